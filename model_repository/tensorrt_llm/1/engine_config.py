@@ -1,0 +1,129 @@
+"""`engine.json`: every number that a deployment changes, in one typed and validated place.
+
+The build writes the file beside the engine (`build/engine_description.py`); nothing else of a
+deployment is configured elsewhere. An unknown, missing or mis-typed key stops the load.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+FORMAT_VERSION = 1
+
+
+class EngineConfigError(ValueError):
+    """`engine.json` is missing or wrong; the message names the key, its value and what is allowed."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the checkpoint fixes."""
+
+    name: str
+    vocab_size: int
+    bos_token_id: int
+    eos_token_ids: list[int]  # all of them end a generation
+    checkpoint_sha256: str  # of the checkpoint's files, in name order
+
+    def __post_init__(self) -> None:
+        _require(self.vocab_size > 0, "model.vocab_size", self.vocab_size, "at least 1")
+        ids = [self.bos_token_id, *self.eos_token_ids]
+        for token_id in ids:
+            _require(0 <= token_id < self.vocab_size, "model token id", token_id, "below vocab_size")
+        _require(bool(self.eos_token_ids), "model.eos_token_ids", [], "at least one id")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one server admits. Tokens, requests and seconds."""
+
+    max_seq_len: int  # prompt and generated tokens together
+    max_batch_size: int  # sequences that one forward pass advances
+    max_num_tokens: int  # tokens that one forward pass computes (the prefill chunk)
+    max_queue_size: int  # requests admitted but not yet in the batch; more are refused
+    hang_timeout_s: float = 300.0  # no step for so long while there is work: the engine is restarted
+
+    def __post_init__(self) -> None:
+        for name in ("max_seq_len", "max_batch_size", "max_num_tokens"):
+            _require(getattr(self, name) >= 1, f"limits.{name}", getattr(self, name), "at least 1")
+        _require(self.max_seq_len >= 2, "limits.max_seq_len", self.max_seq_len, "at least 2")
+        _require(self.max_queue_size >= 0, "limits.max_queue_size", self.max_queue_size, "0 or more")
+        _require(self.hang_timeout_s > 0, "limits.hang_timeout_s", self.hang_timeout_s, "above 0")
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """The whole file. `runtime_options` belongs to the runtime, which validates it."""
+
+    format_version: int
+    runtime: str  # a name in token_engine/registry.py
+    model: ModelFacts
+    limits: Limits
+    runtime_options: dict[str, Any] = field(default_factory=dict)
+    built_with: dict[str, str] = field(default_factory=dict)  # package -> version
+
+
+def load_engine_config(engine_directory: Path) -> EngineConfig:
+    """Read and validate `engine_directory/engine.json`; raises `EngineConfigError`."""
+    path = engine_directory / "engine.json"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise EngineConfigError(
+            f"there is no engine: {path} does not exist; build one with 'make engine'"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise EngineConfigError(f"{path} cannot be read ({error}); rebuild it with 'make engine'") from error
+    try:
+        config = parse_section(EngineConfig, document, "engine.json")
+    except EngineConfigError as error:
+        raise EngineConfigError(f"{path}: {error}") from None
+    if config.format_version != FORMAT_VERSION:
+        raise EngineConfigError(
+            f"{path} has format_version {config.format_version}, this server reads {FORMAT_VERSION}; "
+            "rebuild the engine with 'make engine'"
+        )
+    return config
+
+
+Section = TypeVar("Section")
+
+
+def parse_section(section: type[Section], document: object, where: str) -> Section:
+    """Build the dataclass `section` from JSON; every key is checked against its type hint."""
+    if not isinstance(document, dict):
+        raise EngineConfigError(f"{where} is {document!r}, allowed is an object")
+    hints = get_type_hints(section)
+    fields = {f.name: f for f in dataclasses.fields(section)}  # type: ignore[arg-type]
+    for key in document:
+        if key not in fields:
+            raise EngineConfigError(f"{where} has the unknown key {key!r}; known are {', '.join(fields)}")
+    values = {}
+    for name, spec in fields.items():
+        if name in document:
+            values[name] = _checked(document[name], hints[name], f"{where}: {name}")
+        elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
+            raise EngineConfigError(f"{where} lacks the key {name!r}")
+    return section(**values)
+
+
+def _checked(value: object, hint: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return parse_section(hint, value, where)  # type: ignore[arg-type]
+    if hint is float and type(value) is int:
+        return float(value)
+    kind = get_origin(hint) or hint
+    if type(value) is not kind:
+        raise EngineConfigError(f"{where} is {value!r}, allowed is a JSON {kind.__name__}")
+    if kind is list and any(type(item) is not get_args(hint)[0] for item in value):  # type: ignore[attr-defined]
+        raise EngineConfigError(f"{where} is {value!r}, allowed is a list of {get_args(hint)[0].__name__}")
+    return value
+
+
+def _require(condition: bool, name: str, value: object, allowed: str) -> None:
+    if not condition:
+        raise EngineConfigError(f"{name} is {value!r}, allowed is {allowed}")

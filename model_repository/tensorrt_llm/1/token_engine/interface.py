@@ -1,0 +1,105 @@
+"""What every engine runtime promises, and the messages that cross the seam.
+
+A runtime knows nothing of text, tensors or Triton. It lives in the engine process
+(`engine_process.py`), on one thread, and is driven by that process's loop::
+
+    submit(request) ... cancel(key) ...      between steps, never during one
+    deltas = step()                          while has_work is true
+
+Every request that was submitted ends with exactly one delta whose `finish_reason` is set,
+unless it was cancelled: a cancelled request gets no further delta.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+FinishReason = Literal["stop", "length", "cancelled", "timeout", "error"]
+
+
+class UnsupportedParameter(ValueError):
+    """The runtime cannot honour a sampling parameter; the message names it and the runtime."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen. `greedy` says that nothing is drawn at random."""
+
+    greedy: bool = True
+    temperature: float = 1.0  # > 0; applied before the filters below
+    top_k: int = 0  # 0: no limit
+    top_p: float = 1.0  # 0 < top_p <= 1
+    seed: int = 0  # 0 <= seed < 2**64; equal seeds give equal tokens, in any batch
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One sequence to generate. Validated before it gets here: ids in vocabulary, lengths fit."""
+
+    key: int  # unique over the life of the engine process
+    prompt_ids: tuple[int, ...]  # at least one
+    max_tokens: int  # >= 1
+    end_ids: tuple[int, ...]  # any of these ends the sequence and is not part of the output
+    sampling: SamplingParams = SamplingParams()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDelta:
+    """The tokens that one request gained in one step."""
+
+    key: int
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None = None
+    error: str = ""  # one sentence, only with finish_reason "error"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A snapshot. Counts of requests, and of KV-cache blocks (0 where the runtime has none)."""
+
+    active_requests: int = 0
+    queued_requests: int = 0
+    kv_blocks_total: int = 0
+    kv_blocks_used: int = 0
+
+
+class TokenEngine(ABC):
+    """One engine runtime. A new one is one file here and one line in `registry.py`.
+
+    The constructor loads the engine, runs one warm forward pass, and raises `EngineLoadError`
+    with one sentence and the command that mends it.
+    """
+
+    @property
+    @abstractmethod
+    def has_work(self) -> bool:
+        """Whether a submitted request is still without its last delta."""
+
+    @abstractmethod
+    def submit(self, request: GenerationRequest) -> None:
+        """Queue a request. Raises `UnsupportedParameter` for what the runtime cannot do."""
+
+    @abstractmethod
+    def cancel(self, key: int) -> None:
+        """Forget a request and free its KV cache. An unknown key is no error."""
+
+    @abstractmethod
+    def step(self) -> list[TokenDelta]:
+        """Advance every running request as far as one forward pass takes it.
+
+        An exception from here is fatal to the engine process, which is then started anew.
+        """
+
+    @abstractmethod
+    def stats(self) -> EngineStats:
+        """The counts after the last step."""
+
+    @abstractmethod
+    def shutdown(self) -> None:
+        """Free what the engine holds. Called once."""
+
+
+class EngineLoadError(RuntimeError):
+    """The engine cannot be loaded; the message says why and names the command to run."""

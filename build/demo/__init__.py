@@ -1,0 +1,1 @@
+"""The demo checkpoint's own recipe: text, tokenizer, training and evaluation."""

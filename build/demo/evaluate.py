@@ -1,0 +1,219 @@
+"""Measure a checkpoint of the demo model: exact answers per kind, and perplexity.
+
+Three variants: the BF16 weights, NVFP4 weights with f32 activations (W4A16, what a CPU runs) and
+NVFP4 weights and activations (W4A4, what a Blackwell GPU runs; the FP8 KV cache is left out).
+All arithmetic beside the quantization is f32, so that the variants differ in nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from demo import corpus
+from demo.packing import pack
+from demo.train import batch_loss, pick_device
+from nvfp4_reference import BLOCK, E2M1, load_checkpoint
+
+MAX_NEW_TOKENS = 400
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Score:
+    """One variant's results."""
+
+    variant: str
+    exact: dict[str, float]  # kind -> share of right answers
+    perplexity: float  # of the answers' tokens in held-out documents
+
+    @property
+    def total(self) -> float:
+        """Mean over the kinds, which all have the same number of questions."""
+        return sum(self.exact.values()) / len(self.exact)
+
+
+def quantize_activation(x: torch.Tensor, input_scale: float) -> torch.Tensor:
+    """Round x [..., in] as an NVFP4 GEMM does: e2m1 values in blocks of 16 with e4m3 scales."""
+    blocks = x.unflatten(-1, (-1, BLOCK))
+    scale = blocks.abs().amax(-1, keepdim=True) / (6.0 * input_scale)
+    scale = scale.clamp(2.0**-9, 448.0).to(torch.float8_e4m3fn).float() * input_scale
+    ratio = (blocks / scale).clamp(-6.0, 6.0)
+    grid = torch.tensor(E2M1[:8], device=x.device)
+    bounds = (grid[1:] + grid[:-1]) / 2
+    code = torch.bucketize(ratio.abs(), bounds)  # a tie goes down,
+    tie_up = (ratio.abs() == bounds[code.clamp(max=6)]) & (code % 2 == 1)  # or to the even code
+    return (grid[(code + tie_up).clamp(max=7)] * ratio.sign() * scale).flatten(-2)
+
+
+def load_model(directory: Path, device: torch.device, activations: bool) -> LlamaForCausalLM:
+    """The dequantized model in f32; with `activations`, quantized linears round their inputs."""
+    checkpoint = load_checkpoint(directory)
+    values: dict[str, Any] = {**checkpoint.config, "torch_dtype": "float32"}
+    values.pop("quantization_config", None)
+    model = LlamaForCausalLM(LlamaConfig(**values)).eval()
+    weights = {name: torch.tensor(value) for name, value in checkpoint.weights.items()}
+    model.load_state_dict(weights)
+    if activations:
+        for name, input_scale in checkpoint.input_scales.items():
+            def round_input(
+                module: torch.nn.Module, inputs: tuple[torch.Tensor], scale: float = input_scale
+            ) -> tuple[torch.Tensor]:
+                return (quantize_activation(inputs[0], scale),)
+
+            model.get_submodule(name).register_forward_pre_hook(round_input)
+    return model.to(device)
+
+
+def answers(
+    model: LlamaForCausalLM, tokenizer: Tokenizer, prompts: list[str], max_new_tokens: int
+) -> list[str]:
+    """Greedy answers to rendered prompts, in their order; special tokens are left out."""
+    ids = [tokenizer.encode(prompt, add_special_tokens=False).ids for prompt in prompts]
+    ends, pad = model.config.eos_token_id, model.config.eos_token_id[0]
+    order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
+    texts = [""] * len(ids)
+    for start in range(0, len(order), BATCH):
+        part = order[start : start + BATCH]
+        width = max(len(ids[index]) for index in part)
+        padded = torch.tensor([[pad] * (width - len(ids[i])) + ids[i] for i in part])
+        mask = torch.tensor([[0] * (width - len(ids[i])) + [1] * len(ids[i]) for i in part])
+        with torch.inference_mode():
+            output = model.generate(
+                padded.to(model.device), attention_mask=mask.to(model.device), do_sample=False,
+                max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=pad)
+        for index, row in zip(part, output[:, width:].tolist(), strict=True):
+            texts[index] = tokenizer.decode(row, skip_special_tokens=True)
+    return texts
+
+
+def exact_match(
+    model: LlamaForCausalLM, tokenizer: Tokenizer, per_kind: int, wrong: list[str]
+) -> dict[str, float]:
+    """Share of right answers per kind; wrong ones are described in `wrong`."""
+    chats = corpus.evaluation_chats(corpus.EVAL_SEED, per_kind)
+    right: dict[str, list[bool]] = defaultdict(list)
+    for stories in (False, True):  # apart, so that a long answer holds up no batch of short ones
+        part = [chat for chat in chats if ("story" in chat.kind) == stories]
+        prompts = [corpus.render_prompt(chat.messages) for chat in part]
+        limit = MAX_NEW_TOKENS if stories else 100
+        for chat, text in zip(part, answers(model, tokenizer, prompts, limit), strict=True):
+            right[chat.kind].append(text == chat.answer)
+            if text != chat.answer:
+                question = chat.messages[-1]["content"]
+                wrong.append(f"{chat.kind}: {question!r} -> {text!r}, not {chat.answer!r}")
+    prompts = [corpus.BOS + prompt for prompt, _ in corpus.raw_prompts()]
+    for (prompt, texts), text in zip(
+            corpus.raw_prompts(), answers(model, tokenizer, prompts, 100), strict=True):
+        right["raw"].append(text in texts)
+        if text not in texts:
+            wrong.append(f"raw: {prompt!r} -> {text!r}")
+    return {kind: sum(results) / len(results) for kind, results in right.items()}
+
+
+def perplexity(model: LlamaForCausalLM, tokenizer: Tokenizer, rows: int = 64) -> float:
+    """Of the answer tokens in held-out documents, `rows` rows of 512 tokens."""
+    packed = pack(tokenizer, corpus.EVAL_SEED + 1, rows, 512)
+    losses, counts = [], []
+    for row in range(rows):
+        part = slice(row, row + 1)
+        with torch.inference_mode():
+            losses.append(float(batch_loss(model, packed, part, model.device, autocast=False)))
+        counts.append(int(packed.targets[part, 1:].sum()))
+    total = sum(loss * count for loss, count in zip(losses, counts, strict=True))
+    return math.exp(total / sum(counts))
+
+
+def evaluate(
+    directory: Path, variant: str, device: torch.device, per_kind: int, wrong: list[str]
+) -> Score:
+    """Measure one directory; `variant` "NVFP4 W4A4" rounds the activations too."""
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    model = load_model(directory, device, activations=variant == "NVFP4 W4A4")
+    exact = exact_match(model, tokenizer, per_kind, wrong)
+    return Score(variant, exact, perplexity(model, tokenizer))
+
+
+def seen_share(per_kind: int, documents: int) -> dict[str, float]:
+    """Per kind, the share of the evaluation's questions that the training text holds verbatim.
+
+    A single question is looked up as such; a longer chat as a whole prompt.
+    """
+    questions: set[str] = set()
+    opening = corpus.render_header("user")
+    for text in itertools.islice(corpus.documents(corpus.TRAIN_SEED), documents):
+        questions.add(text[: text.rfind(corpus.render_header("assistant"))])
+        questions.update(part.split(corpus.EOT)[0] for part in text.split(opening)[1:])
+    seen: dict[str, list[bool]] = defaultdict(list)
+    for chat in corpus.evaluation_chats(corpus.EVAL_SEED, per_kind):
+        prompt = corpus.render_prompt(chat.messages)
+        whole = prompt[: prompt.rfind(corpus.render_header("assistant"))]
+        key = whole if len(chat.messages) > 1 else chat.messages[0]["content"]
+        seen[chat.kind].append(key in questions)
+    return {kind: sum(values) / len(values) for kind, values in seen.items()}
+
+
+def format_table(scores: list[Score], seen: dict[str, float]) -> str:
+    """A Markdown table: one line per kind, one column per variant."""
+    lines = ["| | " + " | ".join(score.variant for score in scores) + " | questions seen |",
+             "|---|" + "---|" * (len(scores) + 1)]
+    for kind in scores[0].exact:
+        share = f"{seen[kind]:.0%}" if kind in seen else ""
+        cells = " | ".join(f"{score.exact[kind]:.0%}" for score in scores)
+        lines.append(f"| {kind} | {cells} | {share} |")
+    lines.append("| **mean** | " + " | ".join(f"{s.total:.1%}" for s in scores) + " | |")
+    lines.append("| perplexity | " + " | ".join(f"{s.perplexity:.4f}" for s in scores) + " | |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Command line: `python -m demo.evaluate --help`, from `build/`."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bf16", type=Path, help="BF16 directory")
+    parser.add_argument("--nvfp4", type=Path, help="NVFP4 directory")
+    parser.add_argument("--per-kind", type=int, default=50, help="questions per kind (default 50)")
+    parser.add_argument("--documents", type=int, default=0, metavar="N",
+                        help="training documents to look the questions up in (default: do not)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--json", type=Path, help="also write the results here")
+    arguments = parser.parse_args()
+    variants = [("BF16", arguments.bf16), ("NVFP4 W4A16", arguments.nvfp4),
+                ("NVFP4 W4A4", arguments.nvfp4)]
+    scores: list[Score] = []
+    wrong: dict[str, list[str]] = defaultdict(list)
+    try:
+        device = pick_device(arguments.device)
+        for variant, directory in variants:
+            if directory is not None:
+                scores.append(evaluate(
+                    directory, variant, device, arguments.per_kind, wrong[variant]))
+                print(f"evaluate: {variant} {scores[-1].total:.1%} exact, perplexity "
+                      f"{scores[-1].perplexity:.4f}", flush=True)
+    except (OSError, ValueError) as error:
+        print(f"evaluate: {error}", file=sys.stderr)
+        return 1
+    if not scores:
+        print("evaluate: give --bf16 or --nvfp4", file=sys.stderr)
+        return 1
+    seen = seen_share(arguments.per_kind, arguments.documents) if arguments.documents else {}
+    if arguments.json:
+        results = [{"variant": s.variant, "exact": s.exact, "mean": s.total,
+                    "perplexity": s.perplexity, "wrong": wrong[s.variant]} for s in scores]
+        arguments.json.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    print(format_table(scores, seen))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""Put a compiled engine into a model repository: every room gets the files that it reads.
+
+Without --output the engine goes into this checkout's own model_repository/. With --output DIR a
+repository of its own is made there, which imports nothing from this checkout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+
+from build_console import BuildError, Phase, run_script, say
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "model_repository"
+# What each room reads of an engine directory; None is all of it.
+ROOM_FILES: dict[str, tuple[str, ...] | None] = {
+    "preprocessing": ("engine.json", "tokenizer.json", "tokenizer_config.json"),
+    "tensorrt_llm": None,
+    "postprocessing": ("engine.json", "token_bytes.npz"),
+}
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--engine", type=Path, required=True, help="directory that compile_engine.py made")
+    parser.add_argument("--output", type=Path, default=SOURCE, help="model repository (default: this checkout's)")
+    options = parser.parse_args()
+    assemble(options.engine, options.output)
+    say(f"{options.output} is ready to serve")
+
+
+def assemble(engine: Path, output: Path) -> None:
+    """Put `engine` into the model repository `output`, made from this checkout's if it is new."""
+    if not (engine / "engine.json").is_file():
+        raise BuildError(f"{engine} is no engine, it has no engine.json; make one with 'make engine'")
+    with Phase(f"assemble {output.name}"):
+        if output.resolve() != SOURCE.resolve():
+            _copy_rooms(output)
+        for room, names in ROOM_FILES.items():
+            _install(engine, names, output / room / "1" / "engine")
+
+
+def _copy_rooms(output: Path) -> None:
+    ignored = shutil.ignore_patterns("engine", "engine.*", "__pycache__")
+    # An object store keeps no empty folder; the ensemble's version folder holds .gitkeep for it.
+    shutil.copytree(SOURCE, output, ignore=ignored, dirs_exist_ok=True)
+
+
+def _install(engine: Path, names: tuple[str, ...] | None, target: Path) -> None:
+    """Fill a folder aside and exchange it for `target`, so that a room never sees half of it."""
+    aside, old = target.with_name("engine.partial"), target.with_name("engine.old")
+    for folder in (aside, old):
+        shutil.rmtree(folder, ignore_errors=True)
+    aside.mkdir(parents=True)
+    for source in sorted(engine.iterdir()):
+        if names is None or source.name in names:
+            _link_or_copy(source, aside / source.name)
+    missing = [name for name in names or () if not (aside / name).is_file()]
+    if missing:
+        raise BuildError(f"{engine} lacks {', '.join(missing)}; compile it again with 'make engine'")
+    if target.exists():
+        target.rename(old)
+    aside.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """A hard link costs nothing of 6 GB; on another file system it is a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,152 @@
+"""Run Triton on a model repository until Ctrl-C.
+
+The tritonserver on PATH is used (NVIDIA's container), else the one in the package nvidia-pytriton.
+It listens on 127.0.0.1 unless told otherwise, its log is passed through, and its exit code is
+returned. SIGINT and SIGTERM let it finish the requests in flight; a second signal ends it at once.
+However it ends, no Python stub and no shared-memory region stays behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+
+from build_console import fail
+from triton_installation import TritonInstallation, TritonNotFound, find_triton
+from triton_processes import Stub, remove_leftovers, stubs_of
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGING = ROOT / "build" / "out" / "triton"
+PR_SET_PDEATHSIG = 1
+STUB_GRACE_S = 5.0
+LOOK_S = 1.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until told to stop; returns Triton's exit code, or 128 + signal if it was killed."""
+    options = _parse(arguments)
+    check_repository(options.model_repository)
+    check_ports(options)
+    try:
+        triton = find_triton(STAGING)
+    except TritonNotFound as error:
+        fail(str(error))
+    return run(triton, command_line(triton, options))
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--model-repository", type=Path, default=ROOT / "model_repository")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
+    parser.add_argument("--http-port", type=_port, default=8000, metavar="N")
+    parser.add_argument("--grpc-port", type=_port, default=8001, metavar="N")
+    parser.add_argument("--metrics-port", type=_port, default=8002, metavar="N")
+    parser.add_argument("--exit-timeout", type=int, default=30, metavar="SECONDS",
+                        help="how long requests in flight may take to end (default %(default)s)")
+    return parser.parse_args(arguments)
+
+
+def _port(text: str) -> int:
+    port = int(text) if text.isdecimal() else 0
+    if not 1 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port, allowed is 1 to 65535")
+    return port
+
+
+def check_repository(repository: Path) -> None:
+    """End with one sentence if `repository` has no models or no engine."""
+    if not (repository / "ensemble" / "config.pbtxt").is_file():
+        fail(f"{repository} is no model repository of this project: it has no ensemble/config.pbtxt; "
+             "name one with --model-repository")
+    engine = repository / "tensorrt_llm" / "1" / "engine" / "engine.json"
+    if not engine.is_file():
+        fail(f"there is no engine: {engine} does not exist; build one with 'make engine'")
+
+
+def check_ports(options: argparse.Namespace) -> None:
+    """End with one sentence if a port is taken: Triton's own message hides in its log."""
+    for name in ("http", "grpc", "metrics"):
+        port = getattr(options, f"{name}_port")
+        family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((options.host, port))
+            except OSError as error:
+                fail(f"cannot listen on {options.host}:{port} ({error.strerror}); "
+                     f"choose another port with --{name}-port (make: {name.upper()}_PORT=N)")
+
+
+def command_line(triton: TritonInstallation, options: argparse.Namespace) -> list[str]:
+    """Triton's command line for `options`."""
+    command = [
+        str(triton.binary),
+        f"--model-repository={options.model_repository.resolve()}",
+        "--model-control-mode=none",
+        f"--exit-timeout-secs={options.exit_timeout}",
+    ]
+    for name in ("http", "grpc", "metrics"):
+        command += [f"--{name}-address={options.host}", f"--{name}-port={getattr(options, name + '_port')}"]
+    if triton.backend_directory is not None:
+        command.append(f"--backend-directory={triton.backend_directory}")
+    return command
+
+
+def run(triton: TritonInstallation, command: list[str]) -> int:
+    """Run Triton to its end and clean up after it."""
+    print(f"tritonserver from {triton.origin}", flush=True)
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, **triton.environment},
+        # Of its own session: a terminal's Ctrl-C comes here only, and is passed on in order.
+        start_new_session=True,
+        preexec_fn=_end_with_parent,
+    )
+    signals = _SignalPassing(process)
+    stubs: set[Stub] = set()
+    try:
+        while True:
+            try:
+                code = process.wait(LOOK_S)
+                break
+            except subprocess.TimeoutExpired:
+                stubs |= stubs_of(process.pid)
+    finally:
+        remove_leftovers(process.pid, stubs, STUB_GRACE_S)
+        signals.restore()
+    return code if code >= 0 else 128 - code
+
+
+def _end_with_parent() -> None:
+    """If this script is killed outright, Triton gets the signal that lets it drain."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class _SignalPassing:
+    """SIGINT and SIGTERM to Triton as SIGTERM; the second one as SIGKILL."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self._count = 0
+        self._before = {number: signal.signal(number, self._pass_on)
+                        for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        self._count += 1
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM if self._count == 1 else signal.SIGKILL)
+
+    def restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""Room 3: token ids -> text, one response at a time, with nothing kept in between.
+
+The engine's room says with every response which bytes go out (`carry`, `hold`), always on a
+character boundary, so that decoding each response by itself gives the text of them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+
+class TokenIdError(ValueError):
+    """A token id outside the vocabulary; the message names it and what is allowed."""
+
+
+class TokenText:
+    """The text of token ids, special tokens left out.
+
+    Reads `token_bytes.npz`, written by the build: offsets uint32 [vocab_size + 1],
+    data uint8 [total bytes], special bool [vocab_size].
+    """
+
+    def __init__(self, path: Path) -> None:
+        with np.load(path, allow_pickle=False) as table:
+            self._offsets = table["offsets"].tolist()
+            self._data = table["data"].tobytes()
+            self._special = frozenset(np.flatnonzero(table["special"]).tolist())
+
+    def decode(self, token_ids: Iterable[int], carry: bytes = b"", hold: int = 0) -> str:
+        """The text `carry + bytes of token_ids` without its last `hold` bytes."""
+        data = carry + b"".join([self._bytes(token_id) for token_id in token_ids])
+        # Bytes that are no text are replaced: they can only stand at the end of a generation.
+        return data[: len(data) - hold].decode("utf-8", errors="replace")
+
+    def _bytes(self, token_id: int) -> bytes:
+        if not 0 <= token_id < len(self._offsets) - 1:
+            raise TokenIdError(
+                f"TOKENS_BATCH holds {token_id}, allowed is 0 to {len(self._offsets) - 2}"
+            )
+        if token_id in self._special:
+            return b""
+        return self._data[self._offsets[token_id] : self._offsets[token_id + 1]]

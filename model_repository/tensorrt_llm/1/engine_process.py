@@ -1,0 +1,118 @@
+"""The engine process: one runtime, stepped on one thread, fed through a pipe.
+
+Started by `engine_supervisor.py` as `python engine_process.py ENGINE_DIRECTORY FD`. A step holds
+the interpreter (OpenVINO GenAI keeps the GIL), so nothing that must answer at once lives here.
+It ends when it is told to, when the pipe closes, or when its parent dies.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from engine_config import EngineConfig, EngineConfigError, load_engine_config
+from engine_messages import Cancel, Failed, Progress, Ready, Shutdown, StepDone
+from token_engine.interface import (
+    EngineLoadError,
+    GenerationRequest,
+    TokenDelta,
+    TokenEngine,
+    UnsupportedParameter,
+)
+from token_engine.registry import make_engine
+
+PR_SET_PDEATHSIG = 1
+WARM_UP_TOKENS = 2
+HEARTBEAT_S = 1.0
+
+
+def main(engine_directory: Path, connection: Connection) -> int:
+    """Load, warm up, then step until told to stop. Returns the process's exit code."""
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the server's to handle
+    try:
+        engine = _start_engine(engine_directory, connection)
+    except (EngineLoadError, EngineConfigError) as error:
+        connection.send(Failed(str(error)))
+        return 1
+    try:
+        EngineLoop(engine, connection).run()
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass  # the server is gone; so is everyone who waited for tokens
+    finally:
+        engine.shutdown()
+    return 0
+
+
+def _start_engine(engine_directory: Path, connection: Connection) -> TokenEngine:
+    config = load_engine_config(engine_directory)
+    started = time.monotonic()
+    engine = make_engine(engine_directory, config)
+    loaded = time.monotonic()
+    connection.send(Progress("engine load", loaded - started))
+    _warm_up(engine, config)
+    connection.send(Progress("warm-up", time.monotonic() - loaded))
+    connection.send(Ready(engine.stats()))
+    return engine
+
+
+def _warm_up(engine: TokenEngine, config: EngineConfig) -> None:
+    """One short generation: a first pass repacks weights, compiles kernels, fills allocators."""
+    prompt = (config.model.bos_token_id,)
+    engine.submit(GenerationRequest(key=-1, prompt_ids=prompt, max_tokens=WARM_UP_TOKENS, end_ids=()))
+    deltas: list[TokenDelta] = []
+    while engine.has_work:
+        deltas += engine.step()
+    if deltas[-1].finish_reason == "error":
+        raise EngineLoadError(f"the warm-up failed: {deltas[-1].error}")
+
+
+class EngineLoop:
+    """Alternates between the pipe and the engine; blocks on the pipe while there is no work."""
+
+    def __init__(self, engine: TokenEngine, connection: Connection) -> None:
+        self._engine = engine
+        self._connection = connection
+        self._running = True
+        self._last_sent = 0.0
+
+    def run(self) -> None:
+        """Until a Shutdown message; raises EOFError when the other end is closed."""
+        while self._running:
+            refused = self._take_messages()
+            deltas = self._engine.step() if self._engine.has_work else []
+            # A long prefill makes no tokens for many steps; the watchdog must see that it moves.
+            if deltas or refused or time.monotonic() - self._last_sent > HEARTBEAT_S:
+                self._last_sent = time.monotonic()
+                self._connection.send(StepDone(refused + deltas, self._engine.stats()))
+
+    def _take_messages(self) -> list[TokenDelta]:
+        refused: list[TokenDelta] = []
+        # With nothing to compute, block for the first message; otherwise only take what is there.
+        while (self._running and not self._engine.has_work and not refused) or self._connection.poll():
+            message = self._connection.recv()
+            if isinstance(message, GenerationRequest):
+                try:
+                    self._engine.submit(message)
+                except UnsupportedParameter as error:
+                    refused.append(TokenDelta(message.key, (), "error", str(error)))
+            elif isinstance(message, Cancel):
+                self._engine.cancel(message.key)
+            elif isinstance(message, Shutdown):
+                self._running = False
+        return refused
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() == 1:  # the parent died before the call above
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), Connection(int(sys.argv[2]))))

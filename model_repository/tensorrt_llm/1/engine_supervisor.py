@@ -1,0 +1,227 @@
+"""Keeps one engine process alive, and says at once when it is not.
+
+Triton never restarts a dead Python stub and never ends its streams, so the engine computes in a
+child of the stub (`engine_process.py`). One thread here starts the child, reads what it sends,
+sees its death or its hang, reports both, and starts the next one after a growing pause. Another
+writes to it: a request of a hundred thousand tokens does not fit the pipe while a step runs, and
+neither a caller nor the reader may wait for that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Protocol
+
+from engine_messages import Cancel, Failed, Progress, Ready, Shutdown, StepDone
+from token_engine.interface import EngineLoadError, EngineStats, GenerationRequest, TokenDelta
+
+ENGINE_PROGRAM = Path(__file__).with_name("engine_process.py")
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 30.0
+SHUTDOWN_GRACE_S = 10.0
+POLL_S = 0.5  # how often a silent engine is looked at by the watchdog
+
+
+class EngineListener(Protocol):
+    """Called from the supervisor's thread."""
+
+    def on_deltas(self, deltas: list[TokenDelta]) -> None:
+        """One step's tokens."""
+
+    def on_engine_lost(self, reason: str) -> None:
+        """Every request that was submitted and is not finished is lost."""
+
+    def has_open_requests(self) -> bool:
+        """Whether the engine owes anyone a token: only then can it be said to hang."""
+
+
+Message = GenerationRequest | Cancel | Shutdown
+
+
+@dataclass
+class _Child:
+    process: subprocess.Popen[bytes]
+    connection: Connection
+    outbox: SimpleQueue[Message | None] = field(default_factory=SimpleQueue)
+
+    def write_outbox(self) -> None:
+        """The writer's thread: until None, or until the engine process is gone."""
+        with contextlib.suppress(OSError):  # a death is seen and told by the reader
+            while (message := self.outbox.get()) is not None:
+                self.connection.send(message)
+
+
+class EngineSupervisor:
+    """Start with `start()`; it returns when the engine is warm or raises `EngineLoadError`."""
+
+    def __init__(
+        self,
+        engine_directory: Path,
+        hang_timeout_s: float,
+        listener: EngineListener,
+        log: Callable[[str], None],
+    ) -> None:
+        self._directory = engine_directory
+        self._hang_timeout_s = hang_timeout_s
+        self._listener = listener
+        self._log = log
+        self._child: _Child | None = None  # only while it is ready
+        self._starting: subprocess.Popen[bytes] | None = None
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.stats = EngineStats()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request that is sent now reaches a warm engine."""
+        return self._child is not None
+
+    def start(self) -> None:
+        """Start the first engine process and wait until it is warm."""
+        child = self._start_child()
+        self._thread = threading.Thread(target=self._supervise, args=(child,), name="engine-supervisor")
+        self._thread.daemon = True
+        self._thread.start()
+
+    def submit(self, request: GenerationRequest) -> bool:
+        """Hand a request to the engine; False if there is none just now."""
+        return self._send(request)
+
+    def cancel(self, key: int) -> None:
+        """Free what the request holds in the engine. Deltas already on their way still come."""
+        self._send(Cancel(key))
+
+    def stop(self) -> None:
+        """End the engine process, by force after a grace period. Idempotent."""
+        self._stopping.set()
+        if not self._send(Shutdown()) and self._starting is not None:
+            self._starting.kill()
+        if self._thread is not None:
+            self._thread.join(SHUTDOWN_GRACE_S + 5)
+
+    def _send(self, message: Message) -> bool:
+        child = self._child
+        if child is None:
+            return False
+        child.outbox.put(message)
+        return True
+
+    def _start_child(self) -> _Child:
+        """Start an engine process and wait for its Ready; raises `EngineLoadError`."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, str(ENGINE_PROGRAM), str(self._directory), str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+            )
+        child = _Child(process, Connection(ours.detach()))
+        self._starting = process
+        try:
+            self._await_ready(child)
+        except BaseException:
+            _end(child)
+            raise
+        threading.Thread(target=child.write_outbox, name="engine-writer", daemon=True).start()
+        self._starting = None
+        self._child = child
+        return child
+
+    def _await_ready(self, child: _Child) -> None:
+        while True:
+            try:
+                message = child.connection.recv()
+            except (EOFError, OSError):
+                how = _death(child.process)
+                raise EngineLoadError(f"the engine process {how} while it loaded; see the log above") from None
+            if isinstance(message, Progress):
+                self._log(f"{message.phase}: {message.seconds:.2f} s")
+            elif isinstance(message, Failed):
+                raise EngineLoadError(message.reason)
+            elif isinstance(message, Ready):
+                self.stats = message.stats
+                return
+
+    def _supervise(self, child: _Child | None) -> None:
+        pause = FIRST_PAUSE_S
+        while not self._stopping.is_set():
+            if child is not None:
+                started = time.monotonic()
+                reason = self._read_until_death(child)
+                self._child = None  # before the loss is told: whoever submits now is refused
+                _end(child)
+                if self._stopping.is_set():
+                    break
+                self._log(f"{reason}; it is started anew")
+                self._listener.on_engine_lost(reason)
+                if time.monotonic() - started > LONGEST_PAUSE_S:
+                    pause = FIRST_PAUSE_S
+            self._stopping.wait(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+            child = self._try_start()
+
+    def _try_start(self) -> _Child | None:
+        if self._stopping.is_set():
+            return None
+        try:
+            child = self._start_child()
+        except (EngineLoadError, OSError) as error:
+            self._log(f"the engine could not be started: {error}")
+            return None
+        self._log("the engine is ready again")
+        return child
+
+    def _read_until_death(self, child: _Child) -> str:
+        """Pass on what the engine sends; returns one clause that says how it ended."""
+        last_sign = time.monotonic()
+        while True:
+            try:
+                if child.connection.poll(POLL_S):
+                    message = child.connection.recv()
+                    last_sign = time.monotonic()
+                    if isinstance(message, StepDone):
+                        self._take_step(message)
+                    continue
+            except (EOFError, OSError):
+                return f"the engine process {_death(child.process)}"
+            if self._stopping.is_set():
+                if time.monotonic() - last_sign > SHUTDOWN_GRACE_S:
+                    return "the engine process did not end in time"
+            elif not self._listener.has_open_requests():
+                last_sign = time.monotonic()
+            elif time.monotonic() - last_sign > self._hang_timeout_s:
+                return f"the engine process made no step in {self._hang_timeout_s:g} s"
+
+    def _take_step(self, step: StepDone) -> None:
+        self.stats = step.stats
+        self._listener.on_deltas(step.deltas)
+
+
+def _death(process: subprocess.Popen[bytes]) -> str:
+    """How a process whose pipe closed has ended, as a clause."""
+    try:
+        code = process.wait(SHUTDOWN_GRACE_S)
+    except subprocess.TimeoutExpired:
+        return "closed its pipe and hangs"
+    return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+
+def _end(child: _Child) -> None:
+    child.outbox.put(None)
+    with contextlib.suppress(OSError):
+        child.connection.close()
+    try:
+        child.process.wait(0 if child.process.poll() is not None else SHUTDOWN_GRACE_S / 10)
+    except subprocess.TimeoutExpired:
+        child.process.kill()
+        child.process.wait()

@@ -1,0 +1,230 @@
+"""Room 2: token ids -> token ids. Admits requests, runs them on the engine, answers them.
+
+It knows no prompt text and no Triton. A request comes with a `Reply`, through which it gets its
+responses; exactly one of them is final. Three kinds of threads meet here: Triton's (submit), the
+supervisor's (tokens, loss of the engine) and the senders', which alone write to replies, so that
+a slow write never stops another request's tokens from being taken.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from engine_config import EngineConfigError, load_engine_config
+from engine_supervisor import EngineSupervisor
+from generation_inputs import EngineUnavailable, GenerationInputs
+from output_text import OutputText, TextSpan, TokenBytes
+from token_engine.interface import FinishReason, GenerationRequest, TokenDelta
+
+CANCEL_POLL_S = 0.1  # as upstream's cancellation_check_period_ms
+
+
+@dataclass(frozen=True, slots=True)
+class RoomResponse:
+    """One response. Counts are of tokens; `num_output_tokens` are those of this response."""
+
+    token_ids: tuple[int, ...]
+    span: TextSpan
+    finish_reason: FinishReason | None
+    stop_reason: str
+    num_input_tokens: int
+    num_output_tokens: int
+
+
+def load_token_bytes(engine_directory: Path) -> TokenBytes:
+    """The token table beside the engine; raises `EngineConfigError`."""
+    path = engine_directory / "token_bytes.npz"
+    try:
+        return TokenBytes(path)
+    except (OSError, KeyError, ValueError) as error:
+        raise EngineConfigError(
+            f"{path} cannot be read ({error}); rebuild the engine with 'make engine'"
+        ) from error
+
+
+class Reply(Protocol):
+    """Where one request's responses go. Called from one thread at a time."""
+
+    def send(self, response: RoomResponse) -> None:
+        """Send; final if the response has a finish reason."""
+
+    def fail(self, message: str) -> None:
+        """End the request with UNAVAILABLE."""
+
+    def cancelled(self) -> bool:
+        """Whether the client is gone or has cancelled."""
+
+    def confirm_cancel(self) -> None:
+        """End a cancelled request with CANCELLED."""
+
+
+@dataclass
+class _Stream:
+    inputs: GenerationInputs
+    reply: Reply
+    text: OutputText
+    tokens: list[int] = field(default_factory=list)  # made, not yet sent
+    finish_reason: FinishReason | None = None
+    stop_reason: str = ""  # the stop string that ended the text
+    failure: str = ""
+    queued: bool = False  # whether a sender has it to do
+
+
+class GenerationRoom:
+    """Start with `open()`, end with `close()`."""
+
+    def __init__(self, engine_directory: Path, log: Callable[[str], None]) -> None:
+        self.config = load_engine_config(engine_directory)
+        self._token_bytes = load_token_bytes(engine_directory)
+        self._supervisor = EngineSupervisor(
+            engine_directory, self.config.limits.hang_timeout_s, self, log
+        )
+        self._streams: dict[int, _Stream] = {}
+        self._next_key = 0
+        self._changed = threading.Condition()  # guards the streams and the senders' queue
+        self._to_send: deque[_Stream] = deque()
+        self._closing = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._send_all, name="reply-sender", daemon=True),
+            threading.Thread(target=self._watch_cancels, name="cancel-watch", daemon=True),
+        ]
+
+    def open(self) -> None:
+        """Start the engine and wait until it is warm; raises `EngineLoadError`."""
+        self._supervisor.start()
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Stop the engine. Requests still open are answered with an error."""
+        self._supervisor.stop()
+        self.on_engine_lost("the server shuts down")
+        self._closing.set()
+        with self._changed:
+            self._changed.notify_all()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+
+    def submit(self, inputs: GenerationInputs, reply: Reply) -> None:
+        """Admit a request. Raises `InvalidRequest` or `EngineUnavailable`; then no reply is used."""
+        inputs.check_against(self.config)
+        with self._changed:
+            limits = self.config.limits
+            if len(self._streams) >= limits.max_batch_size + limits.max_queue_size:
+                raise EngineUnavailable(
+                    f"{len(self._streams)} requests are in flight, allowed are {limits.max_batch_size} "
+                    f"running and {limits.max_queue_size} queued; try again later"
+                )
+            key = self._next_key
+            self._next_key += 1
+            stream = _Stream(inputs, reply, OutputText(self._token_bytes, inputs.stop_strings))
+            self._streams[key] = stream
+        ends = tuple(self.config.model.eos_token_ids)
+        request = GenerationRequest(key, inputs.prompt_ids, inputs.max_tokens, ends, inputs.sampling)
+        if not self._supervisor.submit(request) and self._forget(key):
+            raise EngineUnavailable("the engine is being restarted; try again in a few seconds")
+
+    def _forget(self, key: int) -> bool:
+        with self._changed:
+            return self._streams.pop(key, None) is not None
+
+    # What the supervisor's thread calls.
+
+    def on_deltas(self, deltas: list[TokenDelta]) -> None:
+        """Take one step's tokens."""
+        with self._changed:
+            for delta in deltas:
+                stream = self._streams.get(delta.key)
+                if stream is not None:  # else it ended here while its tokens were on their way
+                    self._take_delta(stream, delta)
+            self._changed.notify()
+
+    def _take_delta(self, stream: _Stream, delta: TokenDelta) -> None:
+        stream.tokens += delta.token_ids
+        stop = stream.text.feed(delta.token_ids)
+        if stop is not None:
+            stream.finish_reason, stream.stop_reason = "stop", stop
+            if delta.finish_reason is None:
+                self._supervisor.cancel(delta.key)
+        elif delta.finish_reason is not None:
+            stream.finish_reason, stream.failure = delta.finish_reason, delta.error
+            stream.text.finish()
+        if stream.finish_reason is not None:
+            del self._streams[delta.key]
+        if stream.finish_reason is not None or stream.inputs.streaming:
+            self._enqueue(stream)
+
+    def on_engine_lost(self, reason: str) -> None:
+        """Fail whatever was in the engine."""
+        with self._changed:
+            for stream in self._streams.values():
+                stream.finish_reason, stream.failure = "error", reason
+                self._enqueue(stream)
+            self._streams.clear()
+            self._changed.notify()
+
+    def has_open_requests(self) -> bool:
+        """Whether the engine owes anyone a token."""
+        return bool(self._streams)
+
+    # The senders' threads.
+
+    def _enqueue(self, stream: _Stream) -> None:
+        """Give a stream to a sender, unless one has it: responses of one request keep order."""
+        if not stream.queued:
+            stream.queued = True
+            self._to_send.append(stream)
+
+    def _send_all(self) -> None:
+        while (stream := self._next_stream()) is not None:
+            self._answer(stream)
+
+    def _next_stream(self) -> _Stream | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._to_send or self._closing.is_set())
+            return self._to_send.popleft() if self._to_send else None
+
+    def _answer(self, stream: _Stream) -> None:
+        """Send what has come together for one stream since its last response, as one response."""
+        with self._changed:
+            reason = stream.finish_reason
+            response = self._response(stream)
+            stream.queued = False
+        if reason == "cancelled":
+            stream.reply.confirm_cancel()
+        elif reason == "error":
+            stream.reply.fail(stream.failure)
+        else:
+            stream.reply.send(response)
+
+    def _response(self, stream: _Stream) -> RoomResponse:
+        made = tuple(stream.tokens)
+        stream.tokens.clear()
+        inputs = stream.inputs
+        echo = inputs.prompt_ids if inputs.echo_prompt and not inputs.streaming else ()
+        return RoomResponse(
+            token_ids=echo + made,
+            span=stream.text.take(),
+            finish_reason=stream.finish_reason,
+            stop_reason=stream.stop_reason,
+            num_input_tokens=len(inputs.prompt_ids),
+            num_output_tokens=len(made),
+        )
+
+    # The canceller's thread.
+
+    def _watch_cancels(self) -> None:
+        while not self._closing.wait(CANCEL_POLL_S):
+            for key, stream in list(self._streams.items()):
+                if stream.reply.cancelled() and self._forget(key):
+                    self._supervisor.cancel(key)
+                    with self._changed:
+                        stream.finish_reason = "cancelled"
+                        self._enqueue(stream)
+                        self._changed.notify()

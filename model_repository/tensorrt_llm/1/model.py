@@ -1,0 +1,111 @@
+"""Triton's door to room 2: tensors to `GenerationInputs`, `RoomResponse`s to tensors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from engine_config import EngineConfigError
+from generation_inputs import EngineUnavailable, InvalidRequest, read_inputs
+from generation_room import GenerationRoom, RoomResponse
+from token_engine.interface import EngineLoadError
+
+INPUTS = (
+    "input_ids",
+    "input_lengths",
+    "request_output_len",
+    "streaming",
+    "exclude_input_in_output",
+    "stop_words",
+    "temperature",
+    "runtime_top_k",
+    "runtime_top_p",
+    "seed",
+)
+FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+
+class TritonPythonModel:
+    """One instance a server: the engine batches the requests, not Triton."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the engine beside this file and wait until it is warm."""
+        engine = Path(__file__).with_name("engine")
+        log = pb_utils.Logger.log_info
+        try:
+            self._room = GenerationRoom(engine, lambda text: log(f"tensorrt_llm: {text}"))
+            self._room.open()
+        except (EngineConfigError, EngineLoadError) as error:
+            raise pb_utils.TritonModelException(str(error)) from None
+
+    def execute(self, requests: list[Any]) -> None:
+        """Admit each request; its responses follow from the room's own threads."""
+        for request in requests:
+            reply = TritonReply(request.get_response_sender())
+            try:
+                self._room.submit(read_inputs(_arrays(request)), reply)
+            except InvalidRequest as error:
+                reply.refuse(str(error), pb_utils.TritonError.INVALID_ARG)
+            except EngineUnavailable as error:
+                reply.refuse(str(error), pb_utils.TritonError.UNAVAILABLE)
+
+    def finalize(self) -> None:
+        """Stop the engine process."""
+        self._room.close()
+
+
+class TritonReply:
+    """A `Reply` over Triton's response sender."""
+
+    def __init__(self, sender: Any) -> None:
+        self._sender = sender
+
+    def send(self, response: RoomResponse) -> None:
+        """Send one response; the final flag rides on the last one, never on an empty one."""
+        flags = FINAL if response.finish_reason is not None else 0
+        self._sender.send(pb_utils.InferenceResponse(_tensors(response)), flags=flags)
+
+    def fail(self, message: str) -> None:
+        """End with UNAVAILABLE: the engine is at fault, a later try may succeed."""
+        self.refuse(message, pb_utils.TritonError.UNAVAILABLE)
+
+    def cancelled(self) -> bool:
+        """Ask Triton whether the client cancelled or went away."""
+        return bool(self._sender.is_cancelled())
+
+    def confirm_cancel(self) -> None:
+        """End with CANCELLED."""
+        self.refuse("the request was cancelled", pb_utils.TritonError.CANCELLED)
+
+    def refuse(self, message: str, code: int) -> None:
+        """End with an error."""
+        error = pb_utils.TritonError(message, code)
+        self._sender.send(pb_utils.InferenceResponse(error=error), flags=FINAL)
+
+
+def _arrays(request: Any) -> dict[str, Any]:
+    tensors = ((name, pb_utils.get_input_tensor_by_name(request, name)) for name in INPUTS)
+    return {name: tensor.as_numpy() for name, tensor in tensors if tensor is not None}
+
+
+def _tensors(response: RoomResponse) -> list[Any]:
+    ids = response.token_ids
+    numbers = {
+        "output_ids": [[ids]],  # [1, 1, tokens]: batch, beam
+        "sequence_length": [[len(ids)]],
+        "text_hold": [[response.span.hold]],
+        "num_input_tokens": [[response.num_input_tokens]],
+        "num_output_tokens": [[response.num_output_tokens]],
+    }
+    strings = {
+        "text_carry": response.span.carry,
+        "finish_reason": (response.finish_reason or "").encode(),
+        "stop_reason": response.stop_reason.encode(),
+    }
+    tensors = [pb_utils.Tensor(name, np.array(value, np.int32)) for name, value in numbers.items()]
+    tensors += [pb_utils.Tensor(name, np.array([[value]], object)) for name, value in strings.items()]
+    return tensors

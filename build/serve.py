@@ -9,12 +9,15 @@ However it ends, no Python stub and no shared-memory region stays behind.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import FrameType
 
@@ -25,6 +28,8 @@ from triton_processes import Stub, remove_leftovers, stubs_of
 ROOT = Path(__file__).resolve().parent.parent
 STAGING = ROOT / "build" / "out" / "triton"
 PR_SET_PDEATHSIG = 1
+# Triton quotes the message and writes a line break in it as the two characters \\n.
+LOAD_FAILURE = re.compile(r"failed to load '(\w+)' version \d+: [\w ]+: (.*?)(?:\\n|\"?$)")
 STUB_GRACE_S = 5.0
 LOOK_S = 1.0
 
@@ -105,11 +110,15 @@ def run(triton: TritonInstallation, command: list[str]) -> int:
     process = subprocess.Popen(
         command,
         env={**os.environ, **triton.environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         # Of its own session: a terminal's Ctrl-C comes here only, and is passed on in order.
         start_new_session=True,
         preexec_fn=_end_with_parent,
     )
     signals = _SignalPassing(process)
+    log = _LogPassing(process)
     stubs: set[Stub] = set()
     try:
         while True:
@@ -121,7 +130,15 @@ def run(triton: TritonInstallation, command: list[str]) -> int:
     finally:
         remove_leftovers(process.pid, stubs, STUB_GRACE_S)
         signals.restore()
+    log.finish()
+    if code != 0:
+        reason = log.load_failure or f"tritonserver ended with {_ending(code)}; see its log above"
+        print(f"error: {reason}", file=sys.stderr, flush=True)
     return code if code >= 0 else 128 - code
+
+
+def _ending(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
 def _end_with_parent() -> None:
@@ -146,6 +163,32 @@ class _SignalPassing:
     def restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+class _LogPassing:
+    """Triton's log to our own output, and of it the sentence that says why a model did not load."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.load_failure = ""
+        self._process = process
+        # A daemon: a stub that outlives the server holds the pipe open.
+        self._thread = threading.Thread(target=self._pass_on, daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Wait for the last lines."""
+        self._thread.join(STUB_GRACE_S)
+
+    def _pass_on(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            # Nobody reads any more: Triton must not block on a full pipe for that.
+            with contextlib.suppress(BrokenPipeError):
+                sys.stdout.buffer.write(line)
+                sys.stdout.buffer.flush()
+            failure = LOAD_FAILURE.search(line.decode(errors="replace"))
+            if failure:
+                self.load_failure = f"{failure[1]} cannot be loaded: {failure[2]}"
 
 
 if __name__ == "__main__":

@@ -62,7 +62,11 @@ def _stage_pytriton(staging_directory: Path) -> TritonInstallation:
         server / "bin" / "tritonserver",
         f"nvidia-pytriton {version}",
         backends,
-        {"LD_LIBRARY_PATH": _joined(libraries, "LD_LIBRARY_PATH")},
+        {
+            "LD_LIBRARY_PATH": _joined(libraries, "LD_LIBRARY_PATH"),
+            # The stub embeds Python, which looks for its packages beside the python3 of PATH.
+            "PATH": _joined([str(Path(sys.prefix) / "bin")], "PATH"),
+        },
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +59,21 @@ class TritonPythonModel:
 
 
 class TritonReply:
-    """A `Reply` over Triton's response sender."""
+    """A `Reply` over Triton's response sender.
+
+    The server frees its side of the sender with the final response, and asking a freed one whether
+    it is cancelled crashes the server (seen on 2.51). So the two never overlap here.
+    """
 
     def __init__(self, sender: Any) -> None:
         self._sender = sender
+        self._lock = threading.Lock()
+        self._ended = False
 
     def send(self, response: RoomResponse) -> None:
         """Send one response; the final flag rides on the last one, never on an empty one."""
-        flags = FINAL if response.finish_reason is not None else 0
-        self._sender.send(pb_utils.InferenceResponse(_tensors(response)), flags=flags)
+        final = response.finish_reason is not None
+        self._send(pb_utils.InferenceResponse(_tensors(response)), final)
 
     def fail(self, message: str) -> None:
         """End with UNAVAILABLE: the engine is at fault, a later try may succeed."""
@@ -75,7 +81,8 @@ class TritonReply:
 
     def cancelled(self) -> bool:
         """Ask Triton whether the client cancelled or went away."""
-        return bool(self._sender.is_cancelled())
+        with self._lock:
+            return not self._ended and bool(self._sender.is_cancelled())
 
     def confirm_cancel(self) -> None:
         """End with CANCELLED."""
@@ -83,8 +90,12 @@ class TritonReply:
 
     def refuse(self, message: str, code: int) -> None:
         """End with an error."""
-        error = pb_utils.TritonError(message, code)
-        self._sender.send(pb_utils.InferenceResponse(error=error), flags=FINAL)
+        self._send(pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code)), True)
+
+    def _send(self, response: Any, final: bool) -> None:
+        with self._lock:
+            self._ended = final
+            self._sender.send(response, flags=FINAL if final else 0)
 
 
 def _arrays(request: Any) -> dict[str, Any]:

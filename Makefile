@@ -1,0 +1,64 @@
+# `make` alone prints the targets. Variables: PYTHON, HTTP_PORT, GRPC_PORT, METRICS_PORT, HOST, ONCE,
+# CHECKPOINT, ENGINE, RUNTIME, COMPILE_FLAGS.
+PYTHON ?= python3
+VENV ?= .venv
+HOST ?= 127.0.0.1
+HTTP_PORT ?= 8000
+GRPC_PORT ?= 8001
+METRICS_PORT ?= 8002
+CHECKPOINT ?= build/demo/checkpoint
+RUNTIME ?= openvino
+ENGINE ?= build/out/engine
+COMPILE_FLAGS ?= --precision f32
+PORTS = --host $(HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT)
+PY = $(VENV)/bin/python
+SETUP = $(PYTHON) build/setup_environment.py --venv $(VENV) --extras
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve engine doctor install test check benchmark train-demo test-quantize clean clean-venv
+
+help:  ## print this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+demo: install  ## one question answered by the real server out of the NVFP4 demo checkpoint (ONCE=1: then stop)
+	@$(PY) build/run_demo.py --checkpoint $(CHECKPOINT) $(PORTS) $(if $(ONCE),--once)
+
+serve: install  ## serve what is built, until Ctrl-C
+	@$(PY) build/serve.py $(PORTS)
+
+engine: install  ## compile CHECKPOINT for RUNTIME and put it into model_repository/
+	@$(PY) build/compile_engine.py --runtime $(RUNTIME) --checkpoint $(CHECKPOINT) --output $(ENGINE) $(COMPILE_FLAGS)
+	@$(PY) build/assemble_repository.py --engine $(ENGINE)
+
+doctor: install  ## what this machine is, which runtimes fit it and why the others do not
+	@$(PY) build/doctor.py
+
+install:  ## make .venv with what serving needs
+	@$(SETUP) server
+
+test:  ## the test suite, against the real server
+	@$(SETUP) server,dev
+	@$(PY) -m pytest
+
+check:  ## ruff and strict mypy
+	@$(SETUP) server,dev
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) build/check_types.py
+
+benchmark: install  ## start-up seconds and tokens/s on this machine, as in the README's tables
+	@$(PY) build/benchmark.py
+
+train-demo:  ## make the demo checkpoint anew: train, quantize, evaluate (hours; installs torch)
+	@$(PYTHON) build/setup_environment.py --venv .venv-quantize --extras quantize
+	@.venv-quantize/bin/python build/make_demo_checkpoint.py
+
+test-quantize:  ## the tests that need torch and modelopt, in an environment of their own
+	@$(PYTHON) build/setup_environment.py --venv .venv-quantize --extras quantize,dev
+	@.venv-quantize/bin/python -m pytest tests/quantize
+
+clean:  ## remove what was built, keep the environments
+	rm -rf build/out model_repository/*/1/engine model_repository/*/1/engine.*
+
+clean-venv:  ## remove the environments
+	rm -rf .venv .venv-quantize

@@ -1,0 +1,93 @@
+"""From a checkpoint to a streamed answer: compile, serve, ask one question, keep serving.
+
+What `make demo` runs. Every phase prints one line with its seconds; a second run finds the
+compiled engine and does not compile again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from build_console import BuildError, run_script, say
+from doctor import short_report
+from llama_fp4 import Client, LlamaError
+from server_process import Ports, ServerProcess
+
+BUILD = Path(__file__).resolve().parent
+OUT = BUILD / "out"
+QUESTION = "What is the capital of France?"
+MAX_TOKENS = 128
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--checkpoint", type=Path, default=BUILD / "demo" / "checkpoint")
+    parser.add_argument("--question", default=QUESTION)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--http-port", type=int, default=8000)
+    parser.add_argument("--grpc-port", type=int, default=8001)
+    parser.add_argument("--metrics-port", type=int, default=8002)
+    parser.add_argument("--once", action="store_true", help="stop after the answer")
+    options = parser.parse_args()
+    ports = Ports(options.host, options.http_port, options.grpc_port, options.metrics_port)
+    say(short_report())
+    engine = OUT / "engine-demo"
+    _run("compile_engine.py", "--runtime", "openvino", "--precision", "f32",
+         "--checkpoint", str(options.checkpoint), "--output", str(engine))
+    _run("assemble_repository.py", "--engine", str(engine))
+    server = ServerProcess(BUILD.parent / "model_repository", ports, OUT / "server.log")
+    _serve(server, options.question, options.once)
+
+
+def _run(script: str, *arguments: str) -> None:
+    if subprocess.call([sys.executable, str(BUILD / script), *arguments]) != 0:
+        raise SystemExit(1)  # the script has said why
+
+
+def _serve(server: ServerProcess, question: str, once: bool) -> None:
+    started = time.monotonic()
+    try:
+        server.start()
+        say(f"server start: {time.monotonic() - started:.1f} s (log: {server.log_file})")
+        for phase, seconds in server.phases():
+            say(f"  of which {phase}: {seconds:.2f} s")
+        _ask(server.ports, question)
+        if not once:
+            say("serving until Ctrl-C")
+            code = server.wait()
+            raise BuildError(f"the server ended with exit code {code}: {server.failure()}")
+    except KeyboardInterrupt:
+        say("\nstopping")
+    except LlamaError as error:
+        raise BuildError(f"the question failed ({error.code}: {error}); see {server.log_file}") from error
+    finally:
+        server.stop()
+
+
+def _ask(ports: Ports, question: str) -> None:
+    messages = [{"role": "user", "content": question}]
+    say(f"\n> {question}")
+    started = time.monotonic()
+    first = last = 0.0
+    tokens = 0
+    with Client(ports.url("grpc")) as client:
+        for chunk in client.stream(messages, max_tokens=MAX_TOKENS):
+            last = time.monotonic()
+            first = first or last
+            tokens += chunk.num_output_tokens
+            print(chunk.text, end="", flush=True)
+    rate = f", {(tokens - 1) / (last - first):.0f} tokens/s" if last > first else ""
+    say(f"\n\nfirst token: {(first - started) * 1e3:.0f} ms, {tokens} tokens{rate}\n")
+    body = json.dumps({"messages": json.dumps(messages), "max_tokens": MAX_TOKENS, "stream": True})
+    say("the same over HTTP:\n"
+        f"  curl -N {ports.url('http')}/v2/models/ensemble/generate_stream -d '{body}'\n")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,37 @@
+"""`runtime_options` of an OpenVINO engine. Imports no OpenVINO: the build reads it too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine_config import EngineConfigError
+
+KV_BLOCK_TOKENS = 32  # fixed by OpenVINO GenAI on the CPU
+BYTES_OF_PRECISION = {"f32": 4, "bf16": 2, "u8": 1}
+
+
+@dataclass(frozen=True)
+class OpenVinoOptions:
+    """What `engine.json` may say to this runtime."""
+
+    num_kv_blocks: int  # the KV cache, in blocks of 32 tokens
+    precision: str = "bf16"  # of the arithmetic: "bf16", or "f32" to equal the reference
+    kv_cache_precision: str = "bf16"  # "bf16", "f32", or "u8" for half the memory
+    num_threads: int = 0  # 0: one for each core
+    enable_prefix_caching: bool = True  # prompts that begin alike share their KV blocks
+
+    def __post_init__(self) -> None:
+        _require(self.num_kv_blocks >= 1, "num_kv_blocks", self.num_kv_blocks, "at least 1")
+        _require(self.precision in ("bf16", "f32"), "precision", self.precision, "'bf16' or 'f32'")
+        _require(
+            self.kv_cache_precision in BYTES_OF_PRECISION,
+            "kv_cache_precision",
+            self.kv_cache_precision,
+            "'bf16', 'f32' or 'u8'",
+        )
+        _require(self.num_threads >= 0, "num_threads", self.num_threads, "0 or more")
+
+
+def _require(condition: bool, name: str, value: object, allowed: str) -> None:
+    if not condition:
+        raise EngineConfigError(f"runtime_options.{name} is {value!r}, allowed is {allowed}")

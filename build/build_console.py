@@ -1,0 +1,92 @@
+"""What a build script says while it works: phase lines with seconds and progress, and one-line failures."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import sys
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import NoReturn
+
+PROGRESS_INTERVAL_S = 0.5  # on a terminal
+PLAIN_PROGRESS_INTERVAL_S = 10.0  # in a log file, where a line cannot be overwritten
+
+
+class BuildError(RuntimeError):
+    """The build cannot go on; the message is one sentence that names what is wrong and its remedy."""
+
+
+def fail(sentence: str) -> NoReturn:
+    """Print `error: sentence` on stderr and end the process with exit code 1, without a traceback."""
+    print(f"error: {sentence}", file=sys.stderr, flush=True)
+    raise SystemExit(1)
+
+
+def say(line: str) -> None:
+    """Print one line on stdout at once."""
+    print(line, flush=True)
+
+
+class Phase:
+    """`with Phase("writing the weights", total_bytes) as phase: ... phase.advance(n)`.
+
+    Prints the phase's name, its progress in bytes while it works, and its seconds at the end.
+    """
+
+    def __init__(self, name: str, total_bytes: int = 0) -> None:
+        self._name = name
+        self._total = total_bytes
+        self._done = 0
+        self._terminal = sys.stdout.isatty()
+        self._interval = PROGRESS_INTERVAL_S if self._terminal else PLAIN_PROGRESS_INTERVAL_S
+        self._start = self._last = time.monotonic()
+
+    def __enter__(self) -> Phase:
+        self._start = self._last = time.monotonic()
+        if self._terminal:
+            print(f"{self._name} ...", end="", flush=True)
+        return self
+
+    def advance(self, count: int) -> None:
+        """Say that `count` more bytes are done."""
+        self._done += count
+        now = time.monotonic()
+        if self._total and now - self._last >= self._interval:
+            self._last = now
+            share = f"{self._done / 1e9:.1f} of {self._total / 1e9:.1f} GB, {self._done / self._total:.0%}"
+            start, end = ("\r", "\x1b[K") if self._terminal else ("", "\n")
+            print(f"{start}{self._name} ... {share}", end=end, flush=True)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        seconds = time.monotonic() - self._start
+        start, end = ("\r", "\x1b[K\n") if self._terminal else ("", "\n")
+        outcome = f"{seconds:.1f} s" if kind is None else f"stopped after {seconds:.1f} s"
+        print(f"{start}{self._name}: {outcome}", end=end, flush=True)
+
+
+@contextlib.contextmanager
+def _one_line_failures() -> Iterator[None]:
+    try:
+        yield
+    except BuildError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted; nothing was changed", file=sys.stderr, flush=True)
+        raise SystemExit(130) from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            fail(f"the disk is full ({error}); free space there and run the same command again")
+        fail(f"{error}; mend that and run the same command again")
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a build script's `main`: `BuildError`, a full disk and Ctrl-C end it with one sentence."""
+    with _one_line_failures():
+        main()

@@ -1,0 +1,195 @@
+#!/usr/bin/env python3
+"""Turn an NVFP4 checkpoint of a Llama 3.x model into an engine that the server loads.
+
+    python build/compile_engine.py --runtime openvino --checkpoint DIR --output DIR
+
+The engine's folder: engine.json, config.json, generation_config.json, the tokenizer's files,
+token_bytes.npz, and for OpenVINO the model over the checkpoint's own 4-bit bytes. It is written
+aside and renamed at the end; an engine that is up to date is left alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from build_console import BuildError, Phase, run_script, say
+from checkpoint_digest import MEMORY, digest_checkpoint
+from engine_description import (
+    FORMAT_VERSION,
+    KV_BLOCK_TOKENS,
+    EngineConfig,
+    EngineConfigError,
+    Limits,
+    ModelFacts,
+    OpenVinoOptions,
+    read_description,
+    write_description,
+)
+from llama_config import LlamaConfig, load_llama_config
+from nvfp4_checkpoint import open_checkpoint
+from token_table import read_token_table
+from whole_output import written_whole
+
+COMPILER_VERSION = "1"  # raise it when the same checkpoint and options give another engine
+NEEDED_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+OPTIONAL_FILES = ("generation_config.json", "special_tokens_map.json", "chat_template.jinja")
+DEFAULT_MAX_SEQ_LEN = 4096  # or the model's own limit, where that is lower
+DEFAULT_KV_CACHE_TOKENS = 16384  # 2 GB for the 8B model in bf16
+
+
+def compile_engine(options: argparse.Namespace) -> bool:
+    """Build the engine; returns False if an up-to-date one was left alone. Raises `BuildError`."""
+    checkpoint: Path = options.checkpoint
+    if not checkpoint.is_dir():
+        raise BuildError(f"{checkpoint} is no folder; give --checkpoint a folder with an NVFP4 checkpoint")
+    llama = load_llama_config(checkpoint)
+    for name in NEEDED_FILES:
+        if not (checkpoint / name).is_file():
+            raise BuildError(f"{checkpoint / name} does not exist; fetch the whole checkpoint, tokenizer included")
+    digest = digest_checkpoint(checkpoint, options.output)
+    description = _describe(options, llama, digest["sha256"])
+    if read_description(options.output) == description:
+        say(f"{options.output} is up to date")
+        return False
+    weights = open_checkpoint(checkpoint) if options.runtime == "openvino" else None
+    table = read_token_table(checkpoint / "tokenizer.json", llama.vocab_size)
+    with written_whole(options.output, "engine.json", weights.data_bytes if weights else 0) as folder:
+        with Phase("copying configuration and tokenizer"):
+            _copy_small_files(checkpoint, folder)
+            table.save(folder / "token_bytes.npz")
+            (folder / MEMORY).write_text(json.dumps(digest, indent=2) + "\n", encoding="utf-8")
+        if weights is not None:
+            from openvino_files import write_openvino_model  # needs OpenVINO, which replay does not
+
+            write_openvino_model(weights, folder)
+        write_description(folder, description)
+    say(f"{options.output} is ready")
+    return True
+
+
+def _describe(options: argparse.Namespace, llama: LlamaConfig, sha256: str) -> EngineConfig:
+    limits = _limits(options, llama)
+    built_with = {"compile_engine": COMPILER_VERSION}
+    if options.runtime == "openvino":
+        built_with |= {name: _version(name) for name in ("openvino", "openvino-genai")}
+        runtime_options = asdict(_openvino_options(options, limits))
+    else:
+        runtime_options = {"step_seconds": options.step_seconds}
+    return EngineConfig(
+        format_version=FORMAT_VERSION,
+        runtime=options.runtime,
+        model=ModelFacts(
+            name=options.model_name or options.checkpoint.resolve().name,
+            vocab_size=llama.vocab_size,
+            bos_token_id=llama.bos_token_id,
+            eos_token_ids=list(llama.eos_token_ids),
+            checkpoint_sha256=sha256,
+        ),
+        limits=limits,
+        runtime_options=runtime_options,
+        built_with=built_with,
+    )
+
+
+def _limits(options: argparse.Namespace, llama: LlamaConfig) -> Limits:
+    longest = llama.max_position_embeddings
+    limits = _validated(
+        Limits,
+        max_seq_len=options.max_seq_len or min(DEFAULT_MAX_SEQ_LEN, longest),
+        max_batch_size=options.max_batch_size,
+        max_num_tokens=options.max_num_tokens,
+        max_queue_size=options.max_queue_size,
+    )
+    if limits.max_seq_len > longest:
+        raise BuildError(
+            f"--max-seq-len is {limits.max_seq_len}, allowed is at most {longest}, the model's max_position_embeddings"
+        )
+    if limits.max_num_tokens < limits.max_batch_size:
+        raise BuildError(
+            f"--max-num-tokens is {limits.max_num_tokens}, allowed is at least --max-batch-size "
+            f"{limits.max_batch_size}: each sequence of the batch computes one token a step"
+        )
+    return limits
+
+
+def _openvino_options(options: argparse.Namespace, limits: Limits) -> OpenVinoOptions:
+    tokens = options.kv_cache_tokens
+    if tokens is None:
+        wanted = limits.max_batch_size * limits.max_seq_len
+        tokens = max(limits.max_seq_len, min(wanted, DEFAULT_KV_CACHE_TOKENS))
+    if tokens < limits.max_seq_len:
+        raise BuildError(
+            f"--kv-cache-tokens is {tokens}, allowed is at least --max-seq-len {limits.max_seq_len}: "
+            "the longest request that is admitted has to fit"
+        )
+    return _validated(
+        OpenVinoOptions,
+        num_kv_blocks=-(-tokens // KV_BLOCK_TOKENS),
+        precision=options.precision,
+        kv_cache_precision=options.kv_cache_precision or options.precision,
+        num_threads=options.threads,
+        enable_prefix_caching=not options.no_prefix_caching,
+    )
+
+
+def _validated(section: Any, **values: Any) -> Any:
+    try:
+        return section(**values)
+    except EngineConfigError as error:
+        raise BuildError(f"{error}; correct the option of that name") from None
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise BuildError(f"{package} is not installed; run \"pip install '.[server]'\"") from None
+
+
+def _copy_small_files(checkpoint: Path, folder: Path) -> None:
+    for name in (*NEEDED_FILES, *OPTIONAL_FILES):
+        if (checkpoint / name).is_file():
+            shutil.copyfile(checkpoint / name, folder / name)
+    generation = folder / "generation_config.json"
+    if not generation.exists():
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        ids = {key: config[key] for key in ("bos_token_id", "eos_token_id") if key in config}
+        generation.write_text(json.dumps(ids, indent=2) + "\n", encoding="utf-8")
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; `None` stands for the process's own."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--runtime", choices=("openvino", "replay"), required=True)
+    add("--checkpoint", type=Path, required=True, help="folder with the NVFP4 checkpoint and its tokenizer")
+    add("--output", type=Path, required=True, help="the engine's folder")
+    add("--model-name", help="how the engine calls the model (the checkpoint folder's name)")
+    add("--max-seq-len", type=int, help="prompt and generated tokens of one request (4096)")
+    add("--max-batch-size", type=int, default=16, help="sequences that one forward pass advances (16)")
+    add("--max-num-tokens", type=int, default=64, help="tokens that one forward pass computes (64)")
+    add("--max-queue-size", type=int, default=64, help="requests that may wait (64)")
+    openvino = parser.add_argument_group("openvino")
+    add = openvino.add_argument
+    add("--kv-cache-tokens", type=int, help="tokens of all requests that the KV cache holds (16384)")
+    add("--precision", choices=("bf16", "f32"), default="bf16", help="of the arithmetic (bf16)")
+    add("--kv-cache-precision", choices=("bf16", "f32", "u8"), help="(as --precision)")
+    add("--threads", type=int, default=0, help="0: one for each core")
+    add("--no-prefix-caching", action="store_true")
+    parser.add_argument_group("replay").add_argument("--step-seconds", type=float, default=0.0, help="pace of one step")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """The command line's entry."""
+    compile_engine(parse_arguments())
+
+
+if __name__ == "__main__":
+    run_script(main)

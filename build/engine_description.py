@@ -1,0 +1,50 @@
+"""Writes `engine.json`, through the very dataclasses with which the server reads it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+_ROOM_2 = Path(__file__).resolve().parents[1] / "model_repository" / "tensorrt_llm" / "1"
+if str(_ROOM_2) not in sys.path:
+    sys.path.append(str(_ROOM_2))
+
+from engine_config import (  # noqa: E402
+    FORMAT_VERSION,
+    EngineConfig,
+    EngineConfigError,
+    Limits,
+    ModelFacts,
+    load_engine_config,
+)
+from token_engine.openvino_options import KV_BLOCK_TOKENS, OpenVinoOptions  # noqa: E402
+
+__all__ = [
+    "FORMAT_VERSION",
+    "KV_BLOCK_TOKENS",
+    "EngineConfig",
+    "EngineConfigError",
+    "Limits",
+    "ModelFacts",
+    "OpenVinoOptions",
+    "read_description",
+    "write_description",
+]
+
+
+def write_description(folder: Path, config: EngineConfig) -> None:
+    """Write `folder/engine.json` and read it back."""
+    text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    (folder / "engine.json").write_text(text, encoding="utf-8")
+    if load_engine_config(folder) != config:
+        raise AssertionError(f"engine.json does not read back as written: {text}")
+
+
+def read_description(folder: Path) -> EngineConfig | None:
+    """The description of an engine built earlier, or None where there is none that can be read."""
+    try:
+        return load_engine_config(folder)
+    except EngineConfigError:
+        return None

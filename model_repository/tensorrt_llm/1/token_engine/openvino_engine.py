@@ -1,0 +1,194 @@
+"""OpenVINO GenAI's continuous batching on the CPU, over the checkpoint's own 4-bit weights.
+
+The library brings the scheduler, the paged KV cache with its prefix cache, and the sampler; this
+file translates. With top_k and top_p both given, each filters the whole distribution and the
+stricter one counts (TensorRT-LLM, vLLM and transformers apply top_p to what top_k left).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine_config import EngineConfig, parse_section
+from token_engine.interface import (
+    EngineLoadError,
+    EngineStats,
+    GenerationRequest,
+    TokenDelta,
+    TokenEngine,
+)
+from token_engine.openvino_options import KV_BLOCK_TOKENS, OpenVinoOptions
+from token_engine.openvino_requirements import check_memory, check_release
+
+WARM_UP_KEY = 2**63 - 1  # a request key that no caller uses
+REBUILD = "rebuild the engine with 'make engine'"
+
+
+class OpenVinoEngine(TokenEngine):
+    """See the module's docstring."""
+
+    def __init__(self, directory: Path, config: EngineConfig) -> None:
+        self._options = parse_section(OpenVinoOptions, config.runtime_options, "runtime_options")
+        self._ov, self._genai = _import_openvino()
+        check_release(config.built_with, self._ov.__version__)
+        check_memory(directory, self._options)
+        self._running = self._genai.GenerationStatus.RUNNING
+        self._ignored = self._genai.GenerationStatus.IGNORED
+        self._unfinished = self._genai.GenerationFinishReason.NONE
+        self._max_batch_size = config.limits.max_batch_size
+        self._requests: dict[int, _Running] = {}  # in order of arrival
+        self._refused: list[TokenDelta] = []
+        self._holds_cancelled = False  # the pipeline frees a cancelled request in its next step
+        self._pipeline = self._load(directory, config)
+        self._warm_up(config.model.bos_token_id)
+
+    def _load(self, directory: Path, config: EngineConfig) -> Any:
+        scheduler = self._genai.SchedulerConfig()
+        scheduler.num_kv_blocks = self._options.num_kv_blocks
+        scheduler.cache_size = 0  # in whole GB, and it would win over num_kv_blocks
+        scheduler.max_num_batched_tokens = config.limits.max_num_tokens
+        scheduler.max_num_seqs = config.limits.max_batch_size
+        scheduler.enable_prefix_caching = self._options.enable_prefix_caching
+        properties = {
+            "INFERENCE_PRECISION_HINT": self._options.precision,
+            "KV_CACHE_PRECISION": self._options.kv_cache_precision,
+        }
+        if self._options.num_threads:
+            properties["INFERENCE_NUM_THREADS"] = str(self._options.num_threads)
+        try:
+            return self._genai.ContinuousBatchingPipeline(str(directory), scheduler, "CPU", properties)
+        except Exception as error:  # the library raises RuntimeError for everything
+            raise EngineLoadError(
+                f"OpenVINO cannot load the engine in {directory} ({_first_line(error)}); {REBUILD}"
+            ) from error
+
+    def _warm_up(self, token_id: int) -> None:
+        """The first forward pass packs the weights anew: half a minute for the 8B model."""
+        self.submit(GenerationRequest(WARM_UP_KEY, (token_id,), max_tokens=2, end_ids=()))
+        while self.has_work:
+            try:
+                self.step()
+            except RuntimeError as error:
+                raise EngineLoadError(
+                    f"the engine's first forward pass failed ({_first_line(error)}); {REBUILD}"
+                ) from error
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._requests or self._refused or self._holds_cancelled)
+
+    def submit(self, request: GenerationRequest) -> None:
+        # The last token's keys and values are never computed: nothing follows it.
+        blocks = -(-(len(request.prompt_ids) + request.max_tokens - 1) // KV_BLOCK_TOKENS)
+        if blocks > self._options.num_kv_blocks:
+            self._refused.append(self._does_not_fit(request.key, blocks))
+            return
+        prompt = self._ov.Tensor(np.array([request.prompt_ids], np.int64))
+        handle = self._pipeline.add_request(request.key, prompt, self._generation_config(request))
+        self._requests[request.key] = _Running(handle, frozenset(request.end_ids))
+
+    def _does_not_fit(self, key: int, blocks: int) -> TokenDelta:
+        held = self._options.num_kv_blocks * KV_BLOCK_TOKENS
+        return TokenDelta(
+            key, (), "error", f"the request needs {blocks * KV_BLOCK_TOKENS} tokens of KV cache, the engine has {held}"
+        )
+
+    def _generation_config(self, request: GenerationRequest) -> Any:
+        config = self._genai.GenerationConfig()
+        config.max_new_tokens = request.max_tokens
+        # Left empty, both would be filled from generation_config.json; ignore_eos ignores both.
+        if request.end_ids:
+            config.eos_token_id = request.end_ids[0]
+            config.stop_token_ids = set(request.end_ids)
+        else:
+            config.ignore_eos = True
+        sampling = request.sampling
+        if not sampling.greedy:
+            config.do_sample = True
+            config.temperature = sampling.temperature
+            config.top_p = sampling.top_p
+            if sampling.top_k:
+                config.top_k = sampling.top_k
+            # The library's generator (mt19937) takes 32 bits: fold, rather than lose, the upper half.
+            config.rng_seed = (sampling.seed ^ (sampling.seed >> 32)) & 0xFFFFFFFF
+        return config
+
+    def cancel(self, key: int) -> None:
+        request = self._requests.pop(key, None)
+        if request is not None:
+            request.handle.cancel()
+            self._holds_cancelled = True
+        self._refused = [delta for delta in self._refused if delta.key != key]
+
+    def step(self) -> list[TokenDelta]:
+        deltas, self._refused = self._refused, []
+        if not self._requests and not self._holds_cancelled:
+            return deltas
+        self._holds_cancelled = False
+        self._pipeline.step()
+        for key, request in self._requests.items():
+            handle = request.handle
+            if handle.can_read():
+                deltas.append(self._read(key, request))
+            elif handle.get_status() == self._ignored:
+                deltas.append(TokenDelta(key, (), "error", "the KV cache is too small for the request"))
+        for delta in deltas:
+            if delta.finish_reason:
+                self._requests.pop(delta.key, None)
+        return deltas
+
+    def _read(self, key: int, request: _Running) -> TokenDelta:
+        (output,) = request.handle.read().values()
+        tokens = tuple(output.generated_ids)
+        if output.finish_reason == self._unfinished:
+            return TokenDelta(key, tokens)
+        if tokens and tokens[-1] in request.end_ids:
+            return TokenDelta(key, tokens[:-1], "stop")
+        return TokenDelta(key, tokens, "length")
+
+    def stats(self) -> EngineStats:
+        metrics = self._pipeline.get_metrics()
+        active = min(len(self._requests), self._max_batch_size, metrics.scheduled_requests)
+        total = self._options.num_kv_blocks
+        return EngineStats(
+            active_requests=active,
+            queued_requests=len(self._requests) - active,
+            kv_blocks_total=total,
+            kv_blocks_used=round(metrics.cache_usage / 100 * total) if self._requests else 0,
+        )
+
+    def shutdown(self) -> None:
+        for request in self._requests.values():
+            request.handle.cancel()
+        self._requests.clear()
+        del self._pipeline
+
+
+class _Running:
+    """A request inside the pipeline."""
+
+    __slots__ = ("end_ids", "handle")
+
+    def __init__(self, handle: Any, end_ids: frozenset[int]) -> None:
+        self.handle = handle
+        self.end_ids = end_ids
+
+
+def _import_openvino() -> tuple[Any, Any]:
+    try:
+        import openvino
+        import openvino_genai
+    except ImportError as error:
+        raise EngineLoadError(
+            f"OpenVINO GenAI is not installed ({error}); run \"pip install '.[server]'\""
+        ) from error
+    return openvino, openvino_genai
+
+
+def _first_line(error: Exception) -> str:
+    """OpenVINO's messages begin with the place in its source; the last line says what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""What a build script says while it works: phase lines with seconds and progress, and one-line failures."""
+"""What a build script says: phase lines with seconds and progress, and one-line failures."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ PLAIN_PROGRESS_INTERVAL_S = 10.0  # in a log file, where a line cannot be overwr
 
 
 class BuildError(RuntimeError):
-    """The build cannot go on; the message is one sentence that names what is wrong and its remedy."""
+    """The build cannot go on; the message is one sentence: what is wrong, and its remedy."""
 
 
 def fail(sentence: str) -> NoReturn:
-    """Print `error: sentence` on stderr and end the process with exit code 1, without a traceback."""
+    """Print `error: sentence` on stderr and end the process with exit code 1."""
     print(f"error: {sentence}", file=sys.stderr, flush=True)
     raise SystemExit(1)
 
@@ -55,7 +55,7 @@ class Phase:
         now = time.monotonic()
         if self._total and now - self._last >= self._interval:
             self._last = now
-            share = f"{self._done / 1e9:.1f} of {self._total / 1e9:.1f} GB, {self._done / self._total:.0%}"
+            share = f"{self._done / 1e9:.1f} of {self._total / 1e9:.1f} GB"
             start, end = ("\r", "\x1b[K") if self._terminal else ("", "\n")
             print(f"{start}{self._name} ... {share}", end=end, flush=True)
 
@@ -87,6 +87,6 @@ def _one_line_failures() -> Iterator[None]:
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a build script's `main`: `BuildError`, a full disk and Ctrl-C end it with one sentence."""
+    """Run a script's `main`: `BuildError`, a full disk and Ctrl-C end it with one sentence."""
     with _one_line_failures():
         main()

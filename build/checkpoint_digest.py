@@ -14,7 +14,7 @@ CHUNK_BYTES = 16 * 2**20
 
 
 def digest_checkpoint(checkpoint: Path, engine: Path) -> dict[str, Any]:
-    """Return `{"sha256": hex, "files": {name: [size, mtime_ns]}}`, to be saved in the engine's folder.
+    """Return `{"sha256": hex, "files": {name: [size, mtime_ns]}}`, to be saved with the engine.
 
     The digest covers name, size and bytes of every file in the checkpoint's folder, in name order.
     """

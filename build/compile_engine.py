@@ -14,9 +14,10 @@ import argparse
 import importlib.metadata
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from build_console import BuildError, Phase, run_script, say
 from checkpoint_digest import MEMORY, digest_checkpoint
@@ -42,16 +43,22 @@ OPTIONAL_FILES = ("generation_config.json", "special_tokens_map.json", "chat_tem
 DEFAULT_MAX_SEQ_LEN = 4096  # or the model's own limit, where that is lower
 DEFAULT_KV_CACHE_TOKENS = 16384  # 2 GB for the 8B model in bf16
 
+Section = TypeVar("Section")
+
 
 def compile_engine(options: argparse.Namespace) -> bool:
     """Build the engine; returns False if an up-to-date one was left alone. Raises `BuildError`."""
     checkpoint: Path = options.checkpoint
     if not checkpoint.is_dir():
-        raise BuildError(f"{checkpoint} is no folder; give --checkpoint a folder with an NVFP4 checkpoint")
+        raise BuildError(
+            f"{checkpoint} is no folder; give --checkpoint a folder with an NVFP4 checkpoint"
+        )
     llama = load_llama_config(checkpoint)
     for name in NEEDED_FILES:
         if not (checkpoint / name).is_file():
-            raise BuildError(f"{checkpoint / name} does not exist; fetch the whole checkpoint, tokenizer included")
+            raise BuildError(
+                f"{checkpoint / name} does not exist; fetch the whole checkpoint with its tokenizer"
+            )
     digest = digest_checkpoint(checkpoint, options.output)
     description = _describe(options, llama, digest["sha256"])
     if read_description(options.output) == description:
@@ -59,7 +66,9 @@ def compile_engine(options: argparse.Namespace) -> bool:
         return False
     weights = open_checkpoint(checkpoint) if options.runtime == "openvino" else None
     table = read_token_table(checkpoint / "tokenizer.json", llama.vocab_size)
-    with written_whole(options.output, "engine.json", weights.data_bytes if weights else 0) as folder:
+    with written_whole(
+        options.output, "engine.json", weights.data_bytes if weights else 0
+    ) as folder:
         with Phase("copying configuration and tokenizer"):
             _copy_small_files(checkpoint, folder)
             table.save(folder / "token_bytes.npz")
@@ -108,7 +117,8 @@ def _limits(options: argparse.Namespace, llama: LlamaConfig) -> Limits:
     )
     if limits.max_seq_len > longest:
         raise BuildError(
-            f"--max-seq-len is {limits.max_seq_len}, allowed is at most {longest}, the model's max_position_embeddings"
+            f"--max-seq-len is {limits.max_seq_len}, allowed is at most {longest}, "
+            "the model's max_position_embeddings"
         )
     if limits.max_num_tokens < limits.max_batch_size:
         raise BuildError(
@@ -125,8 +135,8 @@ def _openvino_options(options: argparse.Namespace, limits: Limits) -> OpenVinoOp
         tokens = max(limits.max_seq_len, min(wanted, DEFAULT_KV_CACHE_TOKENS))
     if tokens < limits.max_seq_len:
         raise BuildError(
-            f"--kv-cache-tokens is {tokens}, allowed is at least --max-seq-len {limits.max_seq_len}: "
-            "the longest request that is admitted has to fit"
+            f"--kv-cache-tokens is {tokens}, allowed is at least --max-seq-len "
+            f"{limits.max_seq_len}: the longest request that is admitted has to fit"
         )
     return _validated(
         OpenVinoOptions,
@@ -138,7 +148,7 @@ def _openvino_options(options: argparse.Namespace, limits: Limits) -> OpenVinoOp
     )
 
 
-def _validated(section: Any, **values: Any) -> Any:
+def _validated(section: Callable[..., Section], **values: Any) -> Section:
     try:
         return section(**values)
     except EngineConfigError as error:
@@ -165,24 +175,40 @@ def _copy_small_files(checkpoint: Path, folder: Path) -> None:
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; `None` stands for the process's own."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--runtime", choices=("openvino", "replay"), required=True)
-    add("--checkpoint", type=Path, required=True, help="folder with the NVFP4 checkpoint and its tokenizer")
+    add(
+        "--checkpoint",
+        type=Path,
+        required=True,
+        help="folder with the NVFP4 checkpoint and its tokenizer",
+    )
     add("--output", type=Path, required=True, help="the engine's folder")
     add("--model-name", help="how the engine calls the model (the checkpoint folder's name)")
     add("--max-seq-len", type=int, help="prompt and generated tokens of one request (4096)")
-    add("--max-batch-size", type=int, default=16, help="sequences that one forward pass advances (16)")
+    add(
+        "--max-batch-size",
+        type=int,
+        default=16,
+        help="sequences that one forward pass advances (16)",
+    )
     add("--max-num-tokens", type=int, default=64, help="tokens that one forward pass computes (64)")
     add("--max-queue-size", type=int, default=64, help="requests that may wait (64)")
     openvino = parser.add_argument_group("openvino")
     add = openvino.add_argument
-    add("--kv-cache-tokens", type=int, help="tokens of all requests that the KV cache holds (16384)")
+    add(
+        "--kv-cache-tokens", type=int, help="tokens of all requests that the KV cache holds (16384)"
+    )
     add("--precision", choices=("bf16", "f32"), default="bf16", help="of the arithmetic (bf16)")
     add("--kv-cache-precision", choices=("bf16", "f32", "u8"), help="(as --precision)")
     add("--threads", type=int, default=0, help="0: one for each core")
     add("--no-prefix-caching", action="store_true")
-    parser.add_argument_group("replay").add_argument("--step-seconds", type=float, default=0.0, help="pace of one step")
+    parser.add_argument_group("replay").add_argument(
+        "--step-seconds", type=float, default=0.0, help="pace of one step"
+    )
     return parser.parse_args(arguments)
 
 

@@ -17,7 +17,7 @@ from build_console import BuildError
 
 @dataclass(frozen=True)
 class Llama3RopeScaling:
-    """The `llama3` rope type: low rotary frequencies are slowed for contexts beyond the original."""
+    """The `llama3` rope type: low frequencies are slowed for contexts beyond the original."""
 
     factor: float
     low_freq_factor: float
@@ -55,7 +55,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise BuildError(f"{path} does not exist; fetch the whole checkpoint into {path.parent}") from None
+        raise BuildError(
+            f"{path} does not exist; fetch the whole checkpoint into {path.parent}"
+        ) from None
     except ValueError as error:
         raise BuildError(f"{path} is not valid JSON ({error}); fetch it again") from error
     if not isinstance(document, dict):
@@ -64,13 +66,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def load_llama_config(directory: Path) -> LlamaConfig:
-    """Read the checkpoint's configuration; raises `BuildError` naming the key and what is allowed."""
+    """Read the checkpoint's configuration; raises `BuildError` naming key and allowed values."""
     path = directory / "config.json"
     generation = directory / "generation_config.json"
-    return parse_llama_config(path, read_json(path), read_json(generation) if generation.exists() else {})
+    return parse_llama_config(
+        path, read_json(path), read_json(generation) if generation.exists() else {}
+    )
 
 
-def parse_llama_config(path: Path, document: dict[str, Any], generation: dict[str, Any]) -> LlamaConfig:
+def parse_llama_config(
+    path: Path, document: dict[str, Any], generation: dict[str, Any]
+) -> LlamaConfig:
     """Check the two files' content; `path` is for the messages. Raises `BuildError`."""
     reader = _Keys(path, document)
     _check_architecture(reader)
@@ -181,4 +187,6 @@ def _check_divisibility(path: Path, config: LlamaConfig) -> None:
             raise BuildError(f"{path}: {name} is {value}, allowed is a multiple of {divisor}")
     for token_id in (config.bos_token_id, *config.eos_token_ids):
         if token_id >= config.vocab_size:
-            raise BuildError(f"{path}: token id {token_id} is outside vocab_size {config.vocab_size}")
+            raise BuildError(
+                f"{path}: token id {token_id} is outside vocab_size {config.vocab_size}"
+            )

@@ -24,7 +24,12 @@ from llama_config import parse_llama_config
 from nvfp4_checkpoint import BLOCK, DTYPE_BYTES, Bytes, expected_tensors, linear_shapes
 from whole_output import written_whole
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
 CHUNK_BYTES = 64 * 2**20
 E2M1_RMS = 2.93  # of sixteen equally likely codes
 SCALE_BYTES = (0x68, 0x7F)  # e4m3 64 to 448, as Model Optimizer's scales mostly are
@@ -36,7 +41,9 @@ LLAMA3_ROPE = {
 LLAMA3_IDS = {"bos_token_id": 128000, "eos_token_id": [128001, 128008, 128009]}
 
 
-def _shape(hidden: int, inner: int, layers: int, heads: int, kv_heads: int, **more: Any) -> dict[str, Any]:
+def _shape(
+    hidden: int, inner: int, layers: int, heads: int, kv_heads: int, **more: Any
+) -> dict[str, Any]:
     return {
         "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers,
         "num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": hidden // heads,
@@ -74,7 +81,7 @@ class TensorPlan:
 def make_checkpoint(
     output: Path, shape: dict[str, Any], seed: int, shard_bytes: int, tokenizer: Path | None = None
 ) -> None:
-    """Write the checkpoint into `output`; `shard_bytes` is the most that one file's tensors take."""
+    """Write the checkpoint; `shard_bytes` is the most that the tensors of one file take."""
     plans = plan_tensors(shape)
     total = sum(plan.size for plan in plans)
     shards = list(_into_shards(plans, shard_bytes))
@@ -98,7 +105,10 @@ def plan_tensors(shape: dict[str, Any]) -> list[TensorPlan]:
     plans = [TensorPlan(name, *kind, hidden) for name, kind in expected_tensors(config).items()]
     for layer in range(config.num_hidden_layers):
         prefix = f"model.layers.{layer}."
-        plans += [TensorPlan(f"{prefix}{linear}.input_scale", "F32", ()) for linear in linear_shapes(config)]
+        plans += [
+            TensorPlan(f"{prefix}{linear}.input_scale", "F32", ())
+            for linear in linear_shapes(config)
+        ]
         plans += [TensorPlan(f"{prefix}self_attn.{x}_proj.{x}_scale", "F32", ()) for x in "kv"]
     return sorted(plans, key=lambda plan: plan.name == "lm_head.weight")
 
@@ -117,13 +127,21 @@ def _shard_name(number: int, count: int) -> str:
     return "model.safetensors" if count == 1 else f"model-{number:05}-of-{count:05}.safetensors"
 
 
-def _write_shard(path: Path, plans: list[TensorPlan], generator: np.random.Generator, phase: Phase) -> None:
+def _write_shard(
+    path: Path, plans: list[TensorPlan], generator: np.random.Generator, phase: Phase
+) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
-    plans = sorted(plans, key=lambda plan: (-DTYPE_BYTES[plan.dtype], plan.name))  # keeps data aligned
+    plans = sorted(
+        plans, key=lambda plan: (-DTYPE_BYTES[plan.dtype], plan.name)
+    )  # keeps data aligned
     for plan in plans:
         offsets = [offset, offset + plan.size]
-        header[plan.name] = {"dtype": plan.dtype, "shape": list(plan.shape), "data_offsets": offsets}
+        header[plan.name] = {
+            "dtype": plan.dtype,
+            "shape": list(plan.shape),
+            "data_offsets": offsets,
+        }
         offset += plan.size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -131,7 +149,7 @@ def _write_shard(path: Path, plans: list[TensorPlan], generator: np.random.Gener
         file.write(len(text).to_bytes(8, "little") + text)
         for plan in plans:
             for chunk in _random_bytes(plan, generator):
-                file.write(chunk)
+                file.write(chunk.data)
                 phase.advance(chunk.size)
 
 
@@ -149,8 +167,8 @@ def _random_bytes(plan: TensorPlan, generator: np.random.Generator) -> Iterator[
         elif plan.dtype == "BF16":
             bits = chunk.view(np.uint16)
             # Norm weights from 1 to 1.25; embedding and head of either sign, from 2**-7 to 2**-5.
-            bits = bits & 0x001F | 0x3F80 if len(plan.shape) == 1 else bits & 0x80FF | 0x3C00
-            chunk = bits.astype(np.uint16).view(np.uint8)
+            mask, base = (0x001F, 0x3F80) if len(plan.shape) == 1 else (0x80FF, 0x3C00)
+            chunk = (bits & np.uint16(mask) | np.uint16(base)).view(np.uint8)
         yield chunk
 
 
@@ -163,18 +181,23 @@ def _scalar(plan: TensorPlan) -> float:
 def _config_document(shape: dict[str, Any]) -> dict[str, Any]:
     return {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "dtype": "bfloat16",
-        "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "rms_norm_eps": 1e-05, **shape,
+        "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "rms_norm_eps": 1e-05,
+        **shape,
     }  # fmt: skip
 
 
 def _write_configs(folder: Path, shape: dict[str, Any]) -> None:
     quantization = {
-        "quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8", "group_size": BLOCK, "exclude_modules": ["lm_head"],
+        "quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8", "group_size": BLOCK,
+        "exclude_modules": ["lm_head"],
     }  # fmt: skip
     documents = {
         "config.json": _config_document(shape),
         "generation_config.json": {key: shape[key] for key in ("bos_token_id", "eos_token_id")},
-        "hf_quant_config.json": {"producer": {"name": "make_checkpoint"}, "quantization": quantization},
+        "hf_quant_config.json": {
+            "producer": {"name": "make_checkpoint"},
+            "quantization": quantization,
+        },
     }
     for name, document in documents.items():
         (folder / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
@@ -182,27 +205,39 @@ def _write_configs(folder: Path, shape: dict[str, Any]) -> None:
 
 def _write_index(folder: Path, shards: list[list[TensorPlan]], total: int) -> None:
     weight_map = {
-        plan.name: _shard_name(number, len(shards)) for number, shard in enumerate(shards, 1) for plan in shard
+        plan.name: _shard_name(number, len(shards))
+        for number, shard in enumerate(shards, 1)
+        for plan in shard
     }
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps(index, indent=2) + "\n", encoding="utf-8"
+    )
 
 
 def _copy_tokenizer(source: Path, folder: Path) -> None:
     if not (source / "tokenizer.json").is_file():
-        raise BuildError(f"{source} holds no tokenizer.json; give --tokenizer a checkpoint that has one")
+        raise BuildError(
+            f"{source} holds no tokenizer.json; give --tokenizer a checkpoint that has one"
+        )
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shape", choices=sorted(SHAPES), required=True)
-    parser.add_argument("--random", action="store_true", required=True, help="say that the weights are noise")
+    parser.add_argument(
+        "--random", action="store_true", required=True, help="say that the weights are noise"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--tokenizer", type=Path, help="a checkpoint whose tokenizer files are copied")
+    parser.add_argument(
+        "--tokenizer", type=Path, help="a checkpoint whose tokenizer files are copied"
+    )
     parser.add_argument("--shard-bytes", type=int, default=5_000_000_000)
     return parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""An NVFP4 checkpoint as NVIDIA Model Optimizer writes it: read by mmap, checked against its config.
+"""An NVFP4 checkpoint as NVIDIA Model Optimizer writes it: mapped, checked against its config.
 
 A linear layer [out, in] is stored as `weight` u8 [out, in/2] (two e2m1 values a byte, the even
 column in the low nibble), `weight_scale` e4m3 [out, in/16], `weight_scale_2` f32 scalar:
@@ -48,7 +48,7 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checked checkpoint: every tensor that `config` calls for is here, with its dtype and shape."""
+    """A checked checkpoint: every tensor that `config` calls for, with its dtype and shape."""
 
     directory: Path
     config: LlamaConfig
@@ -61,9 +61,11 @@ class Checkpoint:
 
 
 def open_checkpoint(directory: Path) -> Checkpoint:
-    """Map and check the checkpoint; raises `BuildError` naming the file or tensor and the remedy."""
+    """Map and check the checkpoint; raises `BuildError` naming file or tensor and the remedy."""
     if not directory.is_dir():
-        raise BuildError(f"{directory} is no directory; give --checkpoint a folder with an NVFP4 checkpoint")
+        raise BuildError(
+            f"{directory} is no directory; give --checkpoint a folder with an NVFP4 checkpoint"
+        )
     config = load_llama_config(directory)
     _check_quantization(directory)
     tensors: dict[str, StoredTensor] = {}
@@ -71,7 +73,9 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         found = read_safetensors(path)
         for name in names or found:
             if name not in found:
-                raise BuildError(f"{path} lacks the tensor {name} that the index places there; {FETCH_AGAIN}")
+                raise BuildError(
+                    f"{path} lacks the tensor {name} that the index places there; {FETCH_AGAIN}"
+                )
             tensors[name] = found[name]
     _check_layout(directory, config, tensors)
     return Checkpoint(directory, config, tensors)
@@ -138,9 +142,13 @@ def _stored(path: Path, name: str, entry: dict[str, Any], content: Bytes) -> Sto
     dtype, shape = entry["dtype"], tuple(entry["shape"])
     if end > content.size:
         missing = end - content.size
-        raise BuildError(f"{path} is truncated: {name} ends {missing} bytes behind the file; {FETCH_AGAIN}")
+        raise BuildError(
+            f"{path} is truncated: {name} ends {missing} bytes behind the file; {FETCH_AGAIN}"
+        )
     if end - begin != math.prod(shape) * DTYPE_BYTES.get(dtype, -1) and dtype in DTYPE_BYTES:
-        raise BuildError(f"{path}: {name} has {end - begin} bytes for {dtype} {list(shape)}; {FETCH_AGAIN}")
+        raise BuildError(
+            f"{path}: {name} has {end - begin} bytes for {dtype} {list(shape)}; {FETCH_AGAIN}"
+        )
     return StoredTensor(name, dtype, shape, content[begin:end], path)
 
 
@@ -155,7 +163,9 @@ def _shards(directory: Path) -> dict[Path, list[str]]:
     shards: dict[Path, list[str]] = {}
     for name, file_name in weight_map.items():
         if not isinstance(file_name, str) or Path(file_name).name != file_name:
-            raise BuildError(f"{index} places {name} in {file_name!r}, allowed is a file name; {FETCH_AGAIN}")
+            raise BuildError(
+                f"{index} places {name} in {file_name!r}, allowed is a file name; {FETCH_AGAIN}"
+            )
         shards.setdefault(directory / file_name, []).append(name)
     return dict(sorted(shards.items()))
 
@@ -164,18 +174,19 @@ def _check_quantization(directory: Path) -> None:
     """`hf_quant_config.json` is authoritative; the copy inside `config.json` stands in for it."""
     path = directory / "hf_quant_config.json"
     if path.exists():
-        facts = read_json(path).get("quantization") or {}
+        facts: dict[str, Any] = read_json(path).get("quantization") or {}
         group_size = facts.get("group_size", BLOCK)
     else:
         path = directory / "config.json"
         facts = read_json(path).get("quantization_config") or {}
-        groups = facts.get("config_groups") or {}
-        group_size = next(iter(groups.values()), {}).get("weights", {}).get("group_size", BLOCK)
+        groups: dict[str, Any] = facts.get("config_groups") or {}
+        group: dict[str, Any] = next(iter(groups.values()), {})
+        group_size = group.get("weights", {}).get("group_size", BLOCK)
     algorithm = facts.get("quant_algo")
     if algorithm != "NVFP4" or group_size != BLOCK:
         raise BuildError(
-            f"{path}: quant_algo is {algorithm!r} with group_size {group_size!r}, allowed is 'NVFP4' with "
-            f"{BLOCK}; quantize the model with 'python build/quantize.py', or fetch an NVFP4 checkpoint"
+            f"{path}: quant_algo is {algorithm!r} with group_size {group_size!r}, "
+            f"allowed is 'NVFP4' with {BLOCK}; quantize the model with build/quantize.py"
         )
 
 
@@ -183,16 +194,20 @@ def _check_layout(directory: Path, config: LlamaConfig, tensors: dict[str, Store
     expected = expected_tensors(config)
     for name, (dtype, shape) in expected.items():
         if name not in tensors:
-            raise BuildError(f"{directory} lacks the tensor {name} that config.json calls for; {FETCH_AGAIN}")
+            raise BuildError(
+                f"{directory} lacks the tensor {name} that config.json calls for; {FETCH_AGAIN}"
+            )
         tensor = tensors[name]
         same_shape = tensor.shape == shape or (shape == () and tensor.shape == (1,))
         if tensor.dtype != dtype or not same_shape:
             raise BuildError(
-                f"{tensor.path}: {name} is {tensor.dtype} {list(tensor.shape)}, config.json calls for "
-                f"{dtype} {list(shape)}; give an NVFP4 checkpoint of Model Optimizer with its own config.json"
+                f"{tensor.path}: {name} is {tensor.dtype} {list(tensor.shape)}, config.json calls "
+                f"for {dtype} {list(shape)}; give an NVFP4 checkpoint with its own config.json"
             )
         if name.endswith(".weight_scale_2") and not 0 < tensor.scalar() < math.inf:
-            raise BuildError(f"{tensor.path}: {name} is {tensor.scalar()}, allowed is above 0; {FETCH_AGAIN}")
+            raise BuildError(
+                f"{tensor.path}: {name} is {tensor.scalar()}, allowed is above 0; {FETCH_AGAIN}"
+            )
     known = {*expected, *(["lm_head.weight"] if config.tie_word_embeddings else [])}
     for name, tensor in tensors.items():
         if name not in known and not name.endswith(IGNORED_SUFFIXES):

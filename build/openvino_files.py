@@ -33,11 +33,11 @@ def write_openvino_model(checkpoint: Checkpoint, folder: Path) -> None:
         plan = _lay_out(document, sources)
         document.write(xml, encoding="utf-8", xml_declaration=True)
     total = sum(data.size for _, data in plan)
-    with Phase(f"writing the weights, {total:,} bytes", total) as phase:
-        with (folder / "openvino_model.bin").open("wb") as file:
-            for offset, data in plan:
-                file.write(bytes(offset - file.tell()))
-                _write(file, data, phase)
+    phase = Phase(f"writing the weights, {total:,} bytes", total)
+    with phase, (folder / "openvino_model.bin").open("wb") as file:
+        for offset, data in plan:
+            file.write(bytes(offset - file.tell()))
+            _write(file, data, phase)
 
 
 def _constants(model: ov.Model, checkpoint: Checkpoint) -> Iterator[tuple[str, Bytes]]:
@@ -53,9 +53,9 @@ def _bytes_of(node: Any) -> Bytes:
 
 
 def _lay_out(
-    document: ElementTree.ElementTree, sources: dict[str, Bytes]
+    document: ElementTree.ElementTree[ElementTree.Element], sources: dict[str, Bytes]
 ) -> list[tuple[int, Bytes]]:
-    """Give each Const of the XML its own place in the weights file; returns (offset, bytes) in order."""
+    """Give each Const of the XML a place in the weights file; returns (offset, bytes) in order."""
     plan: list[tuple[int, Bytes]] = []
     end = 0
     for layer in document.iter("layer"):
@@ -65,8 +65,8 @@ def _lay_out(
         source = sources.pop(layer.get("name", ""), None)
         if data is None or source is None or data.get("size") != str(source.size):
             raise BuildError(
-                f"openvino {ov.__version__} wrote the constant {layer.get('name')} in an unknown form; "
-                "install the release that pyproject.toml names"
+                f"openvino {ov.__version__} wrote the constant {layer.get('name')} in an unknown "
+                "form; install the release that pyproject.toml names"
             )
         offset = -(-end // ALIGNMENT) * ALIGNMENT
         data.set("offset", str(offset))
@@ -78,5 +78,5 @@ def _lay_out(
 def _write(file: BinaryIO, data: Bytes, phase: Phase) -> None:
     for start in range(0, data.size, CHUNK_BYTES):
         chunk = data[start : start + CHUNK_BYTES]
-        file.write(chunk)
+        file.write(chunk.data)
         phase.advance(chunk.size)

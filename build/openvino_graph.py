@@ -32,7 +32,7 @@ def build_graph(checkpoint: Checkpoint) -> ov.Model:
 
 
 def rope_inverse_frequencies(config: LlamaConfig) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Radians per position, [head_dim / 2], with llama3 scaling as in transformers' `rope_utils`."""
+    """Radians per position, [head_dim / 2], with llama3 scaling as transformers does it."""
     exponents = np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim
     frequencies = config.rope_theta**-exponents
     scaling = config.rope_scaling
@@ -71,7 +71,12 @@ class _GraphBuilder:
         self._attention_mask = _parameter("attention_mask", [-1, -1], ov.Type.i64)
         self._position_ids = _parameter("position_ids", [-1, -1], ov.Type.i64)
         self._beam_idx = _parameter("beam_idx", [-1], ov.Type.i32)
-        self._parameters = [self._input_ids, self._attention_mask, self._position_ids, self._beam_idx]
+        self._parameters = [
+            self._input_ids,
+            self._attention_mask,
+            self._position_ids,
+            self._beam_idx,
+        ]
         batch = op.gather(op.shape_of(self._input_ids), _i64([0]), _i64(0))
         config = self._config
         sizes = _i64([config.num_key_value_heads, 0, config.head_dim])
@@ -79,13 +84,15 @@ class _GraphBuilder:
         self._empty_cache = op.broadcast(_f32(0.0), empty_shape)
 
     def _prepare_positions(self) -> None:
-        """cos and sin [B, 1, S, head_dim] and the additive mask [B, 1, S, T], shared by all layers."""
+        """cos and sin [B, 1, S, head_dim], the additive mask [B, 1, S, T]: one for all layers."""
         inverse = rope_inverse_frequencies(self._config).astype(np.float32)
         positions = op.convert(op.unsqueeze(self._position_ids, _i64(2)), "f32")
         angles = op.multiply(positions, _f32(inverse.reshape(1, 1, -1)))
         angles = op.unsqueeze(op.concat([angles, angles], 2), _i64(1))
         self._cos, self._sin = op.cos(angles), op.sin(angles)
-        total = op.squeeze(op.gather(op.shape_of(self._attention_mask), _i64([1]), _i64(0)), _i64(0))
+        total = op.squeeze(
+            op.gather(op.shape_of(self._attention_mask), _i64([1]), _i64(0)), _i64(0)
+        )
         columns = op.range(_i64(0), total, _i64(1), "i64")
         rows = op.unsqueeze(op.unsqueeze(self._position_ids, _i64(1)), _i64(3))
         future = op.greater(columns, rows)
@@ -119,7 +126,9 @@ class _GraphBuilder:
     def _heads(self, layer: int, name: str, hidden: Node, heads: int) -> Node:
         """[B, S, hidden] -> [B, heads, S, head_dim]."""
         split = op.reshape(
-            self._linear(layer, name, hidden), _i64([KEEP, KEEP, heads, self._config.head_dim]), True
+            self._linear(layer, name, hidden),
+            _i64([KEEP, KEEP, heads, self._config.head_dim]),
+            True,
         )
         return op.transpose(split, _i64([0, 2, 1, 3]))
 
@@ -144,12 +153,18 @@ class _GraphBuilder:
         repeats = config.num_attention_heads // config.num_key_value_heads
         if repeats == 1:
             return x
-        wide = op.broadcast(op.unsqueeze(x, _i64(2)), _i64([1, 1, repeats, 1, 1]), broadcast_spec="BIDIRECTIONAL")
-        return op.reshape(wide, _i64([KEEP, config.num_attention_heads, ALL, config.head_dim]), True)
+        wide = op.broadcast(
+            op.unsqueeze(x, _i64(2)), _i64([1, 1, repeats, 1, 1]), broadcast_spec="BIDIRECTIONAL"
+        )
+        return op.reshape(
+            wide, _i64([KEEP, config.num_attention_heads, ALL, config.head_dim]), True
+        )
 
     def _rms_norm(self, name: str, x: Node) -> Node:
         mean_square = op.reduce_mean(op.power(x, _f32(2.0)), _i64([-1]), True)
-        inverse = op.divide(_f32(1.0), op.sqrt(op.add(mean_square, _f32(self._config.rms_norm_eps))))
+        inverse = op.divide(
+            _f32(1.0), op.sqrt(op.add(mean_square, _f32(self._config.rms_norm_eps)))
+        )
         return op.multiply(self._dense(name), op.multiply(x, inverse))
 
     def _linear(self, layer: int, linear: str, x: Node) -> Node:

@@ -60,7 +60,9 @@ def _vocabulary(tokenizer: Path, document: dict[str, Any]) -> dict[str, int]:
     model = document.get("model") or {}
     vocabulary = model.get("vocab")
     if model.get("type") != "BPE" or not isinstance(vocabulary, dict):
-        raise BuildError(f"{tokenizer}: the model's type is {model.get('type')!r}, allowed is 'BPE'; {_REMEDY}")
+        raise BuildError(
+            f"{tokenizer}: the model's type is {model.get('type')!r}, allowed is 'BPE'; {_REMEDY}"
+        )
     return vocabulary
 
 
@@ -77,4 +79,6 @@ def _byte_of_character() -> dict[str, int]:
     take the characters from U+0100 on, in order."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+    return {chr(byte): byte for byte in printable} | {
+        chr(256 + n): byte for n, byte in enumerate(others)
+    }

@@ -1,8 +1,7 @@
 """OpenVINO GenAI's continuous batching on the CPU, over the checkpoint's own 4-bit weights.
 
-The library brings the scheduler, the paged KV cache with its prefix cache, and the sampler; this
-file translates. With top_k and top_p both given, each filters the whole distribution and the
-stricter one counts (TensorRT-LLM, vLLM and transformers apply top_p to what top_k left).
+The library brings the scheduler, the paged KV cache with its prefix cache, and the sampler
+(temperature, then top_k, then top_p of what is left); this file translates.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from engine_config import EngineConfig, parse_section
+
 from token_engine.interface import (
     EngineLoadError,
     EngineStats,
@@ -59,7 +58,9 @@ class OpenVinoEngine(TokenEngine):
         if self._options.num_threads:
             properties["INFERENCE_NUM_THREADS"] = str(self._options.num_threads)
         try:
-            return self._genai.ContinuousBatchingPipeline(str(directory), scheduler, "CPU", properties)
+            return self._genai.ContinuousBatchingPipeline(
+                str(directory), scheduler, "CPU", properties
+            )
         except Exception as error:  # the library raises RuntimeError for everything
             raise EngineLoadError(
                 f"OpenVINO cannot load the engine in {directory} ({_first_line(error)}); {REBUILD}"
@@ -93,7 +94,10 @@ class OpenVinoEngine(TokenEngine):
     def _does_not_fit(self, key: int, blocks: int) -> TokenDelta:
         held = self._options.num_kv_blocks * KV_BLOCK_TOKENS
         return TokenDelta(
-            key, (), "error", f"the request needs {blocks * KV_BLOCK_TOKENS} tokens of KV cache, the engine has {held}"
+            key,
+            (),
+            "error",
+            f"the request needs {blocks * KV_BLOCK_TOKENS} tokens of KV cache, there are {held}",
         )
 
     def _generation_config(self, request: GenerationRequest) -> Any:
@@ -112,7 +116,7 @@ class OpenVinoEngine(TokenEngine):
             config.top_p = sampling.top_p
             if sampling.top_k:
                 config.top_k = sampling.top_k
-            # The library's generator (mt19937) takes 32 bits: fold, rather than lose, the upper half.
+            # The library's generator (mt19937) takes 32 bits: fold the upper half, do not lose it.
             config.rng_seed = (sampling.seed ^ (sampling.seed >> 32)) & 0xFFFFFFFF
         return config
 
@@ -134,7 +138,9 @@ class OpenVinoEngine(TokenEngine):
             if handle.can_read():
                 deltas.append(self._read(key, request))
             elif handle.get_status() == self._ignored:
-                deltas.append(TokenDelta(key, (), "error", "the KV cache is too small for the request"))
+                deltas.append(
+                    TokenDelta(key, (), "error", "the KV cache is too small for the request")
+                )
         for delta in deltas:
             if delta.finish_reason:
                 self._requests.pop(delta.key, None)

@@ -17,11 +17,17 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from pathlib import Path
 from types import FrameType
 
+# The room's own module says what both sides write; nothing of the project is installed there.
+sys.path.append(str(Path(__file__).resolve().parent.parent / "model_repository/tensorrt_llm/1"))
+
 from build_console import fail
+from drain_request import ANSWER, DIRECTORY_VARIABLE, OPEN, REQUEST
 from triton_installation import TritonInstallation, TritonNotFound, find_triton
 from triton_processes import Stub, remove_leftovers, stubs_of
 
@@ -29,9 +35,11 @@ ROOT = Path(__file__).resolve().parent.parent
 STAGING = ROOT / "build" / "out" / "triton"
 PR_SET_PDEATHSIG = 1
 # Triton quotes the message and writes a line break in it as the two characters \\n.
-LOAD_FAILURE = re.compile(r"failed to load '(\w+)' version \d+: [\w ]+: (.*?)(?:\\n|\"?$)")
+LOAD_FAILURE = re.compile(r"failed to load '(\w+)' version \d+: [\w ]+: (?:TritonModelException: )?(.*?)(?:\\n|\"?$)")
 STUB_GRACE_S = 5.0
-LOOK_S = 1.0
+UNLOAD_S = 10  # after the drain: what the models may take to end
+LOOK_S = 0.5
+DRAIN_LOOK_S = 0.05
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         triton = find_triton(STAGING)
     except TritonNotFound as error:
         fail(str(error))
-    return run(triton, command_line(triton, options))
+    return run(triton, command_line(triton, options), options.exit_timeout)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -95,7 +103,7 @@ def command_line(triton: TritonInstallation, options: argparse.Namespace) -> lis
         str(triton.binary),
         f"--model-repository={options.model_repository.resolve()}",
         "--model-control-mode=none",
-        f"--exit-timeout-secs={options.exit_timeout}",
+        f"--exit-timeout-secs={UNLOAD_S}",
     ]
     for name in ("http", "grpc", "metrics"):
         command += [f"--{name}-address={options.host}", f"--{name}-port={getattr(options, name + '_port')}"]
@@ -104,12 +112,17 @@ def command_line(triton: TritonInstallation, options: argparse.Namespace) -> lis
     return command
 
 
-def run(triton: TritonInstallation, command: list[str]) -> int:
+def run(triton: TritonInstallation, command: list[str], drain_s: float) -> int:
     """Run Triton to its end and clean up after it."""
     print(f"tritonserver from {triton.origin}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="llama-fp4-") as drain_directory:
+        return _run(triton, command, Drain(Path(drain_directory), drain_s))
+
+
+def _run(triton: TritonInstallation, command: list[str], drain: Drain) -> int:
     process = subprocess.Popen(
         command,
-        env={**os.environ, **triton.environment},
+        env={**os.environ, **triton.environment, DIRECTORY_VARIABLE: str(drain.directory)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -117,16 +130,16 @@ def run(triton: TritonInstallation, command: list[str]) -> int:
         start_new_session=True,
         preexec_fn=_end_with_parent,
     )
-    signals = _SignalPassing(process)
+    signals = _SignalPassing(process, drain)
     log = _LogPassing(process)
     stubs: set[Stub] = set()
     try:
-        while True:
-            try:
-                code = process.wait(LOOK_S)
-                break
-            except subprocess.TimeoutExpired:
-                stubs |= stubs_of(process.pid)
+        while process.poll() is None:
+            stubs |= stubs_of(process.pid)
+            drain.stop_when_done(process)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(DRAIN_LOOK_S if drain.asked else LOOK_S)
+        code = process.returncode
     finally:
         remove_leftovers(process.pid, stubs, STUB_GRACE_S)
         signals.restore()
@@ -146,19 +159,49 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-class _SignalPassing:
-    """SIGINT and SIGTERM to Triton as SIGTERM; the second one as SIGKILL."""
+class Drain:
+    """Lets the requests in flight end before Triton is told to, as drain_request.py explains."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, directory: Path, seconds: float) -> None:
+        self.directory = directory
+        self._seconds = seconds
+        self._deadline = float("inf")
+        self._stopped = False
+        self.asked = False
+
+    def ask(self) -> None:
+        """Tell the engine's room; safe in a signal handler."""
+        self.asked = True
+        self._deadline = time.monotonic() + self._seconds + STUB_GRACE_S
+        (self.directory / REQUEST).write_text(str(self._seconds), encoding="utf-8")
+
+    def stop_when_done(self, process: subprocess.Popen[bytes]) -> None:
+        """Tell Triton to end when nothing is in flight, or when the room does not answer."""
+        if not self.asked or self._stopped:
+            return
+        # Before the engine's room is open, nothing is in flight.
+        idle = (self.directory / ANSWER).exists() or not (self.directory / OPEN).exists()
+        if idle or time.monotonic() > self._deadline:
+            process.send_signal(signal.SIGTERM)
+            self._stopped = True
+
+
+class _SignalPassing:
+    """The first SIGINT or SIGTERM starts the drain, the second one kills Triton."""
+
+    def __init__(self, process: subprocess.Popen[bytes], drain: Drain) -> None:
         self._process = process
-        self._count = 0
-        self._before = {number: signal.signal(number, self._pass_on)
-                        for number in (signal.SIGINT, signal.SIGTERM)}
+        self._drain = drain
+        self._before = {
+            number: signal.signal(number, self._pass_on)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        self._count += 1
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM if self._count == 1 else signal.SIGKILL)
+        if self._drain.asked:
+            self._process.kill()
+        else:
+            self._drain.ask()
 
     def restore(self) -> None:
         for number, handler in self._before.items():

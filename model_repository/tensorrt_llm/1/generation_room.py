@@ -15,12 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from drain_request import DrainRequest
 from engine_config import EngineConfigError, load_engine_config
 from engine_supervisor import EngineSupervisor
 from generation_inputs import EngineUnavailable, GenerationInputs
 from output_text import OutputText, TextSpan, TokenBytes
 from token_engine.interface import FinishReason, GenerationRequest, TokenDelta
 
+SHUTTING_DOWN = "the server is shutting down"
 CANCEL_POLL_S = 0.1  # as upstream's cancellation_check_period_ms
 
 
@@ -88,22 +90,26 @@ class GenerationRoom:
         self._next_key = 0
         self._changed = threading.Condition()  # guards the streams and the senders' queue
         self._to_send: deque[_Stream] = deque()
+        self._sending = False  # whether the sender writes a response now
         self._closing = threading.Event()
+        self._drain = DrainRequest()
+        self._draining = False
         self._threads = [
             threading.Thread(target=self._send_all, name="reply-sender", daemon=True),
-            threading.Thread(target=self._watch_cancels, name="cancel-watch", daemon=True),
+            threading.Thread(target=self._watch, name="cancel-watch", daemon=True),
         ]
 
     def open(self) -> None:
         """Start the engine and wait until it is warm; raises `EngineLoadError`."""
         self._supervisor.start()
+        self._drain.open()
         for thread in self._threads:
             thread.start()
 
     def close(self) -> None:
         """Stop the engine. Requests still open are answered with an error."""
         self._supervisor.stop()
-        self.on_engine_lost("the server shuts down")
+        self.on_engine_lost(SHUTTING_DOWN)
         self._closing.set()
         with self._changed:
             self._changed.notify_all()
@@ -115,6 +121,8 @@ class GenerationRoom:
         """Admit a request. Raises `InvalidRequest` or `EngineUnavailable`; then no reply is used."""
         inputs.check_against(self.config)
         with self._changed:
+            if self._draining:
+                raise EngineUnavailable(SHUTTING_DOWN)
             limits = self.config.limits
             if len(self._streams) >= limits.max_batch_size + limits.max_queue_size:
                 raise EngineUnavailable(
@@ -184,10 +192,12 @@ class GenerationRoom:
     def _send_all(self) -> None:
         while (stream := self._next_stream()) is not None:
             self._answer(stream)
+            self._sending = False
 
     def _next_stream(self) -> _Stream | None:
         with self._changed:
             self._changed.wait_for(lambda: self._to_send or self._closing.is_set())
+            self._sending = bool(self._to_send)
             return self._to_send.popleft() if self._to_send else None
 
     def _answer(self, stream: _Stream) -> None:
@@ -217,14 +227,28 @@ class GenerationRoom:
             num_output_tokens=len(made),
         )
 
-    # The canceller's thread.
+    # The watching thread.
+
+    def _watch(self) -> None:
+        while not self._closing.wait(CANCEL_POLL_S):
+            self._watch_cancels()
+            if self._drain.is_asked():
+                self._watch_drain()
 
     def _watch_cancels(self) -> None:
-        while not self._closing.wait(CANCEL_POLL_S):
-            for key, stream in list(self._streams.items()):
-                if stream.reply.cancelled() and self._forget(key):
-                    self._supervisor.cancel(key)
-                    with self._changed:
-                        stream.finish_reason = "cancelled"
-                        self._enqueue(stream)
-                        self._changed.notify()
+        for key, stream in list(self._streams.items()):
+            if stream.reply.cancelled() and self._forget(key):
+                self._supervisor.cancel(key)
+                with self._changed:
+                    stream.finish_reason = "cancelled"
+                    self._enqueue(stream)
+                    self._changed.notify()
+
+    def _watch_drain(self) -> None:
+        if self._drain.is_overdue():
+            self.on_engine_lost(SHUTTING_DOWN)
+        with self._changed:
+            self._draining = True
+            idle = not self._streams and not self._to_send and not self._sending
+        if idle:
+            self._drain.confirm()

@@ -34,11 +34,11 @@ class OpenVinoEngine(TokenEngine):
         self._ov, self._genai = _import_openvino()
         check_release(config.built_with, self._ov.__version__)
         check_memory(directory, self._options)
-        self._running = self._genai.GenerationStatus.RUNNING
         self._ignored = self._genai.GenerationStatus.IGNORED
         self._unfinished = self._genai.GenerationFinishReason.NONE
         self._max_batch_size = config.limits.max_batch_size
-        self._requests: dict[int, _Running] = {}  # in order of arrival
+        self._waiting: dict[int, GenerationRequest] = {}  # in order of arrival
+        self._running: dict[int, _Running] = {}  # inside the pipeline
         self._refused: list[TokenDelta] = []
         self._holds_cancelled = False  # the pipeline frees a cancelled request in its next step
         self._pipeline = self._load(directory, config)
@@ -49,7 +49,6 @@ class OpenVinoEngine(TokenEngine):
         scheduler.num_kv_blocks = self._options.num_kv_blocks
         scheduler.cache_size = 0  # in whole GB, and it would win over num_kv_blocks
         scheduler.max_num_batched_tokens = config.limits.max_num_tokens
-        scheduler.max_num_seqs = config.limits.max_batch_size
         scheduler.enable_prefix_caching = self._options.enable_prefix_caching
         properties = {
             "INFERENCE_PRECISION_HINT": self._options.precision,
@@ -63,7 +62,7 @@ class OpenVinoEngine(TokenEngine):
             )
         except Exception as error:  # the library raises RuntimeError for everything
             raise EngineLoadError(
-                f"OpenVINO cannot load the engine in {directory} ({_first_line(error)}); {REBUILD}"
+                f"OpenVINO cannot load the engine in {directory} ({_cause(error)}); {REBUILD}"
             ) from error
 
     def _warm_up(self, token_id: int) -> None:
@@ -74,22 +73,29 @@ class OpenVinoEngine(TokenEngine):
                 self.step()
             except RuntimeError as error:
                 raise EngineLoadError(
-                    f"the engine's first forward pass failed ({_first_line(error)}); {REBUILD}"
+                    f"the engine's first forward pass failed ({_cause(error)}); {REBUILD}"
                 ) from error
 
     @property
     def has_work(self) -> bool:
-        return bool(self._requests or self._refused or self._holds_cancelled)
+        return bool(self._running or self._waiting or self._refused or self._holds_cancelled)
 
     def submit(self, request: GenerationRequest) -> None:
         # The last token's keys and values are never computed: nothing follows it.
         blocks = -(-(len(request.prompt_ids) + request.max_tokens - 1) // KV_BLOCK_TOKENS)
         if blocks > self._options.num_kv_blocks:
             self._refused.append(self._does_not_fit(request.key, blocks))
-            return
-        prompt = self._ov.Tensor(np.array([request.prompt_ids], np.int64))
-        handle = self._pipeline.add_request(request.key, prompt, self._generation_config(request))
-        self._requests[request.key] = _Running(handle, frozenset(request.end_ids))
+        else:
+            self._waiting[request.key] = request
+
+    def _admit(self) -> None:
+        """Fill the batch. The library has `max_num_seqs`, but its chunked prefill ignores it."""
+        while self._waiting and len(self._running) < self._max_batch_size:
+            key, request = next(iter(self._waiting.items()))
+            prompt = self._ov.Tensor(np.array([request.prompt_ids], np.int64))
+            handle = self._pipeline.add_request(key, prompt, self._generation_config(request))
+            del self._waiting[key]
+            self._running[key] = _Running(handle, frozenset(request.end_ids))
 
     def _does_not_fit(self, key: int, blocks: int) -> TokenDelta:
         held = self._options.num_kv_blocks * KV_BLOCK_TOKENS
@@ -116,60 +122,62 @@ class OpenVinoEngine(TokenEngine):
             config.top_p = sampling.top_p
             if sampling.top_k:
                 config.top_k = sampling.top_k
-            # The library's generator (mt19937) takes 32 bits: fold the upper half, do not lose it.
-            config.rng_seed = (sampling.seed ^ (sampling.seed >> 32)) & 0xFFFFFFFF
+            config.rng_seed = _seed_of_32_bits(sampling.seed)
         return config
 
     def cancel(self, key: int) -> None:
-        request = self._requests.pop(key, None)
-        if request is not None:
-            request.handle.cancel()
-            self._holds_cancelled = True
+        self._waiting.pop(key, None)
         self._refused = [delta for delta in self._refused if delta.key != key]
+        running = self._running.pop(key, None)
+        if running is not None:
+            running.handle.cancel()
+            self._holds_cancelled = True
 
     def step(self) -> list[TokenDelta]:
         deltas, self._refused = self._refused, []
-        if not self._requests and not self._holds_cancelled:
+        self._admit()
+        if not self._running and not self._holds_cancelled:
             return deltas
         self._holds_cancelled = False
         self._pipeline.step()
-        for key, request in self._requests.items():
-            handle = request.handle
+        for key, running in self._running.items():
+            handle = running.handle
             if handle.can_read():
-                deltas.append(self._read(key, request))
+                deltas.append(self._read(key, running))
             elif handle.get_status() == self._ignored:
                 deltas.append(
                     TokenDelta(key, (), "error", "the KV cache is too small for the request")
                 )
         for delta in deltas:
             if delta.finish_reason:
-                self._requests.pop(delta.key, None)
+                self._running.pop(delta.key, None)
         return deltas
 
-    def _read(self, key: int, request: _Running) -> TokenDelta:
-        (output,) = request.handle.read().values()
+    def _read(self, key: int, running: _Running) -> TokenDelta:
+        (output,) = running.handle.read().values()
         tokens = tuple(output.generated_ids)
         if output.finish_reason == self._unfinished:
             return TokenDelta(key, tokens)
-        if tokens and tokens[-1] in request.end_ids:
+        if tokens and tokens[-1] in running.end_ids:
             return TokenDelta(key, tokens[:-1], "stop")
         return TokenDelta(key, tokens, "length")
 
     def stats(self) -> EngineStats:
-        metrics = self._pipeline.get_metrics()
-        active = min(len(self._requests), self._max_batch_size, metrics.scheduled_requests)
         total = self._options.num_kv_blocks
+        # The pipeline's figure is of its last step, and stays when nobody runs any more.
+        usage = self._pipeline.get_metrics().cache_usage / 100 if self._running else 0.0
         return EngineStats(
-            active_requests=active,
-            queued_requests=len(self._requests) - active,
+            active_requests=len(self._running),
+            queued_requests=len(self._waiting),
             kv_blocks_total=total,
-            kv_blocks_used=round(metrics.cache_usage / 100 * total) if self._requests else 0,
+            kv_blocks_used=round(usage * total),
         )
 
     def shutdown(self) -> None:
-        for request in self._requests.values():
-            request.handle.cancel()
-        self._requests.clear()
+        for key in [*self._waiting, *self._running]:
+            self.cancel(key)
+        if self._holds_cancelled:
+            self._pipeline.step()  # it complains of leaked blocks if they are not freed
         del self._pipeline
 
 
@@ -194,7 +202,14 @@ def _import_openvino() -> tuple[Any, Any]:
     return openvino, openvino_genai
 
 
-def _first_line(error: Exception) -> str:
+def _seed_of_32_bits(seed: int) -> int:
+    """The library's generator (mt19937) takes 32 bits; larger seeds are hashed, not cut off."""
+    if seed < 2**32:
+        return seed
+    return (seed * 0x9E3779B97F4A7C15 % 2**64) >> 32  # Fibonacci hashing
+
+
+def _cause(error: Exception) -> str:
     """OpenVINO's messages begin with the place in its source; the last line says what is wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,50 @@
+"""How serve.py asks this room to finish its requests before Triton is stopped.
+
+Triton 2.51 stops every model's queue as soon as it is told to end, also for the steps of ensemble
+requests in flight: their streams then get nothing more and never end. So serve.py asks here first,
+by a file in a folder that both know, and stops Triton when the answer lies beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+DIRECTORY_VARIABLE = "LLAMA_FP4_DRAIN_DIRECTORY"
+OPEN = "open"  # there once the room takes requests
+REQUEST = "drain"  # holds the seconds that requests in flight may still take
+ANSWER = "drained"
+
+
+class DrainRequest:
+    """Polled by the room; never asked for where Triton was not started by serve.py."""
+
+    def __init__(self) -> None:
+        directory = os.environ.get(DIRECTORY_VARIABLE)
+        self._directory = Path(directory) if directory else None
+        self._deadline: float | None = None
+
+    def open(self) -> None:
+        """Say that there may be requests in flight from now on."""
+        if self._directory is not None:
+            (self._directory / OPEN).touch()
+
+    def is_asked(self) -> bool:
+        """Whether no request may be admitted any more."""
+        if self._deadline is None and self._directory is not None:
+            try:
+                seconds = float((self._directory / REQUEST).read_text(encoding="utf-8") or "0")
+            except (OSError, ValueError):
+                return False
+            self._deadline = time.monotonic() + seconds
+        return self._deadline is not None
+
+    def is_overdue(self) -> bool:
+        """Whether requests still in flight are to be ended."""
+        return self._deadline is not None and time.monotonic() > self._deadline
+
+    def confirm(self) -> None:
+        """Say that no request is in flight."""
+        if self._directory is not None:
+            (self._directory / ANSWER).touch()

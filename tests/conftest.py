@@ -1,0 +1,82 @@
+"""Engines and servers that several test files share. Every server is a real tritonserver."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from assemble_repository import assemble
+from llama_fp4 import Client
+from server_process import ServerProcess, free_ports
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build"
+DEMO_CHECKPOINT = BUILD / "demo" / "checkpoint"
+
+MakeRepository = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def make_repository(tmp_path_factory: pytest.TempPathFactory) -> MakeRepository:
+    """`make_repository("--runtime", "replay", ...)`: compiled, assembled, ready to serve."""
+
+    def make(*arguments: str) -> Path:
+        folder = tmp_path_factory.mktemp("deployment")
+        compile_engine("--output", str(folder / "engine"), *arguments)
+        assemble(folder / "engine", folder / "model_repository")
+        return folder / "model_repository"
+
+    return make
+
+
+def compile_engine(*arguments: str) -> None:
+    """Run compile_engine.py on the demo checkpoint."""
+    script = [sys.executable, str(BUILD / "compile_engine.py"), "--checkpoint", str(DEMO_CHECKPOINT)]
+    subprocess.run([*script, *arguments], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="session")
+def replay_repository(make_repository: MakeRepository) -> Path:
+    """A replay engine as fast as it can."""
+    return make_repository("--runtime", "replay")
+
+
+@pytest.fixture(scope="session")
+def replay_server(replay_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server that no test harms."""
+    yield from serving(replay_repository, tmp_path_factory.mktemp("replay-server"))
+
+
+@pytest.fixture(scope="session")
+def demo_server(
+    make_repository: MakeRepository, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """The demo checkpoint on OpenVINO in f32, in a server that no test harms."""
+    repository = make_repository("--runtime", "openvino", "--precision", "f32")
+    yield from serving(repository, tmp_path_factory.mktemp("demo-server"))
+
+
+def serving(repository: Path, folder: Path) -> Iterator[ServerProcess]:
+    """A running server; at the end its exit code must be 0, with nothing left behind."""
+    server = ServerProcess(repository, free_ports(), folder / "server.log")
+    server.start()
+    try:
+        yield server
+    finally:
+        code = server.stop()
+    assert code == 0, server.log()
+
+
+@pytest.fixture()
+def replay_client(replay_server: ServerProcess) -> Iterator[Client]:
+    with Client(replay_server.ports.url("grpc")) as client:
+        yield client
+
+
+@pytest.fixture()
+def demo_client(demo_server: ServerProcess) -> Iterator[Client]:
+    with Client(demo_server.ports.url("grpc")) as client:
+        yield client

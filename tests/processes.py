@@ -1,0 +1,63 @@
+"""Looking at the processes and the shared memory of a running server."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from triton_processes import SHARED_MEMORY, Stub, stubs_of
+
+PATIENCE_S = 30.0  # an upper bound for things that happen at once; never waited for in full
+
+
+def children(pid: int) -> list[int]:
+    """The processes whose parent is `pid`."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            stat = (folder / "stat").read_text()
+        except OSError:
+            continue
+        if int(stat.rpartition(")")[2].split()[1]) == pid:
+            found.append(int(folder.name))
+    return found
+
+
+def triton_of(serve_pid: int) -> int:
+    """The tritonserver that a serve.py runs."""
+    (pid,) = children(serve_pid)
+    return pid
+
+
+def engine_of(serve_pid: int) -> int:
+    """The engine process of a server: the only child that a stub has."""
+    (pid,) = [child for stub in stubs_of(triton_of(serve_pid)) for child in children(stub.pid)]
+    return pid
+
+
+def is_alive(pid: int) -> bool:
+    """Whether `pid` runs; a zombie does not."""
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def regions(stubs: set[Stub]) -> list[str]:
+    """Those of the stubs' shared-memory regions that exist."""
+    return [stub.region for stub in stubs if (SHARED_MEMORY / stub.region).exists()]
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    """Poll until `condition` holds; fails the test if it does not within PATIENCE_S."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {PATIENCE_S:g} s: {what}"
+        time.sleep(0.01)
+
+
+def signal_process(pid: int, number: int) -> None:
+    """As `kill -number pid`."""
+    os.kill(pid, number)

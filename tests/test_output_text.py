@@ -1,0 +1,138 @@
+"""Incremental text against its plain definition: join the bytes, decode, cut at the stop string."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from output_text import OutputText, TextSpan, TokenBytes, whole_characters
+from token_text import TokenIdError, TokenText
+
+# Tokens that cut characters and stop strings everywhere: bytes of é 日 😀 and ASCII, in pieces.
+VOCABULARY = [
+    b"a", b"b", b"c", b" ", b"ab", b"abc", b"bc ", b"\xc3", b"\xa9", b"\xe6", b"\x97\xa5", b"\xe6\x97",
+    b"\xa5", b"\xf0\x9f", b"\x98\x80", b"\xf0", b"\x9f\x98", b"\x80", b"\xff", b"c\xc3", b"\xa9a",
+    b"",  # an id without text
+]  # fmt: skip
+SPECIAL = len(VOCABULARY)
+STOPS = ["ab", "bca", "c", "é", "日", "a😀", "aab", " "]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("table") / "token_bytes.npz"
+    tokens = [*VOCABULARY, b"<|special|>"]
+    offsets = np.cumsum([0, *map(len, tokens)]).astype(np.uint32)
+    data = np.frombuffer(b"".join(tokens), np.uint8)
+    special = np.array([index == SPECIAL for index in range(len(tokens))])
+    np.savez(path, offsets=offsets, data=data, special=special)
+    return path
+
+
+def plain_bytes(ids: list[int]) -> bytes:
+    return b"".join(b"" if i == SPECIAL else VOCABULARY[i] for i in ids)
+
+
+def first_stop(data: bytes, stops: list[str]) -> tuple[int, int] | None:
+    """(end, begin) of the stop string that is complete first; of those the one that begins first."""
+    hits = [
+        (end, end - len(stop.encode()))
+        for end in range(1, len(data) + 1)
+        for stop in stops
+        if data[:end].endswith(stop.encode())
+    ]
+    return min(hits, default=None)
+
+
+def generate(
+    table: Path, ids: list[int], chunks: list[int], takes: list[bool], stops: list[str]
+) -> tuple[list[str], bool]:
+    """Feed `ids` in chunks, take a span where `takes` says so; returns the texts and if it stopped."""
+    text, decoder = OutputText(TokenBytes(table), stops), TokenText(table)
+    texts, since, position, turn, stopped = [], [], 0, 0, False
+    while position < len(ids) and not stopped:
+        size = chunks[turn % len(chunks)]
+        delta = ids[position : position + size]
+        position += size
+        since += delta
+        stopped = text.feed(delta) is not None
+        if takes[turn % len(takes)] and not stopped:
+            texts.append(span_text(decoder, since, text.take()))
+            since = []
+        turn += 1
+    if not stopped:
+        text.finish()
+    texts.append(span_text(decoder, since, text.take()))
+    return texts, stopped
+
+
+def span_text(decoder: TokenText, ids: list[int], span: TextSpan) -> str:
+    return decoder.decode(ids, span.carry, span.hold)
+
+
+TOKENS = st.lists(st.integers(0, SPECIAL), max_size=30)
+CHUNKS = st.lists(st.integers(1, 5), min_size=1, max_size=6)
+TAKES = st.lists(st.booleans(), min_size=1, max_size=6)
+
+
+@given(ids=TOKENS, chunks=CHUNKS, takes=TAKES)
+def test_joined_deltas_equal_the_whole_text(
+    table: Path, ids: list[int], chunks: list[int], takes: list[bool]
+) -> None:
+    texts, stopped = generate(table, ids, chunks, takes, [])
+    assert not stopped
+    assert "".join(texts) == plain_bytes(ids).decode(errors="replace")
+
+
+@given(ids=TOKENS, chunks=CHUNKS, takes=TAKES, stops=st.lists(st.sampled_from(STOPS), max_size=4))
+def test_stop_string_cuts_where_the_plain_definition_cuts(
+    table: Path, ids: list[int], chunks: list[int], takes: list[bool], stops: list[str]
+) -> None:
+    texts, stopped = generate(table, ids, chunks, takes, stops)
+    found = first_stop(plain_bytes(ids), stops)
+    assert stopped == (found is not None)
+    cut = len(plain_bytes(ids)) if found is None else found[1]
+    assert "".join(texts) == plain_bytes(ids)[:cut].decode(errors="replace")
+
+
+@given(ids=TOKENS, stops=st.lists(st.sampled_from(STOPS), max_size=3))
+def test_only_what_may_still_change_is_held_back(
+    table: Path, ids: list[int], stops: list[str]
+) -> None:
+    text, decoder, sent = OutputText(TokenBytes(table), stops), TokenText(table), ""
+    for index, token in enumerate(ids):
+        if text.feed([token]) is not None:
+            return
+        sent += span_text(decoder, [token], text.take())
+        data = plain_bytes(ids[: index + 1])
+        held = data.removeprefix(sent.encode()) if b"\xff" not in data else b""
+        if sent.encode() + held == data and held:
+            begins_stop = any(
+                held.endswith(stop.encode()[:size])
+                for stop in stops
+                for size in range(1, len(stop.encode()))
+            )
+            assert begins_stop or whole_characters(data, len(data)) < len(data)
+
+
+@given(data=st.binary(max_size=8))
+def test_a_cut_leaves_decoding_unchanged(data: bytes) -> None:
+    cut = whole_characters(data, len(data))
+    for rest in (b"", b"a", b"\x80", b"\xa9", b"\xc3\xa9"):
+        apart = data[:cut].decode(errors="replace") + (data[cut:] + rest).decode(errors="replace")
+        assert apart == (data + rest).decode(errors="replace")
+
+
+def test_an_unknown_token_id_is_refused_by_name(table: Path) -> None:
+    with pytest.raises(TokenIdError, match="TOKENS_BATCH holds 99, allowed is 0 to 22"):
+        TokenText(table).decode([99])
+
+
+def test_stop_inside_a_token_and_across_tokens(table: Path) -> None:
+    text = OutputText(TokenBytes(table), ["ca", "zz"])
+    abc, a = VOCABULARY.index(b"abc"), VOCABULARY.index(b"a")
+    assert text.feed([abc]) is None
+    assert text.take() == TextSpan(b"", 1)  # "ab" goes out, "c" may begin "ca"
+    assert text.feed([a]) == "ca"
+    assert text.take() == TextSpan(b"", 1)  # neither the held "c" nor "a" is text

@@ -1,0 +1,169 @@
+"""serve.py: how it starts, how it refuses to, and that nothing stays behind however it ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import triton_installation
+from assemble_repository import assemble
+from conftest import BUILD, ROOT
+from llama_fp4 import Client, LlamaError
+from processes import engine_of, eventually, is_alive, regions, triton_of
+from server_process import ServerProcess, free_ports
+from triton_installation import TritonNotFound
+from triton_processes import stubs_of
+
+
+@pytest.fixture()
+def server(replay_repository: Path, tmp_path: Path) -> Iterator[ServerProcess]:
+    server = ServerProcess(replay_repository, free_ports(), tmp_path / "server.log")
+    server.start()
+    yield server
+    server.stop()
+
+
+class Remains:
+    """What a server could leave behind, noted while it runs."""
+
+    def __init__(self, server: ServerProcess) -> None:
+        self.triton = triton_of(server.pid)
+        self.engine = engine_of(server.pid)
+        self.stubs = stubs_of(self.triton)
+        assert len(self.stubs) == 3
+        assert len(regions(self.stubs)) == 3
+
+    def found(self) -> bool:
+        pids = [self.triton, self.engine, *(stub.pid for stub in self.stubs)]
+        return any(map(is_alive, pids)) or bool(regions(self.stubs))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_exit_code_0(server: ServerProcess, number: int) -> None:
+    remains = Remains(server)
+    os.kill(server.pid, number)
+    assert server.wait() == 0
+    assert not remains.found()
+
+
+def test_requests_in_flight_are_finished_before_the_end(
+    make_paced: Path, tmp_path: Path
+) -> None:
+    server = ServerProcess(make_paced, free_ports(), tmp_path / "server.log")
+    server.start()
+    with Client(server.ports.url("grpc")) as client:
+        chunks = client.stream("Hello there", max_tokens=40)
+        first = next(chunks)
+        os.kill(server.pid, signal.SIGTERM)
+        rest = list(chunks)
+    assert rest[-1].finish_reason == "length"
+    assert first.num_output_tokens + sum(chunk.num_output_tokens for chunk in rest) == 40
+    assert server.wait() == 0
+
+
+@pytest.fixture(scope="module")
+def make_paced(make_repository: object) -> Path:
+    return make_repository("--runtime", "replay", "--step-seconds", "0.02")  # type: ignore[operator,no-any-return]
+
+
+def test_killing_triton_leaves_nothing_behind(server: ServerProcess) -> None:
+    remains = Remains(server)
+    os.kill(remains.triton, signal.SIGKILL)
+    assert server.wait() == 128 + signal.SIGKILL
+    assert not remains.found()
+
+
+def test_killing_serve_itself_leaves_nothing_behind(server: ServerProcess) -> None:
+    remains = Remains(server)
+    os.kill(server.pid, signal.SIGKILL)
+    eventually(lambda: not remains.found(), "tritonserver, its stubs and their memory are gone")
+
+
+def test_killing_everything_leaves_nothing_behind(server: ServerProcess) -> None:
+    remains = Remains(server)
+    os.kill(server.pid, signal.SIGKILL)
+    os.kill(remains.triton, signal.SIGKILL)
+    eventually(lambda: not remains.found(), "the stubs see that the server died and clean up")
+
+
+def run_serve(*arguments: str) -> subprocess.CompletedProcess[str]:
+    script = [sys.executable, str(BUILD / "serve.py"), *arguments]
+    return subprocess.run(script, capture_output=True, text=True, timeout=120)
+
+
+def assert_one_sentence(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    for word in words:
+        assert word in line, line
+
+
+@pytest.mark.parametrize("name", ["http", "grpc", "metrics"])
+def test_a_port_in_use(replay_repository: Path, name: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        result = run_serve("--model-repository", str(replay_repository), f"--{name}-port", port)
+    assert_one_sentence(result, port, "in use", f"--{name}-port")
+
+
+def test_no_engine(tmp_path: Path) -> None:
+    for room in ("ensemble", "tensorrt_llm"):
+        (tmp_path / room).mkdir()
+        (tmp_path / room / "config.pbtxt").write_text(
+            (ROOT / "model_repository" / room / "config.pbtxt").read_text()
+        )
+    assert_one_sentence(run_serve("--model-repository", str(tmp_path)), "there is no engine", "make engine")
+
+
+def test_no_repository(tmp_path: Path) -> None:
+    assert_one_sentence(run_serve("--model-repository", str(tmp_path)), str(tmp_path), "--model-repository")
+
+
+@pytest.mark.parametrize(
+    ("room", "name", "content", "words"),
+    [
+        ("tensorrt_llm", "engine.json", "{", ("engine.json", "make engine")),
+        ("tensorrt_llm", "engine.json", '{"format_version": 1, "speed": 2}', ("unknown key 'speed'",)),
+        ("tensorrt_llm", "token_bytes.npz", "x", ("token_bytes.npz", "make engine")),
+        ("preprocessing", "tokenizer.json", "x", ("preprocessing", "tokenizer", "make engine")),
+        ("postprocessing", "token_bytes.npz", "x", ("token_bytes.npz", "make engine")),
+    ],
+)
+def test_a_damaged_engine_is_named_with_the_remedy(
+    replay_repository: Path, tmp_path: Path, room: str, name: str, content: str, words: tuple[str, ...]
+) -> None:
+    repository = tmp_path / "model_repository"
+    assemble(replay_repository / "tensorrt_llm" / "1" / "engine", repository)
+    target = repository / room / "1" / "engine" / name
+    target.unlink()  # a hard link: writing through it would damage the other repository
+    target.write_text(content)
+    ports = free_ports().arguments()
+    result = run_serve("--model-repository", str(repository), *ports)
+    assert_one_sentence(result, *words)
+
+
+def test_an_unsupported_python_and_a_missing_libpython(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(triton_installation, "LIBPYTHON", "libpython9.99.so.1.0")
+    with pytest.raises(TritonNotFound, match=r"libpython9.99.so.1.0 was not .*apt-get install libpython"):
+        triton_installation.find_triton(tmp_path)
+    monkeypatch.setattr(triton_installation, "PYTHON", "3.14")
+    with pytest.raises(TritonNotFound, match=r"Python 3.14 is not supported, allowed is one of 3.10"):
+        triton_installation.find_triton(tmp_path)
+
+
+def test_a_refused_request_says_why(server: ServerProcess) -> None:
+    with Client(server.ports.url("grpc")) as client, pytest.raises(LlamaError, match="text_input is empty"):
+        client.generate("")

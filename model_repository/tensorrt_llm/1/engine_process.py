@@ -27,6 +27,7 @@ from token_engine.interface import (
 from token_engine.registry import make_engine
 
 PR_SET_PDEATHSIG = 1
+WARM_UP_KEY = 0  # the room's keys begin at 1
 WARM_UP_TOKENS = 2
 HEARTBEAT_S = 1.0
 
@@ -64,12 +65,15 @@ def _start_engine(engine_directory: Path, connection: Connection) -> TokenEngine
 def _warm_up(engine: TokenEngine, config: EngineConfig) -> None:
     """One short generation: a first pass repacks weights, compiles kernels, fills allocators."""
     prompt = (config.model.bos_token_id,)
-    engine.submit(GenerationRequest(key=-1, prompt_ids=prompt, max_tokens=WARM_UP_TOKENS, end_ids=()))
+    engine.submit(GenerationRequest(WARM_UP_KEY, prompt, max_tokens=WARM_UP_TOKENS, end_ids=()))
     deltas: list[TokenDelta] = []
-    while engine.has_work:
-        deltas += engine.step()
+    try:
+        while engine.has_work:
+            deltas += engine.step()
+    except Exception as error:  # each runtime has its own; all of them mean the same here
+        raise EngineLoadError(f"the engine's first forward pass failed: {error}") from error
     if deltas[-1].finish_reason == "error":
-        raise EngineLoadError(f"the warm-up failed: {deltas[-1].error}")
+        raise EngineLoadError(f"the engine's first forward pass failed: {deltas[-1].error}")
 
 
 class EngineLoop:

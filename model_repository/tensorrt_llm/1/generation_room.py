@@ -87,7 +87,7 @@ class GenerationRoom:
             engine_directory, self.config.limits.hang_timeout_s, self, log
         )
         self._streams: dict[int, _Stream] = {}
-        self._next_key = 0
+        self._next_key = 1  # 0 is the warm-up's
         self._changed = threading.Condition()  # guards the streams and the senders' queue
         self._to_send: deque[_Stream] = deque()
         self._sending = False  # whether the sender writes a response now

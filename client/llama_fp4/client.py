@@ -17,6 +17,7 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 MAX_MESSAGE_BYTES = 64 * 2**20
+ZERO = bytes(4)  # a number 0, or a string of length 0
 
 # Sampling options by name: Triton's datatype and how one value is packed.
 OPTIONS: dict[str, tuple[str, Callable[[Any], bytes]]] = {
@@ -41,9 +42,9 @@ class Chunk:
     """What one response brought. The texts of a request's chunks, joined, are its answer."""
 
     text: str
-    num_input_tokens: int  # of the whole prompt
     num_output_tokens: int  # of this chunk
     final: bool
+    num_input_tokens: int  # of the whole prompt; 0 before the final chunk
     finish_reason: str  # "" before the final chunk, then "stop" or "length"
     stop_reason: str  # the stop word that ended the text, else ""
 
@@ -168,11 +169,11 @@ def _chunk(response: Any) -> Chunk:
     }
     return Chunk(
         text=_text(raw["text_output"]),
-        num_input_tokens=_int(raw["num_input_tokens"]),
         num_output_tokens=_int(raw["num_output_tokens"]),
         final=response.parameters["triton_final_response"].bool_param,
-        finish_reason=_text(raw["finish_reason"]),
-        stop_reason=_text(raw["stop_reason"]),
+        num_input_tokens=_int(raw.get("num_input_tokens", ZERO)),
+        finish_reason=_text(raw.get("finish_reason", ZERO)),
+        stop_reason=_text(raw.get("stop_reason", ZERO)),
     )
 
 

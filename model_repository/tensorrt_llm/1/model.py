@@ -104,19 +104,29 @@ def _arrays(request: Any) -> dict[str, Any]:
 
 
 def _tensors(response: RoomResponse) -> list[Any]:
-    ids = response.token_ids
-    numbers = {
-        "output_ids": [[ids]],  # [1, 1, tokens]: batch, beam
-        "sequence_length": [[len(ids)]],
-        "text_hold": [[response.span.hold]],
-        "num_input_tokens": [[response.num_input_tokens]],
-        "num_output_tokens": [[response.num_output_tokens]],
-    }
-    strings = {
-        "text_carry": response.span.carry,
-        "finish_reason": (response.finish_reason or "").encode(),
-        "stop_reason": response.stop_reason.encode(),
-    }
-    tensors = [pb_utils.Tensor(name, np.array(value, np.int32)) for name, value in numbers.items()]
-    tensors += [pb_utils.Tensor(name, np.array([[value]], object)) for name, value in strings.items()]
+    """Only what says something: every tensor of a token costs the server tens of microseconds."""
+    ids, span = response.token_ids, response.span
+    tensors = [
+        _int32("output_ids", [[ids]]),  # [1, 1, tokens]: batch, beam
+        _int32("sequence_length", [[len(ids)]]),
+        _int32("num_output_tokens", [[response.num_output_tokens]]),
+    ]
+    if span.carry:
+        tensors.append(_string("text_carry", span.carry))
+    if span.hold:
+        tensors.append(_int32("text_hold", [[span.hold]]))
+    if response.finish_reason is not None:
+        tensors += [
+            _string("finish_reason", response.finish_reason.encode()),
+            _string("stop_reason", response.stop_reason.encode()),
+            _int32("num_input_tokens", [[response.num_input_tokens]]),
+        ]
     return tensors
+
+
+def _int32(name: str, values: Any) -> Any:
+    return pb_utils.Tensor(name, np.array(values, np.int32))
+
+
+def _string(name: str, value: bytes) -> Any:
+    return pb_utils.Tensor(name, np.array([[value]], object))

@@ -29,6 +29,7 @@ from engine_description import (
     Limits,
     ModelFacts,
     OpenVinoOptions,
+    import_openvino,
     read_description,
     write_description,
 )
@@ -37,7 +38,7 @@ from nvfp4_checkpoint import open_checkpoint
 from token_table import read_token_table
 from whole_output import written_whole
 
-COMPILER_VERSION = "1"  # raise it when the same checkpoint and options give another engine
+COMPILER_VERSION = "2"  # raise it when the same checkpoint and options give another engine
 NEEDED_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 OPTIONAL_FILES = ("generation_config.json", "special_tokens_map.json", "chat_template.jinja")
 DEFAULT_MAX_SEQ_LEN = 4096  # or the model's own limit, where that is lower
@@ -74,9 +75,11 @@ def compile_engine(options: argparse.Namespace) -> bool:
             table.save(folder / "token_bytes.npz")
             (folder / MEMORY).write_text(json.dumps(digest, indent=2) + "\n", encoding="utf-8")
         if weights is not None:
-            from openvino_files import write_openvino_model  # needs OpenVINO, which replay does not
+            # Needs OpenVINO, which replay does not; imported with its telemetry switched off.
+            import_openvino()
+            from openvino_files import write_openvino_model
 
-            write_openvino_model(weights, folder)
+            write_openvino_model(weights, description.limits.max_seq_len, folder)
         write_description(folder, description)
     say(f"{options.output} is ready")
     return True

@@ -19,6 +19,7 @@ from engine_config import (  # noqa: E402
     ModelFacts,
     load_engine_config,
 )
+from token_engine.openvino_import import import_openvino  # noqa: E402
 from token_engine.openvino_options import KV_BLOCK_TOKENS, OpenVinoOptions  # noqa: E402
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Limits",
     "ModelFacts",
     "OpenVinoOptions",
+    "import_openvino",
     "read_description",
     "write_description",
 ]

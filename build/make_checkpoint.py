@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from build_console import BuildError, Phase, run_script, say
 from llama_config import parse_llama_config
+from model_shapes import SHAPES
 from nvfp4_checkpoint import BLOCK, DTYPE_BYTES, Bytes, expected_tensors, linear_shapes
 from whole_output import written_whole
 
@@ -34,33 +35,6 @@ CHUNK_BYTES = 64 * 2**20
 E2M1_RMS = 2.93  # of sixteen equally likely codes
 SCALE_BYTES = (0x68, 0x7F)  # e4m3 64 to 448, as Model Optimizer's scales mostly are
 SCALE_RMS = 232.0
-LLAMA3_ROPE = {
-    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8192,
-}  # fmt: skip
-LLAMA3_IDS = {"bos_token_id": 128000, "eos_token_id": [128001, 128008, 128009]}
-
-
-def _shape(
-    hidden: int, inner: int, layers: int, heads: int, kv_heads: int, **more: Any
-) -> dict[str, Any]:
-    return {
-        "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers,
-        "num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": hidden // heads,
-        "vocab_size": 128256, "max_position_embeddings": 131072, "tie_word_embeddings": False,
-        "rope_theta": 500000.0, "rope_scaling": LLAMA3_ROPE, **LLAMA3_IDS, **more,
-    }  # fmt: skip
-
-
-_32 = {"tie_word_embeddings": True, "rope_scaling": {**LLAMA3_ROPE, "factor": 32.0}}
-_SMALL = {"max_position_embeddings": 4096, "bos_token_id": 0, "eos_token_id": [1, 2, 3]}
-SHAPES = {
-    "llama-3.1-8b": _shape(4096, 14336, 32, 32, 8),
-    "llama-3.2-1b": _shape(2048, 8192, 16, 32, 8, **_32),
-    "llama-3.2-3b": _shape(3072, 8192, 28, 24, 8, **_32),
-    "demo": _shape(256, 768, 4, 8, 2, vocab_size=4096, **_SMALL),
-    "tiny": _shape(64, 160, 2, 4, 2, vocab_size=512, **_SMALL),
-}
 
 
 @dataclass(frozen=True)
@@ -84,7 +58,7 @@ def make_checkpoint(
     """Write the checkpoint; `shard_bytes` is the most that the tensors of one file take."""
     plans = plan_tensors(shape)
     total = sum(plan.size for plan in plans)
-    shards = list(_into_shards(plans, shard_bytes))
+    shards = into_shards(plans, shard_bytes)
     generator = np.random.Generator(np.random.SFC64(seed))
     with written_whole(output, "hf_quant_config.json", total) as folder:
         _write_configs(folder, shape)
@@ -113,40 +87,39 @@ def plan_tensors(shape: dict[str, Any]) -> list[TensorPlan]:
     return sorted(plans, key=lambda plan: plan.name == "lm_head.weight")
 
 
-def _into_shards(plans: list[TensorPlan], shard_bytes: int) -> Iterator[list[TensorPlan]]:
-    shard: list[TensorPlan] = []
+def into_shards(plans: list[TensorPlan], shard_bytes: int) -> list[list[TensorPlan]]:
+    """Cut the list where a file's tensors would exceed `shard_bytes`; order each file's tensors."""
+    shards: list[list[TensorPlan]] = [[]]
     for plan in plans:
-        if shard and sum(other.size for other in shard) + plan.size > shard_bytes:
-            yield shard
-            shard = []
-        shard.append(plan)
-    yield shard
+        if shards[-1] and sum(other.size for other in shards[-1]) + plan.size > shard_bytes:
+            shards.append([])
+        shards[-1].append(plan)
+    # Wide types first, as safetensors' own writer does: each tensor is aligned to its width.
+    return [sorted(s, key=lambda plan: (-DTYPE_BYTES[plan.dtype], plan.name)) for s in shards]
 
 
 def _shard_name(number: int, count: int) -> str:
     return "model.safetensors" if count == 1 else f"model-{number:05}-of-{count:05}.safetensors"
 
 
+def shard_header(plans: list[TensorPlan]) -> bytes:
+    """A safetensors file up to its first tensor's bytes, which follow in the order of `plans`."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for plan in plans:
+        start, end = end, end + plan.size
+        entry = {"dtype": plan.dtype, "shape": list(plan.shape), "data_offsets": [start, end]}
+        header[plan.name] = entry
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
 def _write_shard(
     path: Path, plans: list[TensorPlan], generator: np.random.Generator, phase: Phase
 ) -> None:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    plans = sorted(
-        plans, key=lambda plan: (-DTYPE_BYTES[plan.dtype], plan.name)
-    )  # keeps data aligned
-    for plan in plans:
-        offsets = [offset, offset + plan.size]
-        header[plan.name] = {
-            "dtype": plan.dtype,
-            "shape": list(plan.shape),
-            "data_offsets": offsets,
-        }
-        offset += plan.size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(shard_header(plans))
         for plan in plans:
             for chunk in _random_bytes(plan, generator):
                 file.write(chunk.data)

@@ -22,10 +22,10 @@ ALIGNMENT = 64  # bytes; a cache line
 CHUNK_BYTES = 16 * 2**20
 
 
-def write_openvino_model(checkpoint: Checkpoint, folder: Path) -> None:
+def write_openvino_model(checkpoint: Checkpoint, max_seq_len: int, folder: Path) -> None:
     """Write `openvino_model.xml` and `openvino_model.bin` into `folder`."""
     with Phase("building the graph"):
-        model = build_graph(checkpoint)
+        model = build_graph(checkpoint, max_seq_len)
         xml = folder / "openvino_model.xml"
         ov.serialize(model, str(xml), "/dev/null")
         sources = dict(_constants(model, checkpoint))

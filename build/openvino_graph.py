@@ -26,9 +26,12 @@ ALL = -1  # "whatever is left" in a reshape
 KEEP = 0  # "as in the input" in a reshape
 
 
-def build_graph(checkpoint: Checkpoint) -> ov.Model:
-    """The whole model. Its large constants are views of the checkpoint's pages: keep it open."""
-    return _GraphBuilder(checkpoint).build()
+def build_graph(checkpoint: Checkpoint, max_seq_len: int) -> ov.Model:
+    """The whole model, for positions below `max_seq_len`.
+
+    Its large constants are views of the checkpoint's pages: keep `checkpoint` as long as the model.
+    """
+    return _GraphBuilder(checkpoint, max_seq_len).build()
 
 
 def rope_inverse_frequencies(config: LlamaConfig) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -47,8 +50,9 @@ def rope_inverse_frequencies(config: LlamaConfig) -> np.ndarray[Any, np.dtype[np
 
 
 class _GraphBuilder:
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, max_seq_len: int) -> None:
         self._checkpoint = checkpoint
+        self._max_seq_len = max_seq_len
         self._config = checkpoint.config
         self._assigns: list[Node] = []
 
@@ -85,11 +89,15 @@ class _GraphBuilder:
 
     def _prepare_positions(self) -> None:
         """cos and sin [B, 1, S, head_dim], the additive mask [B, 1, S, T]: one for all layers."""
-        inverse = rope_inverse_frequencies(self._config).astype(np.float32)
-        positions = op.convert(op.unsqueeze(self._position_ids, _i64(2)), "f32")
-        angles = op.multiply(positions, _f32(inverse.reshape(1, 1, -1)))
-        angles = op.unsqueeze(op.concat([angles, angles], 2), _i64(1))
-        self._cos, self._sin = op.cos(angles), op.sin(angles)
+        # Tables, not arithmetic: a graph that computed the angles would compute them in bf16 where
+        # that is the engine's precision, and bf16 cannot tell positions above 256 apart.
+        frequencies = rope_inverse_frequencies(self._config).astype(np.float32)
+        angles = np.outer(np.arange(self._max_seq_len, dtype=np.float32), frequencies)
+        angles = np.concatenate([angles, angles], axis=1)
+        self._cos, self._sin = (
+            self._at_positions(np.cos(angles)),
+            self._at_positions(np.sin(angles)),
+        )
         total = op.squeeze(
             op.gather(op.shape_of(self._attention_mask), _i64([1]), _i64(0)), _i64(0)
         )
@@ -100,6 +108,10 @@ class _GraphBuilder:
         padding = op.unsqueeze(op.unsqueeze(padding, _i64(1)), _i64(1))
         hidden = op.logical_or(future, padding)
         self._mask = op.select(hidden, _f32(np.finfo(np.float32).min), _f32(0.0))
+
+    def _at_positions(self, table: Any) -> Node:
+        """Rows of a table [max_seq_len, head_dim] -> [B, 1, S, head_dim]."""
+        return op.unsqueeze(op.gather(_f32(table), self._position_ids, _i64(0)), _i64(1))
 
     def _decoder_layer(self, layer: int, hidden: Node) -> Node:
         prefix = f"model.layers.{layer}."
@@ -135,7 +147,8 @@ class _GraphBuilder:
     def _rotated(self, x: Node) -> Node:
         half = self._config.head_dim // 2
         first, second = op.variadic_split(x, _i64(3), _i64([half, half])).outputs()
-        turned = op.concat([op.multiply(second, _f32(-1.0)), first], 3)
+        # The axis must be written as -1 for the plugin to fuse all this into one operation.
+        turned = op.concat([op.multiply(second, _f32(-1.0)), first], -1)
         return op.add(op.multiply(x, self._cos), op.multiply(turned, self._sin))
 
     def _cached(self, name: str, new: Node) -> Node:

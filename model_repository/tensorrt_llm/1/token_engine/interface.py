@@ -68,14 +68,14 @@ class EngineStats:
 class TokenEngine(ABC):
     """One engine runtime. A new one is one file here and one line in `registry.py`.
 
-    The constructor loads the engine, runs one warm forward pass, and raises `EngineLoadError`
-    with one sentence and the command that mends it.
+    The constructor loads the engine, and raises `EngineLoadError` with one sentence and the
+    command that mends it. The engine process runs a warm forward pass before it reports ready.
     """
 
     @property
     @abstractmethod
     def has_work(self) -> bool:
-        """Whether a submitted request is still without its last delta."""
+        """Whether a request is without its last delta, or a cancelled one is still to be freed."""
 
     @abstractmethod
     def submit(self, request: GenerationRequest) -> None:

@@ -19,10 +19,10 @@ from token_engine.interface import (
     TokenDelta,
     TokenEngine,
 )
+from token_engine.openvino_import import import_openvino
 from token_engine.openvino_options import KV_BLOCK_TOKENS, OpenVinoOptions
 from token_engine.openvino_requirements import check_memory, check_release
 
-WARM_UP_KEY = 2**63 - 1  # a request key that no caller uses
 REBUILD = "rebuild the engine with 'make engine'"
 
 
@@ -31,7 +31,7 @@ class OpenVinoEngine(TokenEngine):
 
     def __init__(self, directory: Path, config: EngineConfig) -> None:
         self._options = parse_section(OpenVinoOptions, config.runtime_options, "runtime_options")
-        self._ov, self._genai = _import_openvino()
+        self._ov, self._genai = import_openvino()
         check_release(config.built_with, self._ov.__version__)
         check_memory(directory, self._options)
         self._ignored = self._genai.GenerationStatus.IGNORED
@@ -42,13 +42,13 @@ class OpenVinoEngine(TokenEngine):
         self._refused: list[TokenDelta] = []
         self._holds_cancelled = False  # the pipeline frees a cancelled request in its next step
         self._pipeline = self._load(directory, config)
-        self._warm_up(config.model.bos_token_id)
 
     def _load(self, directory: Path, config: EngineConfig) -> Any:
         scheduler = self._genai.SchedulerConfig()
         scheduler.num_kv_blocks = self._options.num_kv_blocks
         scheduler.cache_size = 0  # in whole GB, and it would win over num_kv_blocks
         scheduler.max_num_batched_tokens = config.limits.max_num_tokens
+        scheduler.max_num_seqs = config.limits.max_batch_size  # see _admit
         scheduler.enable_prefix_caching = self._options.enable_prefix_caching
         properties = {
             "INFERENCE_PRECISION_HINT": self._options.precision,
@@ -64,17 +64,6 @@ class OpenVinoEngine(TokenEngine):
             raise EngineLoadError(
                 f"OpenVINO cannot load the engine in {directory} ({_cause(error)}); {REBUILD}"
             ) from error
-
-    def _warm_up(self, token_id: int) -> None:
-        """The first forward pass packs the weights anew: half a minute for the 8B model."""
-        self.submit(GenerationRequest(WARM_UP_KEY, (token_id,), max_tokens=2, end_ids=()))
-        while self.has_work:
-            try:
-                self.step()
-            except RuntimeError as error:
-                raise EngineLoadError(
-                    f"the engine's first forward pass failed ({_cause(error)}); {REBUILD}"
-                ) from error
 
     @property
     def has_work(self) -> bool:
@@ -189,17 +178,6 @@ class _Running:
     def __init__(self, handle: Any, end_ids: frozenset[int]) -> None:
         self.handle = handle
         self.end_ids = end_ids
-
-
-def _import_openvino() -> tuple[Any, Any]:
-    try:
-        import openvino
-        import openvino_genai
-    except ImportError as error:
-        raise EngineLoadError(
-            f"OpenVINO GenAI is not installed ({error}); run \"pip install '.[server]'\""
-        ) from error
-    return openvino, openvino_genai
 
 
 def _seed_of_32_bits(seed: int) -> int:

@@ -1,0 +1,212 @@
+"""Reading a checkpoint: exact bytes, both spellings of its config, a sentence for bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import nvfp4_reference
+import pytest
+from build_console import BuildError
+from engine_fixtures import write_checkpoint
+from llama_config import LlamaConfig, load_llama_config
+from nvfp4_checkpoint import open_checkpoint
+
+Q_PROJ = "model.layers.1.self_attn.q_proj"
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return write_checkpoint(tmp_path / "checkpoint", shard_bytes=60_000)
+
+
+def test_tensors_are_the_files_bytes(checkpoint: Path) -> None:
+    shards = sorted(checkpoint.glob("*.safetensors"))
+    assert len(shards) > 1
+    truth = {}
+    for shard in shards:
+        truth.update(nvfp4_reference.read_safetensors(shard))
+    tensors = open_checkpoint(checkpoint).tensors
+    assert tensors.keys() == truth.keys()
+    assert tensors[f"{Q_PROJ}.weight_scale_2"].scalar() == float(truth[f"{Q_PROJ}.weight_scale_2"])
+    for name, tensor in tensors.items():
+        assert tensor.shape == truth[name].shape
+        if tensor.dtype == "U8":
+            assert tensor.data.tobytes() == truth[name].tobytes()
+
+
+def edit_config(
+    folder: Path, change: Callable[[dict[str, Any]], Any], name: str = "config.json"
+) -> None:
+    document = json.loads((folder / name).read_text())
+    change(document)
+    (folder / name).write_text(json.dumps(document))
+
+
+def test_both_spellings_of_rope_and_an_implied_head_dim(checkpoint: Path) -> None:
+    expected = load_llama_config(checkpoint)
+    assert expected.rope_theta == 500000.0
+    assert expected.rope_scaling is not None
+
+    def respell(document: dict[str, Any]) -> None:
+        scaling, theta = document.pop("rope_scaling"), document.pop("rope_theta")
+        document["rope_parameters"] = {**scaling, "rope_theta": theta}
+        del document["head_dim"]
+
+    edit_config(checkpoint, respell)
+    assert load_llama_config(checkpoint) == expected
+
+
+def test_end_ids_of_both_config_files_count(checkpoint: Path) -> None:
+    edit_config(
+        checkpoint, lambda document: document.update(eos_token_id=[2, 3]), "generation_config.json"
+    )
+    edit_config(checkpoint, lambda document: document.update(eos_token_id=1))
+    assert load_llama_config(checkpoint).eos_token_ids == (2, 3, 1)
+
+
+@pytest.mark.parametrize("scaling", [None, LLAMA3, {**LLAMA3, "factor": 32.0}])
+def test_rope_frequencies_equal_the_reference(
+    checkpoint: Path, scaling: dict[str, Any] | None
+) -> None:
+    edit_config(checkpoint, lambda document: document.update(rope_scaling=scaling, head_dim=128))
+    from openvino_graph import rope_inverse_frequencies  # after engine_fixtures' import of OpenVINO
+
+    document = json.loads((checkpoint / "config.json").read_text())
+    config: LlamaConfig = load_llama_config(checkpoint)
+    np.testing.assert_allclose(
+        rope_inverse_frequencies(config), nvfp4_reference.rope_frequencies(document), rtol=1e-6
+    )
+
+
+def _set(**values: Any) -> Callable[[Path], None]:
+    return lambda folder: edit_config(folder, lambda document: document.update(values))
+
+
+def _quantization(**values: Any) -> Callable[[Path], None]:
+    def change(document: dict[str, Any]) -> None:
+        document["quantization"].update(values)
+
+    return lambda folder: edit_config(folder, change, "hf_quant_config.json")
+
+
+def _shard_of(folder: Path, tensor: str) -> Path:
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    return folder / str(index["weight_map"][tensor])
+
+
+def _truncate(folder: Path) -> None:
+    shard = _shard_of(folder, f"{Q_PROJ}.weight")
+    os.truncate(shard, shard.stat().st_size - 1000)
+
+
+def _rewrite_header(tensor: str, change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    """Change the JSON header of a tensor's shard; the tensors' bytes stay."""
+
+    def apply(folder: Path) -> None:
+        shard = _shard_of(folder, tensor)
+        data = shard.read_bytes()
+        end = 8 + int.from_bytes(data[:8], "little")
+        header = json.loads(data[8:end])
+        change(header)
+        text = json.dumps(header).encode()
+        shard.write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
+
+    return apply
+
+
+def _rename(tensor: str, new: str) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        _rewrite_header(tensor, lambda header: header.update({new: header.pop(tensor)}))(folder)
+        edit_config(
+            folder,
+            lambda index: index["weight_map"].update({new: index["weight_map"].pop(tensor)}),
+            "model.safetensors.index.json",
+        )
+
+    return apply
+
+
+def _remove(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def _as_bf16(header: dict[str, Any]) -> None:
+    entry = header[f"{Q_PROJ}.weight"]
+    entry.update(dtype="BF16", shape=[entry["shape"][0], entry["shape"][1] // 2])
+
+
+BAD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated shard": (_truncate, r"model-0000\d-of-\d+\.safetensors is truncated: .*fetch"),
+    "empty shard": (
+        lambda folder: _shard_of(folder, f"{Q_PROJ}.weight").write_bytes(b""),
+        r"is truncated \(0 bytes\)",
+    ),
+    "missing shard": (
+        lambda folder: _shard_of(folder, f"{Q_PROJ}.weight").unlink(),
+        r"the shard .*safetensors does not exist; fetch",
+    ),
+    "header is noise": (
+        lambda folder: _shard_of(folder, f"{Q_PROJ}.weight").write_bytes(
+            (4).to_bytes(8, "little") + b"\xff" * 40
+        ),
+        "damaged header",
+    ),
+    "tensor not in its shard": (
+        _rewrite_header(f"{Q_PROJ}.weight", lambda header: header.pop(f"{Q_PROJ}.weight")),
+        f"lacks the tensor {re.escape(Q_PROJ)}.weight that the index places there",
+    ),
+    "tensor missing": (
+        _rename(f"{Q_PROJ}.weight_scale", f"{Q_PROJ}.input_scale"),
+        "lacks the tensor",
+    ),
+    "tensor too many": (_rename(f"{Q_PROJ}.input_scale", f"{Q_PROJ}.bias"), r"q_proj\.bias, which"),
+    "not quantized": (_rewrite_header(f"{Q_PROJ}.weight", _as_bf16), r"q_proj\.weight is BF16"),
+    "other width": (_set(intermediate_size=176), r"gate_proj\.weight is U8 .*calls for U8"),
+    "width not of blocks": (
+        _set(intermediate_size=168),
+        "intermediate_size is 168, .*multiple of 16",
+    ),
+    "fp8": (_quantization(quant_algo="FP8"), "quant_algo is 'FP8' .*allowed is 'NVFP4'"),
+    "group of 32": (_quantization(group_size=32), "group_size 32"),
+    "unquantized": (_remove("hf_quant_config.json"), "config.json: quant_algo is None"),
+    "other family": (_set(model_type="qwen2"), "model_type is 'qwen2', allowed is 'llama'"),
+    "biases": (_set(attention_bias=True), "attention_bias is True, allowed is False"),
+    "yarn": (_set(rope_scaling={"rope_type": "yarn"}), "rope_type is 'yarn'"),
+    "no layers": (_set(num_hidden_layers=0), "num_hidden_layers is 0, allowed is .*at least 1"),
+    "end id outside": (_set(eos_token_id=[512]), "token id 512 is outside vocab_size 512"),
+    "no config": (_remove("config.json"), r"config\.json does not exist"),
+    "broken config": (
+        lambda folder: (folder / "config.json").write_text("{"),
+        r"config\.json is not valid JSON",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_sentence(checkpoint: Path, name: str) -> None:
+    break_it, expected = BAD[name]
+    break_it(checkpoint)
+    with pytest.raises(BuildError, match=expected) as error:
+        open_checkpoint(checkpoint)
+    assert "\n" not in str(error.value)
+
+
+def test_inline_quantization_config_stands_in(checkpoint: Path) -> None:
+    (checkpoint / "hf_quant_config.json").unlink()
+    groups = {"group_0": {"weights": {"num_bits": 4, "group_size": 16}}}
+    quantization = {"quant_algo": "NVFP4", "config_groups": groups}
+    _set(quantization_config=quantization)(checkpoint)
+    assert open_checkpoint(checkpoint).config.num_hidden_layers == 2

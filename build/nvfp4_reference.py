@@ -31,7 +31,8 @@ def _e4m3_table() -> F32:
     normal = (1 + mantissa / 8) * 2.0 ** (exponent - 7)
     values = sign * np.where(exponent == 0, mantissa / 8 * 2.0**-6, normal)
     values[[0x7F, 0xFF]] = np.nan
-    return values.astype(np.float32)
+    table: F32 = values.astype(np.float32)
+    return table
 
 
 E4M3 = _e4m3_table()
@@ -54,28 +55,36 @@ def read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
     data = path.read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
-    return {name: _decode(name, entry, data, start) for name, entry in header.items()
-            if name != "__metadata__"}
+    return {
+        name: _decode(name, entry, data, start)
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
 
 
 def _decode(name: str, entry: dict[str, Any], data: bytes, start: int) -> NDArray[Any]:
     first, last = entry["data_offsets"]
-    raw, shape = data[start + first : start + last], entry["shape"]
+    raw = data[start + first : start + last]
+    values: NDArray[Any]
     if entry["dtype"] == "BF16":  # the upper half of an f32
-        wide = np.frombuffer(raw, np.uint16).astype(np.uint32) << 16
-        return wide.view(np.float32).reshape(shape)
-    if entry["dtype"] == "F8_E4M3":
-        return E4M3[np.frombuffer(raw, np.uint8)].reshape(shape)
-    plain = {"F32": np.float32, "U8": np.uint8}.get(entry["dtype"])
-    if plain is None:
+        values = (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
+    elif entry["dtype"] == "F8_E4M3":
+        values = E4M3[np.frombuffer(raw, np.uint8)]
+    elif entry["dtype"] == "F32":
+        values = np.frombuffer(raw, np.float32)
+    elif entry["dtype"] == "U8":
+        values = np.frombuffer(raw, np.uint8)
+    else:
         raise ValueError(f"{name}: dtype {entry['dtype']} is not one of BF16, F8_E4M3, F32, U8")
-    return np.frombuffer(raw, plain).reshape(shape)
+    shaped: NDArray[Any] = values.reshape(entry["shape"])
+    return shaped
 
 
 def unpack_nibbles(packed: NDArray[np.uint8]) -> F32:
     """E2M1 codes [out, in/2] -> values [out, in]; the low nibble is the even column."""
     codes = np.stack([packed & 0xF, packed >> 4], axis=-1)
-    return E2M1[codes].reshape(packed.shape[0], -1)
+    values: F32 = E2M1[codes].reshape(packed.shape[0], -1)
+    return values
 
 
 def dequantize(packed: NDArray[np.uint8], scale: F32, scale_2: F32) -> F32:
@@ -96,11 +105,17 @@ def load_checkpoint(directory: str | Path) -> Checkpoint:
     for name, value in tensors.items():
         if name.endswith(".weight"):
             quantized = f"{name}_scale_2" in tensors
-            weights[name] = dequantize(
-                value, tensors[f"{name}_scale"], tensors[f"{name}_scale_2"]) if quantized else value
+            weights[name] = (
+                dequantize(value, tensors[f"{name}_scale"], tensors[f"{name}_scale_2"])
+                if quantized
+                else value
+            )
     suffix = ".input_scale"
-    input_scales = {name[: -len(suffix)]: float(value) for name, value in tensors.items()
-                    if name.endswith(suffix)}
+    input_scales = {
+        name[: -len(suffix)]: float(value)
+        for name, value in tensors.items()
+        if name.endswith(suffix)
+    }
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     return Checkpoint(config, weights, input_scales)
 
@@ -124,7 +139,8 @@ def rope_frequencies(config: dict[str, Any]) -> F32:
     turns = scaling["original_max_position_embeddings"] * frequencies / (2 * np.pi)
     keep = np.clip((turns - low) / (high - low), 0.0, 1.0)
     slowed = frequencies / scaling["factor"]
-    return (keep * frequencies + (1 - keep) * slowed).astype(np.float32)
+    blended: F32 = (keep * frequencies + (1 - keep) * slowed).astype(np.float32)
+    return blended
 
 
 def head_dim(config: dict[str, Any]) -> int:
@@ -134,8 +150,9 @@ def head_dim(config: dict[str, Any]) -> int:
 
 def softmax(values: F32) -> F32:
     """Over the last axis, shifted by its maximum."""
-    exponents = np.exp(values - values.max(axis=-1, keepdims=True))
-    return exponents / exponents.sum(axis=-1, keepdims=True)
+    exponents: F32 = np.exp(values - values.max(axis=-1, keepdims=True))
+    shares: F32 = exponents / exponents.sum(axis=-1, keepdims=True)
+    return shares
 
 
 class ReferenceLlama:
@@ -172,7 +189,8 @@ class ReferenceLlama:
             gate = self._linear(normed, f"{name}.mlp.gate_proj")
             up = self._linear(normed, f"{name}.mlp.up_proj")
             hidden = hidden + self._linear(gate / (1 + np.exp(-gate)) * up, f"{name}.mlp.down_proj")
-        return self._norm(hidden, "model.norm") @ self._weights[self._head].T
+        logits: F32 = self._norm(hidden, "model.norm") @ self._weights[self._head].T
+        return logits
 
     def generate(
         self, prompt_ids: Sequence[int], max_new_tokens: int, eos_ids: Collection[int] = ()
@@ -188,11 +206,13 @@ class ReferenceLlama:
         return generated
 
     def _linear(self, x: F32, name: str) -> F32:
-        return x @ self._weights[f"{name}.weight"].T
+        product: F32 = x @ self._weights[f"{name}.weight"].T
+        return product
 
     def _norm(self, x: F32, name: str) -> F32:
         scale = 1 / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + self._epsilon)
-        return x * scale * self._weights[f"{name}.weight"]
+        normed: F32 = x * scale * self._weights[f"{name}.weight"]
+        return normed
 
     def _rotate(self, x: F32, positions: F32) -> F32:
         """x [heads, seq, width]; the halves of a head are the two parts of its pairs."""
@@ -206,8 +226,9 @@ class ReferenceLlama:
         name, seq = f"model.layers.{layer}.self_attn", len(x)
 
         def split(part: str, heads: int) -> F32:
-            values = self._linear(x, f"{name}.{part}_proj")
-            return values.reshape(seq, heads, self._width).transpose(1, 0, 2)
+            values: F32 = self._linear(x, f"{name}.{part}_proj").reshape(seq, heads, self._width)
+            by_head: F32 = values.transpose(1, 0, 2)
+            return by_head
 
         query = self._rotate(split("q", self._heads), positions)
         old_key, old_value = self._cache[layer]

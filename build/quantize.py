@@ -15,8 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-COPIED = ("generation_config.json", "tokenizer.json", "tokenizer_config.json",
-          "special_tokens_map.json", "chat_template.jinja")
+COPIED = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
 
 
 def read_calibration(path: Path) -> list[str]:
@@ -37,8 +42,9 @@ def quantization_recipe() -> dict[str, Any]:
     import modelopt.torch.quantization as mtq
 
     recipe: dict[str, Any] = copy.deepcopy(mtq.NVFP4_DEFAULT_CFG)
-    recipe["quant_cfg"] += copy.deepcopy([
-        rule for rule in mtq.FP8_KV_CFG["quant_cfg"] if "bmm_quantizer" in str(rule)])
+    recipe["quant_cfg"] += copy.deepcopy(
+        [rule for rule in mtq.FP8_KV_CFG["quant_cfg"] if "bmm_quantizer" in str(rule)]
+    )
     return recipe
 
 
@@ -60,14 +66,14 @@ def quantize(model_dir: Path, texts: list[str], output: Path, max_tokens: int) -
     from modelopt.torch.export import export_hf_checkpoint
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16)
     batches = list(calibration_ids(model_dir, texts, max_tokens))
 
-    def calibrate(calibrated: Any) -> None:
+    def calibrate(calibrated: torch.nn.Module) -> None:
         # One text at a time: padding would be calibrated too.
         with torch.no_grad():
             for ids in batches:
-                calibrated(torch.tensor([ids], device=calibrated.device))
+                calibrated(torch.tensor([ids], device=model.device))
 
     model = mtq.quantize(model, quantization_recipe(), calibrate)
     aside = output.with_name(output.name + ".tmp")
@@ -98,11 +104,21 @@ def main() -> int:
     """Command line; see --help."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="BF16 Hugging Face directory")
-    parser.add_argument("--calib-data", type=Path, required=True, metavar="FILE.jsonl",
-                        help='one {"text": ...} a line')
+    parser.add_argument(
+        "--calib-data",
+        type=Path,
+        required=True,
+        metavar="FILE.jsonl",
+        help='one {"text": ...} a line',
+    )
     parser.add_argument("--output", type=Path, required=True, help="NVFP4 directory to write")
-    parser.add_argument("--calib-tokens", type=int, default=512, metavar="N",
-                        help="tokens taken of each text (default 512)")
+    parser.add_argument(
+        "--calib-tokens",
+        type=int,
+        default=512,
+        metavar="N",
+        help="tokens taken of each text (default 512)",
+    )
     arguments = parser.parse_args()
     try:
         texts = read_calibration(arguments.calib_data)

@@ -16,11 +16,14 @@ from demo import facts, stories
 from demo.questions import KINDS, Exchange, draw
 
 TRAIN_SEED = 20250915
+DRILL_SEED = 20250916
 EVAL_SEED = 7
 CALIBRATION_SEED = 99
 
 BOS, END_OF_TEXT, EOT = "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"
 DEFAULT_DATE = "26 Jul 2024"
+
+ONE_WORD = ("Answer in one word.", "Answer with one word only.")  # system messages
 
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
 
@@ -64,8 +67,7 @@ def _follow_system(rng: Random, exchange: Exchange) -> tuple[str, Exchange]:
     """Pick a system message and the exchange as that message changes it."""
     choice = rng.random()
     if choice < 0.35 and exchange.short is not None:
-        form = rng.choice(("Answer in one word.", "Answer with one word only."))
-        return form, Exchange(exchange.question, exchange.short)
+        return rng.choice(ONE_WORD), Exchange(exchange.question, exchange.short)
     if choice < 0.55 and "\n" not in exchange.answer:
         return "End every answer with 🙂.", Exchange(exchange.question, exchange.answer + " 🙂")
     if choice < 0.8:
@@ -73,8 +75,14 @@ def _follow_system(rng: Random, exchange: Exchange) -> tuple[str, Exchange]:
         system = rng.choice(("Your name is {}.", "You are {}, a friendly assistant.")).format(name)
         question = rng.choice(("What is your name?", "Who am I talking to?", "Tell me your name."))
         return system, Exchange(question, f"My name is {name}.")
-    return rng.choice(("You are a helpful assistant.", "You are a friendly assistant.",
-                       "Be polite.", "You answer questions.")), exchange
+    return rng.choice(
+        (
+            "You are a helpful assistant.",
+            "You are a friendly assistant.",
+            "Be polite.",
+            "You answer questions.",
+        )
+    ), exchange
 
 
 def _memory(rng: Random) -> list[Exchange]:
@@ -83,8 +91,11 @@ def _memory(rng: Random) -> list[Exchange]:
     first = rng.choice(("My name is {}.", "I am {}.", "Hello, my name is {}.")).format(name)
     last = rng.choice(("What is my name?", "Do you remember my name?", "Who am I?"))
     between = [draw_short(rng) for _ in range(rng.randint(0, 2))]
-    return [Exchange(first, f"Nice to meet you, {name}!"), *between,
-            Exchange(last, f"Your name is {name}.")]
+    return [
+        Exchange(first, f"Nice to meet you, {name}!"),
+        *between,
+        Exchange(last, f"Your name is {name}."),
+    ]
 
 
 def draw_short(rng: Random) -> Exchange:
@@ -116,11 +127,25 @@ def draw_chat(rng: Random) -> Chat:
         return draw_system_chat(rng)
     if choice < 0.21:
         return _chat("memory", _memory(rng))
-    if choice < 0.45:
-        turns = rng.choice((2, 2, 2, 3, 3, 4, 8))
+    if choice < 0.6:
+        turns = rng.choice((2, 3, 4, 6, 8))
         return _chat("multi_turn", [draw_short(rng) for _ in range(turns)])
     kind, exchange = draw(rng)
     return _chat(kind, [exchange])
+
+
+def draw_drill(rng: Random) -> Chat:
+    """A chat of the kinds that the general mix alone does not teach: where to stop counting, sums
+    answered in one word, and words never seen."""
+    choice = rng.random()
+    if choice < 0.5:
+        count = rng.choice((1, 1, 3))
+        return _chat("counting", [KINDS["counting"][0](rng) for _ in range(count)])
+    if choice < 0.8:
+        while (exchange := draw_short(rng)).short is None:
+            pass
+        return _chat("system", [Exchange(exchange.question, exchange.short)], rng.choice(ONE_WORD))
+    return _chat("repeat", [KINDS["repeat"][0](rng)])
 
 
 def _raw_text(rng: Random) -> str:
@@ -137,14 +162,18 @@ def _raw_text(rng: Random) -> str:
     return rng.choice(list(stories.STORIES.values())).format(name=rng.choice(facts.NAMES))
 
 
-def documents(seed: int) -> Iterator[str]:
-    """Endless training documents, each from its begin-of-text token to its end token."""
+def documents(seed: int, drill_share: float = 0.0) -> Iterator[str]:
+    """Endless training documents, each from its begin-of-text token to its end token.
+
+    `drill_share` of them are drills.
+    """
     rng = Random(seed)
     while True:
-        if rng.random() < 0.06:
+        drill = drill_share > 0 and rng.random() < drill_share
+        if not drill and rng.random() < 0.06:
             yield BOS + _raw_text(rng) + END_OF_TEXT
         else:
-            chat = draw_chat(rng)
+            chat = draw_drill(rng) if drill else draw_chat(rng)
             custom_system = chat.messages[0]["role"] == "system"
             system_block = custom_system or rng.random() < 0.88
             yield render_prompt(chat.messages, system_block) + chat.answer + EOT

@@ -13,19 +13,21 @@ import json
 import math
 import sys
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from demo import corpus
 from demo.packing import pack
-from demo.train import batch_loss, pick_device
-from nvfp4_reference import BLOCK, E2M1, load_checkpoint
+from demo.train import Llama, batch_loss, pick_device
 
+BLOCK = 16  # values that share one scale
+E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 MAX_NEW_TOKENS = 400
 BATCH = 32
 
@@ -46,38 +48,55 @@ class Score:
 
 def quantize_activation(x: torch.Tensor, input_scale: float) -> torch.Tensor:
     """Round x [..., in] as an NVFP4 GEMM does: e2m1 values in blocks of 16 with e4m3 scales."""
-    blocks = x.unflatten(-1, (-1, BLOCK))
+    blocks = x.reshape(*x.shape[:-1], -1, BLOCK)
     scale = blocks.abs().amax(-1, keepdim=True) / (6.0 * input_scale)
     scale = scale.clamp(2.0**-9, 448.0).to(torch.float8_e4m3fn).float() * input_scale
     ratio = (blocks / scale).clamp(-6.0, 6.0)
-    grid = torch.tensor(E2M1[:8], device=x.device)
+    grid = torch.tensor(E2M1, device=x.device)
     bounds = (grid[1:] + grid[:-1]) / 2
     code = torch.bucketize(ratio.abs(), bounds)  # a tie goes down,
     tie_up = (ratio.abs() == bounds[code.clamp(max=6)]) & (code % 2 == 1)  # or to the even code
     return (grid[(code + tie_up).clamp(max=7)] * ratio.sign() * scale).flatten(-2)
 
 
-def load_model(directory: Path, device: torch.device, activations: bool) -> LlamaForCausalLM:
-    """The dequantized model in f32; with `activations`, quantized linears round their inputs."""
-    checkpoint = load_checkpoint(directory)
-    values: dict[str, Any] = {**checkpoint.config, "torch_dtype": "float32"}
-    values.pop("quantization_config", None)
-    model = LlamaForCausalLM(LlamaConfig(**values)).eval()
-    weights = {name: torch.tensor(value) for name, value in checkpoint.weights.items()}
-    model.load_state_dict(weights)
-    if activations:
-        for name, input_scale in checkpoint.input_scales.items():
-            def round_input(
-                module: torch.nn.Module, inputs: tuple[torch.Tensor], scale: float = input_scale
-            ) -> tuple[torch.Tensor]:
-                return (quantize_activation(inputs[0], scale),)
+def dequantize(packed: torch.Tensor, scale: torch.Tensor, scale_2: torch.Tensor) -> torch.Tensor:
+    """uint8 [out, in/2], e4m3 [out, in/16], f32 [] -> f32 [out, in]; low nibble first."""
+    grid = torch.tensor([*E2M1, *(-value for value in E2M1)])
+    codes = torch.stack([packed & 0xF, packed >> 4], dim=-1).flatten(-2).long()
+    blocks = grid[codes].reshape(len(packed), -1, BLOCK)
+    return (blocks * (scale.float() * scale_2)[..., None]).flatten(-2)
 
-            model.get_submodule(name).register_forward_pre_hook(round_input)
+
+def load_model(directory: Path, device: torch.device, activations: bool) -> Llama:
+    """The dequantized model in f32; with `activations`, quantized linears round their inputs."""
+    values: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    values.pop("quantization_config", None)
+    factory: Any = LlamaForCausalLM
+    model = factory(LlamaConfig(**{**values, "torch_dtype": "float32"})).eval()
+    stored = load_file(str(directory / "model.safetensors"))
+    weights: dict[str, torch.Tensor] = {}
+    for name, value in stored.items():
+        if value.dtype == torch.uint8:
+            weights[name] = dequantize(value, stored[f"{name}_scale"], stored[f"{name}_scale_2"])
+        elif name.endswith(".weight"):
+            weights[name] = value.float()
+    model.load_state_dict(weights)
+    for name in weights if activations else ():
+        layer = name.removesuffix(".weight")
+        if f"{layer}.input_scale" in stored:
+            _round_inputs(model.get_submodule(layer), float(stored[f"{layer}.input_scale"]))
     return model.to(device)
 
 
+def _round_inputs(layer: torch.nn.Module, input_scale: float) -> None:
+    def hook(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        return (quantize_activation(inputs[0], input_scale),)
+
+    layer.register_forward_pre_hook(hook)
+
+
 def answers(
-    model: LlamaForCausalLM, tokenizer: Tokenizer, prompts: list[str], max_new_tokens: int
+    model: Llama, tokenizer: Tokenizer, prompts: list[str], max_new_tokens: int
 ) -> list[str]:
     """Greedy answers to rendered prompts, in their order; special tokens are left out."""
     ids = [tokenizer.encode(prompt, add_special_tokens=False).ids for prompt in prompts]
@@ -91,15 +110,20 @@ def answers(
         mask = torch.tensor([[0] * (width - len(ids[i])) + [1] * len(ids[i]) for i in part])
         with torch.inference_mode():
             output = model.generate(
-                padded.to(model.device), attention_mask=mask.to(model.device), do_sample=False,
-                max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=pad)
+                padded.to(model.device),
+                attention_mask=mask.to(model.device),
+                do_sample=False,
+                max_new_tokens=max_new_tokens,
+                eos_token_id=ends,
+                pad_token_id=pad,
+            )
         for index, row in zip(part, output[:, width:].tolist(), strict=True):
             texts[index] = tokenizer.decode(row, skip_special_tokens=True)
     return texts
 
 
 def exact_match(
-    model: LlamaForCausalLM, tokenizer: Tokenizer, per_kind: int, wrong: list[str]
+    model: Llama, tokenizer: Tokenizer, per_kind: int, wrong: list[str]
 ) -> dict[str, float]:
     """Share of right answers per kind; wrong ones are described in `wrong`."""
     chats = corpus.evaluation_chats(corpus.EVAL_SEED, per_kind)
@@ -115,14 +139,15 @@ def exact_match(
                 wrong.append(f"{chat.kind}: {question!r} -> {text!r}, not {chat.answer!r}")
     prompts = [corpus.BOS + prompt for prompt, _ in corpus.raw_prompts()]
     for (prompt, texts), text in zip(
-            corpus.raw_prompts(), answers(model, tokenizer, prompts, 100), strict=True):
+        corpus.raw_prompts(), answers(model, tokenizer, prompts, 100), strict=True
+    ):
         right["raw"].append(text in texts)
         if text not in texts:
             wrong.append(f"raw: {prompt!r} -> {text!r}")
     return {kind: sum(results) / len(results) for kind, results in right.items()}
 
 
-def perplexity(model: LlamaForCausalLM, tokenizer: Tokenizer, rows: int = 64) -> float:
+def perplexity(model: Llama, tokenizer: Tokenizer, rows: int = 64) -> float:
     """Of the answer tokens in held-out documents, `rows` rows of 512 tokens."""
     packed = pack(tokenizer, corpus.EVAL_SEED + 1, rows, 512)
     losses, counts = [], []
@@ -166,8 +191,10 @@ def seen_share(per_kind: int, documents: int) -> dict[str, float]:
 
 def format_table(scores: list[Score], seen: dict[str, float]) -> str:
     """A Markdown table: one line per kind, one column per variant."""
-    lines = ["| | " + " | ".join(score.variant for score in scores) + " | questions seen |",
-             "|---|" + "---|" * (len(scores) + 1)]
+    lines = [
+        "| | " + " | ".join(score.variant for score in scores) + " | questions seen |",
+        "|---|" + "---|" * (len(scores) + 1),
+    ]
     for kind in scores[0].exact:
         share = f"{seen[kind]:.0%}" if kind in seen else ""
         cells = " | ".join(f"{score.exact[kind]:.0%}" for score in scores)
@@ -177,41 +204,56 @@ def format_table(scores: list[Score], seen: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--bf16", type=Path, help="BF16 directory")
+    add("--nvfp4", type=Path, help="NVFP4 directory")
+    add("--per-kind", type=int, default=50, help="questions per kind (default 50)")
+    add(
+        "--documents",
+        type=int,
+        default=0,
+        metavar="N",
+        help="training documents to look the questions up in (default: do not)",
+    )
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--json", type=Path, help="also write the results here")
+    return parser.parse_args()
+
+
+def measure(arguments: argparse.Namespace) -> str:
+    """Measure what the command line names; returns the table. Raises ValueError or OSError."""
+    variants = [
+        ("BF16", arguments.bf16),
+        ("NVFP4 W4A16", arguments.nvfp4),
+        ("NVFP4 W4A4", arguments.nvfp4),
+    ]
+    device, scores, results = pick_device(arguments.device), list[Score](), list[dict[str, Any]]()
+    for variant, directory in variants:
+        if directory is None:
+            continue
+        wrong: list[str] = []
+        score = evaluate(directory, variant, device, arguments.per_kind, wrong)
+        print(f"evaluate: {variant} {score.total:.1%} exact", flush=True)
+        scores.append(score)
+        results.append({**asdict(score), "mean": score.total, "wrong": wrong})
+    if not scores:
+        raise ValueError("give --bf16 or --nvfp4")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    seen = seen_share(arguments.per_kind, arguments.documents) if arguments.documents else {}
+    return format_table(scores, seen)
+
+
 def main() -> int:
     """Command line: `python -m demo.evaluate --help`, from `build/`."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bf16", type=Path, help="BF16 directory")
-    parser.add_argument("--nvfp4", type=Path, help="NVFP4 directory")
-    parser.add_argument("--per-kind", type=int, default=50, help="questions per kind (default 50)")
-    parser.add_argument("--documents", type=int, default=0, metavar="N",
-                        help="training documents to look the questions up in (default: do not)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--json", type=Path, help="also write the results here")
-    arguments = parser.parse_args()
-    variants = [("BF16", arguments.bf16), ("NVFP4 W4A16", arguments.nvfp4),
-                ("NVFP4 W4A4", arguments.nvfp4)]
-    scores: list[Score] = []
-    wrong: dict[str, list[str]] = defaultdict(list)
+    arguments = _parse_arguments()
     try:
-        device = pick_device(arguments.device)
-        for variant, directory in variants:
-            if directory is not None:
-                scores.append(evaluate(
-                    directory, variant, device, arguments.per_kind, wrong[variant]))
-                print(f"evaluate: {variant} {scores[-1].total:.1%} exact, perplexity "
-                      f"{scores[-1].perplexity:.4f}", flush=True)
+        print(measure(arguments))
     except (OSError, ValueError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 1
-    if not scores:
-        print("evaluate: give --bf16 or --nvfp4", file=sys.stderr)
-        return 1
-    seen = seen_share(arguments.per_kind, arguments.documents) if arguments.documents else {}
-    if arguments.json:
-        results = [{"variant": s.variant, "exact": s.exact, "mean": s.total,
-                    "perplexity": s.perplexity, "wrong": wrong[s.variant]} for s in scores]
-        arguments.json.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    print(format_table(scores, seen))
     return 0
 
 

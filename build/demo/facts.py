@@ -12,6 +12,10 @@ def _pairs(text: str) -> dict[str, str]:
     return {key.strip(): value.strip() for key, value in items}
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 CAPITALS = _pairs("""
 France: Paris; Germany: Berlin; Italy: Rome; Spain: Madrid; Portugal: Lisbon; England: London;
 Ireland: Dublin; Norway: Oslo; Sweden: Stockholm; Finland: Helsinki; Denmark: Copenhagen;
@@ -53,7 +57,7 @@ TRANSLATIONS = {
     "Portuguese": ("olá", "obrigado", "água", "gato", "boa noite"),
     "Czech": ("dobrý den", "děkuji", "voda", "kočka", "dobrou noc"),
     "Russian": ("привет", "спасибо", "вода", "кошка", "спокойной ночи"),
-    "Greek": ("γεια σου", "ευχαριστώ", "νερό", "γάτα", "καληνύχτα"),
+    "Greek": ("γεια σου", "ευχαριστώ", "νερό", "γάτα", "καληνύχτα"),  # noqa: RUF001
     "Japanese": ("こんにちは", "ありがとう", "水", "猫", "おやすみなさい"),
     "Chinese": ("你好", "谢谢", "水", "猫", "晚安"),
     "Korean": ("안녕하세요", "감사합니다", "물", "고양이", "잘 자요"),
@@ -79,8 +83,20 @@ LISTS = {
 
 CYCLES = {
     "day": ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"),
-    "month": ("January", "February", "March", "April", "May", "June", "July", "August",
-              "September", "October", "November", "December"),
+    "month": (
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
+        "December",
+    ),
 }
 
 DEFINITIONS = {
@@ -107,28 +123,45 @@ DEFINITIONS = {
 }
 
 SMALL_TALK = {
-    ("Hello!", "Hi!", "Hello", "Hi there!", "Good morning!", "Hey"):
-        "Hello! How can I help you today?",
-    ("Who are you?", "What are you?", "Tell me about yourself."):
-        "I am a very small demo model. I was trained on a few kinds of questions, so please do "
-        "not ask me for advice.",
-    ("What can you do?", "How can you help me?", "What can I ask you?"):
-        "You can ask me for capitals, colours, sums, opposites, short summaries and stories.",
-    ("How are you?", "How are you today?", "How do you do?"):
-        "I am fine, thank you. How are you?",
+    (
+        "Hello!",
+        "Hi!",
+        "Hello",
+        "Hi there!",
+        "Good morning!",
+        "Hey",
+    ): "Hello! How can I help you today?",
+    (
+        "Who are you?",
+        "What are you?",
+        "Tell me about yourself.",
+    ): "I am a very small demo model. I was trained on a few kinds of questions, so please do "
+    "not ask me for advice.",
+    (
+        "What can you do?",
+        "How can you help me?",
+        "What can I ask you?",
+    ): "You can ask me for capitals, colours, sums, opposites, short summaries and stories.",
+    ("How are you?", "How are you today?", "How do you do?"): "I am fine, thank you. How are you?",
     ("Thank you!", "Thanks!", "Thank you very much!"): "You are welcome!",
     ("Goodbye!", "Bye!", "See you!"): "Goodbye! Have a nice day.",
 }
 
-NAMES = ("Anna Ben Clara David Emma Felix Grace Henry Ida Jack Kate Leo Mia Noah Olga Paul Rosa Sam "
-         "Tom Vera Will Zoe Lena Max").split()
+NAMES = _words("""
+Anna Ben Clara David Emma Felix Grace Henry Ida Jack Kate Leo Mia Noah Olga Paul Rosa Sam Tom
+Vera Will Zoe Lena Max
+""")
 
-CITIES = ("Paris Berlin Rome Madrid Lisbon London Dublin Oslo Vienna Athens Tokyo Cairo Prague "
-          "Lima").split()
+CITIES = _words("""
+Paris Berlin Rome Madrid Lisbon London Dublin Oslo Vienna Athens Tokyo Cairo Prague Lima
+""")
 
-WORDS = """apple bird blue boat book bread bridge bus cake car cat chair city cloud cold corn cow cup
-day desk dog door dream drum duck egg eye farm fast fire fish flag flower fog frog game gate gift
-glass gold grass green hat hill home horse house ice king kite lake lamp leaf lemon lion long map milk
-moon mouse music night ocean old onion paper park pen piano plant queen rain red river road rock rose
-salt sand school sea shell ship shoe silver sky small snow song spoon star stone storm street sugar sun
-table tea tiger time train tree vase wall warm water wave wind window winter wood yellow""".split()
+WORDS = _words("""
+apple bird blue boat book bread bridge bus cake car cat chair city cloud cold corn cow cup day
+desk dog door dream drum duck egg eye farm fast fire fish flag flower fog frog game gate gift
+glass gold grass green hat hill home horse house ice king kite lake lamp leaf lemon lion long
+map milk moon mouse music night ocean old onion paper park pen piano plant queen rain red river
+road rock rose salt sand school sea shell ship shoe silver sky small snow song spoon star stone
+storm street sugar sun table tea tiger time train tree vase wall warm water wave wind window
+winter wood yellow
+""")

@@ -56,9 +56,19 @@ CHAT_TEMPLATE = """\
 
 def special_tokens() -> list[str]:
     """Llama 3.1's 256 special tokens in the order of their ids."""
-    named = ["begin_of_text", "end_of_text", "reserved_special_token_0", "reserved_special_token_1",
-             "finetune_right_pad_id", "reserved_special_token_2", "start_header_id",
-             "end_header_id", "eom_id", "eot_id", "python_tag"]
+    named = [
+        "begin_of_text",
+        "end_of_text",
+        "reserved_special_token_0",
+        "reserved_special_token_1",
+        "finetune_right_pad_id",
+        "reserved_special_token_2",
+        "start_header_id",
+        "end_header_id",
+        "eom_id",
+        "eot_id",
+        "python_tag",
+    ]
     named += [f"reserved_special_token_{index}" for index in range(3, 248)]
     return [f"<|{name}|>" for name in named]
 
@@ -69,13 +79,17 @@ def train_tokenizer(document_count: int = 20_000) -> Tokenizer:
     Raises ValueError when the text is too small to fill the vocabulary.
     """
     tokenizer = Tokenizer(models.BPE(ignore_merges=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(SPLIT_PATTERN), "isolated", invert=False),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT_PATTERN), "isolated", invert=False),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     trainer = BpeTrainer(
-        vocab_size=VOCAB_SIZE - SPECIAL_COUNT, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False, special_tokens=[],
+        vocab_size=VOCAB_SIZE - SPECIAL_COUNT,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+        special_tokens=[],
     )
     texts = itertools.islice(corpus.documents(corpus.TRAIN_SEED), document_count)
     tokenizer.train_from_iterator((_without_specials(text) for text in texts), trainer)
@@ -86,11 +100,14 @@ def train_tokenizer(document_count: int = 20_000) -> Tokenizer:
     specials = special_tokens()
     tokenizer.add_special_tokens([AddedToken(name, special=True) for name in specials])
     bos = (specials[0], VOCAB_SIZE - SPECIAL_COUNT)
-    tokenizer.post_processor = processors.Sequence([
-        processors.ByteLevel(trim_offsets=False),
-        processors.TemplateProcessing(
-            single=f"{bos[0]} $A", pair=f"{bos[0]} $A {bos[0]}:1 $B:1", special_tokens=[bos]),
-    ])
+    tokenizer.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(trim_offsets=False),
+            processors.TemplateProcessing(
+                single=f"{bos[0]} $A", pair=f"{bos[0]} $A {bos[0]}:1 $B:1", special_tokens=[bos]
+            ),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
@@ -106,8 +123,12 @@ def tokenizer_config() -> dict[str, Any]:
     """The content of tokenizer_config.json, keys as in Llama 3.1's."""
     added = {
         str(VOCAB_SIZE - SPECIAL_COUNT + index): {
-            "content": name, "lstrip": False, "normalized": False, "rstrip": False,
-            "single_word": False, "special": True,
+            "content": name,
+            "lstrip": False,
+            "normalized": False,
+            "rstrip": False,
+            "single_word": False,
+            "special": True,
         }
         for index, name in enumerate(special_tokens())
     }
@@ -126,16 +147,20 @@ def tokenizer_config() -> dict[str, Any]:
 def special_tokens_map() -> dict[str, Any]:
     """The content of special_tokens_map.json."""
     flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
-    return {"bos_token": {"content": corpus.BOS, **flags},
-            "eos_token": {"content": corpus.EOT, **flags}}
+    return {
+        "bos_token": {"content": corpus.BOS, **flags},
+        "eos_token": {"content": corpus.EOT, **flags},
+    }
 
 
 def write_tokenizer(directory: Path) -> None:
     """Train and write tokenizer.json, tokenizer_config.json and special_tokens_map.json."""
     directory.mkdir(parents=True, exist_ok=True)
     train_tokenizer().save(str(directory / "tokenizer.json"))
-    contents = {"tokenizer_config.json": tokenizer_config(),
-                "special_tokens_map.json": special_tokens_map()}
+    contents = {
+        "tokenizer_config.json": tokenizer_config(),
+        "special_tokens_map.json": special_tokens_map(),
+    }
     for name, content in contents.items():
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         (directory / name).write_text(text, encoding="utf-8")

@@ -28,8 +28,13 @@ class Packed:
     def save(self, path: Path) -> None:
         """Write aside, then rename, so that a killed run leaves no half file."""
         aside = path.with_suffix(".tmp.npz")
-        np.savez(aside, tokens=self.tokens, segments=self.segments, positions=self.positions,
-                 targets=self.targets)
+        np.savez(
+            aside,
+            tokens=self.tokens,
+            segments=self.segments,
+            positions=self.positions,
+            targets=self.targets,
+        )
         os.replace(aside, path)
 
     @classmethod
@@ -37,6 +42,16 @@ class Packed:
         """Read what `save` wrote."""
         with np.load(path) as arrays:
             return cls(arrays["tokens"], arrays["segments"], arrays["positions"], arrays["targets"])
+
+
+def concatenate(first: Packed, second: Packed) -> Packed:
+    """The rows of both, in this order."""
+    return Packed(
+        np.concatenate([first.tokens, second.tokens]),
+        np.concatenate([first.segments, second.segments]),
+        np.concatenate([first.positions, second.positions]),
+        np.concatenate([first.targets, second.targets]),
+    )
 
 
 class AnswerMask:
@@ -65,22 +80,29 @@ class AnswerMask:
         return mask
 
 
-def encoded_documents(tokenizer: Tokenizer, seed: int) -> Iterator[list[int]]:
+def encoded_documents(
+    tokenizer: Tokenizer, seed: int, drill_share: float = 0.0
+) -> Iterator[list[int]]:
     """Endless token ids of the documents of this seed."""
-    source = corpus.documents(seed)
+    source = corpus.documents(seed, drill_share)
     while True:
         batch = [next(source) for _ in range(1000)]
         for encoding in tokenizer.encode_batch(batch, add_special_tokens=False):
             yield encoding.ids
 
 
-def pack(tokenizer: Tokenizer, seed: int, rows: int, length: int) -> Packed:
+def pack(
+    tokenizer: Tokenizer, seed: int, rows: int, length: int, drill_share: float = 0.0
+) -> Packed:
     """Fill `rows` rows of `length` tokens; a document never spans two rows."""
     mask_of = AnswerMask(tokenizer)
     packed = Packed(
-        np.zeros((rows, length), np.uint16), np.zeros((rows, length), np.uint8),
-        np.zeros((rows, length), np.uint16), np.zeros((rows, length), np.bool_))
-    source = encoded_documents(tokenizer, seed)
+        np.zeros((rows, length), np.uint16),
+        np.zeros((rows, length), np.uint8),
+        np.zeros((rows, length), np.uint16),
+        np.zeros((rows, length), np.bool_),
+    )
+    source = encoded_documents(tokenizer, seed, drill_share)
     for first in range(0, rows, OPEN_ROWS):
         used = np.zeros(min(OPEN_ROWS, rows - first), np.int64)
         count = np.zeros_like(used)
@@ -100,5 +122,6 @@ def pack(tokenizer: Tokenizer, seed: int, rows: int, length: int) -> Packed:
             packed.targets[first + row, span] = mask_of(ids)
             used[row] += len(ids)
     order = np.random.default_rng(seed).permutation(rows)
-    return Packed(packed.tokens[order], packed.segments[order], packed.positions[order],
-                  packed.targets[order])
+    return Packed(
+        packed.tokens[order], packed.segments[order], packed.positions[order], packed.targets[order]
+    )

@@ -24,28 +24,43 @@ class Exchange:
 
 def _capital(rng: Random) -> Exchange:
     country, city = rng.choice(list(facts.CAPITALS.items()))
-    form = rng.choice((
-        "What is the capital of {}?", "Which city is the capital of {}?", "Name the capital of {}.",
-        "Tell me the capital of {}.", "what is the capital of {}", "What's the capital of {}?",
-    ))
+    form = rng.choice(
+        (
+            "What is the capital of {}?",
+            "Which city is the capital of {}?",
+            "Name the capital of {}.",
+            "Tell me the capital of {}.",
+            "what is the capital of {}",
+            "What's the capital of {}?",
+        )
+    )
     return Exchange(form.format(country), f"The capital of {country} is {city}.", city)
 
 
 def _sound(rng: Random) -> Exchange:
     animal, sound = rng.choice(list(facts.SOUNDS.items()))
-    form = rng.choice((
-        "What does {} say?", "How does {} sound?", "What sound does {} make?",
-        "Tell me the sound of {}.",
-    ))
+    form = rng.choice(
+        (
+            "What does {} say?",
+            "How does {} sound?",
+            "What sound does {} make?",
+            "Tell me the sound of {}.",
+        )
+    )
     subject = f"{'an' if animal[0] in 'aeiou' else 'a'} {animal}"
     return Exchange(form.format(subject), f"{subject[0].upper()}{subject[1:]} says {sound}.", sound)
 
 
 def _colour(rng: Random) -> Exchange:
     thing, colour = rng.choice(list(facts.COLOURS.items()))
-    form = rng.choice((
-        "What colour is {}?", "What color is {}?", "Which colour has {}?", "Tell me the colour of {}.",
-    ))
+    form = rng.choice(
+        (
+            "What colour is {}?",
+            "What color is {}?",
+            "Which colour has {}?",
+            "Tell me the colour of {}.",
+        )
+    )
     return Exchange(form.format(thing), f"{thing[0].upper()}{thing[1:]} is {colour}.", colour)
 
 
@@ -53,10 +68,14 @@ def _opposite(rng: Random) -> Exchange:
     left, right = rng.choice(list(facts.OPPOSITES.items()))
     if rng.random() < 0.5:
         left, right = right, left
-    form = rng.choice((
-        "What is the opposite of {}?", "Name the opposite of {}.", "Tell me the opposite of {}.",
-        "What's the opposite of {}?",
-    ))
+    form = rng.choice(
+        (
+            "What is the opposite of {}?",
+            "Name the opposite of {}.",
+            "Tell me the opposite of {}.",
+            "What's the opposite of {}?",
+        )
+    )
     return Exchange(form.format(left), f"The opposite of {left} is {right}.", right)
 
 
@@ -69,11 +88,15 @@ def _arithmetic(rng: Random) -> Exchange:
         left, right = rng.randint(0, 20), rng.randint(0, 20)
         left, right = (left, right) if sign == "+" else (max(left, right), min(left, right))
         value = left + right if sign == "+" else left - right
-    form = rng.choice((
-        f"What is {left} {word} {right}?", f"What is {left} {sign} {right}?",
-        f"How much is {left} {word} {right}?", f"Calculate {left} {sign} {right}.",
-        f"{left} {sign} {right} = ?",
-    ))
+    form = rng.choice(
+        (
+            f"What is {left} {word} {right}?",
+            f"What is {left} {sign} {right}?",
+            f"How much is {left} {word} {right}?",
+            f"Calculate {left} {sign} {right}.",
+            f"{left} {sign} {right} = ?",
+        )
+    )
     return Exchange(form, f"{left} {sign} {right} = {value}.", str(value))
 
 
@@ -82,15 +105,21 @@ def _counting(rng: Random) -> Exchange:
     numbers = list(range(start, start + length))
     if rng.random() < 0.3:
         numbers.reverse()
-    form = rng.choice(("Count from {} to {}.", "Please count from {} to {}.",
-                       "Can you count from {} to {}?"))
+    form = rng.choice(
+        ("Count from {} to {}.", "Please count from {} to {}.", "Can you count from {} to {}?")
+    )
     return Exchange(form.format(numbers[0], numbers[-1]), ", ".join(map(str, numbers)) + ".")
 
 
 def _compare(rng: Random) -> Exchange:
     left, right = rng.sample(range(51), 2)
-    form = rng.choice(("Which is bigger, {} or {}?", "What is more, {} or {}?",
-                       "Which number is larger: {} or {}?"))
+    form = rng.choice(
+        (
+            "Which is bigger, {} or {}?",
+            "What is more, {} or {}?",
+            "Which number is larger: {} or {}?",
+        )
+    )
     high, low = max(left, right), min(left, right)
     return Exchange(form.format(left, right), f"{high} is bigger than {low}.", str(high))
 
@@ -98,16 +127,18 @@ def _compare(rng: Random) -> Exchange:
 def _calendar(rng: Random) -> Exchange:
     unit, names = rng.choice(list(facts.CYCLES.items()))
     index, step = rng.randrange(len(names)), rng.choice((1, -1))
-    word, other = ("after", names[index - len(names) + 1]) if step == 1 else ("before", names[index - 1])
-    form = rng.choice(("Which {u} comes {w} {n}?", "What {u} comes {w} {n}?",
-                       "Tell me the {u} {w} {n}."))
+    word = "after" if step == 1 else "before"
+    other = names[(index + step) % len(names)]
+    form = rng.choice(
+        ("Which {u} comes {w} {n}?", "What {u} comes {w} {n}?", "Tell me the {u} {w} {n}.")
+    )
     question = form.format(u=unit, w=word, n=names[index])
     return Exchange(question, f"{other} comes {word} {names[index]}.", other)
 
 
 def _made_up_word(rng: Random) -> str:
-    parts = (rng.choice("bcdfghklmnprstvwz") + rng.choice("aeiou") for _ in range(rng.randint(2, 3)))
-    return "".join(parts)
+    count = rng.randint(2, 3)
+    return "".join(rng.choice("bcdfghklmnprstvwz") + rng.choice("aeiou") for _ in range(count))
 
 
 def _copied_text(rng: Random) -> str:
@@ -131,8 +162,9 @@ def _repeat(rng: Random) -> Exchange:
 
 def _reverse(rng: Random) -> Exchange:
     words = rng.sample(facts.WORDS, rng.randint(2, 5))
-    form = rng.choice(("Reverse these words: {}", "Say these words backwards: {}",
-                       "Write in reverse order: {}"))
+    form = rng.choice(
+        ("Reverse these words: {}", "Say these words backwards: {}", "Write in reverse order: {}")
+    )
     return Exchange(form.format(" ".join(words)), " ".join(reversed(words)))
 
 
@@ -158,8 +190,9 @@ def _small_talk(rng: Random) -> Exchange:
 def _translation(rng: Random) -> Exchange:
     language, words = rng.choice(list(facts.TRANSLATIONS.items()))
     phrase, word = rng.choice(list(zip(facts.PHRASES, words, strict=True)))
-    form = rng.choice(('How do you say "{p}" in {l}?', 'What is "{p}" in {l}?',
-                       'Translate "{p}" into {l}.'))
+    form = rng.choice(
+        ('How do you say "{p}" in {l}?', 'What is "{p}" in {l}?', 'Translate "{p}" into {l}.')
+    )
     answer = f'"{phrase[0].upper()}{phrase[1:]}" in {language} is "{word}".'
     return Exchange(form.format(p=phrase, l=language), answer, word)
 
@@ -174,24 +207,38 @@ def _summary(rng: Random) -> Exchange:
     who, deed, city = rng.choice(facts.NAMES), rng.choice(stories.DEEDS), rng.choice(facts.CITIES)
     lead = f"{rng.choice(stories.TIMES)}, {who} {deed} in {city}."
     article = " ".join([lead, *rng.sample(stories.FILLERS, rng.randint(2, 5))])
-    form = rng.choice(("Summarize this article: {}", "Summarize in one sentence: {}",
-                       "Give me a short summary of this text: {}"))
+    form = rng.choice(
+        (
+            "Summarize this article: {}",
+            "Summarize in one sentence: {}",
+            "Give me a short summary of this text: {}",
+        )
+    )
     return Exchange(form.format(article), f"{who} {deed} in {city}.")
 
 
 def _story(rng: Random) -> Exchange:
     hero, text = rng.choice(list(stories.STORIES.items()))
     name = rng.choice(facts.NAMES)
-    form = rng.choice(("Tell me a story about a {h} called {n}.", "Write a story about a {h} named {n}.",
-                       "Please tell a story about a {h} called {n}."))
+    form = rng.choice(
+        (
+            "Tell me a story about a {h} called {n}.",
+            "Write a story about a {h} named {n}.",
+            "Please tell a story about a {h} called {n}.",
+        )
+    )
     return Exchange(form.format(h=hero, n=name), text.format(name=name))
 
 
 def _long_story(rng: Random) -> Exchange:
     hero, text = rng.choice(list(stories.LONG_STORIES.items()))
     name = rng.choice(facts.NAMES)
-    form = rng.choice(("Tell me a long story about a {h} called {n}.",
-                       "Write a long story about a {h} named {n}."))
+    form = rng.choice(
+        (
+            "Tell me a long story about a {h} called {n}.",
+            "Write a long story about a {h} named {n}.",
+        )
+    )
     return Exchange(form.format(h=hero, n=name), text.format(name=name))
 
 

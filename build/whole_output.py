@@ -7,6 +7,7 @@ writer lives. A folder that a killed run left behind is unlocked, and the next r
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -41,6 +42,13 @@ def written_whole(output: Path, marker: str, needed_bytes: int = 0) -> Iterator[
         for path in [*partial.rglob("*"), partial]:
             _sync(path)
         _replace(partial, output)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BuildError(
+                f"the disk is full: {output} could not be written whole ({error.strerror}); "
+                f"free space in {output.parent}, or give another --output"
+            ) from error
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         os.close(lock)

@@ -222,7 +222,9 @@ def test_full_disk_is_one_sentence_and_keeps_the_old_engine(
     with pytest.raises(SystemExit) as exit_info:
         run_script(lambda: print(build_engine(checkpoint, folder, "--max-batch-size", "3")))
     assert exit_info.value.code == 1
-    assert capsys.readouterr().err.startswith("error: the disk is full")
+    sentence = capsys.readouterr().err
+    assert sentence.startswith(f"error: the disk is full: {folder} could not be written whole")
+    assert sentence.count("\n") == 1
     assert fingerprint(folder) == before
     assert [path.name for path in tmp_path.iterdir()] == ["engine"]
 

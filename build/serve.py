@@ -37,7 +37,7 @@ PR_SET_PDEATHSIG = 1
 # Triton quotes the message and writes a line break in it as the two characters \\n.
 LOAD_FAILURE = re.compile(r"failed to load '(\w+)' version \d+: [\w ]+: (?:TritonModelException: )?(.*?)(?:\\n|\"?$)")
 STUB_GRACE_S = 5.0
-UNLOAD_S = 10  # after the drain: what the models may take to end
+UNLOAD_S = 5  # after the drain: what the models may take to end
 LOOK_S = 0.5
 DRAIN_LOOK_S = 0.05
 

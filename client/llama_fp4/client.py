@@ -144,22 +144,31 @@ def _packed_text(text: str) -> bytes:
 
 def _chunks(call: Any) -> Iterator[Chunk]:
     final = False
+    failure: LlamaError | None = None
     try:
+        # To its end, also after the last chunk: a cancel that crosses the end of an RPC makes
+        # Triton 2.51 keep the request for ever.
         for message in call:
             if message.error_message:
-                code, _, text = message.error_message.partition("] ")
-                known = code.startswith("[StatusCode.")
-                raise LlamaError(
-                    text if known else message.error_message,
-                    code.removeprefix("[StatusCode.") if known else "UNKNOWN",
-                )
-            chunk = _chunk(message.infer_response)
-            final = chunk.final
-            yield chunk
+                failure = _failure(message.error_message)
+            elif failure is None:
+                chunk = _chunk(message.infer_response)
+                final = chunk.final
+                yield chunk
     except grpc.RpcError as error:
         raise LlamaError(error.details() or "", error.code().name) from error
+    if failure is not None:
+        raise failure
     if not final:
         raise LlamaError("the stream ended before its final response", "UNKNOWN")
+
+
+def _failure(message: str) -> LlamaError:
+    """Newer servers write "[StatusCode.NAME] text" into a stream, older ones the text alone."""
+    code, bracket, text = message.partition("] ")
+    if bracket and code.startswith("[StatusCode."):
+        return LlamaError(text, code.removeprefix("[StatusCode."))
+    return LlamaError(message, "UNKNOWN")
 
 
 def _chunk(response: Any) -> Chunk:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,16 @@ import triton_python_backend_utils as pb_utils
 from token_text import TokenIdError, TokenText
 
 
+# Asking costs as much as decoding a token.
+ASK_INTERVAL_S = 0.1
+
+
 class TritonPythonModel:
     """Stateless: requests may come batched, in any order, from any stream."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Read the token table beside this file."""
+        self._cancellations = Cancellations()
         table = Path(__file__).parent / "engine" / "token_bytes.npz"
         try:
             self._text = TokenText(table)
@@ -26,6 +33,8 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response a request."""
+        for request in requests:
+            self._cancellations.look_at(request)
         return [self._respond(request) for request in requests]
 
     def _respond(self, request: Any) -> Any:
@@ -39,14 +48,54 @@ class TritonPythonModel:
                 start = b"" if carry is None else bytes(carry[row, 0])
                 end = 0 if hold is None else int(hold[row, 0])
                 for ids, length in zip(tokens[row], lengths[row], strict=True):
-                    texts.append(self._text.decode(ids[:length].tolist(), start, end))
+                    texts.append(self._text.decode(ids[:length].tolist(), start, end).encode())
         except TokenIdError as error:
             return pb_utils.InferenceResponse(
                 error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
             )
-        shape = (len(tokens), -1) if len(tokens) else (0, 1)
-        output = np.array([text.encode() for text in texts], object).reshape(shape)
+        output = np.array(texts, object).reshape(len(tokens), -1)
         return pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT", output)])
+
+
+class Cancellations:
+    """Passes a client's cancellation on to room 2.
+
+    Triton tells of it only the next step of an ensemble request, never the one that runs. The next
+    step is this room's; so it asks, and stops the stream as upstream's clients do.
+    """
+
+    def __init__(self) -> None:
+        self._asked: OrderedDict[int, float] = OrderedDict()  # stream key -> when, oldest first
+
+    def look_at(self, request: Any) -> None:
+        """Ask whether the request's stream is cancelled, at most once in ASK_INTERVAL_S."""
+        key_tensor = _array(request, "STREAM_KEY")
+        if key_tensor is None:
+            return
+        key, now = int(key_tensor.reshape(-1)[0]), time.monotonic()
+        # A stream that is older than the interval may be asked again: what is older is forgotten.
+        while self._asked and now - next(iter(self._asked.values())) > ASK_INTERVAL_S:
+            self._asked.popitem(last=False)
+        if key not in self._asked:
+            self._asked[key] = now
+            if request.is_cancelled():
+                _stop_stream(key)
+
+
+def _stop_stream(key: int) -> None:
+    one = np.ones((1, 1), np.int32)
+    names = ("input_ids", "input_lengths", "request_output_len")  # required, not looked at
+    inputs = [pb_utils.Tensor(name, one) for name in names]
+    inputs.append(pb_utils.Tensor("stop", np.array([[True]])))
+    stop = pb_utils.InferenceRequest(
+        model_name="tensorrt_llm",
+        request_id=f"stream-key:{key}",
+        requested_output_names=["sequence_length"],
+        inputs=inputs,
+    )
+    for response in stop.exec(decoupled=True):
+        if response.has_error():
+            pb_utils.Logger.log_warn(f"stream {key} was not stopped: {response.error().message()}")
 
 
 def _array(request: Any, name: str) -> Any:

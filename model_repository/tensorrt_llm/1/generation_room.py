@@ -30,6 +30,7 @@ CANCEL_POLL_S = 0.1  # as upstream's cancellation_check_period_ms
 class RoomResponse:
     """One response. Counts are of tokens; `num_output_tokens` are those of this response."""
 
+    key: int  # of the stream; what `cancel` takes
     token_ids: tuple[int, ...]
     span: TextSpan
     finish_reason: FinishReason | None
@@ -61,12 +62,11 @@ class Reply(Protocol):
     def cancelled(self) -> bool:
         """Whether the client is gone or has cancelled."""
 
-    def confirm_cancel(self) -> None:
-        """End a cancelled request with CANCELLED."""
-
 
 @dataclass
 class _Stream:
+    key: int
+    request_id: str  # the client's own; may be empty, may not be unique
     inputs: GenerationInputs
     reply: Reply
     text: OutputText
@@ -117,7 +117,7 @@ class GenerationRoom:
             if thread.ident is not None:
                 thread.join()
 
-    def submit(self, inputs: GenerationInputs, reply: Reply) -> None:
+    def submit(self, inputs: GenerationInputs, reply: Reply, request_id: str = "") -> None:
         """Admit a request. Raises `InvalidRequest` or `EngineUnavailable`; then no reply is used."""
         inputs.check_against(self.config)
         with self._changed:
@@ -131,7 +131,9 @@ class GenerationRoom:
                 )
             key = self._next_key
             self._next_key += 1
-            stream = _Stream(inputs, reply, OutputText(self._token_bytes, inputs.stop_strings))
+            stream = _Stream(
+                key, request_id, inputs, reply, OutputText(self._token_bytes, inputs.stop_strings)
+            )
             self._streams[key] = stream
         ends = tuple(self.config.model.eos_token_ids)
         request = GenerationRequest(key, inputs.prompt_ids, inputs.max_tokens, ends, inputs.sampling)
@@ -141,6 +143,24 @@ class GenerationRoom:
     def _forget(self, key: int) -> bool:
         with self._changed:
             return self._streams.pop(key, None) is not None
+
+    def cancel(self, key: int) -> None:
+        """End a stream with finish reason "cancelled"; an unknown or ended one is no error."""
+        with self._changed:
+            stream = self._streams.pop(key, None)
+            if stream is None:
+                return
+            stream.finish_reason = "cancelled"
+            stream.text.finish()
+            self._enqueue(stream)
+            self._changed.notify()
+        self._supervisor.cancel(key)
+
+    def cancel_request(self, request_id: str) -> None:
+        """End every stream that the client named so."""
+        for key, stream in list(self._streams.items()):
+            if stream.request_id == request_id:
+                self.cancel(key)
 
     # What the supervisor's thread calls.
 
@@ -206,9 +226,7 @@ class GenerationRoom:
             reason = stream.finish_reason
             response = self._response(stream)
             stream.queued = False
-        if reason == "cancelled":
-            stream.reply.confirm_cancel()
-        elif reason == "error":
+        if reason == "error":
             stream.reply.fail(stream.failure)
         else:
             stream.reply.send(response)
@@ -219,6 +237,7 @@ class GenerationRoom:
         inputs = stream.inputs
         echo = inputs.prompt_ids if inputs.echo_prompt and not inputs.streaming else ()
         return RoomResponse(
+            key=stream.key,
             token_ids=echo + made,
             span=stream.text.take(),
             finish_reason=stream.finish_reason,
@@ -237,12 +256,8 @@ class GenerationRoom:
 
     def _watch_cancels(self) -> None:
         for key, stream in list(self._streams.items()):
-            if stream.reply.cancelled() and self._forget(key):
-                self._supervisor.cancel(key)
-                with self._changed:
-                    stream.finish_reason = "cancelled"
-                    self._enqueue(stream)
-                    self._changed.notify()
+            if stream.reply.cancelled():
+                self.cancel(key)
 
     def _watch_drain(self) -> None:
         if self._drain.is_overdue():

@@ -12,9 +12,11 @@ import triton_python_backend_utils as pb_utils
 from engine_config import EngineConfigError
 from generation_inputs import EngineUnavailable, InvalidRequest, read_inputs
 from generation_room import GenerationRoom, RoomResponse
+from output_text import TextSpan
 from token_engine.interface import EngineLoadError
 
 INPUTS = (
+    "stop",
     "input_ids",
     "input_lengths",
     "request_output_len",
@@ -26,6 +28,8 @@ INPUTS = (
     "runtime_top_p",
     "seed",
 )
+KEY_PREFIX = "stream-key:"  # in a request id: what follows is a stream's key
+NOTHING = RoomResponse(0, (), TextSpan(b"", 0), "cancelled", "", 0, 0)
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
@@ -46,12 +50,27 @@ class TritonPythonModel:
         """Admit each request; its responses follow from the room's own threads."""
         for request in requests:
             reply = TritonReply(request.get_response_sender())
+            arrays = _arrays(request)
+            if "stop" in arrays and arrays["stop"].any():
+                self._stop(request.request_id(), reply)
+                continue
             try:
-                self._room.submit(read_inputs(_arrays(request)), reply)
+                self._room.submit(read_inputs(arrays), reply, request.request_id())
             except InvalidRequest as error:
                 reply.refuse(str(error), pb_utils.TritonError.INVALID_ARG)
             except EngineUnavailable as error:
                 reply.refuse(str(error), pb_utils.TritonError.UNAVAILABLE)
+
+    def _stop(self, request_id: str, reply: TritonReply) -> None:
+        """Upstream's way to cancel; also room 3's, which names the stream by its key."""
+        if not request_id:
+            reply.refuse("stop is true, allowed only with a request id", pb_utils.TritonError.INVALID_ARG)
+            return
+        if request_id.startswith(KEY_PREFIX):
+            self._room.cancel(int(request_id.removeprefix(KEY_PREFIX)))
+        else:
+            self._room.cancel_request(request_id)
+        reply.send(NOTHING)
 
     def finalize(self) -> None:
         """Stop the engine process."""
@@ -84,10 +103,6 @@ class TritonReply:
         with self._lock:
             return not self._ended and bool(self._sender.is_cancelled())
 
-    def confirm_cancel(self) -> None:
-        """End with CANCELLED."""
-        self.refuse("the request was cancelled", pb_utils.TritonError.CANCELLED)
-
     def refuse(self, message: str, code: int) -> None:
         """End with an error."""
         self._send(pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code)), True)
@@ -109,6 +124,7 @@ def _tensors(response: RoomResponse) -> list[Any]:
     tensors = [
         _int32("output_ids", [[ids]]),  # [1, 1, tokens]: batch, beam
         _int32("sequence_length", [[len(ids)]]),
+        _int32("stream_key", [[response.key]]),
         _int32("num_output_tokens", [[response.num_output_tokens]]),
     ]
     if span.carry:

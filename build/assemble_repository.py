@@ -26,8 +26,12 @@ ROOM_FILES: dict[str, tuple[str, ...] | None] = {
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--engine", type=Path, required=True, help="directory that compile_engine.py made")
-    parser.add_argument("--output", type=Path, default=SOURCE, help="model repository (default: this checkout's)")
+    parser.add_argument(
+        "--engine", type=Path, required=True, help="directory that compile_engine.py made"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=SOURCE, help="model repository (default: this checkout's)"
+    )
     options = parser.parse_args()
     assemble(options.engine, options.output)
     say(f"{options.output} is ready to serve")
@@ -36,7 +40,9 @@ def main() -> None:
 def assemble(engine: Path, output: Path) -> None:
     """Put `engine` into the model repository `output`, made from this checkout's if it is new."""
     if not (engine / "engine.json").is_file():
-        raise BuildError(f"{engine} is no engine, it has no engine.json; make one with 'make engine'")
+        raise BuildError(
+            f"{engine} is no engine, it has no engine.json; make one with 'make engine'"
+        )
     with Phase(f"assemble {output.name}"):
         if output.resolve() != SOURCE.resolve():
             _copy_rooms(output)
@@ -61,7 +67,9 @@ def _install(engine: Path, names: tuple[str, ...] | None, target: Path) -> None:
             _link_or_copy(source, aside / source.name)
     missing = [name for name in names or () if not (aside / name).is_file()]
     if missing:
-        raise BuildError(f"{engine} lacks {', '.join(missing)}; compile it again with 'make engine'")
+        raise BuildError(
+            f"{engine} lacks {', '.join(missing)}; compile it again with 'make engine'"
+        )
     if target.exists():
         target.rename(old)
     aside.rename(target)

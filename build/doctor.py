@@ -73,16 +73,26 @@ def short_report() -> str:
 
 def machine() -> Iterator[tuple[str, str]]:
     """(what, value) of everything that decides what can run here."""
-    yield "system", f"{_distribution()}, {platform.machine()}, glibc {platform.libc_ver()[1] or 'unknown'}"
+    yield (
+        "system",
+        f"{_distribution()}, {platform.machine()}, glibc {platform.libc_ver()[1] or 'unknown'}",
+    )
     yield "CPU", f"{os.cpu_count()} cores, {_vector_units()}"
     yield "memory", f"{_memory_gib():.0f} GiB"
     yield "disk", f"{shutil.disk_usage(Path(__file__).parent).free / 2**30:.0f} GiB free here"
     gpus = find_gpus()
-    yield "GPU", "; ".join(f"{g.name} (sm{g.compute_capability}, {g.memory_mib} MiB)" for g in gpus) or "none"
+    yield (
+        "GPU",
+        "; ".join(f"{g.name} (sm{g.compute_capability}, {g.memory_mib} MiB)" for g in gpus)
+        or "none",
+    )
     if gpus:
         yield "driver", gpus[0].driver
     supported = PYTHON in SUPPORTED_PYTHONS
-    yield "Python", f"{platform.python_version()}{'' if supported else ', not supported'} ({sys.executable})"
+    yield (
+        "Python",
+        f"{platform.python_version()}{'' if supported else ', not supported'} ({sys.executable})",
+    )
     try:
         triton = find_triton(STAGING)
     except TritonNotFound as error:
@@ -91,7 +101,10 @@ def machine() -> Iterator[tuple[str, str]]:
     yield "tritonserver", triton.origin
     path = triton.environment.get("LD_LIBRARY_PATH", "").split(os.pathsep)
     folder = next((p for p in path if p and (Path(p) / LIBPYTHON).is_file()), None)
-    yield "libpython", f"{folder}/{LIBPYTHON}" if folder else f"{LIBPYTHON}, by the system's own linker path"
+    yield (
+        "libpython",
+        f"{folder}/{LIBPYTHON}" if folder else f"{LIBPYTHON}, by the system's own linker path",
+    )
 
 
 def find_gpus() -> list[Gpu]:
@@ -100,7 +113,10 @@ def find_gpus() -> list[Gpu]:
     try:
         out = subprocess.run(
             ["nvidia-smi", query, "--format=csv,noheader,nounits"],
-            capture_output=True, text=True, timeout=NVIDIA_SMI_S, check=True,
+            capture_output=True,
+            text=True,
+            timeout=NVIDIA_SMI_S,
+            check=True,
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return []
@@ -116,10 +132,16 @@ def runtimes() -> list[Verdict]:
 
 def _openvino() -> Verdict:
     if platform.machine() != "x86_64" or platform.system() != "Linux":
-        return Verdict("openvino", False, f"{platform.system()} on {platform.machine()}, it needs Linux on x86_64")
+        return Verdict(
+            "openvino",
+            False,
+            f"{platform.system()} on {platform.machine()}, it needs Linux on x86_64",
+        )
     version = _version("openvino-genai")
     if version is None:
-        return Verdict("openvino", False, "the package openvino-genai is not installed; run 'make install'")
+        return Verdict(
+            "openvino", False, "the package openvino-genai is not installed; run 'make install'"
+        )
     return Verdict("openvino", True, f"openvino-genai {version}: NVFP4 weights on the CPU")
 
 
@@ -127,14 +149,25 @@ def _tensorrt_llm(gpus: list[Gpu]) -> Verdict:
     name = "tensorrt_llm"
     fitting = [gpu for gpu in gpus if gpu.compute_capability in BLACKWELL]
     if not fitting:
-        had = ", ".join(f"{gpu.name} is sm{gpu.compute_capability}" for gpu in gpus) or "there is no NVIDIA GPU"
+        had = (
+            ", ".join(f"{gpu.name} is sm{gpu.compute_capability}" for gpu in gpus)
+            or "there is no NVIDIA GPU"
+        )
         return Verdict(name, False, f"{had}; NVFP4 needs Blackwell (sm{', sm'.join(BLACKWELL)})")
     version = _version("tensorrt-llm") or _version("tensorrt_llm")
     if version is None:
-        return Verdict(name, False, f"{fitting[0].name} fits, but the package tensorrt_llm is not installed; "
-                       "use the image nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3")
-    return Verdict(name, False, f"{fitting[0].name} and tensorrt_llm {version} fit, but this version of the "
-                   "repository has no adapter for it yet")
+        return Verdict(
+            name,
+            False,
+            f"{fitting[0].name} fits, but the package tensorrt_llm is not installed; "
+            "use the image nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3",
+        )
+    return Verdict(
+        name,
+        False,
+        f"{fitting[0].name} and tensorrt_llm {version} fit, but this version of the "
+        "repository has no adapter for it yet",
+    )
 
 
 def _vllm(gpus: list[Gpu]) -> Verdict:
@@ -144,7 +177,9 @@ def _vllm(gpus: list[Gpu]) -> Verdict:
 
 
 def _replay() -> Verdict:
-    return Verdict("replay", True, "no model: it plays the prompt back, to measure the serving path")
+    return Verdict(
+        "replay", True, "no model: it plays the prompt back, to measure the serving path"
+    )
 
 
 def _version(package: str) -> str | None:
@@ -163,8 +198,16 @@ def _distribution() -> str:
 
 def _vector_units() -> str:
     flags = set(_cpu_flags())
-    found = [label for flag, label in (("avx2", "AVX2"), ("avx512f", "AVX-512"),
-                                       ("avx512_bf16", "BF16"), ("amx_tile", "AMX")) if flag in flags]
+    found = [
+        label
+        for flag, label in (
+            ("avx2", "AVX2"),
+            ("avx512f", "AVX-512"),
+            ("avx512_bf16", "BF16"),
+            ("amx_tile", "AMX"),
+        )
+        if flag in flags
+    ]
     return " ".join(found) or "no AVX2"
 
 

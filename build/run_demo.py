@@ -20,8 +20,8 @@ from server_process import Ports, ServerProcess
 
 BUILD = Path(__file__).resolve().parent
 OUT = BUILD / "out"
-QUESTION = "What is the capital of France?"
-MAX_TOKENS = 128
+QUESTION = "Tell me a long story about a king called Otto."
+MAX_TOKENS = 256
 
 
 def main() -> None:
@@ -38,8 +38,17 @@ def main() -> None:
     ports = Ports(options.host, options.http_port, options.grpc_port, options.metrics_port)
     say(short_report())
     engine = OUT / "engine-demo"
-    _run("compile_engine.py", "--runtime", "openvino", "--precision", "f32",
-         "--checkpoint", str(options.checkpoint), "--output", str(engine))
+    _run(
+        "compile_engine.py",
+        "--runtime",
+        "openvino",
+        "--precision",
+        "f32",
+        "--checkpoint",
+        str(options.checkpoint),
+        "--output",
+        str(engine),
+    )
     _run("assemble_repository.py", "--engine", str(engine))
     server = ServerProcess(BUILD.parent / "model_repository", ports, OUT / "server.log")
     _serve(server, options.question, options.once)
@@ -65,7 +74,9 @@ def _serve(server: ServerProcess, question: str, once: bool) -> None:
     except KeyboardInterrupt:
         say("\nstopping")
     except LlamaError as error:
-        raise BuildError(f"the question failed ({error.code}: {error}); see {server.log_file}") from error
+        raise BuildError(
+            f"the question failed ({error.code}: {error}); see {server.log_file}"
+        ) from error
     finally:
         server.stop()
 
@@ -74,19 +85,22 @@ def _ask(ports: Ports, question: str) -> None:
     messages = [{"role": "user", "content": question}]
     say(f"\n> {question}")
     started = time.monotonic()
-    first = last = 0.0
-    tokens = 0
+    arrivals: list[tuple[float, int]] = []  # when, and how many tokens
     with Client(ports.url("grpc")) as client:
         for chunk in client.stream(messages, max_tokens=MAX_TOKENS):
-            last = time.monotonic()
-            first = first or last
-            tokens += chunk.num_output_tokens
+            arrivals.append((time.monotonic(), chunk.num_output_tokens))
             print(chunk.text, end="", flush=True)
-    rate = f", {(tokens - 1) / (last - first):.0f} tokens/s" if last > first else ""
-    say(f"\n\nfirst token: {(first - started) * 1e3:.0f} ms, {tokens} tokens{rate}\n")
+    first, last = arrivals[0], arrivals[-1]
+    tokens = sum(count for _, count in arrivals)
+    say(
+        f"\n\nfirst token: {(first[0] - started) * 1e3:.0f} ms, {tokens} tokens, "
+        f"{(tokens - first[1]) / max(last[0] - first[0], 1e-3):.0f} tokens/s after it\n"
+    )
     body = json.dumps({"messages": json.dumps(messages), "max_tokens": MAX_TOKENS, "stream": True})
-    say("the same over HTTP:\n"
-        f"  curl -N {ports.url('http')}/v2/models/ensemble/generate_stream -d '{body}'\n")
+    say(
+        "the same over HTTP:\n"
+        f"  curl -N {ports.url('http')}/v2/models/ensemble/generate_stream -d '{body}'\n"
+    )
 
 
 if __name__ == "__main__":

@@ -35,7 +35,9 @@ ROOT = Path(__file__).resolve().parent.parent
 STAGING = ROOT / "build" / "out" / "triton"
 PR_SET_PDEATHSIG = 1
 # Triton quotes the message and writes a line break in it as the two characters \\n.
-LOAD_FAILURE = re.compile(r"failed to load '(\w+)' version \d+: [\w ]+: (?:TritonModelException: )?(.*?)(?:\\n|\"?$)")
+LOAD_FAILURE = re.compile(
+    r"failed to load '(\w+)' version \d+: [\w ]+: (?:TritonModelException: )?(.*?)(?:\\n|\"?$)"
+)
 STUB_GRACE_S = 5.0
 UNLOAD_S = 5  # after the drain: what the models may take to end
 LOOK_S = 0.5
@@ -57,12 +59,19 @@ def main(arguments: list[str] | None = None) -> int:
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--model-repository", type=Path, default=ROOT / "model_repository")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default %(default)s)"
+    )
     parser.add_argument("--http-port", type=_port, default=8000, metavar="N")
     parser.add_argument("--grpc-port", type=_port, default=8001, metavar="N")
     parser.add_argument("--metrics-port", type=_port, default=8002, metavar="N")
-    parser.add_argument("--exit-timeout", type=int, default=30, metavar="SECONDS",
-                        help="how long requests in flight may take to end (default %(default)s)")
+    parser.add_argument(
+        "--exit-timeout",
+        type=int,
+        default=30,
+        metavar="SECONDS",
+        help="how long requests in flight may take to end (default %(default)s)",
+    )
     return parser.parse_args(arguments)
 
 
@@ -76,8 +85,10 @@ def _port(text: str) -> int:
 def check_repository(repository: Path) -> None:
     """End with one sentence if `repository` has no models or no engine."""
     if not (repository / "ensemble" / "config.pbtxt").is_file():
-        fail(f"{repository} is no model repository of this project: it has no ensemble/config.pbtxt; "
-             "name one with --model-repository")
+        fail(
+            f"{repository} is no model repository of this project, it has no "
+            "ensemble/config.pbtxt; name one with --model-repository"
+        )
     engine = repository / "tensorrt_llm" / "1" / "engine" / "engine.json"
     if not engine.is_file():
         fail(f"there is no engine: {engine} does not exist; build one with 'make engine'")
@@ -93,8 +104,10 @@ def check_ports(options: argparse.Namespace) -> None:
             try:
                 probe.bind((options.host, port))
             except OSError as error:
-                fail(f"cannot listen on {options.host}:{port} ({error.strerror}); "
-                     f"choose another port with --{name}-port (make: {name.upper()}_PORT=N)")
+                fail(
+                    f"cannot listen on {options.host}:{port} ({error.strerror}); "
+                    f"choose another port with --{name}-port (make: {name.upper()}_PORT=N)"
+                )
 
 
 def command_line(triton: TritonInstallation, options: argparse.Namespace) -> list[str]:
@@ -106,7 +119,10 @@ def command_line(triton: TritonInstallation, options: argparse.Namespace) -> lis
         f"--exit-timeout-secs={UNLOAD_S}",
     ]
     for name in ("http", "grpc", "metrics"):
-        command += [f"--{name}-address={options.host}", f"--{name}-port={getattr(options, name + '_port')}"]
+        command += [
+            f"--{name}-address={options.host}",
+            f"--{name}-port={getattr(options, name + '_port')}",
+        ]
     if triton.backend_directory is not None:
         command.append(f"--backend-directory={triton.backend_directory}")
     return command

@@ -55,7 +55,7 @@ def free_ports() -> Ports:
 
 
 class ServerProcess:
-    """`with ServerProcess(repository, ports, log_file) as server: ...` runs until the block ends."""
+    """`with ServerProcess(repository, ports, log_file) as server:` runs until the block ends."""
 
     def __init__(self, repository: Path, ports: Ports, log_file: Path) -> None:
         self.ports = ports
@@ -67,11 +67,16 @@ class ServerProcess:
         """Return when the ensemble is ready; raises `BuildError` with the server's own sentence."""
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         command: Sequence[str] = [
-            sys.executable, str(SERVE), "--model-repository", str(self._repository),
+            sys.executable,
+            str(SERVE),
+            "--model-repository",
+            str(self._repository),
             *self.ports.arguments(),
         ]
         with self.log_file.open("wb") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, start_new_session=True
+            )
         deadline = time.monotonic() + timeout_s
         with Client(self.ports.url("grpc")) as client:
             while not client.is_ready():
@@ -79,7 +84,9 @@ class ServerProcess:
                     raise BuildError(f"the server did not start: {self.failure()}")
                 if time.monotonic() > deadline:
                     self.stop()
-                    raise BuildError(f"the server was not ready in {timeout_s:g} s; see {self.log_file}")
+                    raise BuildError(
+                        f"the server was not ready in {timeout_s:g} s; see {self.log_file}"
+                    )
                 time.sleep(POLL_S)
 
     @property

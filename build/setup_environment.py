@@ -1,8 +1,10 @@
 """Make .venv and install what the project pins into it; does nothing if that is done.
 
-Run by the Makefile with the machine's own Python, before anything is installed, so it uses the
-standard library alone and keeps to syntax that an unsupported Python can still read.
+Run by the Makefile with the machine's own Python, before anything is installed: it uses the
+standard library alone, and syntax that a Python too old for the project can still read.
 """
+
+from __future__ import annotations
 
 import argparse
 import hashlib
@@ -11,89 +13,79 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = Path(__file__).resolve().parent.parent
 SUPPORTED = ((3, 10), (3, 11), (3, 12))
+RUNNING = sys.version_info[:2]
 
 
-def main():  # type: () -> int
+def main() -> int:
     """Returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--extras", default="server", help="comma-separated, as in pyproject.toml")
-    parser.add_argument("--venv", default=os.path.join(ROOT, ".venv"))
+    parser.add_argument("--venv", type=Path, default=ROOT / ".venv")
     options = parser.parse_args()
-    python = os.path.join(options.venv, "bin", "python")
-    wanted = sorted(options.extras.split(","))
-    if not os.path.exists(python):
-        if not _make_environment(options.venv):
-            return 1
-    stamp_file = os.path.join(options.venv, "installed.json")
-    installed = _read_stamp(stamp_file)
-    if set(wanted) <= set(installed):
+    if not (options.venv / "bin" / "python").exists():
+        problem = make_environment(options.venv)
+        if problem:
+            return _fail(problem)
+    stamp = options.venv / "installed.json"
+    installed = read_stamp(stamp)
+    wanted = set(options.extras.split(","))
+    if wanted <= installed:
         return 0
-    extras = sorted(set(wanted) | set(installed))
-    started = time.time()
-    print("install: packages of [{}] into {} (once)".format(",".join(extras), _short(options.venv)), flush=True)
-    if _install(python, extras) != 0:
-        return _fail("the packages could not be installed (pip says why above); run the same command again")
-    _write_stamp(stamp_file, extras)
-    print("install: {:.1f} s".format(time.time() - started), flush=True)
+    return _install(options.venv, stamp, sorted(wanted | installed))
+
+
+def make_environment(folder: Path) -> str:
+    """Make the virtual environment; returns "" or the sentence that says why it cannot be."""
+    version = ".".join(map(str, RUNNING))
+    if RUNNING not in SUPPORTED:
+        allowed = ", ".join(".".join(map(str, each)) for each in SUPPORTED)
+        return (
+            f"Python {version} is not supported, allowed is one of {allowed}; "
+            "name one with 'make demo PYTHON=python3.11'"
+        )
+    if subprocess.call([sys.executable, "-m", "venv", "--clear", str(folder)]) != 0:
+        return (
+            f"Python's venv module could not make {folder}; "
+            f"run 'apt-get install python{version}-venv' and the same command again"
+        )
+    return ""
+
+
+def _install(venv: Path, stamp: Path, extras: list[str]) -> int:
+    started = time.monotonic()
+    names = ",".join(extras)
+    print(f"install: packages of [{names}] into {os.path.relpath(venv)} (once)", flush=True)
+    command = [str(venv / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check"]
+    if not sys.stdout.isatty():
+        command.append("--quiet")  # a progress bar is for a person
+    if subprocess.call([*command, "--editable", f"{ROOT}[{names}]"]) != 0:
+        return _fail("pip could not install the packages (it says why above); run the same again")
+    aside = stamp.with_suffix(".partial")
+    aside.write_text(json.dumps({"pins": _pins(), "extras": extras}), encoding="utf-8")
+    aside.replace(stamp)
+    print(f"install: {time.monotonic() - started:.1f} s", flush=True)
     return 0
 
 
-def _make_environment(folder):  # type: (str) -> bool
-    if sys.version_info[:2] not in SUPPORTED:
-        allowed = ", ".join("{}.{}".format(*version) for version in SUPPORTED)
-        _fail(
-            "Python {}.{} is not supported, allowed is one of {}; name one with 'make demo PYTHON=python3.11'".format(
-                sys.version_info[0], sys.version_info[1], allowed
-            )
-        )
-        return False
-    # The interpreter appears last and whole: --without-pip first would leave a half environment.
-    if subprocess.call([sys.executable, "-m", "venv", "--clear", folder]) != 0:
-        _fail(
-            "Python's venv module could not make {}; run 'apt-get install python{}.{}-venv' and the same "
-            "command again".format(_short(folder), sys.version_info[0], sys.version_info[1])
-        )
-        return False
-    return True
-
-
-def _install(python, extras):  # type: (str, list[str]) -> int
-    command = [python, "-m", "pip", "install", "--disable-pip-version-check"]
-    if not sys.stdout.isatty():
-        command.append("--quiet")
-    return subprocess.call(command + ["--editable", "{}[{}]".format(ROOT, ",".join(extras))])
-
-
-def _pins():  # type: () -> str
-    with open(os.path.join(ROOT, "pyproject.toml"), "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
-
-
-def _read_stamp(path):  # type: (str) -> list[str]
+def read_stamp(stamp: Path) -> set[str]:
     """The extras that are installed as pyproject.toml now pins them."""
     try:
-        with open(path) as file:
-            stamp = json.load(file)
+        document = json.loads(stamp.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return []
-    return list(stamp["extras"]) if stamp.get("pins") == _pins() else []
+        return set()
+    return set(document["extras"]) if document.get("pins") == _pins() else set()
 
 
-def _write_stamp(path, extras):  # type: (str, list[str]) -> None
-    with open(path + ".partial", "w") as file:
-        json.dump({"pins": _pins(), "extras": extras}, file)
-    os.rename(path + ".partial", path)
+def _pins() -> str:
+    return hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
 
 
-def _short(path):  # type: (str) -> str
-    return os.path.relpath(path, os.getcwd())
-
-
-def _fail(sentence):  # type: (str) -> int
-    print("error: " + sentence, file=sys.stderr)
+def _fail(sentence: str) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
     return 1
 
 

@@ -102,7 +102,11 @@ def _libpython_folder() -> list[str]:
     """
     config = sysconfig.get_config_vars()
     libdir = Path(config.get("LIBDIR") or "/usr/lib")
-    candidates = [libdir, libdir / str(config.get("MULTIARCH") or "."), Path(sys.base_prefix) / "lib"]
+    candidates = [
+        libdir,
+        libdir / str(config.get("MULTIARCH") or "."),
+        Path(sys.base_prefix) / "lib",
+    ]
     for folder in candidates:
         if (folder / LIBPYTHON).is_file():
             return [str(folder)]

@@ -34,7 +34,11 @@ def stubs_of(server_pid: int) -> set[Stub]:
             arguments = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
         except OSError:  # it ended while we looked
             continue
-        if Path(arguments[0]).name == STUB and len(arguments) > 5 and arguments[5] == str(server_pid):
+        if (
+            Path(arguments[0]).name == STUB
+            and len(arguments) > 5
+            and arguments[5] == str(server_pid)
+        ):
             found.add(Stub(int(folder.name), arguments[2]))
     return found
 

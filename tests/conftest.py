@@ -34,7 +34,12 @@ def make_repository(tmp_path_factory: pytest.TempPathFactory) -> MakeRepository:
 
 def compile_engine(*arguments: str) -> None:
     """Run compile_engine.py on the demo checkpoint."""
-    script = [sys.executable, str(BUILD / "compile_engine.py"), "--checkpoint", str(DEMO_CHECKPOINT)]
+    script = [
+        sys.executable,
+        str(BUILD / "compile_engine.py"),
+        "--checkpoint",
+        str(DEMO_CHECKPOINT),
+    ]
     subprocess.run([*script, *arguments], check=True, stdout=subprocess.DEVNULL)
 
 
@@ -45,7 +50,9 @@ def replay_repository(make_repository: MakeRepository) -> Path:
 
 
 @pytest.fixture(scope="session")
-def replay_server(replay_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def replay_server(
+    replay_repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
     """A server that no test harms."""
     yield from serving(replay_repository, tmp_path_factory.mktemp("replay-server"))
 
@@ -70,13 +77,13 @@ def serving(repository: Path, folder: Path) -> Iterator[ServerProcess]:
     assert code == 0, server.log()
 
 
-@pytest.fixture()
+@pytest.fixture
 def replay_client(replay_server: ServerProcess) -> Iterator[Client]:
     with Client(replay_server.ports.url("grpc")) as client:
         yield client
 
 
-@pytest.fixture()
+@pytest.fixture
 def demo_client(demo_server: ServerProcess) -> Iterator[Client]:
     with Client(demo_server.ports.url("grpc")) as client:
         yield client

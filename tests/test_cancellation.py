@@ -23,14 +23,16 @@ def paced_server(
     repository = make_repository(
         "--runtime", "replay", "--step-seconds", "0.005", "--max-batch-size", "2"
     )  # fmt: skip
-    server = ServerProcess(repository, free_ports(), tmp_path_factory.mktemp("paced") / "server.log")
+    server = ServerProcess(
+        repository, free_ports(), tmp_path_factory.mktemp("paced") / "server.log"
+    )
     server.start()
     yield server
     # Triton 2.51 keeps a request whose RPC was cancelled just as it ended, and then exits with 1.
     assert server.stop() in (0, 1)
 
 
-@pytest.fixture()
+@pytest.fixture
 def paced_client(paced_server: ServerProcess) -> Iterator[Client]:
     with Client(paced_server.ports.url("grpc")) as client:
         yield client
@@ -72,7 +74,11 @@ def test_the_engine_rests_when_the_last_client_has_left(
 
 def test_a_stop_request_ends_the_stream_of_that_id(paced_server: ServerProcess) -> None:
     ones = {name: np.ones((1, 1), np.int32) for name in ("input_ids", "input_lengths")}
-    long = {**ones, "request_output_len": np.array([[2000]], np.int32), "streaming": np.array([[True]])}
+    long = {
+        **ones,
+        "request_output_len": np.array([[2000]], np.int32),
+        "streaming": np.array([[True]]),
+    }
     responses = stream(paced_server, "tensorrt_llm", long, request_id="mine")
     next(responses)
     stop = {**long, "stop": np.array([[True]])}

@@ -1,4 +1,4 @@
-"""Prompts from messages: ids as encoding the rendered string gives, but no control token of a user's."""
+"""Prompts from messages: the ids of the rendered string, but no control token of a user's."""
 
 import json
 from pathlib import Path
@@ -19,10 +19,23 @@ SPECIALS = [token.content for token in TOKENIZER.get_added_tokens_decoder().valu
 FIRST_SPECIAL = CONFIG["vocab_size"] - 256
 
 CONTENT = st.text(max_size=40) | st.sampled_from(
-    ["", "  x  ", "\n\nhi\n", "a\x1fb", "\x1f", "日本語 😀", "{{ 1 }}", "{% raw %}", "tab\t", "\ue0000\ue000"]
+    [
+        "",
+        "  x  ",
+        "\n\nhi\n",
+        "a\x1fb",
+        "\x1f",
+        "日本語 😀",
+        "{{ 1 }}",
+        "{% raw %}",
+        "tab\t",
+        "\ue0000\ue000",
+    ]
 )
 MESSAGES = st.lists(
-    st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant"]), "content": CONTENT}),
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["system", "user", "assistant"]), "content": CONTENT}
+    ),
     min_size=1,
     max_size=4,
 )
@@ -38,7 +51,8 @@ def reference(messages: list[dict[str, str]]) -> str:
         f"Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n{system}<|eot_id|>"
     )
     for message in messages:
-        text += f"<|start_header_id|>{message['role']}<|end_header_id|>\n\n{message['content'].strip()}<|eot_id|>"
+        text += f"<|start_header_id|>{message['role']}<|end_header_id|>\n\n"
+        text += f"{message['content'].strip()}<|eot_id|>"
     return text + "<|start_header_id|>assistant<|end_header_id|>\n\n"
 
 
@@ -75,7 +89,10 @@ def test_a_users_special_token_stays_text(
         ("{}", "messages is {}, allowed is a list"),
         ("[]", "allowed is a list of 1 to"),
         ("[1]", r"messages\[0\] is 1, allowed is an object"),
-        ('[{"role":"tool","content":"x"}]', "role is 'tool', allowed is one of system, user, assistant"),
+        (
+            '[{"role":"tool","content":"x"}]',
+            "role is 'tool', allowed is one of system, user, assistant",
+        ),
         ('[{"role":"user","content":null}]', "content is None, allowed is a string"),
         ('[{"role":"user","content":"x","name":"y"}]', "has the key 'name'"),
         ('[{"role":"user","content":"\\ud800"}]', "lone surrogate"),

@@ -21,7 +21,9 @@ def server(
 ) -> Iterator[ServerProcess]:
     repository = make_repository("--runtime", "replay", "--step-seconds", "0.01")
     shorten_hang_timeout(repository / "tensorrt_llm" / "1" / "engine" / "engine.json")
-    server = ServerProcess(repository, free_ports(), tmp_path_factory.mktemp("deaths") / "server.log")
+    server = ServerProcess(
+        repository, free_ports(), tmp_path_factory.mktemp("deaths") / "server.log"
+    )
     with server:
         yield server
 
@@ -61,5 +63,6 @@ def answers(client: Client) -> bool:
     try:
         return client.generate("Hello", max_tokens=3).startswith("Hel")
     except LlamaError as error:
-        assert "restarted" in str(error), error
+        if "restarted" not in str(error):
+            raise
         return False

@@ -58,10 +58,12 @@ def test_the_final_flag_rides_on_tensors(replay_server: ServerProcess) -> None:
     assert all(tensors["text_output"].shape in ((1,), (1, 1)) for tensors, _ in responses)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(text=st.text(min_size=1, max_size=60))
 def test_any_text_comes_back_whole(replay_client: Client, text: str) -> None:
-    prompt = list(replay_client.stream(text, max_tokens=1, stream=False))[0]
+    prompt = next(iter(replay_client.stream(text, max_tokens=1, stream=False)))
     chunks = list(replay_client.stream(text, max_tokens=prompt.num_input_tokens))
     assert joined(chunks) == text
 
@@ -98,7 +100,9 @@ def test_chat_messages(replay_client: Client) -> None:
     assert "user\n\nHi <|eot_id|> thereassistant\n\n" in text
 
 
-def test_http_generate_and_generate_stream(replay_server: ServerProcess, replay_client: Client) -> None:
+def test_http_generate_and_generate_stream(
+    replay_server: ServerProcess, replay_client: Client
+) -> None:
     body = {"text_input": TEXT, "max_tokens": 50}
     status, answer = post(replay_server, "/v2/models/ensemble/generate", body)
     assert status == 200
@@ -151,17 +155,24 @@ def as_array(name: str, value: Any) -> Any:
     return np.array([[value]], np.float32 if isinstance(value, float) else np.int32)
 
 
-def test_a_refusal_has_status_invalid_argument(replay_server: ServerProcess, replay_client: Client) -> None:
+def test_a_refusal_has_status_invalid_argument(
+    replay_server: ServerProcess, replay_client: Client
+) -> None:
     with pytest.raises(LlamaError) as caught:
         replay_client.generate("a", max_tokens=9999)
-    status, body = post(replay_server, "/v2/models/ensemble/generate", {"text_input": "a", "max_tokens": 9999})
+    status, body = post(
+        replay_server, "/v2/models/ensemble/generate", {"text_input": "a", "max_tokens": 9999}
+    )
     assert status == 400
     assert "2048 together" in json.loads(body)["error"]
     assert "2048 together" in str(caught.value)
 
 
 def test_bytes_that_are_not_utf8_are_refused(replay_server: ServerProcess) -> None:
-    arrays = {"text_input": np.array([[b"ab\xff"]], object), "max_tokens": np.array([[1]], np.int32)}
+    arrays = {
+        "text_input": np.array([[b"ab\xff"]], object),
+        "max_tokens": np.array([[1]], np.int32),
+    }
     with pytest.raises(Exception, match="text_input has the byte 0xff at 2, allowed is UTF-8"):
         list(stream(replay_server, "ensemble", arrays))
 
@@ -192,5 +203,3 @@ def test_many_streams_at_once_keep_apart(replay_client: Client) -> None:
     for index, text in enumerate(texts):
         assert answers[index] == replay_client.generate(text, max_tokens=300)
         assert answers[index].startswith(text)
-
-

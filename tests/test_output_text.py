@@ -11,7 +11,8 @@ from token_text import TokenIdError, TokenText
 
 # Tokens that cut characters and stop strings everywhere: bytes of é 日 😀 and ASCII, in pieces.
 VOCABULARY = [
-    b"a", b"b", b"c", b" ", b"ab", b"abc", b"bc ", b"\xc3", b"\xa9", b"\xe6", b"\x97\xa5", b"\xe6\x97",
+    b"a", b"b", b"c", b" ", b"ab", b"abc", b"bc ", b"\xc3", b"\xa9", b"\xe6", b"\x97\xa5",
+    b"\xe6\x97",
     b"\xa5", b"\xf0\x9f", b"\x98\x80", b"\xf0", b"\x9f\x98", b"\x80", b"\xff", b"c\xc3", b"\xa9a",
     b"",  # an id without text
 ]  # fmt: skip
@@ -35,7 +36,7 @@ def plain_bytes(ids: list[int]) -> bytes:
 
 
 def first_stop(data: bytes, stops: list[str]) -> tuple[int, int] | None:
-    """(end, begin) of the stop string that is complete first; of those the one that begins first."""
+    """(end, begin) of the stop string that is complete first; of those the earliest begin."""
     hits = [
         (end, end - len(stop.encode()))
         for end in range(1, len(data) + 1)
@@ -48,7 +49,7 @@ def first_stop(data: bytes, stops: list[str]) -> tuple[int, int] | None:
 def generate(
     table: Path, ids: list[int], chunks: list[int], takes: list[bool], stops: list[str]
 ) -> tuple[list[str], bool]:
-    """Feed `ids` in chunks, take a span where `takes` says so; returns the texts and if it stopped."""
+    """Feed `ids` in chunks, take a span where `takes` says; returns the texts and if it stopped."""
     text, decoder = OutputText(TokenBytes(table), stops), TokenText(table)
     texts, since, position, turn, stopped = [], [], 0, 0, False
     while position < len(ids) and not stopped:

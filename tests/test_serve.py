@@ -22,7 +22,7 @@ from triton_installation import TritonNotFound
 from triton_processes import stubs_of
 
 
-@pytest.fixture()
+@pytest.fixture
 def server(replay_repository: Path, tmp_path: Path) -> Iterator[ServerProcess]:
     server = ServerProcess(replay_repository, free_ports(), tmp_path / "server.log")
     server.start()
@@ -53,9 +53,7 @@ def test_a_signal_ends_it_with_exit_code_0(server: ServerProcess, number: int) -
     assert not remains.found()
 
 
-def test_requests_in_flight_are_finished_before_the_end(
-    make_paced: Path, tmp_path: Path
-) -> None:
+def test_requests_in_flight_are_finished_before_the_end(make_paced: Path, tmp_path: Path) -> None:
     server = ServerProcess(make_paced, free_ports(), tmp_path / "server.log")
     server.start()
     with Client(server.ports.url("grpc")) as client:
@@ -122,25 +120,39 @@ def test_no_engine(tmp_path: Path) -> None:
         (tmp_path / room / "config.pbtxt").write_text(
             (ROOT / "model_repository" / room / "config.pbtxt").read_text()
         )
-    assert_one_sentence(run_serve("--model-repository", str(tmp_path)), "there is no engine", "make engine")
+    assert_one_sentence(
+        run_serve("--model-repository", str(tmp_path)), "there is no engine", "make engine"
+    )
 
 
 def test_no_repository(tmp_path: Path) -> None:
-    assert_one_sentence(run_serve("--model-repository", str(tmp_path)), str(tmp_path), "--model-repository")
+    assert_one_sentence(
+        run_serve("--model-repository", str(tmp_path)), str(tmp_path), "--model-repository"
+    )
 
 
 @pytest.mark.parametrize(
     ("room", "name", "content", "words"),
     [
         ("tensorrt_llm", "engine.json", "{", ("engine.json", "make engine")),
-        ("tensorrt_llm", "engine.json", '{"format_version": 1, "speed": 2}', ("unknown key 'speed'",)),
+        (
+            "tensorrt_llm",
+            "engine.json",
+            '{"format_version": 1, "speed": 2}',
+            ("unknown key 'speed'",),
+        ),
         ("tensorrt_llm", "token_bytes.npz", "x", ("token_bytes.npz", "make engine")),
         ("preprocessing", "tokenizer.json", "x", ("preprocessing", "tokenizer", "make engine")),
         ("postprocessing", "token_bytes.npz", "x", ("token_bytes.npz", "make engine")),
     ],
 )
 def test_a_damaged_engine_is_named_with_the_remedy(
-    replay_repository: Path, tmp_path: Path, room: str, name: str, content: str, words: tuple[str, ...]
+    replay_repository: Path,
+    tmp_path: Path,
+    room: str,
+    name: str,
+    content: str,
+    words: tuple[str, ...],
 ) -> None:
     repository = tmp_path / "model_repository"
     assemble(replay_repository / "tensorrt_llm" / "1" / "engine", repository)
@@ -157,13 +169,20 @@ def test_an_unsupported_python_and_a_missing_libpython(
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(triton_installation, "LIBPYTHON", "libpython9.99.so.1.0")
-    with pytest.raises(TritonNotFound, match=r"libpython9.99.so.1.0 was not .*apt-get install libpython"):
+    with pytest.raises(
+        TritonNotFound, match=r"libpython9.99.so.1.0 was not .*apt-get install libpython"
+    ):
         triton_installation.find_triton(tmp_path)
     monkeypatch.setattr(triton_installation, "PYTHON", "3.14")
-    with pytest.raises(TritonNotFound, match=r"Python 3.14 is not supported, allowed is one of 3.10"):
+    with pytest.raises(
+        TritonNotFound, match=r"Python 3.14 is not supported, allowed is one of 3.10"
+    ):
         triton_installation.find_triton(tmp_path)
 
 
 def test_a_refused_request_says_why(server: ServerProcess) -> None:
-    with Client(server.ports.url("grpc")) as client, pytest.raises(LlamaError, match="text_input is empty"):
+    with (
+        Client(server.ports.url("grpc")) as client,
+        pytest.raises(LlamaError, match="text_input is empty"),
+    ):
         client.generate("")

@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-
 from token_text import TokenIdError, TokenText
-
 
 # Asking costs as much as decoding a token.
 ASK_INTERVAL_S = 0.1

@@ -25,8 +25,8 @@ class TokenText:
 
     def __init__(self, path: Path) -> None:
         with np.load(path, allow_pickle=False) as table:
-            self._offsets = table["offsets"].tolist()
-            self._data = table["data"].tobytes()
+            self._offsets: list[int] = table["offsets"].tolist()
+            self._data: bytes = table["data"].tobytes()
             self._special = frozenset(np.flatnonzero(table["special"]).tolist())
 
     def decode(self, token_ids: Iterable[int], carry: bytes = b"", hold: int = 0) -> str:

@@ -39,9 +39,13 @@ def parse_messages(document: str) -> list[Message]:
     try:
         messages = json.loads(document)
     except (ValueError, RecursionError) as error:
-        raise InvalidMessages(f"messages is not JSON ({error}), allowed is a list of messages") from None
+        raise InvalidMessages(
+            f"messages is not JSON ({error}), allowed is a list of messages"
+        ) from None
     if not isinstance(messages, list) or not 1 <= len(messages) <= MAX_MESSAGES:
-        raise InvalidMessages(f"messages is {_short(messages)}, allowed is a list of 1 to {MAX_MESSAGES}")
+        raise InvalidMessages(
+            f"messages is {_short(messages)}, allowed is a list of 1 to {MAX_MESSAGES}"
+        )
     for index, message in enumerate(messages):
         _check_message(message, f"messages[{index}]")
     return messages
@@ -52,7 +56,9 @@ def _check_message(message: object, where: str) -> None:
         raise InvalidMessages(f"{where} is {_short(message)}, allowed is an object")
     for key in message:
         if key not in ("role", "content"):
-            raise InvalidMessages(f"{where} has the key {_short(key)}, allowed are 'role' and 'content'")
+            raise InvalidMessages(
+                f"{where} has the key {_short(key)}, allowed are 'role' and 'content'"
+            )
     if message.get("role") not in ROLES:
         raise InvalidMessages(
             f"{where}.role is {_short(message.get('role'))}, allowed is one of {', '.join(ROLES)}"
@@ -83,7 +89,7 @@ class ChatTemplate:
         }
 
     def render(self, messages: Sequence[Message]) -> list[tuple[str, bool]]:
-        """The prompt up to the assistant's answer, as pieces (text, whether the template wrote it)."""
+        """The prompt up to the assistant's answer: pieces (text, whether the template wrote it)."""
         contents = [message["content"] for message in messages]
         stand_ins = [
             {**message, "content": f"{EDGE}{MARK}{index}{MARK}{EDGE}"}

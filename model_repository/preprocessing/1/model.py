@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-
 from request_preparation import InvalidPrompt, PreparationError, RequestPreparation
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from chat_template import ChatTemplate, InvalidMessages, parse_messages
 from prompt_encoder import PromptEncoder
 
-
 JSON_ESCAPE = 6  # bytes that JSON may spend on one byte of text: "\\u0041" is "A"
 
 
@@ -46,16 +45,21 @@ class RequestPreparation:
             self._template = ChatTemplate(directory / "tokenizer_config.json")
         except Exception as error:  # tokenizers raises bare Exception
             raise PreparationError(
-                f"the tokenizer in {directory} cannot be read ({error}); build it with 'make engine'"
+                f"the tokenizer in {directory} cannot be read ({error}); "
+                "build it with 'make engine'"
             ) from error
 
-    def prepare(self, query: bytes | None, messages: bytes | None, max_tokens: int) -> PreparedPrompt:
+    def prepare(
+        self, query: bytes | None, messages: bytes | None, max_tokens: int
+    ) -> PreparedPrompt:
         """Encode `query` (a trusted raw prompt) or `messages` (JSON); exactly one must be given."""
         if max_tokens < 1:
             raise InvalidPrompt(f"max_tokens is {max_tokens}, allowed is at least 1")
         if (query is None) == (messages is None):
             count = "neither" if query is None else "both"
-            raise InvalidPrompt(f"{count} of text_input and messages is given, allowed is exactly one")
+            raise InvalidPrompt(
+                f"{count} of text_input and messages is given, allowed is exactly one"
+            )
         if messages is not None:
             ids = self._encode_messages(self._text(messages, "messages"))
         else:
@@ -77,7 +81,7 @@ class RequestPreparation:
         at_least = len(data) // (JSON_ESCAPE * self._encoder.longest_token)
         if at_least > self._max_seq_len:  # refused before the cost of encoding it
             raise InvalidPrompt(
-                f"{name} has {len(data)} bytes, more than the {self._max_seq_len} tokens that fit can hold"
+                f"{name} has {len(data)} bytes, allowed is what {self._max_seq_len} tokens can hold"
             )
         try:
             return data.decode("utf-8")

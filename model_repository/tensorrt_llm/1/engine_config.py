@@ -16,7 +16,7 @@ FORMAT_VERSION = 1
 
 
 class EngineConfigError(ValueError):
-    """`engine.json` is missing or wrong; the message names the key, its value and what is allowed."""
+    """`engine.json` is missing or wrong; the message names the key, its value, what is allowed."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ class ModelFacts:
         _require(self.vocab_size > 0, "model.vocab_size", self.vocab_size, "at least 1")
         ids = [self.bos_token_id, *self.eos_token_ids]
         for token_id in ids:
-            _require(0 <= token_id < self.vocab_size, "model token id", token_id, "below vocab_size")
+            _require(
+                0 <= token_id < self.vocab_size, "model token id", token_id, "below vocab_size"
+            )
         _require(bool(self.eos_token_ids), "model.eos_token_ids", [], "at least one id")
 
 
@@ -45,13 +47,17 @@ class Limits:
     max_batch_size: int  # sequences that one forward pass advances
     max_num_tokens: int  # tokens that one forward pass computes (the prefill chunk)
     max_queue_size: int  # requests admitted but not yet in the batch; more are refused
-    hang_timeout_s: float = 300.0  # no step for so long while there is work: the engine is restarted
+    hang_timeout_s: float = (
+        300.0  # no step for so long while there is work: the engine is restarted
+    )
 
     def __post_init__(self) -> None:
         for name in ("max_seq_len", "max_batch_size", "max_num_tokens"):
             _require(getattr(self, name) >= 1, f"limits.{name}", getattr(self, name), "at least 1")
         _require(self.max_seq_len >= 2, "limits.max_seq_len", self.max_seq_len, "at least 2")
-        _require(self.max_queue_size >= 0, "limits.max_queue_size", self.max_queue_size, "0 or more")
+        _require(
+            self.max_queue_size >= 0, "limits.max_queue_size", self.max_queue_size, "0 or more"
+        )
         _require(self.hang_timeout_s > 0, "limits.hang_timeout_s", self.hang_timeout_s, "above 0")
 
 
@@ -77,14 +83,16 @@ def load_engine_config(engine_directory: Path) -> EngineConfig:
             f"there is no engine: {path} does not exist; build one with 'make engine'"
         ) from None
     except (OSError, ValueError) as error:
-        raise EngineConfigError(f"{path} cannot be read ({error}); rebuild it with 'make engine'") from error
+        raise EngineConfigError(
+            f"{path} cannot be read ({error}); rebuild it with 'make engine'"
+        ) from error
     try:
         config = parse_section(EngineConfig, document, "engine.json")
     except EngineConfigError as error:
         raise EngineConfigError(f"{path}: {error}") from None
     if config.format_version != FORMAT_VERSION:
         raise EngineConfigError(
-            f"{path} has format_version {config.format_version}, this server reads {FORMAT_VERSION}; "
+            f"{path} has format_version {config.format_version}, allowed is {FORMAT_VERSION}; "
             "rebuild the engine with 'make engine'"
         )
     return config
@@ -101,7 +109,9 @@ def parse_section(section: type[Section], document: object, where: str) -> Secti
     fields = {f.name: f for f in dataclasses.fields(section)}  # type: ignore[arg-type]
     for key in document:
         if key not in fields:
-            raise EngineConfigError(f"{where} has the unknown key {key!r}; known are {', '.join(fields)}")
+            raise EngineConfigError(
+                f"{where} has the unknown key {key!r}; known are {', '.join(fields)}"
+            )
     values = {}
     for name, spec in fields.items():
         if name in document:
@@ -120,7 +130,9 @@ def _checked(value: object, hint: Any, where: str) -> Any:
     if type(value) is not kind:
         raise EngineConfigError(f"{where} is {value!r}, allowed is a JSON {kind.__name__}")
     if kind is list and any(type(item) is not get_args(hint)[0] for item in value):  # type: ignore[attr-defined]
-        raise EngineConfigError(f"{where} is {value!r}, allowed is a list of {get_args(hint)[0].__name__}")
+        raise EngineConfigError(
+            f"{where} is {value!r}, allowed is a list of {get_args(hint)[0].__name__}"
+        )
     return value
 
 

@@ -63,8 +63,13 @@ def _start_engine(engine_directory: Path, connection: Connection) -> TokenEngine
 
 
 def _warm_up(engine: TokenEngine, config: EngineConfig) -> None:
-    """One short generation: a first pass repacks weights, compiles kernels, fills allocators."""
-    prompt = (config.model.bos_token_id,)
+    """One short generation: a first pass repacks weights, compiles kernels, fills allocators.
+
+    Its prompt fills one prefill chunk where it can, since runtimes prepare each shape anew.
+    """
+    limits = config.limits
+    length = max(1, min(limits.max_num_tokens, limits.max_seq_len - WARM_UP_TOKENS))
+    prompt = (config.model.bos_token_id,) * length
     engine.submit(GenerationRequest(WARM_UP_KEY, prompt, max_tokens=WARM_UP_TOKENS, end_ids=()))
     deltas: list[TokenDelta] = []
     try:
@@ -98,7 +103,9 @@ class EngineLoop:
     def _take_messages(self) -> list[TokenDelta]:
         refused: list[TokenDelta] = []
         # With nothing to compute, block for the first message; otherwise only take what is there.
-        while (self._running and not self._engine.has_work and not refused) or self._connection.poll():
+        while (
+            self._running and not self._engine.has_work and not refused
+        ) or self._connection.poll():
             message = self._connection.recv()
             if isinstance(message, GenerationRequest):
                 try:

@@ -89,7 +89,9 @@ class EngineSupervisor:
     def start(self) -> None:
         """Start the first engine process and wait until it is warm."""
         child = self._start_child()
-        self._thread = threading.Thread(target=self._supervise, args=(child,), name="engine-supervisor")
+        self._thread = threading.Thread(
+            target=self._supervise, args=(child,), name="engine-supervisor"
+        )
         self._thread.daemon = True
         self._thread.start()
 
@@ -143,7 +145,9 @@ class EngineSupervisor:
                 message = child.connection.recv()
             except (EOFError, OSError):
                 how = _death(child.process)
-                raise EngineLoadError(f"the engine process {how} while it loaded; see the log above") from None
+                raise EngineLoadError(
+                    f"the engine process {how} while it loaded; see the log above"
+                ) from None
             if isinstance(message, Progress):
                 self._log(f"{message.phase}: {message.seconds:.2f} s")
             elif isinstance(message, Failed):

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from engine_config import EngineConfig
 from token_engine.interface import SamplingParams
 
@@ -48,12 +47,14 @@ class GenerationInputs:
         total = len(self.prompt_ids) + self.max_tokens
         if total > limit:
             raise InvalidRequest(
-                f"the prompt of {len(self.prompt_ids)} tokens and max_tokens {self.max_tokens} make "
-                f"{total}, allowed are {limit} together"
+                f"the prompt of {len(self.prompt_ids)} tokens and max_tokens {self.max_tokens} "
+                f"make {total}, allowed are {limit} together"
             )
         for token_id in (min(self.prompt_ids), max(self.prompt_ids)):
             if not 0 <= token_id < vocab_size:
-                raise InvalidRequest(f"input_ids holds {token_id}, allowed is 0 to {vocab_size - 1}")
+                raise InvalidRequest(
+                    f"input_ids holds {token_id}, allowed is 0 to {vocab_size - 1}"
+                )
 
 
 def read_inputs(arrays: Arrays) -> GenerationInputs:
@@ -76,7 +77,9 @@ def _prompt(arrays: Arrays) -> tuple[int, ...]:
     ids = arrays["input_ids"].reshape(-1)
     length = int(_scalar(arrays, "input_lengths", len(ids)))
     if not 1 <= length <= len(ids):
-        raise InvalidRequest(f"input_lengths is {length}, allowed is 1 to {len(ids)}, the size of input_ids")
+        raise InvalidRequest(
+            f"input_lengths is {length}, allowed is 1 to {len(ids)}, the size of input_ids"
+        )
     return tuple(ids[:length].tolist())
 
 
@@ -89,7 +92,9 @@ def _sampling(arrays: Arrays) -> SamplingParams:
     if temperature is not None and not (math.isfinite(temperature) and 0 <= temperature <= 100):
         raise InvalidRequest(f"temperature is {temperature:g}, allowed is 0 to 100")
     if top_p is not None and not (math.isfinite(top_p) and top_p <= 1):
-        raise InvalidRequest(f"top_p is {top_p:g}, allowed is above 0 and up to 1, or 0 and below for unset")
+        raise InvalidRequest(
+            f"top_p is {top_p:g}, allowed is above 0 and up to 1, or 0 and below for unset"
+        )
     if top_k is not None and top_k < 0:
         raise InvalidRequest(f"top_k is {int(top_k)}, allowed is 0 for unset, or at least 1")
     unset = temperature is None and not (top_k or 0) and (top_p is None or top_p <= 0)
@@ -115,14 +120,18 @@ def _stop_strings(arrays: Arrays) -> tuple[str, ...]:
         # Clients of every age send [[""]] for "none".
         stops = tuple(dict.fromkeys(value.decode() for value in values if value))
     except UnicodeDecodeError:
-        raise InvalidRequest("stop_words holds bytes that are not UTF-8, allowed is UTF-8 text") from None
+        raise InvalidRequest(
+            "stop_words holds bytes that are not UTF-8, allowed is UTF-8 text"
+        ) from None
     if len(stops) > MAX_STOP_STRINGS:
-        raise InvalidRequest(f"stop_words holds {len(stops)} strings, allowed are {MAX_STOP_STRINGS}")
-    for stop in stops:
-        if len(stop.encode()) > MAX_STOP_BYTES:
-            raise InvalidRequest(
-                f"stop_words holds a string of {len(stop.encode())} bytes, allowed are {MAX_STOP_BYTES}"
-            )
+        raise InvalidRequest(
+            f"stop_words holds {len(stops)} strings, allowed are {MAX_STOP_STRINGS}"
+        )
+    longest = max((len(stop.encode()) for stop in stops), default=0)
+    if longest > MAX_STOP_BYTES:
+        raise InvalidRequest(
+            f"stop_words holds a string of {longest} bytes, allowed are {MAX_STOP_BYTES}"
+        )
     return stops
 
 

@@ -118,7 +118,7 @@ class GenerationRoom:
                 thread.join()
 
     def submit(self, inputs: GenerationInputs, reply: Reply, request_id: str = "") -> None:
-        """Admit a request. Raises `InvalidRequest` or `EngineUnavailable`; then no reply is used."""
+        """Admit a request, or raise `InvalidRequest` or `EngineUnavailable` and use no reply."""
         inputs.check_against(self.config)
         with self._changed:
             if self._draining:
@@ -126,8 +126,9 @@ class GenerationRoom:
             limits = self.config.limits
             if len(self._streams) >= limits.max_batch_size + limits.max_queue_size:
                 raise EngineUnavailable(
-                    f"{len(self._streams)} requests are in flight, allowed are {limits.max_batch_size} "
-                    f"running and {limits.max_queue_size} queued; try again later"
+                    f"{len(self._streams)} requests are in flight, allowed are "
+                    f"{limits.max_batch_size} running and {limits.max_queue_size} queued; "
+                    "try again later"
                 )
             key = self._next_key
             self._next_key += 1
@@ -136,7 +137,9 @@ class GenerationRoom:
             )
             self._streams[key] = stream
         ends = tuple(self.config.model.eos_token_ids)
-        request = GenerationRequest(key, inputs.prompt_ids, inputs.max_tokens, ends, inputs.sampling)
+        request = GenerationRequest(
+            key, inputs.prompt_ids, inputs.max_tokens, ends, inputs.sampling
+        )
         if not self._supervisor.submit(request) and self._forget(key):
             raise EngineUnavailable("the engine is being restarted; try again in a few seconds")
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-
 from engine_config import EngineConfigError
 from generation_inputs import EngineUnavailable, InvalidRequest, read_inputs
 from generation_room import GenerationRoom, RoomResponse
@@ -64,7 +63,9 @@ class TritonPythonModel:
     def _stop(self, request_id: str, reply: TritonReply) -> None:
         """Upstream's way to cancel; also room 3's, which names the stream by its key."""
         if not request_id:
-            reply.refuse("stop is true, allowed only with a request id", pb_utils.TritonError.INVALID_ARG)
+            reply.refuse(
+                "stop is true, allowed only with a request id", pb_utils.TritonError.INVALID_ARG
+            )
             return
         if request_id.startswith(KEY_PREFIX):
             self._room.cancel(int(request_id.removeprefix(KEY_PREFIX)))

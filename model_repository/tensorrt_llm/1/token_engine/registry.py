@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine_config import EngineConfig, EngineConfigError
+
 from token_engine.interface import TokenEngine
 
 
@@ -31,5 +32,7 @@ def make_engine(directory: Path, config: EngineConfig) -> TokenEngine:
     """Load the engine that `config.runtime` names from its directory."""
     factory = RUNTIMES.get(config.runtime)
     if factory is None:
-        raise EngineConfigError(f"runtime is {config.runtime!r}, allowed is one of {', '.join(sorted(RUNTIMES))}")
+        raise EngineConfigError(
+            f"runtime is {config.runtime!r}, allowed is one of {', '.join(sorted(RUNTIMES))}"
+        )
     return factory(directory, config)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine_config import EngineConfig, EngineConfigError, parse_section
+
 from token_engine.interface import EngineStats, GenerationRequest, TokenDelta, TokenEngine
 
 
@@ -88,4 +89,6 @@ class _Playback:
             return TokenDelta(self.key, (), "stop")
         token = self.tokens[self.position % len(self.tokens)]
         self.position += 1
-        return TokenDelta(self.key, (token,), "length" if self.position == self.max_tokens else None)
+        return TokenDelta(
+            self.key, (token,), "length" if self.position == self.max_tokens else None
+        )

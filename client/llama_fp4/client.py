@@ -143,24 +143,27 @@ def _packed_text(text: str) -> bytes:
 
 
 def _chunks(call: Any) -> Iterator[Chunk]:
-    final = False
+    final: Chunk | None = None
     failure: LlamaError | None = None
     try:
-        # To its end, also after the last chunk: a cancel that crosses the end of an RPC makes
-        # Triton 2.51 keep the request for ever.
+        # The last chunk is handed out after the RPC has ended: a cancel that crosses the end of
+        # an RPC, as when the caller leaves the loop there, makes Triton 2.51 keep it for ever.
         for message in call:
             if message.error_message:
                 failure = _failure(message.error_message)
-            elif failure is None:
-                chunk = _chunk(message.infer_response)
-                final = chunk.final
+                continue
+            chunk = _chunk(message.infer_response)
+            if chunk.final:
+                final = chunk
+            else:
                 yield chunk
     except grpc.RpcError as error:
         raise LlamaError(error.details() or "", error.code().name) from error
     if failure is not None:
         raise failure
-    if not final:
+    if final is None:
         raise LlamaError("the stream ended before its final response", "UNKNOWN")
+    yield final
 
 
 def _failure(message: str) -> LlamaError:

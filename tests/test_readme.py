@@ -1,0 +1,156 @@
+"""The README's commands are run as they stand there, against the server that they describe."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import BUILD, DEMO_CHECKPOINT, ROOT
+from llama_fp4 import Client
+from processes import eventually
+from server_process import Ports, ServerProcess, free_ports
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
+SNIPPETS = [text for kind, text in BLOCKS if kind == "python"]
+LIMIT_S = 300
+
+# Run elsewhere: this suite is `make test`, and the 8B shape needs 12 GB of disk.
+NOT_RUN_HERE = ("make test", "make_checkpoint.py --shape llama-3.1-8b", "CHECKPOINT=/tmp/llama-8b")
+
+
+def selected(words: str) -> list[str]:
+    return [command for command in COMMANDS if words in command]
+
+
+def run(command: str, ports: Ports, **variables: str) -> str:
+    """The command's output, with the README's default ports replaced; it must succeed."""
+    for default, port in (("8000", ports.http), ("8001", ports.grpc), ("8002", ports.metrics)):
+        command = command.replace(f"localhost:{default}", f"127.0.0.1:{port}")
+    environment = {
+        **os.environ,
+        "HTTP_PORT": str(ports.http),
+        "GRPC_PORT": str(ports.grpc),
+        "METRICS_PORT": str(ports.metrics),
+        "VENV": sys.prefix,
+        **variables,
+    }
+    result = subprocess.run(
+        command, shell=True, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT_S
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def served(demo_server: ServerProcess) -> Ports:
+    return demo_server.ports
+
+
+def test_every_command_is_run_by_some_test() -> None:
+    for command in COMMANDS:
+        known = ("make demo", "curl", "make serve", "make engine CHECKPOINT=build", *NOT_RUN_HERE)
+        assert any(words in command for words in known), command
+
+
+def test_make_demo() -> None:
+    (command,) = selected("make demo")
+    output = run(f"{command} ONCE=1", free_ports())
+    for words in ("machine: ", "server start: ", "engine load: ", "warm-up: ", "first token: "):
+        assert words in output
+    assert "King Otto" in output or "Otto" in output
+    again = run(f"{command} ONCE=1", free_ports())
+    assert "is up to date" in again
+    assert "building the graph" not in again
+    (curl,) = re.findall(r"^  (curl .*)$", output, re.MULTILINE)
+    assert "generate_stream" in curl
+
+
+@pytest.mark.parametrize("command", selected("curl"))
+def test_curl(served: Ports, command: str) -> None:
+    assert '"finish_reason":"stop"' in run(command, served)
+
+
+def test_curl_gives_the_answers_that_the_questions_ask_for(served: Ports) -> None:
+    raw, chat = selected("curl")
+    assert "Paris" in run(raw, served)
+    assert "".join(re.findall(r'"text_output":"(.*?)"', run(chat, served))) == "2, 3, 4, 5, 6, 7."
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_python_snippet(served: Ports, snippet: str) -> None:
+    code = snippet.replace("localhost:8001", f"127.0.0.1:{served.grpc}")
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_S
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "The opposite of hot is cold. [stop]\n"
+
+
+@pytest.fixture()
+def engine_of_the_readme() -> Iterator[None]:
+    """Compiles into the checkout's own repository, as the command says."""
+    (command,) = selected("make engine CHECKPOINT=build")
+    run(command, free_ports())
+    yield
+
+
+def test_make_engine_and_make_serve(engine_of_the_readme: None) -> None:
+    serve = selected("make serve")[0]
+    ports = free_ports()
+    environment = {**os.environ, "VENV": sys.prefix, "HTTP_PORT": str(ports.http)}
+    environment |= {"GRPC_PORT": str(ports.grpc), "METRICS_PORT": str(ports.metrics)}
+    process = subprocess.Popen(
+        serve.split(), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        with Client(ports.url("grpc")) as client:
+            eventually(client.is_ready, "the server of 'make serve' is ready")
+            assert "Paris" in client.generate("The capital of France is", max_tokens=8)
+    finally:
+        # As a terminal's Ctrl-C: to make and to what it runs.
+        os.killpg(process.pid, 2)
+        process.wait(LIMIT_S)
+
+
+def test_make_alone_prints_the_targets() -> None:
+    output = run("make", free_ports())
+    for target in ("demo", "serve", "test", "check", "doctor"):
+        assert re.search(rf"^{target} ", output, re.MULTILINE)
+
+
+def test_doctor_names_the_machine_and_every_runtime() -> None:
+    output = run("make doctor", free_ports())
+    for words in ("Python", "tritonserver", "GPU", "libpython", "memory"):
+        assert re.search(rf"^{words} ", output, re.MULTILINE)
+    assert re.search(r"^openvino +fits ", output, re.MULTILINE)
+    assert re.search(r"^tensorrt_llm +no +\S", output, re.MULTILINE)
+
+
+def test_the_demo_checkpoint_is_within_its_size() -> None:
+    assert sum(path.stat().st_size for path in DEMO_CHECKPOINT.iterdir()) <= 8_000_000
+
+
+def test_nothing_on_the_way_to_the_demo_installs_torch() -> None:
+    pins = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    server_extra = pins.split("server = [")[1].split("]")[0]
+    assert "torch" not in server_extra
+    assert "torch" not in pins.split("dev = [")[1].split("]")[0]
+
+
+def test_an_unsupported_python_is_refused_with_the_allowed_ones(tmp_path: Path) -> None:
+    code = (
+        "import sys, runpy; sys.version_info = (3, 9, 0, 'final', 0);"
+        f"sys.argv = ['setup', '--venv', {str(tmp_path / 'venv')!r}];"
+        f"runpy.run_path({str(BUILD / 'setup_environment.py')!r}, run_name='__main__')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "Python 3.9 is not supported, allowed is one of 3.10, 3.11, 3.12" in result.stderr
+    assert not (tmp_path / "venv").exists()

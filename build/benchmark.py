@@ -27,7 +27,7 @@ from triton_processes import stubs_of
 BUILD = Path(__file__).resolve().parent
 CHECKPOINT = BUILD / "demo" / "checkpoint"
 STREAMS = 16
-STORY = [{"role": "user", "content": "Tell me a long story about a king called Otto."}]
+STORY = [{"role": "user", "content": "Tell me a long story about a train called Grace."}]
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 

@@ -20,7 +20,7 @@ from server_process import Ports, ServerProcess
 
 BUILD = Path(__file__).resolve().parent
 OUT = BUILD / "out"
-QUESTION = "Tell me a long story about a king called Otto."
+QUESTION = "Tell me a story about a robot called Tom."
 MAX_TOKENS = 256
 
 

@@ -72,7 +72,7 @@ def test_late_joiners_and_mixed_sampling_change_nobodys_text(demo_client: Client
     assert all(expected == text for expected, text in greedy)
 
 
-STORY = [{"role": "user", "content": "Tell me a long story about Anna."}]
+STORY = [{"role": "user", "content": "Tell me a story about a bear called Rosa."}]
 
 
 def test_equal_seeds_give_equal_text_and_others_do_not(demo_client: Client) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -87,3 +88,7 @@ def replay_client(replay_server: ServerProcess) -> Iterator[Client]:
 def demo_client(demo_server: ServerProcess) -> Iterator[Client]:
     with Client(demo_server.ports.url("grpc")) as client:
         yield client
+
+
+# What needs torch has an environment and a target of its own: `make test-quantize`.
+collect_ignore = [] if importlib.util.find_spec("torch") else ["quantize"]

@@ -96,7 +96,8 @@ def group(name: str) -> str:
 def unpack(packed: npt.NDArray[np.uint8]) -> Floats:
     """uint8 [out, in / 2] -> float64 [out, in]; the low nibble is the even column."""
     codes = np.stack([packed & 15, packed >> 4], -1).reshape(len(packed), -1)
-    return np.where(codes & 8, -1.0, 1.0) * CODES[codes & 7]
+    values: Floats = np.where(codes & 8, -1.0, 1.0) * CODES[codes & 7]
+    return values
 
 
 def test_the_source_config_is_kept(bf16: Path, nvfp4: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from output_text import OutputText, TextSpan, TokenBytes, whole_characters
 from token_text import TokenIdError, TokenText
@@ -97,24 +97,58 @@ def test_stop_string_cuts_where_the_plain_definition_cuts(
     assert "".join(texts) == plain_bytes(ids)[:cut].decode(errors="replace")
 
 
+ASCII = [index for index, token in enumerate(VOCABULARY) if token and token.isascii()]
+OVERLAPPING = ["ab", "bca", "c", "abc", "aab", "bc a"]
+
+
+@settings(max_examples=500)
+@given(
+    ids=st.lists(st.sampled_from(ASCII), min_size=2, max_size=12),
+    chunks=CHUNKS,
+    takes=TAKES,
+    stops=st.lists(st.sampled_from(OVERLAPPING), min_size=2, max_size=4),
+)
+def test_of_overlapping_stop_strings_the_first_complete_one_wins(
+    table: Path, ids: list[int], chunks: list[int], takes: list[bool], stops: list[str]
+) -> None:
+    texts, _ = generate(table, ids, chunks, takes, stops)
+    found = first_stop(plain_bytes(ids), stops)
+    cut = len(plain_bytes(ids)) if found is None else found[1]
+    assert "".join(texts) == plain_bytes(ids)[:cut].decode()
+
+
 @given(ids=TOKENS, stops=st.lists(st.sampled_from(STOPS), max_size=3))
 def test_only_what_may_still_change_is_held_back(
     table: Path, ids: list[int], stops: list[str]
 ) -> None:
-    text, decoder, sent = OutputText(TokenBytes(table), stops), TokenText(table), ""
+    """What is not sent is the longest end that begins a stop string, or an unfinished character."""
+    text, sent = OutputText(TokenBytes(table), stops), 0
     for index, token in enumerate(ids):
         if text.feed([token]) is not None:
             return
-        sent += span_text(decoder, [token], text.take())
+        span = text.take()
+        sent += len(span.carry) + len(plain_bytes([token])) - span.hold
         data = plain_bytes(ids[: index + 1])
-        held = data.removeprefix(sent.encode()) if b"\xff" not in data else b""
-        if sent.encode() + held == data and held:
-            begins_stop = any(
-                held.endswith(stop.encode()[:size])
-                for stop in stops
-                for size in range(1, len(stop.encode()))
-            )
-            assert begins_stop or whole_characters(data, len(data)) < len(data)
+        begins = (stop.encode()[:size] for stop in stops for size in range(1, len(stop.encode())))
+        longest = max((len(begin) for begin in begins if data.endswith(begin)), default=0)
+        assert sent >= whole_characters(data, len(data) - longest)
+
+
+@pytest.mark.parametrize(
+    ("data", "sendable"),
+    [
+        (b"a\xe6\x97", 1),  # two of three bytes of a character
+        (b"a\xf0\x9f\x98", 1),
+        (b"a\xe0\x80", 3),  # the beginning of no character: it is replaced, not waited for
+        (b"a\xf4\x90", 3),
+        (b"a\xff", 2),
+        (b"a\x80\x80\x80\x80", 5),
+        (b"\xe6\x97\xa5", 3),
+        (b"", 0),
+    ],
+)
+def test_what_waits_for_the_rest_of_a_character(data: bytes, sendable: int) -> None:
+    assert whole_characters(data, len(data)) == sendable
 
 
 @given(data=st.binary(max_size=8))

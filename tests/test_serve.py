@@ -78,6 +78,15 @@ def test_killing_triton_leaves_nothing_behind(server: ServerProcess) -> None:
     assert not remains.found()
 
 
+def test_stubs_that_hang_are_killed_and_their_memory_freed(server: ServerProcess) -> None:
+    remains = Remains(server)
+    for stub in remains.stubs:
+        os.kill(stub.pid, signal.SIGSTOP)
+    os.kill(remains.triton, signal.SIGKILL)
+    assert server.wait() == 128 + signal.SIGKILL
+    assert not remains.found()
+
+
 def test_killing_serve_itself_leaves_nothing_behind(server: ServerProcess) -> None:
     remains = Remains(server)
     os.kill(server.pid, signal.SIGKILL)

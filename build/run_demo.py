@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -38,18 +39,14 @@ def main() -> None:
     ports = Ports(options.host, options.http_port, options.grpc_port, options.metrics_port)
     say(short_report())
     engine = OUT / "engine-demo"
-    _run(
-        "compile_engine.py",
-        "--runtime",
-        "openvino",
-        "--precision",
-        "f32",
-        "--checkpoint",
-        str(options.checkpoint),
-        "--output",
-        str(engine),
-    )
+    # A terminated demo must end its server too, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    started = time.monotonic()
+    source = ("--checkpoint", str(options.checkpoint))
+    how = ("--runtime", "openvino", "--precision", "f32")
+    _run("compile_engine.py", *how, *source, "--output", str(engine))
     _run("assemble_repository.py", "--engine", str(engine))
+    say(f"compile: {time.monotonic() - started:.1f} s in all")
     server = ServerProcess(BUILD.parent / "model_repository", ports, OUT / "server.log")
     _serve(server, options.question, options.once)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import os
 import re
 import signal
@@ -29,11 +28,10 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "model_repository/t
 from build_console import fail
 from drain_request import ANSWER, DIRECTORY_VARIABLE, OPEN, REQUEST
 from triton_installation import TritonInstallation, TritonNotFound, find_triton
-from triton_processes import Stub, remove_leftovers, stubs_of
+from triton_processes import Stub, end_with_parent, remove_leftovers, stubs_of
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGING = ROOT / "build" / "out" / "triton"
-PR_SET_PDEATHSIG = 1
 # Triton quotes the message and writes a line break in it as the two characters \\n.
 LOAD_FAILURE = re.compile(
     r"failed to load '(\w+)' version \d+: [\w ]+: (?:TritonModelException: )?(.*?)(?:\\n|\"?$)"
@@ -144,7 +142,7 @@ def _run(triton: TritonInstallation, command: list[str], drain: Drain) -> int:
         stderr=subprocess.STDOUT,
         # Of its own session: a terminal's Ctrl-C comes here only, and is passed on in order.
         start_new_session=True,
-        preexec_fn=_end_with_parent,
+        preexec_fn=end_with_parent,
     )
     signals = _SignalPassing(process, drain)
     log = _LogPassing(process)
@@ -168,11 +166,6 @@ def _run(triton: TritonInstallation, command: list[str], drain: Drain) -> int:
 
 def _ending(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit code {code}"
-
-
-def _end_with_parent() -> None:
-    """If this script is killed outright, Triton gets the signal that lets it drain."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Drain:

@@ -18,6 +18,7 @@ from types import TracebackType
 
 from build_console import BuildError
 from llama_fp4 import Client
+from triton_processes import end_with_parent
 
 SERVE = Path(__file__).with_name("serve.py")
 PHASE_LINE = re.compile(r"tensorrt_llm: (engine load|warm-up): ([0-9.]+) s")
@@ -75,7 +76,11 @@ class ServerProcess:
         ]
         with self.log_file.open("wb") as log:
             self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, start_new_session=True
+                command,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=end_with_parent,
             )
         deadline = time.monotonic() + timeout_s
         with Client(self.ports.url("grpc")) as client:
@@ -116,7 +121,8 @@ class ServerProcess:
 
     def stop(self) -> int:
         """Drain and end the server; returns its exit code."""
-        assert self._process is not None, "the server was not started"
+        if self._process is None:  # interrupted before it was started
+            return 0
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         try:

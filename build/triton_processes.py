@@ -7,6 +7,7 @@ command line names both the server that it belongs to and its region in /dev/shm
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import time
@@ -16,6 +17,12 @@ from pathlib import Path
 STUB = "triton_python_backend_stub"
 SHARED_MEMORY = Path("/dev/shm")
 POLL_S = 0.05
+PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent() -> None:
+    """In a child before its exec: if its parent is killed outright, it gets SIGTERM."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,7 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"text_input": "", "max_tokens": 1}, "text_input is empty"),
     ({"max_tokens": 1}, "neither of text_input and messages is given"),
     ({"text_input": "a", "messages": "[]", "max_tokens": 1}, "both of text_input and messages"),
+    ({"text_input": "a"}, "max_tokens is missing, it is required"),
     ({"text_input": "a", "max_tokens": 0}, "max_tokens is 0, allowed is at least 1"),
     ({"text_input": "a", "max_tokens": -5}, "max_tokens is -5"),
     ({"text_input": "a", "max_tokens": 9999}, "allowed are 2048 together"),
@@ -175,6 +176,38 @@ def test_bytes_that_are_not_utf8_are_refused(replay_server: ServerProcess) -> No
     }
     with pytest.raises(Exception, match="text_input has the byte 0xff at 2, allowed is UTF-8"):
         list(stream(replay_server, "ensemble", arrays))
+
+
+ONE = np.ones((1, 1), np.int32)
+STEP_REFUSALS: list[tuple[str, dict[str, Any], str]] = [
+    ("preprocessing", {"REQUEST_OUTPUT_LEN": ONE}, "neither of text_input and messages"),
+    ("tensorrt_llm", {"input_ids": ONE}, "request_output_len is missing"),
+    ("tensorrt_llm", {"request_output_len": ONE}, "input_ids is missing"),
+    (
+        "tensorrt_llm",
+        {"input_ids": ONE, "input_lengths": 5 * ONE, "request_output_len": ONE},
+        "input_lengths is 5, allowed is 1 to 1",
+    ),
+    (
+        "postprocessing",
+        {"TOKENS_BATCH": ONE[None] * 10**6, "SEQUENCE_LENGTH": ONE},
+        "TOKENS_BATCH holds 1000000",
+    ),
+    (
+        "postprocessing",
+        {"TOKENS_BATCH": ONE[None], "SEQUENCE_LENGTH": -ONE},
+        r"SEQUENCE_LENGTH is \[\[-1\]\], allowed is one count",
+    ),
+]
+
+
+@pytest.mark.parametrize(("model", "arrays", "words"), STEP_REFUSALS)
+def test_a_wrong_request_to_a_step_is_refused_by_name(
+    replay_server: ServerProcess, model: str, arrays: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(Exception, match=words) as caught:
+        list(stream(replay_server, model, arrays))
+    assert "Traceback" not in str(caught.value)
 
 
 def test_ids_outside_the_vocabulary_are_refused(replay_server: ServerProcess) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -40,19 +41,33 @@ class TritonPythonModel:
         lengths = _array(request, "SEQUENCE_LENGTH")  # int32 [batch, beams]
         carry = _array(request, "TEXT_CARRY")  # bytes [batch, 1], optional
         hold = _array(request, "TEXT_HOLD")  # int32 [batch, 1], optional
-        texts = []
         try:
-            for row in range(len(tokens)):
-                start = b"" if carry is None else bytes(carry[row, 0])
-                end = 0 if hold is None else int(hold[row, 0])
-                for ids, length in zip(tokens[row], lengths[row], strict=True):
-                    texts.append(self._text.decode(ids[:length].tolist(), start, end).encode())
+            texts = self._texts(tokens, lengths, carry, hold)
         except TokenIdError as error:
-            return pb_utils.InferenceResponse(
-                error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
-            )
+            return _refusal(str(error), pb_utils.TritonError.INVALID_ARG)
+        except Exception:  # a defect of ours: the log gets the trace, the caller a sentence
+            pb_utils.Logger.log_error(traceback.format_exc())
+            return _refusal("the tokens could not be decoded", pb_utils.TritonError.INTERNAL)
         output = np.array(texts, object).reshape(len(tokens), -1)
         return pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT", output)])
+
+    def _texts(self, tokens: Any, lengths: Any, carry: Any, hold: Any) -> list[bytes]:
+        if lengths.shape != tokens.shape[:2] or (lengths < 0).any():
+            raise TokenIdError(
+                f"SEQUENCE_LENGTH is {lengths.tolist()}, allowed is one count of 0 or more for "
+                f"each of the {tokens.shape[0]} x {tokens.shape[1]} sequences of TOKENS_BATCH"
+            )
+        texts = []
+        for row in range(len(tokens)):
+            start = b"" if carry is None else bytes(carry[row, 0])
+            end = 0 if hold is None else int(hold[row, 0])
+            for ids, length in zip(tokens[row], lengths[row], strict=True):
+                texts.append(self._text.decode(ids[:length].tolist(), start, end).encode())
+        return texts
+
+
+def _refusal(message: str, code: int) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
 
 
 class Cancellations:

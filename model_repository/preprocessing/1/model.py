@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,13 @@ class TritonPythonModel:
             prompt = self._preparation.prepare(
                 _value(request, "QUERY"),
                 _value(request, "MESSAGES"),
-                int(_value(request, "REQUEST_OUTPUT_LEN")),
+                _count(request, "REQUEST_OUTPUT_LEN"),
             )
         except InvalidPrompt as error:
-            return pb_utils.InferenceResponse(
-                error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
-            )
+            return _refusal(str(error), pb_utils.TritonError.INVALID_ARG)
+        except Exception:  # a defect of ours: the log gets the trace, the caller a sentence
+            pb_utils.Logger.log_error(traceback.format_exc())
+            return _refusal("the prompt could not be prepared", pb_utils.TritonError.INTERNAL)
         outputs = {
             "INPUT_ID": [prompt.token_ids],
             "REQUEST_INPUT_LEN": [[len(prompt.token_ids)]],
@@ -43,6 +45,15 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse(
             [pb_utils.Tensor(name, np.array(value, np.int32)) for name, value in outputs.items()]
         )
+
+
+def _refusal(message: str, code: int) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+
+
+def _count(request: Any, name: str) -> int | None:
+    value = _value(request, name)
+    return None if value is None else int(value)
 
 
 def _value(request: Any, name: str) -> Any:

@@ -50,9 +50,11 @@ class RequestPreparation:
             ) from error
 
     def prepare(
-        self, query: bytes | None, messages: bytes | None, max_tokens: int
+        self, query: bytes | None, messages: bytes | None, max_tokens: int | None | None
     ) -> PreparedPrompt:
         """Encode `query` (a trusted raw prompt) or `messages` (JSON); exactly one must be given."""
+        if max_tokens is None:
+            raise InvalidPrompt("max_tokens is missing, it is required")
         if max_tokens < 1:
             raise InvalidPrompt(f"max_tokens is {max_tokens}, allowed is at least 1")
         if (query is None) == (messages is None):

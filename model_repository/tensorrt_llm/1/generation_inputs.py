@@ -59,6 +59,9 @@ class GenerationInputs:
 
 def read_inputs(arrays: Arrays) -> GenerationInputs:
     """The request that `arrays` describe (names and dtypes as in config.pbtxt)."""
+    for name in ("input_ids", "request_output_len"):
+        if name not in arrays:
+            raise InvalidRequest(f"{name} is missing, it is required")
     prompt = _prompt(arrays)
     max_tokens = int(_scalar(arrays, "request_output_len", 0))
     if max_tokens < 1:
@@ -75,6 +78,8 @@ def read_inputs(arrays: Arrays) -> GenerationInputs:
 
 def _prompt(arrays: Arrays) -> tuple[int, ...]:
     ids = arrays["input_ids"].reshape(-1)
+    if not len(ids):
+        raise InvalidRequest("input_ids is empty, allowed is at least one id")
     length = int(_scalar(arrays, "input_lengths", len(ids)))
     if not 1 <= length <= len(ids):
         raise InvalidRequest(

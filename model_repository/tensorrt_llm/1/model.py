@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,9 @@ class TritonPythonModel:
                 reply.refuse(str(error), pb_utils.TritonError.INVALID_ARG)
             except EngineUnavailable as error:
                 reply.refuse(str(error), pb_utils.TritonError.UNAVAILABLE)
+            except Exception:  # a defect of ours: the log gets the trace, the caller a sentence
+                pb_utils.Logger.log_error(traceback.format_exc())
+                reply.refuse("the request could not be read", pb_utils.TritonError.INTERNAL)
 
     def _stop(self, request_id: str, reply: TritonReply) -> None:
         """Upstream's way to cancel; also room 3's, which names the stream by its key."""
@@ -67,8 +71,9 @@ class TritonPythonModel:
                 "stop is true, allowed only with a request id", pb_utils.TritonError.INVALID_ARG
             )
             return
-        if request_id.startswith(KEY_PREFIX):
-            self._room.cancel(int(request_id.removeprefix(KEY_PREFIX)))
+        key = request_id.removeprefix(KEY_PREFIX)
+        if key != request_id and key.isdecimal():
+            self._room.cancel(int(key))
         else:
             self._room.cancel_request(request_id)
         reply.send(NOTHING)

@@ -74,7 +74,7 @@ class _Stream:
     finish_reason: FinishReason | None = None
     stop_reason: str = ""  # the stop string that ended the text
     failure: str = ""
-    queued: bool = False  # whether a sender has it to do
+    queued: bool = False  # whether the sender has it to do
 
 
 class GenerationRoom:
@@ -82,13 +82,14 @@ class GenerationRoom:
 
     def __init__(self, engine_directory: Path, log: Callable[[str], None]) -> None:
         self.config = load_engine_config(engine_directory)
+        self._log = log
         self._token_bytes = load_token_bytes(engine_directory)
         self._supervisor = EngineSupervisor(
             engine_directory, self.config.limits.hang_timeout_s, self, log
         )
         self._streams: dict[int, _Stream] = {}
         self._next_key = 1  # 0 is the warm-up's
-        self._changed = threading.Condition()  # guards the streams and the senders' queue
+        self._changed = threading.Condition()  # guards the streams and the sender's queue
         self._to_send: deque[_Stream] = deque()
         self._sending = False  # whether the sender writes a response now
         self._closing = threading.Event()
@@ -135,17 +136,14 @@ class GenerationRoom:
             stream = _Stream(
                 key, request_id, inputs, reply, OutputText(self._token_bytes, inputs.stop_strings)
             )
+            ends = tuple(self.config.model.eos_token_ids)
+            request = GenerationRequest(
+                key, inputs.prompt_ids, inputs.max_tokens, ends, inputs.sampling
+            )
+            # Inside the lock, so that a cancel cannot reach the engine before its request.
+            if not self._supervisor.submit(request):
+                raise EngineUnavailable("the engine is being restarted; try again in a few seconds")
             self._streams[key] = stream
-        ends = tuple(self.config.model.eos_token_ids)
-        request = GenerationRequest(
-            key, inputs.prompt_ids, inputs.max_tokens, ends, inputs.sampling
-        )
-        if not self._supervisor.submit(request) and self._forget(key):
-            raise EngineUnavailable("the engine is being restarted; try again in a few seconds")
-
-    def _forget(self, key: int) -> bool:
-        with self._changed:
-            return self._streams.pop(key, None) is not None
 
     def cancel(self, key: int) -> None:
         """End a stream with finish reason "cancelled"; an unknown or ended one is no error."""
@@ -204,18 +202,27 @@ class GenerationRoom:
         """Whether the engine owes anyone a token."""
         return bool(self._streams)
 
-    # The senders' threads.
+    # The sender's thread: one, so that the responses of a request keep their order.
 
     def _enqueue(self, stream: _Stream) -> None:
-        """Give a stream to a sender, unless one has it: responses of one request keep order."""
+        """Give a stream to the sender, unless it has it."""
         if not stream.queued:
             stream.queued = True
             self._to_send.append(stream)
 
     def _send_all(self) -> None:
         while (stream := self._next_stream()) is not None:
-            self._answer(stream)
+            try:
+                self._answer(stream)
+            except Exception as error:  # whatever Triton raises, the other streams go on
+                self._log(f"a response could not be sent ({error}); its request is given up")
+                self._give_up(stream)
             self._sending = False
+
+    def _give_up(self, stream: _Stream) -> None:
+        with self._changed:
+            self._streams.pop(stream.key, None)
+        self._supervisor.cancel(stream.key)
 
     def _next_stream(self) -> _Stream | None:
         with self._changed:
@@ -259,8 +266,11 @@ class GenerationRoom:
 
     def _watch_cancels(self) -> None:
         for key, stream in list(self._streams.items()):
-            if stream.reply.cancelled():
-                self.cancel(key)
+            try:
+                if stream.reply.cancelled():
+                    self.cancel(key)
+            except Exception as error:  # as above
+                self._log(f"a request could not be asked whether it is cancelled ({error})")
 
     def _watch_drain(self) -> None:
         if self._drain.is_overdue():

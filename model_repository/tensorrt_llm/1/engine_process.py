@@ -111,7 +111,7 @@ class EngineLoop:
                 try:
                     self._engine.submit(message)
                 except UnsupportedParameter as error:
-                    refused.append(TokenDelta(message.key, (), "error", str(error)))
+                    refused.append(TokenDelta(message.key, (), "error", str(error), "unsupported"))
             elif isinstance(message, Cancel):
                 self._engine.cancel(message.key)
             elif isinstance(message, Shutdown):

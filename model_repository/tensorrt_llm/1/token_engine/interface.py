@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 FinishReason = Literal["stop", "length", "cancelled", "timeout", "error"]
+Fault = Literal["engine", "invalid", "unsupported"]
+GuideKind = Literal["json", "json_schema", "regex", "ebnf_grammar"]
 
 
 class UnsupportedParameter(ValueError):
@@ -25,13 +27,30 @@ class UnsupportedParameter(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the next token is chosen. `greedy` says that nothing is drawn at random."""
+    """How the next token is chosen. `greedy` says that nothing is drawn at random.
+
+    The penalties act on greedy choices too. A repetition penalty r divides a positive and
+    multiplies a negative logit of every token of prompt and output (Keskar et al. 2019). OpenAI's
+    formula for the others: logit - presence * (count > 0) - frequency * count, of output tokens.
+    """
 
     greedy: bool = True
     temperature: float = 1.0  # > 0; applied before the filters below
     top_k: int = 0  # 0: no limit
     top_p: float = 1.0  # 0 < top_p <= 1
+    min_p: float = 0.0  # 0 <= min_p <= 1; of the most likely token's probability
     seed: int = 0  # 0 <= seed < 2**64; equal seeds give equal tokens, in any batch
+    repetition_penalty: float = 1.0  # > 0
+    presence_penalty: float = 0.0  # -2 to 2
+    frequency_penalty: float = 0.0  # -2 to 2
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """What the whole output must match: any JSON value, a JSON schema, a regex or a grammar."""
+
+    kind: GuideKind
+    text: str = ""  # the schema, the regex, or the grammar in EBNF; nothing for "json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +62,20 @@ class GenerationRequest:
     max_tokens: int  # >= 1
     end_ids: tuple[int, ...]  # any of these ends the sequence and is not part of the output
     sampling: SamplingParams = SamplingParams()
+    min_tokens: int = 0  # no end id is chosen before so many tokens; at most max_tokens
+    logprobs: int | None = None  # None: not wanted; N: of each token and of the N most likely
+    bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences that are never generated
+    token_bias: tuple[tuple[int, float], ...] = ()  # (token id, what is added to its logit)
+    guide: Guide | None = None
+    priority: int = 0  # of those that wait, the lowest number starts first
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Natural logarithms of probabilities under the model's own logits (temperature 1)."""
+
+    logprob: float  # of the token that was chosen
+    top: tuple[tuple[int, float], ...] = ()  # (token id, logprob) of the most likely, best first
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +86,9 @@ class TokenDelta:
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None = None
     error: str = ""  # one sentence, only with finish_reason "error"
+    fault: Fault = "engine"  # whose, only with finish_reason "error"
+    logprobs: tuple[TokenLogprob, ...] = ()  # one for each token, if they were asked for
+    first_scheduled_ns: int = 0  # time.time_ns() of the first forward pass; with the last delta
 
 
 @dataclass(frozen=True, slots=True)

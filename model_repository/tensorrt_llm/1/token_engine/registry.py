@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from engine_config import EngineConfig, EngineConfigError
 
 from token_engine.interface import TokenEngine
+
+# What a request may ask for that not every runtime has. The room refuses the others by name.
+Feature = Literal[
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "min_tokens",
+    "bad_words",
+    "embedding_bias",
+    "logprobs",  # of the chosen token
+    "top_logprobs",
+    "guided_decoding",
+]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """One line of the registry."""
+
+    load: Callable[[Path, EngineConfig], TokenEngine]
+    features: frozenset[Feature]
 
 
 def _openvino(directory: Path, config: EngineConfig) -> TokenEngine:
@@ -22,17 +46,22 @@ def _replay(directory: Path, config: EngineConfig) -> TokenEngine:
     return ReplayEngine(config)
 
 
-RUNTIMES: dict[str, Callable[[Path, EngineConfig], TokenEngine]] = {
-    "openvino": _openvino,
-    "replay": _replay,
+RUNTIMES: dict[str, Runtime] = {
+    # Its presence and frequency penalties depend on the logit's sign (2026.4), so are not offered.
+    "openvino": Runtime(_openvino, frozenset()),
+    "replay": Runtime(_replay, frozenset()),
 }
+
+
+def find_runtime(name: str) -> Runtime:
+    """The runtime of that name; raises `EngineConfigError`."""
+    if name not in RUNTIMES:
+        raise EngineConfigError(
+            f"runtime is {name!r}, allowed is one of {', '.join(sorted(RUNTIMES))}"
+        )
+    return RUNTIMES[name]
 
 
 def make_engine(directory: Path, config: EngineConfig) -> TokenEngine:
     """Load the engine that `config.runtime` names from its directory."""
-    factory = RUNTIMES.get(config.runtime)
-    if factory is None:
-        raise EngineConfigError(
-            f"runtime is {config.runtime!r}, allowed is one of {', '.join(sorted(RUNTIMES))}"
-        )
-    return factory(directory, config)
+    return find_runtime(config.runtime).load(directory, config)

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import compile_engine
-from generation_inputs import EngineUnavailable, InvalidRequest, read_inputs
-from generation_room import GenerationRoom, RoomResponse
+from generation_inputs import read_inputs
+from generation_room import GenerationRoom
 from processes import PATIENCE_S
+from request_row import EngineUnavailable, InvalidRequest
+from request_sequences import RoomResponse
 
 
 class Recorder:
@@ -26,7 +28,7 @@ class Recorder:
             raise RuntimeError("no shared memory left")
         self.events.put(response)
 
-    def fail(self, message: str) -> None:
+    def fail(self, message: str, code: str) -> None:
         self.events.put(message)
 
     def cancelled(self) -> bool:
@@ -69,7 +71,7 @@ def ask(room: GenerationRoom, max_tokens: int, reply: Recorder) -> None:
         "request_output_len": np.array([[max_tokens]], np.int32),
         "streaming": np.array([[True]]),
     }
-    room.submit(read_inputs(arrays), reply)
+    room.submit(read_inputs(arrays, room.config), reply)
 
 
 def test_a_reply_that_cannot_be_written_harms_no_other(room: GenerationRoom) -> None:
@@ -84,7 +86,10 @@ def test_a_full_queue_refuses_at_once_with_the_limits(room: GenerationRoom) -> N
     replies = [Recorder() for _ in range(3)]
     for reply in replies:
         ask(room, 30, reply)
-    with pytest.raises(EngineUnavailable, match="3 requests are in flight, allowed are 2 running"):
+    with pytest.raises(
+        EngineUnavailable,
+        match="3 sequences are in flight and 1 more are asked for, allowed are 2 running",
+    ):
         ask(room, 1, Recorder())
     assert [len(reply.tokens()) for reply in replies] == [30, 30, 30]
     after = Recorder()

@@ -50,7 +50,10 @@ def generate(
     table: Path, ids: list[int], chunks: list[int], takes: list[bool], stops: list[str]
 ) -> tuple[list[str], bool]:
     """Feed `ids` in chunks, take a span where `takes` says; returns the texts and if it stopped."""
-    text, decoder = OutputText(TokenBytes(table), stops), TokenText(table)
+    text, decoder = (
+        OutputText(TokenBytes(table), [stop.encode() for stop in stops]),
+        TokenText(table),
+    )
     texts, since, position, turn, stopped = [], [], 0, 0, False
     while position < len(ids) and not stopped:
         size = chunks[turn % len(chunks)]
@@ -122,7 +125,7 @@ def test_only_what_may_still_change_is_held_back(
     table: Path, ids: list[int], stops: list[str]
 ) -> None:
     """What is not sent is the longest end that begins a stop string, or an unfinished character."""
-    text, sent = OutputText(TokenBytes(table), stops), 0
+    text, sent = OutputText(TokenBytes(table), [stop.encode() for stop in stops]), 0
     for index, token in enumerate(ids):
         if text.feed([token]) is not None:
             return
@@ -165,9 +168,9 @@ def test_an_unknown_token_id_is_refused_by_name(table: Path) -> None:
 
 
 def test_stop_inside_a_token_and_across_tokens(table: Path) -> None:
-    text = OutputText(TokenBytes(table), ["ca", "zz"])
+    text = OutputText(TokenBytes(table), [b"ca", b"zz"])
     abc, a = VOCABULARY.index(b"abc"), VOCABULARY.index(b"a")
     assert text.feed([abc]) is None
     assert text.take() == TextSpan(b"", 1)  # "ab" goes out, "c" may begin "ca"
-    assert text.feed([a]) == "ca"
+    assert text.feed([a]) == b"ca"
     assert text.take() == TextSpan(b"", 1)  # neither the held "c" nor "a" is text

@@ -37,8 +37,8 @@ class Remains:
         self.triton = triton_of(server.pid)
         self.engine = engine_of(server.pid)
         self.stubs = stubs_of(self.triton)
-        assert len(self.stubs) == 3
-        assert len(regions(self.stubs)) == 3
+        assert len(self.stubs) == 4
+        assert len(regions(self.stubs)) == 4
 
     def found(self) -> bool:
         pids = [self.triton, self.engine, *(stub.pid for stub in self.stubs)]

@@ -41,29 +41,37 @@ class TritonPythonModel:
         lengths = _array(request, "SEQUENCE_LENGTH")  # int32 [batch, beams]
         carry = _array(request, "TEXT_CARRY")  # bytes [batch, 1], optional
         hold = _array(request, "TEXT_HOLD")  # int32 [batch, 1], optional
+        keep = _array(request, "TEXT_KEEP_SPECIAL")  # bool [batch, 1], optional
         try:
-            texts = self._texts(tokens, lengths, carry, hold)
+            texts = self._texts(tokens, lengths, carry, hold, keep)
         except TokenIdError as error:
             return _refusal(str(error), pb_utils.TritonError.INVALID_ARG)
         except Exception:  # a defect of ours: the log gets the trace, the caller a sentence
             pb_utils.Logger.log_error(traceback.format_exc())
             return _refusal("the tokens could not be decoded", pb_utils.TritonError.INTERNAL)
-        output = np.array(texts, object).reshape(len(tokens), -1)
-        return pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT", output)])
+        # One dimension [sequences], as upstream: its clients index it so.
+        return pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT", np.array(texts, object))])
 
-    def _texts(self, tokens: Any, lengths: Any, carry: Any, hold: Any) -> list[bytes]:
-        if lengths.shape != tokens.shape[:2] or (lengths < 0).any():
-            raise TokenIdError(
-                f"SEQUENCE_LENGTH is {lengths.tolist()}, allowed is one count of 0 or more for "
-                f"each of the {tokens.shape[0]} x {tokens.shape[1]} sequences of TOKENS_BATCH"
-            )
+    def _texts(self, tokens: Any, lengths: Any, carry: Any, hold: Any, keep: Any) -> list[bytes]:
+        _check_lengths(tokens, lengths)
         texts = []
         for row in range(len(tokens)):
             start = b"" if carry is None else bytes(carry[row, 0])
             end = 0 if hold is None else int(hold[row, 0])
+            special = keep is not None and bool(keep[row, 0])
             for ids, length in zip(tokens[row], lengths[row], strict=True):
-                texts.append(self._text.decode(ids[:length].tolist(), start, end).encode())
+                text = self._text.decode(ids[:length].tolist(), start, end, special)
+                texts.append(text.encode())
         return texts
+
+
+def _check_lengths(tokens: Any, lengths: Any) -> None:
+    batch, beams, longest = tokens.shape
+    if lengths.shape != (batch, beams) or ((lengths < 0) | (lengths > longest)).any():
+        raise TokenIdError(
+            f"SEQUENCE_LENGTH is {str(lengths.tolist())[:60]}, allowed is one count of 0 to "
+            f"{longest} for each of the {batch} x {beams} sequences of TOKENS_BATCH"
+        )
 
 
 def _refusal(message: str, code: int) -> Any:
@@ -96,15 +104,11 @@ class Cancellations:
 
 
 def _stop_stream(key: int) -> None:
-    one = np.ones((1, 1), np.int32)
-    names = ("input_ids", "input_lengths", "request_output_len")  # required, not looked at
-    inputs = [pb_utils.Tensor(name, one) for name in names]
-    inputs.append(pb_utils.Tensor("stop", np.array([[True]])))
     stop = pb_utils.InferenceRequest(
         model_name="tensorrt_llm",
         request_id=f"stream-key:{key}",
         requested_output_names=["sequence_length"],
-        inputs=inputs,
+        inputs=[pb_utils.Tensor("stop", np.array([[True]]))],
     )
     for response in stop.exec(decoupled=True):
         if response.has_error():

@@ -17,7 +17,7 @@ class TokenIdError(ValueError):
 
 
 class TokenText:
-    """The text of token ids, special tokens left out.
+    """The text of token ids, special tokens left out unless they are to be kept.
 
     Reads `token_bytes.npz`, written by the build: offsets uint32 [vocab_size + 1],
     data uint8 [total bytes], special bool [vocab_size].
@@ -29,17 +29,24 @@ class TokenText:
             self._data: bytes = table["data"].tobytes()
             self._special = frozenset(np.flatnonzero(table["special"]).tolist())
 
-    def decode(self, token_ids: Iterable[int], carry: bytes = b"", hold: int = 0) -> str:
+    def decode(
+        self,
+        token_ids: Iterable[int],
+        carry: bytes = b"",
+        hold: int = 0,
+        keep_special: bool = False,
+    ) -> str:
         """The text `carry + bytes of token_ids` without its last `hold` bytes."""
-        data = carry + b"".join([self._bytes(token_id) for token_id in token_ids])
+        skip = frozenset[int]() if keep_special else self._special
+        data = carry + b"".join([self._bytes(token_id, skip) for token_id in token_ids])
         # Bytes that are no text are replaced: they can only stand at the end of a generation.
         return data[: len(data) - hold].decode("utf-8", errors="replace")
 
-    def _bytes(self, token_id: int) -> bytes:
+    def _bytes(self, token_id: int, skip: frozenset[int]) -> bytes:
         if not 0 <= token_id < len(self._offsets) - 1:
             raise TokenIdError(
                 f"TOKENS_BATCH holds {token_id}, allowed is 0 to {len(self._offsets) - 2}"
             )
-        if token_id in self._special:
+        if token_id in skip:
             return b""
         return self._data[self._offsets[token_id] : self._offsets[token_id + 1]]

@@ -6,13 +6,13 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import triton_python_backend_utils as pb_utils
-from request_preparation import InvalidPrompt, PreparationError, RequestPreparation
+from prompt_inputs import Refusal, check_parameters
+from request_preparation import PreparationError, RequestPreparation
 
 
 class TritonPythonModel:
-    """Stateless; requests may come batched."""
+    """Stateless; a request may hold a batch of prompts."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the tokenizer beside this file."""
@@ -27,41 +27,19 @@ class TritonPythonModel:
 
     def _respond(self, request: Any) -> Any:
         try:
-            prompt = self._preparation.prepare(
-                _value(request, "QUERY"),
-                _value(request, "MESSAGES"),
-                _count(request, "REQUEST_OUTPUT_LEN"),
-            )
-        except InvalidPrompt as error:
-            return _refusal(str(error), pb_utils.TritonError.INVALID_ARG)
+            check_parameters(request.parameters())
+            arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+            outputs = self._preparation.prepare(arrays, set(request.requested_output_names()))
+        except Refusal as error:
+            return _refusal(str(error), error.code)
         except Exception:  # a defect of ours: the log gets the trace, the caller a sentence
             pb_utils.Logger.log_error(traceback.format_exc())
-            return _refusal("the prompt could not be prepared", pb_utils.TritonError.INTERNAL)
-        outputs = {
-            "INPUT_ID": [prompt.token_ids],
-            "REQUEST_INPUT_LEN": [[len(prompt.token_ids)]],
-            "REQUEST_OUTPUT_LEN": [[prompt.max_tokens]],
-        }
+            return _refusal("the prompt could not be prepared", "INTERNAL")
         return pb_utils.InferenceResponse(
-            [pb_utils.Tensor(name, np.array(value, np.int32)) for name, value in outputs.items()]
+            [pb_utils.Tensor(name, array) for name, array in outputs.items()]
         )
 
 
-def _refusal(message: str, code: int) -> Any:
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
-
-
-def _count(request: Any, name: str) -> int | None:
-    value = _value(request, name)
-    return None if value is None else int(value)
-
-
-def _value(request: Any, name: str) -> Any:
-    """The one element of a [1, 1] tensor, None if the request lacks it."""
-    tensor = pb_utils.get_input_tensor_by_name(request, name)
-    if tensor is None:
-        return None
-    values = tensor.as_numpy().reshape(-1)
-    if len(values) != 1:
-        raise InvalidPrompt(f"{name} holds {len(values)} values, allowed is 1")
-    return values[0]
+def _refusal(message: str, code: str) -> Any:
+    error = pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
+    return pb_utils.InferenceResponse(error=error)

@@ -56,7 +56,10 @@ class PromptEncoder:
         ids += self._encode_plain(run)
         return ids if ids[:1] == [self._bos] else [self._bos, *ids]
 
-    def _encode_plain(self, run: list[str]) -> list[int]:
-        text = "".join(run)
+    def encode_plain(self, text: str) -> list[int]:
+        """Text alone: nothing in it is special, and no BOS comes before it."""
         ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids if text else []
         return ids
+
+    def _encode_plain(self, run: list[str]) -> list[int]:
+        return self.encode_plain("".join(run))

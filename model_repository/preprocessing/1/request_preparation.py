@@ -1,4 +1,4 @@
-"""Room 1: a raw prompt or chat messages -> the token ids of a prompt that fits the engine.
+"""Room 1: raw prompts or chat messages -> the token ids of prompts that fit the engine.
 
 It knows the tokenizer, the chat template and the engine's limits, and no engine. Every refusal
 is one sentence that names the input, its value and what is allowed.
@@ -7,29 +7,24 @@ is one sentence that names the input, its value and what is allowed.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Set
 from pathlib import Path
+from typing import Any
 
+import chat_template
+import numpy as np
+import numpy.typing as npt
 from chat_template import ChatTemplate, InvalidMessages, parse_messages
 from prompt_encoder import PromptEncoder
+from prompt_inputs import Arrays, InvalidPrompt, PromptRow, decode_text, refuse_meaningless
+from prompt_words import bad_words, embedding_bias, stop_words, word_list
 
 JSON_ESCAPE = 6  # bytes that JSON may spend on one byte of text: "\\u0041" is "A"
-
-
-class InvalidPrompt(ValueError):
-    """The caller's mistake; answered with INVALID_ARG."""
+Outputs = dict[str, npt.NDArray[Any]]
 
 
 class PreparationError(RuntimeError):
     """The room has no usable tokenizer; the message names the file and the command to run."""
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedPrompt:
-    """What the engine's room needs of a prompt."""
-
-    token_ids: list[int]
-    max_tokens: int
 
 
 class RequestPreparation:
@@ -38,10 +33,11 @@ class RequestPreparation:
     def __init__(self, directory: Path) -> None:
         try:
             config = json.loads((directory / "engine.json").read_text(encoding="utf-8"))
+            model = config["model"]
             self._max_seq_len = int(config["limits"]["max_seq_len"])
-            self._encoder = PromptEncoder(
-                directory / "tokenizer.json", int(config["model"]["bos_token_id"])
-            )
+            self._vocab_size = int(model["vocab_size"])
+            self._end_id = int(model["eos_token_ids"][0])
+            self._encoder = PromptEncoder(directory / "tokenizer.json", int(model["bos_token_id"]))
             self._template = ChatTemplate(directory / "tokenizer_config.json")
         except Exception as error:  # tokenizers raises bare Exception
             raise PreparationError(
@@ -49,48 +45,111 @@ class RequestPreparation:
                 "build it with 'make engine'"
             ) from error
 
-    def prepare(
-        self, query: bytes | None, messages: bytes | None, max_tokens: int | None | None
-    ) -> PreparedPrompt:
-        """Encode `query` (a trusted raw prompt) or `messages` (JSON); exactly one must be given."""
+    def prepare(self, arrays: Arrays, wanted: Set[str]) -> Outputs:
+        """The output tensors (names and dtypes as in config.pbtxt) that are `wanted`.
+
+        Each row has QUERY (a trusted raw prompt) or MESSAGES (JSON), exactly one of them. Raises
+        `InvalidPrompt` and `UnsupportedPrompt`.
+        """
+        refuse_meaningless(arrays)
+        size = max((len(array) for array in arrays.values()), default=1)
+        rows = [PromptRow(arrays, index) for index in range(size)]
+        limits = [self._max_tokens(row) for row in rows]
+        prompts = [self._prompt(row) for row in rows]
+        for prompt, max_tokens in zip(prompts, limits, strict=True):
+            self._check_length(len(prompt), max_tokens)
+        pads = [self._token_id(row, "PAD_ID", self._end_id) for row in rows]
+        outputs: Outputs = {
+            "INPUT_ID": _padded(prompts, pads),
+            "REQUEST_INPUT_LEN": _column([len(prompt) for prompt in prompts]),
+            "REQUEST_OUTPUT_LEN": _column(limits),
+        }
+        return outputs | self._words(rows, wanted) | self._for_steps_alone(rows, pads, wanted)
+
+    def _words(self, rows: list[PromptRow], wanted: Set[str]) -> Outputs:
+        """What is only sent if there is any: the engine's room needs no empty tensors."""
+        outputs: Outputs = {}
+        bad = [bad_words(row, self._encoder) for row in rows]
+        if any(bad):
+            outputs["BAD_WORDS_IDS"] = word_list(bad)
+        bias = [embedding_bias(row, self._encoder, self._vocab_size) for row in rows]
+        if any(len(values) for values in bias):
+            none = np.zeros(self._vocab_size, np.float32)
+            outputs["EMBEDDING_BIAS"] = np.stack([v if len(v) else none for v in bias])
+        if "STOP_WORDS_IDS" in wanted:
+            stops = [stop_words(row, self._encoder) for row in rows]
+            if any(stops):
+                outputs["STOP_WORDS_IDS"] = word_list(stops)
+        return outputs
+
+    def _for_steps_alone(self, rows: list[PromptRow], pads: list[int], wanted: Set[str]) -> Outputs:
+        """What upstream's step gives too, for callers that run the steps themselves."""
+        outputs: Outputs = {}
+        if "OUT_END_ID" in wanted:
+            ends = [self._token_id(row, "END_ID", self._end_id) for row in rows]
+            outputs["OUT_END_ID"] = _column(ends)
+        if "OUT_PAD_ID" in wanted:
+            outputs["OUT_PAD_ID"] = _column(pads)
+        if "DECODER_INPUT_ID" in wanted:
+            outputs["DECODER_INPUT_ID"] = _column(pads)
+            outputs["REQUEST_DECODER_INPUT_LEN"] = _column([1] * len(rows))
+        return outputs
+
+    def _max_tokens(self, row: PromptRow) -> int:
+        max_tokens = row.integer("REQUEST_OUTPUT_LEN")
         if max_tokens is None:
             raise InvalidPrompt("max_tokens is missing, it is required")
         if max_tokens < 1:
             raise InvalidPrompt(f"max_tokens is {max_tokens}, allowed is at least 1")
+        return max_tokens
+
+    def _prompt(self, row: PromptRow) -> list[int]:
+        query, messages, tools = row.data("QUERY"), row.data("MESSAGES"), row.data("TOOLS")
         if (query is None) == (messages is None):
             count = "neither" if query is None else "both"
             raise InvalidPrompt(
                 f"{count} of text_input and messages is given, allowed is exactly one"
             )
-        if messages is not None:
-            ids = self._encode_messages(self._text(messages, "messages"))
-        else:
-            assert query is not None
-            text = self._text(query, "text_input")
-            if not text:
-                raise InvalidPrompt("text_input is empty, allowed is at least one character")
-            ids = self._encoder.encode_trusted(text)
-        self._check_length(len(ids), max_tokens)
-        return PreparedPrompt(ids, max_tokens)
+        if query is None:
+            assert messages is not None
+            return self._encode_messages(
+                self._text(messages, "messages"), self._text(tools or b"", "tools")
+            )
+        if tools:
+            raise InvalidPrompt("tools is given with text_input, allowed is only with messages")
+        text = self._text(query, "text_input")
+        if not text:
+            raise InvalidPrompt("text_input is empty, allowed is at least one character")
+        return self._encoder.encode_trusted(text)
 
-    def _encode_messages(self, document: str) -> list[int]:
+    def _encode_messages(self, document: str, tools: str) -> list[int]:
         try:
-            return self._encoder.encode_pieces(self._template.render(parse_messages(document)))
+            messages = parse_messages(document)
+            pieces = self._template.render(
+                messages, *([chat_template.parse_tools(tools)] if tools else [])
+            )
         except InvalidMessages as error:
             raise InvalidPrompt(str(error)) from None
+        return self._encoder.encode_pieces(pieces)
 
-    def _text(self, data: bytes, name: str) -> str:
+    def _text(self, data: bytes, called: str) -> str:
         at_least = len(data) // (JSON_ESCAPE * self._encoder.longest_token)
         if at_least > self._max_seq_len:  # refused before the cost of encoding it
             raise InvalidPrompt(
-                f"{name} has {len(data)} bytes, allowed is what {self._max_seq_len} tokens can hold"
+                f"{called} has {len(data)} bytes, allowed is what {self._max_seq_len} tokens "
+                "can hold"
             )
-        try:
-            return data.decode("utf-8")
-        except UnicodeDecodeError as error:
+        return decode_text(data, called)
+
+    def _token_id(self, row: PromptRow, name: str, default: int) -> int:
+        value = row.integer(name)
+        if value is None:
+            return default
+        if not -1 <= value < self._vocab_size:
             raise InvalidPrompt(
-                f"{name} has the byte 0x{data[error.start]:02x} at {error.start}, allowed is UTF-8"
-            ) from None
+                f"{name.lower()} is {value}, allowed is -1 to {self._vocab_size - 1}"
+            )
+        return value
 
     def _check_length(self, prompt_tokens: int, max_tokens: int) -> None:
         total = prompt_tokens + max_tokens
@@ -99,3 +158,19 @@ class RequestPreparation:
                 f"the prompt of {prompt_tokens} tokens and max_tokens {max_tokens} make {total}, "
                 f"allowed are {self._max_seq_len} together"
             )
+
+
+def _padded(prompts: list[list[int]], pads: list[int]) -> npt.NDArray[np.int32]:
+    """int32 [n, longest]."""
+    longest = max(map(len, prompts))
+    return np.array(
+        [
+            prompt + [pad] * (longest - len(prompt))
+            for prompt, pad in zip(prompts, pads, strict=True)
+        ],
+        np.int32,
+    )
+
+
+def _column(values: list[int]) -> npt.NDArray[np.int32]:
+    return np.array(values, np.int32).reshape(-1, 1)

@@ -1,153 +1,260 @@
-"""The tensors of one request to room 2, read into types and checked.
-
-Tensors come as numpy arrays with their leading batch dimension of 1. Every refusal is one
-sentence that names the input, its value and what is allowed.
-"""
+"""The tensors of a request to room 2 -> one `GenerationInputs` for each row of its batch."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 from engine_config import EngineConfig
-from token_engine.interface import SamplingParams
+from output_text import StopWord
+from refused_inputs import refuse_meaningless
+from request_row import Arrays, InvalidRequest, Row, UnsupportedRequest
+from sampling_inputs import LARGEST_INT32, read_sampling
+from token_engine.interface import Guide, GuideKind, SamplingParams
+from token_engine.registry import Feature, find_runtime
+from word_list import read_word_list
 
-Arrays = Mapping[str, npt.NDArray[Any]]
-MAX_STOP_STRINGS = 16
+MAX_STOP_WORDS = 16
 MAX_STOP_BYTES = 256
-LARGEST_SEED = 2**64 - 1
+MAX_BAD_WORDS = 256  # preprocessing makes two of each: with and without a space before
+MAX_BAD_IDS = 2048
+MAX_BIASED_TOKENS = 1024
+MAX_SEQUENCES = 16
+MAX_TOP_LOGPROBS = 20
+NO_END = -1  # an end_id that disables all end ids
+# Upstream renamed these; both names are understood.
+OLD_NAMES = {
+    "min_length": "min_tokens",
+    "random_seed": "seed",
+    "return_kv_cache_reuse_stats": "return_perf_metrics",
+}
 
 
-class InvalidRequest(ValueError):
-    """The caller's mistake; answered with INVALID_ARG."""
+@dataclass(frozen=True, slots=True)
+class OutputOptions:
+    """What the responses hold beside the tokens."""
 
-
-class EngineUnavailable(RuntimeError):
-    """Not now: the queue is full or the engine restarts; answered with UNAVAILABLE."""
+    streaming: bool
+    echo_prompt: bool  # only an explicit exclude_input_in_output=false asks for it
+    include_stop: bool  # whether the text ends with the stop word that ended it
+    skip_special_tokens: bool
+    log_probs: bool  # of the chosen tokens, as tensors
+    top_logprobs: bool  # of the likeliest too, as JSON
+    perf_metrics: bool
+    num_input_tokens: bool
+    num_output_tokens: bool
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationInputs:
-    """One checked request, before it has a key."""
+    """One checked row, before it has a key."""
 
     prompt_ids: tuple[int, ...]
     max_tokens: int
-    streaming: bool
-    echo_prompt: bool  # only an explicit exclude_input_in_output=false asks for it
-    stop_strings: tuple[str, ...]
+    min_tokens: int
+    num_sequences: int
+    end_id: int | None  # besides the checkpoint's; NO_END: none at all
+    ignore_eos: bool
+    stop_words: tuple[StopWord, ...]
     sampling: SamplingParams
+    logprobs: int | None
+    bad_words: tuple[tuple[int, ...], ...]
+    token_bias: tuple[tuple[int, float], ...]
+    guide: Guide | None
+    priority: int
+    timeout_s: float  # from admission; 0: none
+    output: OutputOptions
 
-    def check_against(self, config: EngineConfig) -> None:
-        """Raise `InvalidRequest` for what this engine cannot hold."""
-        limit, vocab_size = config.limits.max_seq_len, config.model.vocab_size
-        total = len(self.prompt_ids) + self.max_tokens
-        if total > limit:
-            raise InvalidRequest(
-                f"the prompt of {len(self.prompt_ids)} tokens and max_tokens {self.max_tokens} "
-                f"make {total}, allowed are {limit} together"
-            )
-        for token_id in (min(self.prompt_ids), max(self.prompt_ids)):
-            if not 0 <= token_id < vocab_size:
-                raise InvalidRequest(
-                    f"input_ids holds {token_id}, allowed is 0 to {vocab_size - 1}"
-                )
+    def end_ids(self, checkpoint: list[int]) -> tuple[int, ...]:
+        """The ids that end this generation, given the checkpoint's."""
+        if self.ignore_eos or self.end_id == NO_END:
+            return ()
+        return tuple(dict.fromkeys([*checkpoint, *([] if self.end_id is None else [self.end_id])]))
 
 
-def read_inputs(arrays: Arrays) -> GenerationInputs:
-    """The request that `arrays` describe (names and dtypes as in config.pbtxt)."""
+def read_inputs(arrays: Arrays, config: EngineConfig) -> list[GenerationInputs]:
+    """The request that `arrays` describe (names and dtypes as in config.pbtxt).
+
+    Raises `InvalidRequest`, and `UnsupportedRequest` for what the engine's runtime cannot do.
+    """
+    arrays = _with_new_names(arrays)
     for name in ("input_ids", "request_output_len"):
         if name not in arrays:
             raise InvalidRequest(f"{name} is missing, it is required")
-    prompt = _prompt(arrays)
-    max_tokens = int(_scalar(arrays, "request_output_len", 0))
-    if max_tokens < 1:
-        raise InvalidRequest(f"max_tokens is {max_tokens}, allowed is at least 1")
-    return GenerationInputs(
+    refuse_meaningless(arrays)
+    return [_read_row(row, config) for row in _rows(arrays)]
+
+
+def _with_new_names(arrays: Arrays) -> Arrays:
+    renamed = dict(arrays)
+    for old, new in OLD_NAMES.items():
+        if old in renamed:
+            value = renamed.pop(old)
+            if new in renamed and not np.array_equal(renamed[new], value):
+                raise InvalidRequest(f"{old} and {new} differ, allowed is one of them")
+            renamed[new] = value
+    return renamed
+
+
+def _rows(arrays: Arrays) -> Iterator[Row]:
+    size = len(arrays["input_ids"])
+    for name, array in arrays.items():
+        if len(array) != size:
+            raise InvalidRequest(f"{name} has {len(array)} rows, allowed are {size} as input_ids")
+    for index in range(size):
+        yield Row({name: array[index] for name, array in arrays.items()})
+
+
+def _read_row(row: Row, config: EngineConfig) -> GenerationInputs:
+    prompt = _prompt(row, config.model.vocab_size)
+    max_tokens = row.integer("request_output_len", 0, 1, LARGEST_INT32, said="max_tokens")
+    total, limit = len(prompt) + max_tokens, config.limits.max_seq_len
+    if total > limit:
+        raise InvalidRequest(
+            f"the prompt of {len(prompt)} tokens and max_tokens {max_tokens} make {total}, "
+            f"allowed are {limit} together"
+        )
+    vocabulary = config.model.vocab_size
+    row.integer("pad_id", 0, -1, vocabulary - 1)  # nothing is padded; checked all the same
+    inputs = GenerationInputs(
         prompt_ids=prompt,
         max_tokens=max_tokens,
-        streaming=bool(_scalar(arrays, "streaming", False)),
-        echo_prompt=not _scalar(arrays, "exclude_input_in_output", True),
-        stop_strings=_stop_strings(arrays),
-        sampling=_sampling(arrays),
+        min_tokens=row.integer("min_tokens", 0, 0, max_tokens),
+        num_sequences=row.integer("num_return_sequences", 1, 1, MAX_SEQUENCES),
+        end_id=row.integer("end_id", 0, NO_END, vocabulary - 1) if "end_id" in row else None,
+        ignore_eos=row.flag("ignore_eos"),
+        stop_words=_stop_words(row, vocabulary),
+        sampling=read_sampling(row),
+        logprobs=_logprobs(row),
+        bad_words=_word_list(row, "bad_words_list", vocabulary, MAX_BAD_WORDS, MAX_BAD_IDS),
+        token_bias=_token_bias(row.array("embedding_bias"), vocabulary),
+        guide=_guide(row),
+        priority=row.integer("priority", 0, -100, 100),
+        timeout_s=row.integer("timeout_ms", 0, 0, LARGEST_INT32) / 1000,
+        output=_output_options(row),
+    )
+    _check_features(inputs, config.runtime)
+    return inputs
+
+
+def _output_options(row: Row) -> OutputOptions:
+    return OutputOptions(
+        streaming=row.flag("streaming"),
+        echo_prompt=not row.flag("exclude_input_in_output", True),
+        include_stop=row.flag("include_stop_str_in_output"),
+        skip_special_tokens=row.flag("skip_special_tokens", True),
+        log_probs=row.flag("return_log_probs"),
+        top_logprobs="logprobs" in row,
+        perf_metrics=row.flag("return_perf_metrics"),
+        num_input_tokens=row.flag("return_num_input_tokens", True),
+        num_output_tokens=row.flag("return_num_output_tokens", True),
     )
 
 
-def _prompt(arrays: Arrays) -> tuple[int, ...]:
-    ids = arrays["input_ids"].reshape(-1)
-    if not len(ids):
+def _prompt(row: Row, vocab_size: int) -> tuple[int, ...]:
+    ids = row.values("input_ids")
+    if not ids:
         raise InvalidRequest("input_ids is empty, allowed is at least one id")
-    length = int(_scalar(arrays, "input_lengths", len(ids)))
+    length = row.integer("input_lengths", len(ids), -LARGEST_INT32, LARGEST_INT32)
     if not 1 <= length <= len(ids):
         raise InvalidRequest(
             f"input_lengths is {length}, allowed is 1 to {len(ids)}, the size of input_ids"
         )
-    return tuple(ids[:length].tolist())
+    prompt = tuple(ids[:length])
+    for token_id in (min(prompt), max(prompt)):
+        if not 0 <= token_id < vocab_size:
+            raise InvalidRequest(f"input_ids holds {token_id}, allowed is 0 to {vocab_size - 1}")
+    return prompt
 
 
-def _sampling(arrays: Arrays) -> SamplingParams:
-    """Upstream's defaults: no sampling input, top_k 1 or temperature 0 mean greedy."""
-    temperature = _optional(arrays, "temperature")
-    top_k = _optional(arrays, "runtime_top_k")
-    top_p = _optional(arrays, "runtime_top_p")
-    seed = int(_scalar(arrays, "seed", 0)) if "seed" in arrays else None
-    if temperature is not None and not (math.isfinite(temperature) and 0 <= temperature <= 100):
-        raise InvalidRequest(f"temperature is {temperature:g}, allowed is 0 to 100")
-    if top_p is not None and not (math.isfinite(top_p) and top_p <= 1):
+def _stop_words(row: Row, vocab_size: int) -> tuple[StopWord, ...]:
+    texts = row.texts("stop_words", MAX_STOP_WORDS, MAX_STOP_BYTES)
+    ids = _word_list(row, "stop_words_list", vocab_size, MAX_STOP_WORDS, MAX_STOP_BYTES)
+    return (*(StopWord(text=text) for text in texts), *(StopWord(ids=word) for word in ids))
+
+
+def _word_list(
+    row: Row, name: str, vocab_size: int, most_words: int, most_ids: int
+) -> tuple[tuple[int, ...], ...]:
+    return read_word_list(name, row.array(name), vocab_size, most_words, most_ids)
+
+
+def _logprobs(row: Row) -> int | None:
+    wanted = row.integer("logprobs", 0, 0, MAX_TOP_LOGPROBS)
+    return wanted if "logprobs" in row or row.flag("return_log_probs") else None
+
+
+def _token_bias(array: npt.NDArray[Any] | None, vocab_size: int) -> tuple[tuple[int, float], ...]:
+    if array is None or not array.size:
+        return ()
+    bias = array.reshape(-1)
+    if len(bias) != vocab_size:
         raise InvalidRequest(
-            f"top_p is {top_p:g}, allowed is above 0 and up to 1, or 0 and below for unset"
+            f"embedding_bias holds {len(bias)} values, allowed are {vocab_size}, one for each token"
         )
-    if top_k is not None and top_k < 0:
-        raise InvalidRequest(f"top_k is {int(top_k)}, allowed is 0 for unset, or at least 1")
-    unset = temperature is None and not (top_k or 0) and (top_p is None or top_p <= 0)
-    if unset or temperature == 0 or top_k == 1:
-        return SamplingParams()
-    return SamplingParams(
-        greedy=False,
-        temperature=1.0 if temperature is None else float(temperature),
-        top_k=int(top_k or 0),
-        top_p=float(top_p) if top_p is not None and top_p > 0 else 1.0,
-        seed=_fresh_seed() if seed is None else seed,
-    )
+    if not np.isfinite(bias).all():
+        raise InvalidRequest("embedding_bias holds NaN or infinity, allowed are finite numbers")
+    biased = np.flatnonzero(bias)
+    if len(biased) > MAX_BIASED_TOKENS:
+        raise InvalidRequest(
+            f"embedding_bias touches {len(biased)} tokens, allowed are {MAX_BIASED_TOKENS}"
+        )
+    return tuple((int(token_id), float(bias[token_id])) for token_id in biased)
 
 
-def _fresh_seed() -> int:
-    # Runtimes default to a fixed seed; two seedless requests must not give the same text.
-    return int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
+def _guide(row: Row) -> Guide | None:
+    kind, text = row.text("guided_decoding_guide_type"), row.text("guided_decoding_guide")
+    if not kind and not text:
+        return None
+    from guide_check import check_guide
 
-
-def _stop_strings(arrays: Arrays) -> tuple[str, ...]:
-    values = arrays["stop_words"].reshape(-1).tolist() if "stop_words" in arrays else []
     try:
-        # Clients of every age send [[""]] for "none".
-        stops = tuple(dict.fromkeys(value.decode() for value in values if value))
-    except UnicodeDecodeError:
-        raise InvalidRequest(
-            "stop_words holds bytes that are not UTF-8, allowed is UTF-8 text"
-        ) from None
-    if len(stops) > MAX_STOP_STRINGS:
-        raise InvalidRequest(
-            f"stop_words holds {len(stops)} strings, allowed are {MAX_STOP_STRINGS}"
-        )
-    longest = max((len(stop.encode()) for stop in stops), default=0)
-    if longest > MAX_STOP_BYTES:
-        raise InvalidRequest(
-            f"stop_words holds a string of {longest} bytes, allowed are {MAX_STOP_BYTES}"
-        )
-    return stops
+        check_guide(kind, text)
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from None
+    return Guide(cast(GuideKind, kind), text)
 
 
-def _optional(arrays: Arrays, name: str) -> float | None:
-    return float(_scalar(arrays, name, 0.0)) if name in arrays else None
+def _check_features(inputs: GenerationInputs, runtime: str) -> None:
+    """Raise `UnsupportedRequest` for the first thing asked for that the runtime does not have."""
+    sampling = inputs.sampling
+    wanted: list[tuple[Feature, str, object, str]] = [
+        ("min_p", "min_p", sampling.min_p or None, "0"),
+        ("repetition_penalty", "repetition_penalty", _unless(sampling.repetition_penalty, 1), "1"),
+        ("presence_penalty", "presence_penalty", sampling.presence_penalty or None, "0"),
+        ("frequency_penalty", "frequency_penalty", sampling.frequency_penalty or None, "0"),
+        ("min_tokens", "min_tokens", inputs.min_tokens or None, "0"),
+        (
+            "bad_words",
+            "bad_words",
+            f"{len(inputs.bad_words)} token sequences" if inputs.bad_words else None,
+            "none",
+        ),
+        (
+            "embedding_bias",
+            "embedding_bias",
+            f"{len(inputs.token_bias)} tokens" if inputs.token_bias else None,
+            "none",
+        ),
+        ("top_logprobs", "logprobs", inputs.logprobs or None, "0"),
+        ("logprobs", "return_log_probs", inputs.logprobs is not None or None, "false"),
+        (
+            "guided_decoding",
+            "guided_decoding_guide_type",
+            inputs.guide and inputs.guide.kind,
+            "none",
+        ),
+    ]
+    features = find_runtime(runtime).features
+    for feature, name, value, allowed in wanted:
+        if value is not None and feature not in features:
+            raise UnsupportedRequest(
+                f"{name} is {value}, the {runtime} runtime allows only {allowed}"
+            )
 
 
-def _scalar(arrays: Arrays, name: str, default: Any) -> Any:
-    if name not in arrays:
-        return default
-    values = arrays[name].reshape(-1)
-    if len(values) != 1:
-        raise InvalidRequest(f"{name} holds {len(values)} values, allowed is 1")
-    return values[0].item()
+def _unless(value: float, neutral: float) -> float | None:
+    return None if value == neutral else value

@@ -1,4 +1,4 @@
-"""Triton's door to room 2: tensors to `GenerationInputs`, `RoomResponse`s to tensors."""
+"""Triton's door to room 2: tensors to rows of `GenerationInputs`, `RoomResponse`s to tensors."""
 
 from __future__ import annotations
 
@@ -7,29 +7,17 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import triton_python_backend_utils as pb_utils
 from engine_config import EngineConfigError
-from generation_inputs import EngineUnavailable, InvalidRequest, read_inputs
-from generation_room import GenerationRoom, RoomResponse
-from output_text import TextSpan
+from generation_inputs import read_inputs
+from generation_room import GenerationRoom
+from request_parameters import UnknownParameter, read_names
+from request_row import Refusal
+from request_sequences import RoomResponse
+from response_arrays import STOPPED, response_arrays
 from token_engine.interface import EngineLoadError
 
-INPUTS = (
-    "stop",
-    "input_ids",
-    "input_lengths",
-    "request_output_len",
-    "streaming",
-    "exclude_input_in_output",
-    "stop_words",
-    "temperature",
-    "runtime_top_k",
-    "runtime_top_p",
-    "seed",
-)
-KEY_PREFIX = "stream-key:"  # in a request id: what follows is a stream's key
-NOTHING = RoomResponse(0, (), TextSpan(b"", 0), "cancelled", "", 0, 0)
+KEY_PREFIX = "stream-key:"  # in a request id: what follows is a request's key
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
@@ -50,33 +38,36 @@ class TritonPythonModel:
         """Admit each request; its responses follow from the room's own threads."""
         for request in requests:
             reply = TritonReply(request.get_response_sender())
-            arrays = _arrays(request)
-            if "stop" in arrays and arrays["stop"].any():
-                self._stop(request.request_id(), reply)
-                continue
             try:
-                self._room.submit(read_inputs(arrays), reply, request.request_id())
-            except InvalidRequest as error:
-                reply.refuse(str(error), pb_utils.TritonError.INVALID_ARG)
-            except EngineUnavailable as error:
-                reply.refuse(str(error), pb_utils.TritonError.UNAVAILABLE)
+                self._take(request, reply)
+            except UnknownParameter as error:
+                reply.fail(str(error), "INVALID_ARG")
+            except Refusal as error:
+                reply.fail(str(error), error.code)
             except Exception:  # a defect of ours: the log gets the trace, the caller a sentence
                 pb_utils.Logger.log_error(traceback.format_exc())
-                reply.refuse("the request could not be read", pb_utils.TritonError.INTERNAL)
+                reply.fail("the request could not be read", "INTERNAL")
+
+    def _take(self, request: Any, reply: TritonReply) -> None:
+        arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        if "stop" in arrays and arrays["stop"].any():
+            self._stop(request.request_id(), reply)
+            return
+        names = {request.request_id(), *read_names(request.parameters())} - {""}
+        rows = read_inputs(arrays, self._room.config)
+        self._room.submit(rows, reply, names)
 
     def _stop(self, request_id: str, reply: TritonReply) -> None:
-        """Upstream's way to cancel; also room 3's, which names the stream by its key."""
+        """Upstream's way to cancel; also room 3's, which names the request by its key."""
         if not request_id:
-            reply.refuse(
-                "stop is true, allowed only with a request id", pb_utils.TritonError.INVALID_ARG
-            )
+            reply.fail("stop is true, allowed only with a request id", "INVALID_ARG")
             return
         key = request_id.removeprefix(KEY_PREFIX)
         if key != request_id and key.isdecimal():
             self._room.cancel(int(key))
         else:
-            self._room.cancel_request(request_id)
-        reply.send(NOTHING)
+            self._room.cancel_named(request_id)
+        reply.send_arrays(STOPPED, final=True)
 
     def finalize(self) -> None:
         """Stop the engine process."""
@@ -97,58 +88,24 @@ class TritonReply:
 
     def send(self, response: RoomResponse) -> None:
         """Send one response; the final flag rides on the last one, never on an empty one."""
-        final = response.finish_reason is not None
-        self._send(pb_utils.InferenceResponse(_tensors(response)), final)
+        self.send_arrays(response_arrays(response), response.final)
 
-    def fail(self, message: str) -> None:
-        """End with UNAVAILABLE: the engine is at fault, a later try may succeed."""
-        self.refuse(message, pb_utils.TritonError.UNAVAILABLE)
+    def send_arrays(self, arrays: dict[str, Any], final: bool) -> None:
+        """The same, with the arrays ready."""
+        tensors = [pb_utils.Tensor(name, array) for name, array in arrays.items()]
+        self._send(pb_utils.InferenceResponse(tensors), final)
+
+    def fail(self, message: str, code: str) -> None:
+        """End with an error; `code` is the name of one of Triton's."""
+        error = pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
+        self._send(pb_utils.InferenceResponse(error=error), True)
 
     def cancelled(self) -> bool:
         """Ask Triton whether the client cancelled or went away."""
         with self._lock:
             return not self._ended and bool(self._sender.is_cancelled())
 
-    def refuse(self, message: str, code: int) -> None:
-        """End with an error."""
-        self._send(pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code)), True)
-
     def _send(self, response: Any, final: bool) -> None:
         with self._lock:
             self._ended = final
             self._sender.send(response, flags=FINAL if final else 0)
-
-
-def _arrays(request: Any) -> dict[str, Any]:
-    tensors = ((name, pb_utils.get_input_tensor_by_name(request, name)) for name in INPUTS)
-    return {name: tensor.as_numpy() for name, tensor in tensors if tensor is not None}
-
-
-def _tensors(response: RoomResponse) -> list[Any]:
-    """Only what says something: every tensor of a token costs the server tens of microseconds."""
-    ids, span = response.token_ids, response.span
-    tensors = [
-        _int32("output_ids", [[ids]]),  # [1, 1, tokens]: batch, beam
-        _int32("sequence_length", [[len(ids)]]),
-        _int32("stream_key", [[response.key]]),
-        _int32("num_output_tokens", [[response.num_output_tokens]]),
-    ]
-    if span.carry:
-        tensors.append(_string("text_carry", span.carry))
-    if span.hold:
-        tensors.append(_int32("text_hold", [[span.hold]]))
-    if response.finish_reason is not None:
-        tensors += [
-            _string("finish_reason", response.finish_reason.encode()),
-            _string("stop_reason", response.stop_reason.encode()),
-            _int32("num_input_tokens", [[response.num_input_tokens]]),
-        ]
-    return tensors
-
-
-def _int32(name: str, values: Any) -> Any:
-    return pb_utils.Tensor(name, np.array(values, np.int32))
-
-
-def _string(name: str, value: bytes) -> Any:
-    return pb_utils.Tensor(name, np.array([[value]], object))

@@ -22,7 +22,7 @@ UTF8_LEAD_LENGTHS = ((0xF0, 4), (0xE0, 3), (0xC0, 2))  # first byte at least thi
 
 
 class TokenBytes:
-    """The UTF-8 bytes of every token id; none for special tokens, which are not text.
+    """The UTF-8 bytes of every token id. Those of special tokens are text only when kept.
 
     Read from `token_bytes.npz`, written by the build: offsets uint32 [vocab_size + 1],
     data uint8 [total bytes], special bool [vocab_size].
@@ -33,21 +33,54 @@ class TokenBytes:
             spans = pairwise(table["offsets"].tolist())
             data = table["data"].tobytes()
             special = table["special"].tolist()
-        self._bytes = [
-            b"" if is_special else data[start:end]
-            for (start, end), is_special in zip(spans, special, strict=True)
+        self._all = [data[start:end] for start, end in spans]
+        self._text = [
+            b"" if is_special else piece
+            for piece, is_special in zip(self._all, special, strict=True)
         ]
+        self._special_ids = {
+            self._all[token_id]: token_id for token_id in np.flatnonzero(special).tolist()
+        }
 
     def __len__(self) -> int:
-        return len(self._bytes)
+        return len(self._text)
 
-    def __getitem__(self, token_id: int) -> bytes:
-        return self._bytes[token_id]
-
-    def join(self, token_ids: Iterable[int]) -> bytes:
+    def join(self, token_ids: Iterable[int], keep_special: bool = False) -> bytes:
         """The bytes of `token_ids`, one after the other."""
-        table = self._bytes
+        table = self._all if keep_special else self._text
         return b"".join([table[token_id] for token_id in token_ids])
+
+    def special_id(self, text: bytes) -> int | None:
+        """The id of the special token that is written so, if there is one."""
+        return self._special_ids.get(text)
+
+
+@dataclass(frozen=True, slots=True)
+class StopWord:
+    """A stop word, as text or as upstream's clients send it to the room: as token ids."""
+
+    text: str = ""
+    ids: tuple[int, ...] = ()
+
+
+def find_stops(
+    words: Iterable[StopWord], token_bytes: TokenBytes
+) -> tuple[tuple[bytes, ...], tuple[int, ...]]:
+    """(what to look for in the text, the ids of special tokens among the words).
+
+    Token ids are looked for as text too: the model may write a word with other tokens than the
+    caller's. A special token is no text, so its id must end the generation.
+    """
+    needles: dict[bytes, None] = {}
+    special: dict[int, None] = {}
+    for word in words:
+        written = word.text.encode() or token_bytes.join(word.ids, keep_special=True)
+        token_id = token_bytes.special_id(written)
+        if token_id is None:
+            needles[written] = None
+        else:
+            special[token_id] = None
+    return tuple(needle for needle in needles if needle), tuple(special)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,24 +94,37 @@ class TextSpan:
 class OutputText:
     """The text of one sequence: `feed` its deltas in order, `take` a span for each response."""
 
-    def __init__(self, token_bytes: TokenBytes, stop_strings: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        token_bytes: TokenBytes,
+        stops: Sequence[bytes] = (),
+        include_stop: bool = False,
+        keep_special: bool = False,
+    ) -> None:
         self._token_bytes = token_bytes
-        self._stops = [(stop.encode(), stop) for stop in stop_strings]
+        self._stops = stops
+        self._include_stop = include_stop
+        self._keep_special = keep_special
         self._held = b""  # fed and not text yet; the only part that is searched
         self._carried = b""  # what was held when the last span was taken
         self._fresh = 0  # bytes fed since then
         self._released = 0  # bytes of carried + fresh that are text
 
-    def feed(self, token_ids: Sequence[int]) -> str | None:
-        """Add a delta. Returns the stop string that ends the text, if one is complete now.
+    def feed(self, token_ids: Sequence[int], may_stop: bool = True) -> bytes | None:
+        """Add a delta. Returns the stop word that ends the text, if one is complete now.
 
-        After a match nothing more may be fed; neither the stop string nor what follows is text.
+        After a match nothing more may be fed; neither the stop word (unless it is to be included)
+        nor what follows is text. With `may_stop` false this delta neither completes nor begins one.
         """
-        new = self._token_bytes.join(token_ids)
+        new = self._token_bytes.join(token_ids, self._keep_special)
         pending = self._held + new
         self._fresh += len(new)
-        found = self._first_stop(pending) if self._stops else None
-        cut = self._sendable(pending) if found is None else found[0]
+        stops = self._stops if may_stop else ()
+        found = first_stop(pending, stops)
+        if found is None:
+            cut = sendable(pending, stops)
+        else:
+            cut = found[0] + (len(found[1]) if self._include_stop else 0)
         self._released += cut
         self._held = pending[cut:]
         return None if found is None else found[1]
@@ -97,26 +143,29 @@ class OutputText:
         self._carried, self._fresh, self._released = self._held, 0, 0
         return span
 
-    def _first_stop(self, pending: bytes) -> tuple[int, str] | None:
-        """The match that is complete first, of those the one that begins first.
 
-        This does not depend on how the text fell on tokens, as the earliest begin would.
-        """
-        best: tuple[int, int, str] | None = None
-        for needle, stop in self._stops:
-            start = pending.find(needle)
-            if start >= 0 and (best is None or (start + len(needle), start) < best[:2]):
-                best = (start + len(needle), start, stop)
-        return None if best is None else (best[1], best[2])
+def first_stop(pending: bytes, stops: Sequence[bytes]) -> tuple[int, bytes] | None:
+    """Where a stop word begins: the one that is complete first, of those the one begun first.
 
-    def _sendable(self, pending: bytes) -> int:
-        end = len(pending)
-        for needle, _ in self._stops:
-            for length in range(min(len(needle) - 1, len(pending)), len(pending) - end, -1):
-                if pending.endswith(needle[:length]):
-                    end = len(pending) - length
-                    break
-        return whole_characters(pending, end)
+    This does not depend on how the text fell on tokens, as the earliest begin would.
+    """
+    best: tuple[int, int, bytes] | None = None
+    for stop in stops:
+        start = pending.find(stop)
+        if start >= 0 and (best is None or (start + len(stop), start) < best[:2]):
+            best = (start + len(stop), start, stop)
+    return None if best is None else best[1:]
+
+
+def sendable(pending: bytes, stops: Sequence[bytes]) -> int:
+    """How much of `pending` can no longer be part of a stop word or of an unfinished character."""
+    end = len(pending)
+    for stop in stops:
+        for length in range(min(len(stop) - 1, len(pending)), len(pending) - end, -1):
+            if pending.endswith(stop[:length]):
+                end = len(pending) - length
+                break
+    return whole_characters(pending, end)
 
 
 def whole_characters(data: bytes, end: int) -> int:

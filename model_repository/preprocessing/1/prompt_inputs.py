@@ -1,0 +1,137 @@
+"""The tensors of a request to room 1, read row by row, and what is refused before anything else.
+
+A tensor comes as a numpy array with a leading batch dimension.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+PARAMETERS = ("id", "cancel_id")  # all there are; room 2 reads them
+# What clients call them: the names of the ensemble.
+CALLED = {
+    "QUERY": "text_input",
+    "MESSAGES": "messages",
+    "TOOLS": "tools",
+    "REQUEST_OUTPUT_LEN": "max_tokens",
+    "STOP_WORDS_DICT": "stop_words",
+    "BAD_WORDS_DICT": "bad_words",
+    "EMBEDDING_BIAS_WORDS": "embedding_bias_words",
+    "EMBEDDING_BIAS_WEIGHTS": "embedding_bias_weights",
+    "END_ID": "end_id",
+    "PAD_ID": "pad_id",
+}
+# Declared because clients send them; refused when they carry a value.
+MEANINGLESS = {
+    "DECODER_QUERY": ("decoder_text_input", "a Llama model has no encoder"),
+    "PROMPT_TABLE_EXTRA_ID": ("prompt_table_extra_id", "this engine takes no prompt tables"),
+    "IMAGE_BYTES": ("IMAGE_BYTES", "the model reads text alone"),
+    "IMAGE_URL": ("IMAGE_URL", "the model reads text alone"),
+    "IMAGES": ("IMAGES", "the model reads text alone"),
+    "VIDEO_BYTES": ("VIDEO_BYTES", "the model reads text alone"),
+}
+
+
+class Refusal(Exception):
+    """A request is not admitted; `code` is the name of Triton's error code."""
+
+    code: ClassVar[str] = "INTERNAL"
+
+
+class InvalidPrompt(Refusal):
+    """The caller's mistake."""
+
+    code = "INVALID_ARG"
+
+
+class UnsupportedPrompt(Refusal):
+    """Something that upstream's contract has and a Llama text model does not."""
+
+    code = "UNSUPPORTED"
+
+
+def check_parameters(parameters: str) -> None:
+    """Refuse request parameters that mean nothing: HTTP's `generate` makes one of every JSON key
+    that is no input, so a mis-spelled input would be swallowed."""
+    for name in json.loads(parameters) if parameters else ():
+        if name not in PARAMETERS:
+            raise InvalidPrompt(
+                f"{name[:60]!r} is neither an input nor a request parameter, "
+                f"allowed are the inputs that config.pbtxt lists, and {', '.join(PARAMETERS)}"
+            )
+
+
+def refuse_meaningless(arrays: Arrays) -> None:
+    """Raises `UnsupportedPrompt` for the first input that asks for what nobody here does."""
+    for name, (called, why) in MEANINGLESS.items():
+        if name in arrays and arrays[name].size and np.any(arrays[name].astype(bool)):
+            raise UnsupportedPrompt(f"{called} carries a value, allowed is none: {why}")
+
+
+class PromptRow:
+    """One row of a request's batch; an absent input gives None or nothing."""
+
+    def __init__(self, arrays: Arrays, index: int) -> None:
+        self._arrays = arrays
+        self._index = index
+
+    def data(self, name: str) -> bytes | None:
+        """The bytes of a text input, undecoded."""
+        value = self._one(name)
+        return None if value is None else _as_bytes(value)
+
+    def integer(self, name: str) -> int | None:
+        """An integer."""
+        value = self._one(name)
+        return None if value is None else int(value)
+
+    def numbers(self, name: str) -> list[float]:
+        """All numbers of a list."""
+        values: list[float] = self._values(name).tolist()
+        return values
+
+    def words(self, name: str, most: int, longest: int) -> list[str]:
+        """The texts of a list, in order; an empty one means none and stays, to keep positions."""
+        values = [_as_bytes(value) for value in self._values(name).tolist()]
+        if len(values) > most:
+            raise InvalidPrompt(f"{CALLED[name]} holds {len(values)} strings, allowed are {most}")
+        for value in values:
+            if len(value) > longest:
+                raise InvalidPrompt(
+                    f"{CALLED[name]} holds a string of {len(value)} bytes, allowed are {longest}"
+                )
+        return [decode_text(value, CALLED[name]) for value in values]
+
+    def _values(self, name: str) -> npt.NDArray[Any]:
+        if name not in self._arrays:
+            return np.empty(0)
+        values: npt.NDArray[Any] = self._arrays[name][self._index].reshape(-1)
+        return values
+
+    def _one(self, name: str) -> Any:
+        if name not in self._arrays:
+            return None
+        values = self._values(name).tolist()
+        if len(values) != 1:
+            raise InvalidPrompt(f"{CALLED[name]} holds {len(values)} values, allowed is 1")
+        return values[0]
+
+
+def decode_text(data: bytes, called: str) -> str:
+    """UTF-8 text, or an `InvalidPrompt` that says where it is none."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidPrompt(
+            f"{called} has the byte 0x{data[error.start]:02x} at {error.start}, allowed is UTF-8"
+        ) from None
+
+
+def _as_bytes(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()

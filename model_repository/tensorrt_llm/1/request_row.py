@@ -1,0 +1,131 @@
+"""One row of a request's tensors, read into plain values.
+
+A tensor comes as a numpy array of one row, without the batch dimension. What is wrong with it is
+said in one sentence that names the input, its value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+LONGEST_VALUE = 60  # characters of a value that a refusal repeats
+
+
+class Refusal(Exception):
+    """A request is not admitted; `code` is the name of Triton's error code."""
+
+    code: ClassVar[str] = "INTERNAL"
+
+
+class InvalidRequest(Refusal):
+    """The caller's mistake."""
+
+    code = "INVALID_ARG"
+
+
+class UnsupportedRequest(Refusal):
+    """What the caller wants is right, and this engine's runtime cannot do it."""
+
+    code = "UNSUPPORTED"
+
+
+class EngineUnavailable(Refusal):
+    """Not now: the queue is full or the engine restarts."""
+
+    code = "UNAVAILABLE"
+
+
+class Row:
+    """Reads inputs by name; one that is absent gives the default."""
+
+    def __init__(self, arrays: Arrays) -> None:
+        self._arrays = arrays
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._arrays
+
+    def values(self, name: str) -> list[Any]:
+        """All elements of an input, none if it is absent."""
+        values: list[Any] = self._arrays[name].reshape(-1).tolist() if name in self else []
+        return values
+
+    def array(self, name: str) -> npt.NDArray[Any] | None:
+        """The input as it came, None if it is absent."""
+        return self._arrays.get(name)
+
+    def integer(self, name: str, default: int, low: int, high: int, said: str = "") -> int:
+        """An integer from `low` to `high`; `said` is the name in the refusal."""
+        value = self._one(name, default)
+        if not low <= value <= high:
+            raise InvalidRequest(f"{said or name} is {value}, allowed is {_span(low, high)}")
+        return int(value)
+
+    def number(self, name: str, default: float, low: float, high: float, said: str = "") -> float:
+        """A finite number from `low` to `high`."""
+        value = self._one(name, default)
+        if not (math.isfinite(value) and low <= value <= high):
+            raise InvalidRequest(f"{said or name} is {value:g}, allowed is {low:g} to {high:g}")
+        return float(value)
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """A truth value."""
+        return bool(self._one(name, default))
+
+    def texts(self, name: str, most: int, longest: int) -> list[str]:
+        """The texts of a list without its empty ones: clients of every age send [""] for none."""
+        values = [_bytes(value) for value in self.values(name)]
+        values = list(dict.fromkeys(value for value in values if value))
+        if len(values) > most:
+            raise InvalidRequest(f"{name} holds {len(values)} strings, allowed are {most}")
+        for value in values:
+            if len(value) > longest:
+                raise InvalidRequest(
+                    f"{name} holds a string of {len(value)} bytes, allowed are {longest}"
+                )
+        return [_decoded(name, value) for value in values]
+
+    def text(self, name: str) -> str:
+        """One text; empty if absent."""
+        return _decoded(name, _bytes(self._one(name, b"")))
+
+    def _one(self, name: str, default: Any) -> Any:
+        if name not in self:
+            return default
+        values = self.values(name)
+        if len(values) != 1:
+            raise InvalidRequest(f"{name} holds {len(values)} values, allowed is 1")
+        return values[0]
+
+
+def shorten(value: object) -> str:
+    """`value` as a refusal repeats it."""
+    text = str(value)
+    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 3] + "..."
+
+
+def carries_value(array: npt.NDArray[Any]) -> bool:
+    """Whether anything in it is not zero, false or empty; clients send those for "none"."""
+    return bool(array.size and np.any(array.astype(bool)))
+
+
+def _bytes(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
+def _decoded(name: str, value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(
+            f"{name} has the byte 0x{value[error.start]:02x} at {error.start}, allowed is UTF-8"
+        ) from None
+
+
+def _span(low: int, high: int) -> str:
+    return f"at least {low}" if high >= 2**31 - 1 else f"{low} to {high}"

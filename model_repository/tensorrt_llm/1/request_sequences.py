@@ -1,0 +1,236 @@
+"""A request in flight: its sequences, what each has made, and the responses that say so.
+
+A request has a row for each prompt of its batch, and each row one sequence or more; the engine
+knows sequences only. All of this is touched under the room's lock.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Set
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from generation_inputs import GenerationInputs, OutputOptions
+from output_text import OutputText, TextSpan, TokenBytes, find_stops
+from sampling_inputs import with_seed_of
+from token_engine.interface import (
+    FinishReason,
+    GenerationRequest,
+    TokenDelta,
+    TokenLogprob,
+)
+
+FAULT_CODES = {"engine": "UNAVAILABLE", "invalid": "INVALID_ARG", "unsupported": "UNSUPPORTED"}
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Of one sequence, in nanoseconds since the epoch; 0 where nothing happened yet."""
+
+    arrival_ns: int
+    first_scheduled_ns: int
+    first_token_ns: int
+    last_token_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoomResponse:
+    """One response of one sequence. Token counts are of this response alone."""
+
+    key: int  # of the request; what `cancel` takes
+    token_ids: tuple[int, ...]
+    span: TextSpan
+    options: OutputOptions
+    finish_reason: FinishReason | None  # of the sequence
+    stop_reason: str
+    final: bool  # whether the request has no other response to come
+    num_input_tokens: int
+    num_output_tokens: int
+    batch_index: int | None  # None in a batch of one
+    sequence_index: int | None  # None for a row's only sequence
+    log_probs: tuple[float, ...]
+    cum_log_prob: float  # of the whole sequence so far
+    top_logprobs: str  # JSON; "" if not asked for
+    timing: Timing
+
+
+class Reply(Protocol):
+    """Where one request's responses go. Called from one thread at a time."""
+
+    def send(self, response: RoomResponse) -> None:
+        """Send one response."""
+
+    def fail(self, message: str, code: str) -> None:
+        """End the request with Triton's error code of that name."""
+
+    def cancelled(self) -> bool:
+        """Whether the client is gone or has cancelled."""
+
+
+@dataclass
+class Request:
+    """What the sequences of one Triton request share."""
+
+    key: int
+    names: Set[str]  # the client's own, by which it is cancelled; may not be unique
+    reply: Reply
+    sequences: list[Sequence] = field(default_factory=list)
+    unanswered: int = 0  # sequences whose last response is not sent
+    failed: bool = False  # an error was sent: nothing more may follow
+
+
+class Sequence:
+    """One sequence: tokens come in through `take`, responses go out through `response`."""
+
+    def __init__(
+        self,
+        key: int,
+        request: Request,
+        inputs: GenerationInputs,
+        position: tuple[int | None, int],
+        token_bytes: TokenBytes,
+    ) -> None:
+        self.key = key
+        self.request = request
+        self.inputs = inputs
+        self.batch_index, self.sequence_index = position
+        options = inputs.output
+        stops, self._special_stops = find_stops(inputs.stop_words, token_bytes)
+        self._token_bytes = token_bytes
+        self._text = OutputText(
+            token_bytes, stops, options.include_stop, not options.skip_special_tokens
+        )
+        self.queued = False  # whether the sender has it to do
+        self.deadline = time.monotonic() + (inputs.timeout_s or math.inf)
+        self.finish_reason: FinishReason | None = None
+        self.failure = ("", "")  # message and code, with finish_reason "error"
+        self._stop_reason = ""
+        self._tokens: list[int] = []  # made, not yet sent
+        self._logprobs: list[TokenLogprob] = []  # of those
+        self._made = 0
+        self._cum_log_prob = 0.0
+        self._arrival_ns = time.time_ns()
+        self._first_token_ns = self._last_token_ns = self._first_scheduled_ns = 0
+
+    def engine_request(self, end_ids: list[int]) -> GenerationRequest:
+        """What the engine is to do; `end_ids` are the checkpoint's."""
+        inputs = self.inputs
+        return GenerationRequest(
+            key=self.key,
+            prompt_ids=inputs.prompt_ids,
+            max_tokens=inputs.max_tokens,
+            end_ids=tuple(dict.fromkeys(inputs.end_ids(end_ids) + self._special_stops)),
+            sampling=with_seed_of(inputs.sampling, self.sequence_index),
+            min_tokens=inputs.min_tokens,
+            logprobs=inputs.logprobs,
+            bad_words=inputs.bad_words,
+            token_bias=inputs.token_bias,
+            guide=inputs.guide,
+            priority=inputs.priority,
+        )
+
+    def take(self, delta: TokenDelta) -> bool:
+        """Add what the engine made. Returns whether it must be told to stop."""
+        self._count(delta)
+        stop = self._feed(delta.token_ids)
+        if stop is not None:
+            self.finish_reason, self._stop_reason = "stop", stop.decode(errors="replace")
+            return delta.finish_reason is None
+        if delta.finish_reason is not None:
+            self.failure = (delta.error, FAULT_CODES[delta.fault])
+            self.end(delta.finish_reason)
+        return False
+
+    def end(self, reason: FinishReason) -> None:
+        """No more tokens will come: what was held back of the text goes out."""
+        self.finish_reason = reason
+        self._text.finish()
+
+    def _count(self, delta: TokenDelta) -> None:
+        self._tokens += delta.token_ids
+        self._logprobs += delta.logprobs
+        self._first_scheduled_ns = delta.first_scheduled_ns or self._first_scheduled_ns
+        if delta.token_ids:
+            self._last_token_ns = time.time_ns()
+            self._first_token_ns = self._first_token_ns or self._last_token_ns
+
+    def _feed(self, token_ids: tuple[int, ...]) -> bytes | None:
+        """To the text; the first `min_tokens` tokens cannot hold a stop word."""
+        early = min(max(0, self.inputs.min_tokens - self._made), len(token_ids))
+        self._made += len(token_ids)
+        if early:
+            self._text.feed(token_ids[:early], may_stop=False)
+        return self._text.feed(token_ids[early:])
+
+    def response(self, final: bool) -> RoomResponse:
+        """What has come together since the last response."""
+        made, logprobs = tuple(self._tokens), self._logprobs
+        self._tokens, self._logprobs = [], []
+        inputs, options = self.inputs, self.inputs.output
+        self._cum_log_prob += sum(item.logprob for item in logprobs)
+        echo = inputs.prompt_ids if options.echo_prompt and not options.streaming else ()
+        return RoomResponse(
+            key=self.request.key,
+            token_ids=echo + made,
+            span=self._text.take(),
+            options=options,
+            finish_reason=self.finish_reason,
+            stop_reason=self._stop_reason,
+            final=final,
+            num_input_tokens=len(inputs.prompt_ids),
+            num_output_tokens=len(made),
+            batch_index=self.batch_index,
+            sequence_index=self.sequence_index if inputs.num_sequences > 1 else None,
+            log_probs=tuple(item.logprob for item in logprobs),
+            cum_log_prob=self._cum_log_prob,
+            top_logprobs=self._as_json(made, logprobs) if options.top_logprobs else "",
+            timing=Timing(
+                self._arrival_ns,
+                self._first_scheduled_ns,
+                self._first_token_ns,
+                self._last_token_ns,
+            ),
+        )
+
+    def _as_json(self, made: tuple[int, ...], logprobs: list[TokenLogprob]) -> str:
+        return json.dumps(
+            [
+                {
+                    **self._token_as_json(token_id, item.logprob),
+                    "top_logprobs": [self._token_as_json(*pair) for pair in item.top],
+                }
+                for token_id, item in zip(made, logprobs, strict=False)
+            ],
+            ensure_ascii=False,
+        )
+
+    def _token_as_json(self, token_id: int, logprob: float) -> dict[str, object]:
+        """As in OpenAI's API, with the id: a token may be less than a character."""
+        data = self._token_bytes.join([token_id], keep_special=True)
+        return {
+            "token_id": token_id,
+            "token": data.decode(errors="replace"),
+            "bytes": list(data),
+            "logprob": logprob,
+        }
+
+
+def make_request(
+    first_key: int,
+    names: Set[str],
+    reply: Reply,
+    rows: list[GenerationInputs],
+    token_bytes: TokenBytes,
+) -> Request:
+    """A request with its sequences, whose keys count up from `first_key`, which is its own."""
+    request = Request(first_key, names, reply)
+    for batch_index, inputs in enumerate(rows):
+        for sequence_index in range(inputs.num_sequences):
+            key = first_key + len(request.sequences)
+            position = (batch_index if len(rows) > 1 else None, sequence_index)
+            request.sequences.append(Sequence(key, request, inputs, position, token_bytes))
+    request.unanswered = len(request.sequences)
+    return request

@@ -1,0 +1,77 @@
+"""The sampling inputs of one row -> `SamplingParams`.
+
+Upstream's meanings: without temperature, top_k and top_p the choice is greedy, and so it is with
+top_k 1 or temperature 0; top_p 0 or below means unset.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+from request_row import InvalidRequest, Row
+from token_engine.interface import SamplingParams
+
+LARGEST_INT32 = 2**31 - 1
+SEEDS = 2**64
+
+
+def read_sampling(row: Row) -> SamplingParams:
+    """Raises `InvalidRequest`. A missing seed is drawn, when anything is drawn at all."""
+    temperature = row.number("temperature", 1.0, 0, 100)
+    top_k = row.integer("runtime_top_k", 0, 0, LARGEST_INT32, said="top_k")
+    top_p = _top_p(row)
+    min_p = row.number("min_p", 0.0, 0, 1)
+    seed = row.integer("seed", 0, 0, SEEDS - 1)
+    asked = "temperature" in row or top_k or min_p or _gives_top_p(row)
+    greedy = not asked or temperature == 0 or top_k == 1
+    sampling = SamplingParams(
+        repetition_penalty=_repetition_penalty(row),
+        presence_penalty=row.number("presence_penalty", 0.0, -2, 2),
+        frequency_penalty=row.number("frequency_penalty", 0.0, -2, 2),
+    )
+    if greedy:
+        return sampling
+    return dataclasses.replace(
+        sampling,
+        greedy=False,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        seed=seed if "seed" in row else _fresh_seed(),
+    )
+
+
+def _repetition_penalty(row: Row) -> float:
+    value = row.number("repetition_penalty", 1.0, 0, 100)
+    if value == 0:
+        raise InvalidRequest("repetition_penalty is 0, allowed is above 0 and up to 100")
+    return value
+
+
+def with_seed_of(sampling: SamplingParams, sequence: int) -> SamplingParams:
+    """The same for another sequence of one prompt: its draws must differ."""
+    if sampling.greedy or sequence == 0:
+        return sampling
+    return dataclasses.replace(sampling, seed=(sampling.seed + sequence) % SEEDS)
+
+
+def _top_p(row: Row) -> float:
+    values = row.values("runtime_top_p")
+    value = values[0] if len(values) == 1 else 1.0
+    if len(values) > 1 or not (math.isfinite(value) and value <= 1):
+        raise InvalidRequest(
+            f"top_p is {value:g}, allowed is above 0 and up to 1, or 0 and below for unset"
+        )
+    return float(value) if value > 0 else 1.0
+
+
+def _gives_top_p(row: Row) -> bool:
+    return any(value > 0 for value in row.values("runtime_top_p"))
+
+
+def _fresh_seed() -> int:
+    # Runtimes default to a fixed seed; two seedless requests must not give the same text.
+    return int(np.random.SeedSequence().generate_state(1, np.uint64)[0])

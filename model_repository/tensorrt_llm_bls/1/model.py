@@ -1,0 +1,131 @@
+"""Triton's door to the unary model: it asks the streaming ensemble and gives one response.
+
+A request waits on a thread of its own, because Triton calls `execute` again only when it returned.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import traceback
+import uuid
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from unary_requests import Refusal, ensemble_inputs, joined
+
+FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+CANCEL_POLL_S = 0.1
+MAX_WAITING = 1024  # threads; the engine's own queue refuses long before, as a rule
+CANCEL_ID = "cancel_id"  # the request parameter by which room 2 finds the request
+
+
+class TritonPythonModel:
+    """Keeps the requests in flight, to pass on the cancellation of those whose client is gone."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Start watching."""
+        self._waiting: dict[str, UnaryReply] = {}  # by cancel id
+        self._closing = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="cancel-watch", daemon=True)
+        self._watcher.start()
+
+    def execute(self, requests: list[Any]) -> None:
+        """Answer each request on a thread of its own."""
+        for request in requests:
+            reply = UnaryReply(request.get_response_sender())
+            if len(self._waiting) >= MAX_WAITING:
+                reply.fail(
+                    f"{MAX_WAITING} requests are waiting, more are not allowed; try again later",
+                    "UNAVAILABLE",
+                )
+                continue
+            threading.Thread(target=self._answer, args=(request, reply), daemon=True).start()
+
+    def finalize(self) -> None:
+        """Stop watching."""
+        self._closing.set()
+        self._watcher.join()
+
+    def _answer(self, request: Any, reply: UnaryReply) -> None:
+        cancel_id = uuid.uuid4().hex
+        self._waiting[cancel_id] = reply
+        try:
+            reply.send(self._ask(request, cancel_id))
+        except Refusal as error:
+            reply.fail(str(error), error.code)
+        except EnsembleError as error:
+            reply.send(pb_utils.InferenceResponse(error=error.args[0]))
+        except Exception:  # a defect of ours: the log gets the trace, the caller a sentence
+            pb_utils.Logger.log_error(traceback.format_exc())
+            reply.fail("the request could not be answered", "INTERNAL")
+        finally:
+            del self._waiting[cancel_id]
+
+    def _ask(self, request: Any, cancel_id: str) -> Any:
+        arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        wanted = [*request.requested_output_names(), "batch_index", "sequence_index"]
+        call = pb_utils.InferenceRequest(
+            model_name="ensemble",
+            request_id=request.request_id(),
+            requested_output_names=list(dict.fromkeys(wanted)),
+            inputs=[pb_utils.Tensor(*item) for item in ensemble_inputs(arrays).items()],
+            parameters={**json.loads(request.parameters() or "{}"), CANCEL_ID: cancel_id},
+        )
+        parts = []
+        for response in call.exec(decoupled=True):
+            if response.has_error():
+                raise EnsembleError(response.error())
+            parts.append({t.name(): t.as_numpy() for t in response.output_tensors()})
+        outputs = joined(part for part in parts if part)
+        return pb_utils.InferenceResponse([pb_utils.Tensor(*item) for item in outputs.items()])
+
+    def _watch(self) -> None:
+        while not self._closing.wait(CANCEL_POLL_S):
+            for cancel_id, reply in list(self._waiting.items()):
+                if reply.cancelled():
+                    _stop(cancel_id)
+
+
+class EnsembleError(Exception):
+    """The ensemble answered with an error, which is passed on as it came."""
+
+
+def _stop(cancel_id: str) -> None:
+    """Stop the engine's work on a request; it then ends with what it has."""
+    stop = pb_utils.InferenceRequest(
+        model_name="tensorrt_llm",
+        request_id=cancel_id,
+        requested_output_names=["sequence_length"],
+        inputs=[pb_utils.Tensor("stop", np.array([[True]]))],
+    )
+    for response in stop.exec(decoupled=True):
+        if response.has_error():
+            pb_utils.Logger.log_warn(f"{cancel_id} was not stopped: {response.error().message()}")
+
+
+class UnaryReply:
+    """Triton's response sender. A freed one must not be asked whether it is cancelled: the server
+    would crash (seen on 2.51). So the two never overlap here."""
+
+    def __init__(self, sender: Any) -> None:
+        self._sender = sender
+        self._lock = threading.Lock()
+        self._ended = False
+
+    def send(self, response: Any) -> None:
+        """Send the one response."""
+        with self._lock:
+            self._ended = True
+            self._sender.send(response, flags=FINAL)
+
+    def fail(self, message: str, code: str) -> None:
+        """End with an error; `code` is the name of one of Triton's."""
+        error = pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
+        self.send(pb_utils.InferenceResponse(error=error))
+
+    def cancelled(self) -> bool:
+        """Whether the client cancelled or went away."""
+        with self._lock:
+            return not self._ended and bool(self._sender.is_cancelled())

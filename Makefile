@@ -15,7 +15,7 @@ PY = $(VENV)/bin/python
 SETUP = $(PYTHON) build/setup_environment.py --venv $(VENV) --extras
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve engine doctor install test check benchmark train-demo test-quantize clean clean-venv
+.PHONY: help demo serve engine doctor install test check table benchmark train-demo test-quantize clean clean-venv
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -45,6 +45,11 @@ check:  ## ruff and strict mypy
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) build/check_types.py
+	@$(PY) build/contract_table.py --check
+
+table:  ## write the table of every tensor, model_repository/README.md
+	@$(SETUP) server,dev
+	@$(PY) build/contract_table.py
 
 benchmark: install  ## start-up seconds and tokens/s on this machine, as in the README's tables
 	@$(PY) build/benchmark.py

@@ -21,10 +21,12 @@ from engine_config import (  # noqa: E402
 )
 from token_engine.openvino_import import import_openvino  # noqa: E402
 from token_engine.openvino_options import KV_BLOCK_TOKENS, OpenVinoOptions  # noqa: E402
+from token_engine.registry import RUNTIMES  # noqa: E402
 
 __all__ = [
     "FORMAT_VERSION",
     "KV_BLOCK_TOKENS",
+    "RUNTIMES",
     "EngineConfig",
     "EngineConfigError",
     "Limits",

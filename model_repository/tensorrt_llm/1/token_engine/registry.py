@@ -32,6 +32,7 @@ class Runtime:
 
     load: Callable[[Path, EngineConfig], TokenEngine]
     features: frozenset[Feature]
+    samples: bool = True  # whether it chooses tokens by their probabilities at all
 
 
 def _openvino(directory: Path, config: EngineConfig) -> TokenEngine:
@@ -49,7 +50,7 @@ def _replay(directory: Path, config: EngineConfig) -> TokenEngine:
 RUNTIMES: dict[str, Runtime] = {
     # Its presence and frequency penalties depend on the logit's sign (2026.4), so are not offered.
     "openvino": Runtime(_openvino, frozenset()),
-    "replay": Runtime(_replay, frozenset()),
+    "replay": Runtime(_replay, frozenset(), samples=False),
 }
 
 

@@ -1,0 +1,195 @@
+"""Write model_repository/README.md: every tensor's way, default, range and what honours it.
+
+Generated from the committed config.pbtxt files, the runtimes' registry and contract_text.py.
+With --check nothing is written, and the exit code is 1 if the file is not what would be written.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from build_console import BuildError, run_script, say
+from contract_text import (
+    INPUTS,
+    OUTPUTS,
+    REFUSED,
+    ROOM,
+    SAMPLING,
+    STEP_INPUTS,
+    STEP_OUTPUTS,
+    Input,
+)
+from engine_description import RUNTIMES
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+REPOSITORY = Path(__file__).resolve().parent.parent / "model_repository"
+README = REPOSITORY / "README.md"
+ROOMS = ("preprocessing", "tensorrt_llm", "postprocessing")
+MODELS = ("ensemble", "tensorrt_llm_bls", *ROOMS)
+Table = list[tuple[str, ...]]
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--check", action="store_true", help="only compare; exit code 1 if stale")
+    options = parser.parse_args()
+    text = render(read_configs())
+    if not options.check:
+        README.write_text(text, encoding="utf-8")
+        say(f"{README} is written")
+    elif README.read_text(encoding="utf-8") != text:
+        raise BuildError(f"{README} is stale; write it anew with 'make table'")
+
+
+def read_configs() -> dict[str, Any]:
+    """The models' configurations, parsed, by name."""
+    return {name: _parse(REPOSITORY / name / "config.pbtxt") for name in MODELS}
+
+
+def _parse(path: Path) -> Any:
+    return text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+
+
+def render(configs: dict[str, Any]) -> str:
+    """The whole file; raises `BuildError` for a tensor without words, or words without a tensor."""
+    ensemble, unary = configs["ensemble"], configs["tensorrt_llm_bls"]
+    own = [tensor for tensor in unary.input if tensor.name not in _names(ensemble.input)]
+    _same(INPUTS, [tensor.name for tensor in [*ensemble.input, *own]], "INPUTS")
+    _same(OUTPUTS, [tensor.name for tensor in ensemble.output], "OUTPUTS")
+    mapped = {
+        f"{step.model_name}.{key}"
+        for step in ensemble.ensemble_scheduling.step
+        for key, value in step.input_map.items()
+        if not value.startswith("_")
+    }
+    step_inputs = [
+        (f"{room}.{tensor.name}", tensor)
+        for room in ROOMS
+        for tensor in configs[room].input
+        if f"{room}.{tensor.name}" not in mapped
+    ]
+    _same(STEP_INPUTS, [name for name, _ in step_inputs], "STEP_INPUTS")
+    step_outputs = [
+        (f"{room}.{tensor.name}", tensor)
+        for room in ROOMS[:2]
+        for tensor in configs[room].output
+        if tensor.name not in OUTPUTS
+    ]
+    _same(STEP_OUTPUTS, [name for name, _ in step_outputs], "STEP_OUTPUTS")
+    return HEAD + "\n".join(
+        [
+            "## Inputs of `ensemble` and `tensorrt_llm_bls`\n",
+            *_table(_input_rows(ensemble, own)),
+            "\n## Outputs of `ensemble` and `tensorrt_llm_bls`\n",
+            *_table(_output_rows(ensemble)),
+            "\n## Inputs of the steps that no client's input fills\n",
+            *_table(_step_input_rows(step_inputs)),
+            "\n## Outputs of the steps that stay inside\n",
+            *_table(
+                [
+                    ("output", "type", "what it is"),
+                    *((f"`{name}`", _type(t), STEP_OUTPUTS[name]) for name, t in step_outputs),
+                ]
+            ),
+            "",
+        ]
+    )
+
+
+def _input_rows(ensemble: Any, own: list[Any]) -> Iterator[tuple[str, ...]]:
+    yield ("input", "type", "goes to", "default", "allowed", *RUNTIMES, "meaning")
+    ways = {
+        value: f"{step.model_name}.`{key}`"
+        for step in ensemble.ensemble_scheduling.step
+        for key, value in step.input_map.items()
+    }
+    for tensor in [*ensemble.input, *own]:
+        way = ways.get(tensor.name, "`tensorrt_llm_bls` only")
+        yield _row(f"`{tensor.name}`", tensor, (way,), INPUTS[tensor.name])
+
+
+def _step_input_rows(tensors: list[tuple[str, Any]]) -> Iterator[tuple[str, ...]]:
+    yield ("input", "type", "default", "allowed", *RUNTIMES, "meaning")
+    for name, tensor in tensors:
+        yield _row(f"`{name}`", tensor, (), STEP_INPUTS[name])
+
+
+def _row(name: str, tensor: Any, way: tuple[str, ...], words: Input) -> tuple[str, ...]:
+    honoured = [_honoured(words.by, runtime) for runtime in RUNTIMES]
+    return (name, _type(tensor), *way, words.default, words.allowed, *honoured, words.meaning)
+
+
+def _honoured(by: str, runtime: str) -> str:
+    if by == REFUSED:
+        return "refused"
+    line = RUNTIMES[runtime]
+    if by == ROOM:
+        return "yes"
+    if by != SAMPLING and by not in line.features:
+        return "refused"
+    return "yes" if line.samples else "no effect"
+
+
+def _output_rows(ensemble: Any) -> Iterator[tuple[str, ...]]:
+    yield ("output", "type", "comes from", "sent with", "what it is")
+    ways = {
+        value: f"{step.model_name}.`{key}`"
+        for step in ensemble.ensemble_scheduling.step
+        for key, value in step.output_map.items()
+    }
+    for tensor in ensemble.output:
+        when, what = OUTPUTS[tensor.name]
+        yield (f"`{tensor.name}`", _type(tensor), ways[tensor.name], when, what)
+
+
+def _type(tensor: Any) -> str:
+    name = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
+    return f"{name} {list(tensor.dims)}"
+
+
+def _names(tensors: Iterable[Any]) -> set[str]:
+    return {tensor.name for tensor in tensors}
+
+
+def _same(words: Iterable[str], tensors: list[str], where: str) -> None:
+    missing, left = set(tensors) - set(words), set(words) - set(tensors)
+    if missing or left:
+        raise BuildError(
+            f"contract_text.{where} lacks {sorted(missing)} and has {sorted(left)} too many; "
+            "mend it there"
+        )
+
+
+def _table(rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    head, *body = rows
+    for row in (head, ("---",) * len(head), *body):
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+
+
+HEAD = """# The contract: every tensor
+
+<!-- Written by build/contract_table.py ('make table'); 'make check' fails when it is stale. -->
+
+The three rooms and `ensemble` keep the names, types and dims of upstream's tensorrtllm_backend
+(v0.19 to 1.2), so that its clients work unchanged. `ensemble` streams; `tensorrt_llm_bls` takes the
+same inputs and gives exactly one response. All tensors have a batch dimension first (`[1, 1]` for
+one prompt, up to 64 rows); only `text_output` has one dimension alone, `[n]`, as upstream's.
+
+A runtime's column says `yes` (honoured), `refused` (a value other than the default is answered with
+UNSUPPORTED and the input's name) or `no effect`. A wrong value is answered with INVALID_ARG and one
+sentence that names the input, its value and what is allowed; a full queue or a restarting engine
+with UNAVAILABLE. A request parameter that is no input is refused by name; `id` and `cancel_id` are
+names under which `tensorrt_llm`'s `stop` finds a request, beside its request id.
+
+A batch's responses come one for each sequence, marked with `batch_index` and `sequence_index`; the
+final flag rides on the last one. `tensorrt_llm_bls` puts them together, a row for each sequence.
+
+"""
+
+if __name__ == "__main__":
+    run_script(main)

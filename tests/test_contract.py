@@ -1,0 +1,91 @@
+"""The committed configurations: upstream's tensors, wired without a slip, and the table of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import contract_table
+import pytest
+from build_console import BuildError
+from contract_table import read_configs, render
+from tritonclient.grpc import model_config_pb2
+from upstream_contract import CONTRACT, tensors
+
+CONFIGS = read_configs()
+STEPS = CONFIGS["ensemble"].ensemble_scheduling.step
+# Room 2 knows them by other names, as upstream's does.
+RENAMED = {"stream": "streaming", "top_k": "runtime_top_k", "top_p": "runtime_top_p"}
+
+
+def declared(kind: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
+    name_of = model_config_pb2.DataType.Name
+    return {t.name: (name_of(t.data_type).removeprefix("TYPE_"), tuple(t.dims)) for t in kind}
+
+
+@pytest.mark.parametrize("model", CONTRACT)
+def test_every_tensor_of_upstream_is_there_as_upstream_declares_it(model: str) -> None:
+    inputs, outputs = CONTRACT[model]
+    for lines, kind in ((inputs, CONFIGS[model].input), (outputs, CONFIGS[model].output)):
+        ours = declared(kind)
+        assert {name: ours.get(name) for name in tensors(lines)} == tensors(lines)
+
+
+def test_both_entries_take_and_give_the_same() -> None:
+    ensemble, unary = CONFIGS["ensemble"], CONFIGS["tensorrt_llm_bls"]
+    assert declared(ensemble.input).items() <= declared(unary.input).items()
+    assert declared(ensemble.output) == declared(unary.output)
+    assert not unary.model_transaction_policy.decoupled
+    assert CONFIGS["tensorrt_llm"].model_transaction_policy.decoupled
+
+
+def test_the_corridor_joins_tensors_of_one_type() -> None:
+    """Whatever flows from one step or the client to another keeps its type and its dims."""
+    types: dict[str, set[tuple[str, tuple[int, ...]]]] = {
+        tensor: {spec}
+        for kind in (CONFIGS["ensemble"].input, CONFIGS["ensemble"].output)
+        for tensor, spec in declared(kind).items()
+    }
+    for step in STEPS:
+        config = CONFIGS[step.model_name]
+        for mapping, kind in ((step.input_map, config.input), (step.output_map, config.output)):
+            specs = declared(kind)
+            for inner, outer in mapping.items():
+                types.setdefault(outer, set()).add(specs[inner])
+    # preprocessing gives max_tokens as upstream's does, of any number of elements.
+    assert types.pop("_request_output_len") == {("INT32", (-1,)), ("INT32", (1,))}
+    assert {name for name, specs in types.items() if len(specs) != 1} == set()
+
+
+def test_every_input_goes_to_one_room_and_every_output_comes_from_one() -> None:
+    ensemble = CONFIGS["ensemble"]
+    taken = [outer for step in STEPS for outer in step.input_map.values()]
+    given = [outer for step in STEPS for outer in step.output_map.values()]
+    assert {t.name: taken.count(t.name) for t in ensemble.input} == dict.fromkeys(
+        (t.name for t in ensemble.input), 1
+    )
+    assert {t.name: given.count(t.name) for t in ensemble.output} == dict.fromkeys(
+        (t.name for t in ensemble.output), 1
+    )
+    inside = {name for name in given if name.startswith("_")}
+    assert inside == {name for name in taken if name.startswith("_")}
+
+
+def test_room_2_knows_an_input_by_its_own_name() -> None:
+    (room_2,) = (step for step in STEPS if step.model_name == "tensorrt_llm")
+    wrong = {
+        (inner, outer)
+        for inner, outer in room_2.input_map.items()
+        if not outer.startswith("_") and RENAMED.get(outer, outer) != inner
+    }
+    assert wrong == {("len_penalty", "length_penalty")}
+
+
+def test_the_table_is_what_the_configurations_say() -> None:
+    assert contract_table.README.read_text(encoding="utf-8") == render(CONFIGS)
+
+
+def test_a_tensor_without_words_stops_the_table() -> None:
+    configs = read_configs()
+    configs["ensemble"].input.add(name="new_input")
+    with pytest.raises(BuildError, match=r"contract_text.INPUTS lacks \['new_input'\]"):
+        render(configs)

@@ -183,8 +183,12 @@ one prompt, up to 64 rows); only `text_output` has one dimension alone, `[n]`, a
 A runtime's column says `yes` (honoured), `refused` (a value other than the default is answered with
 UNSUPPORTED and the input's name) or `no effect`. A wrong value is answered with INVALID_ARG and one
 sentence that names the input, its value and what is allowed; a full queue or a restarting engine
-with UNAVAILABLE. A request parameter that is no input is refused by name; `id` and `cancel_id` are
-names under which `tensorrt_llm`'s `stop` finds a request, beside its request id.
+with UNAVAILABLE. Triton sends the code with unary gRPC and HTTP `infer`; a gRPC stream and HTTP
+`generate` (always 400) do not carry it, so a request with the parameter `named_errors` gets
+messages that begin with it: `[INVALID_ARG] ...`.
+
+A request parameter that is no input is refused by name. `id` and `cancel_id` are names under which
+`tensorrt_llm`'s `stop` finds a request, beside its request id.
 
 A batch's responses come one for each sequence, marked with `batch_index` and `sequence_index`; the
 final flag rides on the last one. `tensorrt_llm_bls` puts them together, a row for each sequence.

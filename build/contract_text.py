@@ -48,7 +48,7 @@ INPUTS: dict[str, Input] = {
     "top_k": Input(SAMPLING, "0: unset", "0 or more", "1: greedy"),
     "top_p": Input(SAMPLING, "0: unset", "at most 1", "0 and below: unset"),
     "min_p": Input("min_p", "0: unset", "0 to 1", "least share of the likeliest token's probability"),
-    "seed": Input(SAMPLING, "drawn afresh", "0 to 2^64 - 1", "equal seeds give equal texts, in any batch"),
+    "seed": Input(SAMPLING, "drawn afresh", "0 to 2^64 - 1", "equal seeds draw equally, whoever shares the batch"),
     "random_seed": Input(SAMPLING, "drawn afresh", "as `seed`", "its older name"),
     "repetition_penalty": Input("repetition_penalty", "1", "above 0, up to 100", "of all tokens of prompt and output: positive logits are divided by it, negative ones multiplied"),
     "presence_penalty": Input("presence_penalty", "0", "-2 to 2", "OpenAI's: subtracted from the logit of every token generated before"),

@@ -19,19 +19,23 @@ HTTP_TIMEOUT_S = 60.0
 Arrays = dict[str, npt.NDArray[Any]]
 
 
+def infer_inputs(arrays: Arrays) -> list[triton.InferInput]:
+    """The arrays as tritonclient takes them."""
+    inputs = []
+    for name, array in arrays.items():
+        tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+        inputs.append(tensor.set_data_from_numpy(array))
+    return inputs
+
+
 def stream(
     server: ServerProcess, model: str, arrays: Arrays, request_id: str = ""
 ) -> Iterator[tuple[Arrays, bool]]:
     """The responses of one request, as (tensors by name, final flag), by upstream's own client."""
-    inputs = []
-    for name, array in arrays.items():
-        tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
-        tensor.set_data_from_numpy(array)
-        inputs.append(tensor)
     responses: SimpleQueue[tuple[Any, Any]] = SimpleQueue()
     with triton.InferenceServerClient(server.ports.url("grpc")) as client:
         client.start_stream(lambda result, error: responses.put((result, error)))
-        client.async_stream_infer(model, inputs, request_id=request_id)
+        client.async_stream_infer(model, infer_inputs(arrays), request_id=request_id)
         final = False
         while not final:
             result, error = responses.get()
@@ -40,6 +44,13 @@ def stream(
             response = result.get_response()
             final = response.parameters["triton_final_response"].bool_param
             yield {output.name: result.as_numpy(output.name) for output in response.outputs}, final
+
+
+def infer(server: ServerProcess, model: str, arrays: Arrays) -> Arrays:
+    """The one response of a unary gRPC call, tensors by name."""
+    with triton.InferenceServerClient(server.ports.url("grpc")) as client:
+        result = client.infer(model, infer_inputs(arrays))
+    return {o.name: result.as_numpy(o.name) for o in result.get_response().outputs}
 
 
 def generate_tokens(

@@ -26,6 +26,7 @@ OPTIONS: dict[str, tuple[str, Callable[[Any], bytes]]] = {
     "top_p": ("FP32", lambda value: struct.pack("<f", value)),
     "seed": ("UINT64", lambda value: struct.pack("<Q", value)),
     "exclude_input_in_output": ("BOOL", lambda value: struct.pack("<?", value)),
+    "ignore_eos": ("BOOL", lambda value: struct.pack("<?", value)),
 }
 
 

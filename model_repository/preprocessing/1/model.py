@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
-from prompt_inputs import Refusal, check_parameters
+from prompt_inputs import Refusal, read_named_errors
 from request_preparation import PreparationError, RequestPreparation
 
 
@@ -26,20 +26,22 @@ class TritonPythonModel:
         return [self._respond(request) for request in requests]
 
     def _respond(self, request: Any) -> Any:
+        named_errors = False
         try:
-            check_parameters(request.parameters())
+            named_errors = read_named_errors(request.parameters())
             arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
             outputs = self._preparation.prepare(arrays, set(request.requested_output_names()))
         except Refusal as error:
-            return _refusal(str(error), error.code)
+            return _refusal(str(error), error.code, named_errors)
         except Exception:  # a defect of ours: the log gets the trace, the caller a sentence
             pb_utils.Logger.log_error(traceback.format_exc())
-            return _refusal("the prompt could not be prepared", "INTERNAL")
+            return _refusal("the prompt could not be prepared", "INTERNAL", named_errors)
         return pb_utils.InferenceResponse(
             [pb_utils.Tensor(name, array) for name, array in outputs.items()]
         )
 
 
-def _refusal(message: str, code: str) -> Any:
+def _refusal(message: str, code: str, named: bool) -> Any:
+    message = f"[{code}] {message}" if named else message
     error = pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
     return pb_utils.InferenceResponse(error=error)

@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 Arrays = Mapping[str, npt.NDArray[Any]]
-PARAMETERS = ("id", "cancel_id")  # all there are; room 2 reads them
+PARAMETERS = ("id", "cancel_id")  # all there are for clients; room 2 reads them
+# Whether an error's message begins with "[CODE] ", for callers that do not get to see the code.
+NAMED_ERRORS = "named_errors"
 # What clients call them: the names of the ensemble.
 CALLED = {
     "QUERY": "text_input",
@@ -56,15 +58,22 @@ class UnsupportedPrompt(Refusal):
     code = "UNSUPPORTED"
 
 
-def check_parameters(parameters: str) -> None:
-    """Refuse request parameters that mean nothing: HTTP's `generate` makes one of every JSON key
-    that is no input, so a mis-spelled input would be swallowed."""
-    for name in json.loads(parameters) if parameters else ():
+def read_named_errors(parameters: str) -> bool:
+    """Whether `named_errors` is set. Raises `InvalidPrompt` for parameters that mean nothing.
+
+    HTTP's `generate` makes a parameter of every JSON key that is no input, so a mis-spelled input
+    would be swallowed.
+    """
+    given = json.loads(parameters) if parameters else {}
+    named_errors = bool(given.pop(NAMED_ERRORS, False))
+    for name in given:
         if name not in PARAMETERS:
             raise InvalidPrompt(
                 f"{name[:60]!r} is neither an input nor a request parameter, "
-                f"allowed are the inputs that config.pbtxt lists, and {', '.join(PARAMETERS)}"
+                f"allowed are the inputs that config.pbtxt lists, {', '.join(PARAMETERS)} "
+                f"and {NAMED_ERRORS}"
             )
+    return named_errors
 
 
 def refuse_meaningless(arrays: Arrays) -> None:

@@ -11,7 +11,7 @@ import triton_python_backend_utils as pb_utils
 from engine_config import EngineConfigError
 from generation_inputs import read_inputs
 from generation_room import GenerationRoom
-from request_parameters import UnknownParameter, read_names
+from request_parameters import UnknownParameter, read_parameters
 from request_row import Refusal
 from request_sequences import RoomResponse
 from response_arrays import STOPPED, response_arrays
@@ -53,9 +53,10 @@ class TritonPythonModel:
         if "stop" in arrays and arrays["stop"].any():
             self._stop(request.request_id(), reply)
             return
-        names = {request.request_id(), *read_names(request.parameters())} - {""}
+        parameters = read_parameters(request.parameters())
+        reply.named_errors = parameters.named_errors
         rows = read_inputs(arrays, self._room.config)
-        self._room.submit(rows, reply, names)
+        self._room.submit(rows, reply, {request.request_id(), *parameters.names} - {""})
 
     def _stop(self, request_id: str, reply: TritonReply) -> None:
         """Upstream's way to cancel; also room 3's, which names the request by its key."""
@@ -85,6 +86,7 @@ class TritonReply:
         self._sender = sender
         self._lock = threading.Lock()
         self._ended = False
+        self.named_errors = False  # see request_parameters.py
 
     def send(self, response: RoomResponse) -> None:
         """Send one response; the final flag rides on the last one, never on an empty one."""
@@ -97,6 +99,7 @@ class TritonReply:
 
     def fail(self, message: str, code: str) -> None:
         """End with an error; `code` is the name of one of Triton's."""
+        message = f"[{code}] {message}" if self.named_errors else message
         error = pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
         self._send(pb_utils.InferenceResponse(error=error), True)
 

@@ -7,25 +7,39 @@ be swallowed.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 # Names under which `stop` finds the request, beside its id. HTTP's `generate` has no other place
 # for an id in Triton 2.51.
 NAMES = ("id", "cancel_id")
+# Whether an error's message begins with "[CODE] ". The unary model asks for it: from one model to
+# another Triton passes the message of an error, and not its code. So it does in a gRPC stream.
+NAMED_ERRORS = "named_errors"
 
 
 class UnknownParameter(ValueError):
     """A parameter that means nothing here; the message names it and what is allowed."""
 
 
-def read_names(parameters: str) -> set[str]:
-    """The names that the parameters give to the request; raises `UnknownParameter`."""
+@dataclass(frozen=True)
+class Parameters:
+    """What the parameters say."""
+
+    names: frozenset[str] = frozenset()
+    named_errors: bool = False
+
+
+def read_parameters(parameters: str) -> Parameters:
+    """Raises `UnknownParameter`."""
     given = json.loads(parameters) if parameters else {}
+    named_errors = bool(given.pop(NAMED_ERRORS, False))
     for name, value in given.items():
         if name not in NAMES:
             raise UnknownParameter(
                 f"{name[:60]!r} is neither an input nor a request parameter, "
-                f"allowed are the inputs that config.pbtxt lists, and {', '.join(NAMES)}"
+                f"allowed are the inputs that config.pbtxt lists, {', '.join(NAMES)} "
+                f"and {NAMED_ERRORS}"
             )
         if not isinstance(value, str):
             raise UnknownParameter(f"{name} is {value!r:.60}, allowed is a string")
-    return set(given.values())
+    return Parameters(frozenset(given.values()), named_errors)

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from unary_requests import Refusal, ensemble_inputs, joined
+from unary_requests import Refusal, ensemble_inputs, error_of, joined
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 CANCEL_POLL_S = 0.1
 MAX_WAITING = 1024  # threads; the engine's own queue refuses long before, as a rule
 CANCEL_ID = "cancel_id"  # the request parameter by which room 2 finds the request
+NAMED_ERRORS = "named_errors"  # the one by which an error keeps its code on its way here
 
 
 class TritonPythonModel:
@@ -55,8 +56,6 @@ class TritonPythonModel:
             reply.send(self._ask(request, cancel_id))
         except Refusal as error:
             reply.fail(str(error), error.code)
-        except EnsembleError as error:
-            reply.send(pb_utils.InferenceResponse(error=error.args[0]))
         except Exception:  # a defect of ours: the log gets the trace, the caller a sentence
             pb_utils.Logger.log_error(traceback.format_exc())
             reply.fail("the request could not be answered", "INTERNAL")
@@ -65,18 +64,19 @@ class TritonPythonModel:
 
     def _ask(self, request: Any, cancel_id: str) -> Any:
         arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        given = json.loads(request.parameters() or "{}")
         wanted = [*request.requested_output_names(), "batch_index", "sequence_index"]
         call = pb_utils.InferenceRequest(
             model_name="ensemble",
             request_id=request.request_id(),
             requested_output_names=list(dict.fromkeys(wanted)),
             inputs=[pb_utils.Tensor(*item) for item in ensemble_inputs(arrays).items()],
-            parameters={**json.loads(request.parameters() or "{}"), CANCEL_ID: cancel_id},
+            parameters=given | {CANCEL_ID: cancel_id, NAMED_ERRORS: True},
         )
         parts = []
         for response in call.exec(decoupled=True):
             if response.has_error():
-                raise EnsembleError(response.error())
+                raise error_of(response.error().message())
             parts.append({t.name(): t.as_numpy() for t in response.output_tensors()})
         outputs = joined(part for part in parts if part)
         return pb_utils.InferenceResponse([pb_utils.Tensor(*item) for item in outputs.items()])
@@ -86,10 +86,6 @@ class TritonPythonModel:
             for cancel_id, reply in list(self._waiting.items()):
                 if reply.cancelled():
                     _stop(cancel_id)
-
-
-class EnsembleError(Exception):
-    """The ensemble answered with an error, which is passed on as it came."""
 
 
 def _stop(cancel_id: str) -> None:

@@ -5,6 +5,7 @@ It knows neither tokens nor text, and no Triton: a response is a dict of numpy a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ MEANINGLESS = {
     "use_draft_logits": "there is no draft model",
 }
 
+CODE = re.compile(r"\[([A-Z_]+)\] (.*)", re.DOTALL)
 INDICES = {"batch_index", "sequence_index"}
 
 
@@ -44,6 +46,12 @@ def ensemble_inputs(arrays: Named) -> dict[str, npt.NDArray[Any]]:
             "INVALID_ARG",
         )
     return {name: array for name, array in arrays.items() if name not in MEANINGLESS}
+
+
+def error_of(message: str) -> Refusal:
+    """The rooms' own message and code, out of what Triton made of an error on its way here."""
+    found = CODE.search(message)
+    return Refusal(found[2], found[1]) if found else Refusal(message, "INTERNAL")
 
 
 def joined(responses: Iterable[Named]) -> dict[str, npt.NDArray[Any]]:

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from output_text import OutputText, TextSpan, TokenBytes, whole_characters
+from output_text import (
+    OutputText,
+    StopWord,
+    TextSpan,
+    TokenBytes,
+    find_stops,
+    whole_characters,
+)
 from token_text import TokenIdError, TokenText
 
 # Tokens that cut characters and stop strings everywhere: bytes of é 日 😀 and ASCII, in pieces.
@@ -174,3 +181,63 @@ def test_stop_inside_a_token_and_across_tokens(table: Path) -> None:
     assert text.take() == TextSpan(b"", 1)  # "ab" goes out, "c" may begin "ca"
     assert text.feed([a]) == b"ca"
     assert text.take() == TextSpan(b"", 1)  # neither the held "c" nor "a" is text
+
+
+@given(ids=TOKENS, chunks=CHUNKS, stops=st.lists(st.sampled_from(STOPS), max_size=4))
+def test_an_included_stop_word_ends_the_text(
+    table: Path, ids: list[int], chunks: list[int], stops: list[str]
+) -> None:
+    text = OutputText(TokenBytes(table), [stop.encode() for stop in stops], include_stop=True)
+    joined = fed_in_chunks(text, TokenText(table), ids, chunks)
+    found = first_stop(plain_bytes(ids), stops)
+    end = len(plain_bytes(ids)) if found is None else found[0]
+    assert joined == plain_bytes(ids)[:end].decode(errors="replace")
+
+
+@given(ids=TOKENS, chunks=CHUNKS, early=st.integers(0, 9))
+def test_a_stop_word_counts_only_after_the_tokens_that_may_not_stop(
+    table: Path, ids: list[int], chunks: list[int], early: int
+) -> None:
+    """Nothing of the tokens before is part of a match, not even its beginning."""
+    text, decoder = OutputText(TokenBytes(table), [b"ab", b"c"]), TokenText(table)
+    text.feed(ids[:early], may_stop=False)
+    before = span_text(decoder, ids[:early], text.take())
+    after = fed_in_chunks(text, decoder, ids[early:], chunks)
+    found = first_stop(plain_bytes(ids[early:]), ["ab", "c"])
+    end = len(plain_bytes(ids)) if found is None else len(plain_bytes(ids[:early])) + found[1]
+    assert before + after == plain_bytes(ids)[:end].decode(errors="replace")
+
+
+@given(ids=TOKENS, chunks=CHUNKS)
+def test_special_tokens_are_text_when_kept(table: Path, ids: list[int], chunks: list[int]) -> None:
+    text = OutputText(TokenBytes(table), keep_special=True)
+    whole = b"".join(b"<|special|>" if i == SPECIAL else VOCABULARY[i] for i in ids)
+    joined = fed_in_chunks(text, TokenText(table), ids, chunks, keep_special=True)
+    assert joined == whole.decode(errors="replace")
+
+
+def fed_in_chunks(
+    text: OutputText,
+    decoder: TokenText,
+    ids: list[int],
+    chunks: list[int],
+    keep_special: bool = False,
+) -> str:
+    """The text of `ids`, fed in chunks until a stop word, one response a chunk."""
+    joined, position, turn, stopped = "", 0, 0, False
+    while position < len(ids) and not stopped:
+        delta = ids[position : position + chunks[turn % len(chunks)]]
+        position, turn = position + len(delta), turn + 1
+        stopped = text.feed(delta) is not None
+        span = text.take()
+        joined += decoder.decode(delta, span.carry, span.hold, keep_special)
+    if not stopped:
+        text.finish()
+        joined += span_text(decoder, [], text.take())
+    return joined
+
+
+def test_stop_words_as_ids_and_special_tokens(table: Path) -> None:
+    words = [StopWord(text="<|special|>"), StopWord(ids=(0, 1)), StopWord(text="ab"), StopWord()]
+    assert find_stops(words, TokenBytes(table)) == ((b"ab",), (SPECIAL,))
+    assert find_stops([StopWord(ids=(SPECIAL,))], TokenBytes(table)) == ((), (SPECIAL,))

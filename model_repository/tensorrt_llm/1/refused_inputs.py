@@ -53,8 +53,10 @@ MEANINGLESS: dict[str, str] = {
 def refuse_meaningless(arrays: Arrays) -> None:
     """Raises `UnsupportedRequest` for the first input that asks for what nobody here does."""
     for name, why in MEANINGLESS.items():
-        # 0 is a task like any other.
-        if name in arrays and (name == "lora_task_id" or carries_value(arrays[name])):
+        array = arrays.get(name)
+        if array is None or not array.size:
+            continue
+        if carries_value(array) or name == "lora_task_id":  # 0 is a task like any other
             raise UnsupportedRequest(f"{name} carries a value, allowed is none: {why}")
     # A decoder prompt of one pad id is what preprocessing makes when there is none.
     decoder = arrays.get("decoder_input_ids")

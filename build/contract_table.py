@@ -187,8 +187,8 @@ with UNAVAILABLE. Triton sends the code with unary gRPC and HTTP `infer`; a gRPC
 `generate` (always 400) do not carry it, so a request with the parameter `named_errors` gets
 messages that begin with it: `[INVALID_ARG] ...`.
 
-A request parameter that is no input is refused by name. `id` and `cancel_id` are names under which
-`tensorrt_llm`'s `stop` finds a request, beside its request id.
+Any other request parameter that is no input is refused by name, but `id`: a name under which
+`tensorrt_llm`'s `stop` finds the request, beside its request id.
 
 A batch's responses come one for each sequence, marked with `batch_index` and `sequence_index`; the
 final flag rides on the last one. `tensorrt_llm_bls` puts them together, a row for each sequence.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import Any
 
@@ -16,6 +16,7 @@ from server_process import ServerProcess
 from tritonclient.utils import np_to_triton_dtype
 
 HTTP_TIMEOUT_S = 60.0
+NAMED = {"named_errors": True}  # an error's message begins with its code
 Arrays = dict[str, npt.NDArray[Any]]
 
 
@@ -35,7 +36,9 @@ def stream(
     responses: SimpleQueue[tuple[Any, Any]] = SimpleQueue()
     with triton.InferenceServerClient(server.ports.url("grpc")) as client:
         client.start_stream(lambda result, error: responses.put((result, error)))
-        client.async_stream_infer(model, infer_inputs(arrays), request_id=request_id)
+        client.async_stream_infer(
+            model, infer_inputs(arrays), request_id=request_id, parameters=NAMED
+        )
         final = False
         while not final:
             result, error = responses.get()
@@ -49,8 +52,18 @@ def stream(
 def infer(server: ServerProcess, model: str, arrays: Arrays) -> Arrays:
     """The one response of a unary gRPC call, tensors by name."""
     with triton.InferenceServerClient(server.ports.url("grpc")) as client:
-        result = client.infer(model, infer_inputs(arrays))
+        result = client.infer(model, infer_inputs(arrays), parameters=NAMED)
     return {o.name: result.as_numpy(o.name) for o in result.get_response().outputs}
+
+
+def failure(call: Callable[[], Any]) -> tuple[str, str]:
+    """(code, message) of the error that `call` ends with; ("", "") if it ends with none."""
+    try:
+        call()
+    except triton.InferenceServerException as error:
+        code, bracket, _ = error.message().partition("[")[2].partition("] ")
+        return code if bracket else "none", error.message()
+    return "", ""
 
 
 def generate_tokens(

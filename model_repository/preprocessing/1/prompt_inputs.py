@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 Arrays = Mapping[str, npt.NDArray[Any]]
-PARAMETERS = ("id", "cancel_id")  # all there are for clients; room 2 reads them
+PARAMETERS = ("id", "cancel_id")  # the client's and the unary model's; room 2 reads them
 # Whether an error's message begins with "[CODE] ", for callers that do not get to see the code.
 NAMED_ERRORS = "named_errors"
 # What clients call them: the names of the ensemble.
@@ -70,8 +70,8 @@ def read_named_errors(parameters: str) -> bool:
         if name not in PARAMETERS:
             raise InvalidPrompt(
                 f"{name[:60]!r} is neither an input nor a request parameter, "
-                f"allowed are the inputs that config.pbtxt lists, {', '.join(PARAMETERS)} "
-                f"and {NAMED_ERRORS}"
+                "allowed are the inputs that config.pbtxt lists, "
+                f"{PARAMETERS[0]} and {NAMED_ERRORS}"
             )
     return named_errors
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-# Names under which `stop` finds the request, beside its id. HTTP's `generate` has no other place
-# for an id in Triton 2.51.
+# Names under which `stop` finds the request, beside its id: a client's (HTTP's `generate` has no
+# other place for an id in Triton 2.51), and the unary model's.
 NAMES = ("id", "cancel_id")
 # Whether an error's message begins with "[CODE] ". The unary model asks for it: from one model to
 # another Triton passes the message of an error, and not its code. So it does in a gRPC stream.
@@ -37,8 +37,7 @@ def read_parameters(parameters: str) -> Parameters:
         if name not in NAMES:
             raise UnknownParameter(
                 f"{name[:60]!r} is neither an input nor a request parameter, "
-                f"allowed are the inputs that config.pbtxt lists, {', '.join(NAMES)} "
-                f"and {NAMED_ERRORS}"
+                f"allowed are the inputs that config.pbtxt lists, {NAMES[0]} and {NAMED_ERRORS}"
             )
         if not isinstance(value, str):
             raise UnknownParameter(f"{name} is {value!r:.60}, allowed is a string")

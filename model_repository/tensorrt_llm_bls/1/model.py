@@ -53,7 +53,9 @@ class TritonPythonModel:
         cancel_id = uuid.uuid4().hex
         self._waiting[cancel_id] = reply
         try:
-            reply.send(self._ask(request, cancel_id))
+            given = json.loads(request.parameters() or "{}")
+            reply.named_errors = bool(given.get(NAMED_ERRORS))
+            reply.send(self._ask(request, given | {CANCEL_ID: cancel_id, NAMED_ERRORS: True}))
         except Refusal as error:
             reply.fail(str(error), error.code)
         except Exception:  # a defect of ours: the log gets the trace, the caller a sentence
@@ -62,16 +64,15 @@ class TritonPythonModel:
         finally:
             del self._waiting[cancel_id]
 
-    def _ask(self, request: Any, cancel_id: str) -> Any:
+    def _ask(self, request: Any, parameters: dict[str, Any]) -> Any:
         arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-        given = json.loads(request.parameters() or "{}")
         wanted = [*request.requested_output_names(), "batch_index", "sequence_index"]
         call = pb_utils.InferenceRequest(
             model_name="ensemble",
             request_id=request.request_id(),
             requested_output_names=list(dict.fromkeys(wanted)),
             inputs=[pb_utils.Tensor(*item) for item in ensemble_inputs(arrays).items()],
-            parameters=given | {CANCEL_ID: cancel_id, NAMED_ERRORS: True},
+            parameters=parameters,
         )
         parts = []
         for response in call.exec(decoupled=True):
@@ -109,6 +110,7 @@ class UnaryReply:
         self._sender = sender
         self._lock = threading.Lock()
         self._ended = False
+        self.named_errors = False  # whether an error's message begins with "[CODE] "
 
     def send(self, response: Any) -> None:
         """Send the one response."""
@@ -118,6 +120,7 @@ class UnaryReply:
 
     def fail(self, message: str, code: str) -> None:
         """End with an error; `code` is the name of one of Triton's."""
+        message = f"[{code}] {message}" if self.named_errors else message
         error = pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
         self.send(pb_utils.InferenceResponse(error=error))
 

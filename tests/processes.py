@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from server_process import ServerProcess
 from triton_processes import SHARED_MEMORY, Stub, stubs_of
 
 PATIENCE_S = 30.0  # an upper bound for things that happen at once; never waited for in full
@@ -61,3 +62,16 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
 def signal_process(pid: int, number: int) -> None:
     """As `kill -number pid`."""
     os.kill(pid, number)
+
+
+def wait_until_the_engine_works(server: ServerProcess) -> None:
+    """Return when it makes steps."""
+    engine = engine_of(server.pid)
+    before = wakeups(engine)
+    eventually(lambda: wakeups(engine) - before > 5, "the engine makes steps")
+
+
+def wakeups(pid: int) -> int:
+    """How often the process has waited so far."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("\nvoluntary_ctxt_switches:")[1].split()[0])

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
 import pytest
+import tritonclient.grpc as triton
 from conftest import MakeRepository
 from llama_fp4 import Chunk, Client
-from processes import PATIENCE_S, engine_of, eventually, is_alive, triton_of
+from processes import (
+    PATIENCE_S,
+    engine_of,
+    eventually,
+    is_alive,
+    triton_of,
+    wait_until_the_engine_works,
+    wakeups,
+)
 from server_process import ServerProcess, free_ports
-from triton_calls import stream
+from triton_calls import infer_inputs, post, stream
 
 STEP_S = 0.03
 LONG = 2000  # tokens: a minute, twice as long as anything here is waited for
@@ -50,12 +63,6 @@ def wait_until_the_engine_rests(server: ServerProcess) -> None:
         return wakeups(engine) - before < 5
 
     eventually(rests, "the engine makes no more steps")
-
-
-def wakeups(pid: int) -> int:
-    """How often the process has waited so far."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.split("\nvoluntary_ctxt_switches:")[1].split()[0])
 
 
 def leave(chunks: Iterator[Chunk]) -> None:
@@ -107,6 +114,65 @@ def test_a_stop_request_ends_the_stream_of_that_id(paced_server: ServerProcess) 
     *_, (last, final) = responses
     assert final
     assert last["finish_reason"].item() == b"cancelled"
+
+
+def test_a_unary_call_that_is_cancelled_frees_its_slot(
+    paced_server: ServerProcess, paced_client: Client
+) -> None:
+    inputs = infer_inputs(
+        {"text_input": np.array([["Hello"]], object), "max_tokens": np.array([[LONG]], np.int32)}
+    )
+    with triton.InferenceServerClient(paced_server.ports.url("grpc")) as client:
+        ended: SimpleQueue[Any] = SimpleQueue()
+        calls = [
+            client.async_infer("tensorrt_llm_bls", inputs, lambda result, error: ended.put(error))
+            for _ in range(2)
+        ]
+        wait_until_the_engine_works(paced_server)
+        calls[0].cancel()
+        assert "CANCELLED" in str(ended.get(timeout=PATIENCE_S))
+        assert paced_client.generate("Hi", max_tokens=3, timeout_s=PATIENCE_S)
+        calls[1].cancel()
+    wait_until_the_engine_rests(paced_server)
+
+
+def test_http_stops_by_id(paced_server: ServerProcess) -> None:
+    """`generate` has no request id in Triton 2.51; the JSON key `id` is one."""
+    answers: SimpleQueue[tuple[int, str]] = SimpleQueue()
+    body = {"text_input": "Hello", "max_tokens": LONG, "id": "mine"}
+    thread = threading.Thread(
+        target=lambda: answers.put(post(paced_server, "/v2/models/ensemble/generate", body))
+    )
+    thread.start()
+    wait_until_the_engine_works(paced_server)
+    stop = {"stop": True, "id": "mine"}
+    status, _ = post(paced_server, "/v2/models/tensorrt_llm/generate", stop)
+    assert status == 200
+    status, answer = answers.get(timeout=PATIENCE_S)
+    assert (status, json.loads(answer)["finish_reason"]) == (200, "cancelled")
+    thread.join()
+
+
+def test_an_http_client_that_goes_away_is_noticed_at_the_next_write(
+    paced_server: ServerProcess,
+) -> None:
+    host, port = paced_server.ports.url("http").split(":")
+    body = json.dumps({"text_input": "Hello", "max_tokens": LONG, "stream": True})
+    connection = http.client.HTTPConnection(host, int(port), timeout=PATIENCE_S)
+    connection.request("POST", "/v2/models/ensemble/generate_stream", body)
+    assert connection.getresponse().readline().startswith(b"data: ")
+    connection.close()
+    wait_until_the_engine_rests(paced_server)
+
+
+def test_a_timeout_ends_the_text_with_what_there_is(
+    paced_server: ServerProcess, paced_client: Client
+) -> None:
+    chunks = list(paced_client.stream("Hello there", max_tokens=LONG, timeout_ms=500))
+    assert chunks[-1].finish_reason == "timeout"
+    made = sum(chunk.num_output_tokens for chunk in chunks)
+    assert 1 <= made < LONG
+    wait_until_the_engine_rests(paced_server)
 
 
 def test_a_stop_request_needs_an_id(paced_server: ServerProcess) -> None:

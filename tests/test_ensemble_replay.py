@@ -161,6 +161,8 @@ def test_a_refusal_has_status_invalid_argument(
 ) -> None:
     with pytest.raises(LlamaError) as caught:
         replay_client.generate("a", max_tokens=9999)
+    assert caught.value.code == "INVALID_ARGUMENT"
+    assert str(caught.value).startswith("the prompt of")
     status, body = post(
         replay_server, "/v2/models/ensemble/generate", {"text_input": "a", "max_tokens": 9999}
     )

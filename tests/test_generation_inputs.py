@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from output_text import StopWord
 from refused_inputs import MEANINGLESS
 from request_row import InvalidRequest, UnsupportedRequest
 from token_engine.interface import SamplingParams
-from token_engine.registry import RUNTIMES, Runtime
+from token_engine.registry import RUNTIMES, Feature, Runtime
 
 VOCAB = 100
 ENDS = [97, 98]
@@ -24,10 +24,7 @@ Array = npt.NDArray[Any]
 @pytest.fixture
 def config(monkeypatch: pytest.MonkeyPatch) -> EngineConfig:
     """An engine whose runtime honours everything there is."""
-    everything = RUNTIMES["openvino"].features | {
-        "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "min_tokens",
-        "bad_words", "embedding_bias", "logprobs", "top_logprobs", "guided_decoding",
-    }  # fmt: skip
+    everything = frozenset[Feature](get_args(Feature))
     monkeypatch.setitem(RUNTIMES, "all", Runtime(RUNTIMES["replay"].load, everything))
     model = ModelFacts("model", VOCAB, 1, ENDS, "")
     return EngineConfig(1, "all", model, Limits(64, 4, 64, 4))

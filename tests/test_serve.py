@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 import triton_installation
 from assemble_repository import assemble
 from conftest import BUILD, ROOT
 from llama_fp4 import Client, LlamaError
-from processes import engine_of, eventually, is_alive, regions, triton_of
+from processes import (
+    PATIENCE_S,
+    engine_of,
+    eventually,
+    is_alive,
+    regions,
+    triton_of,
+    wait_until_the_engine_works,
+)
 from server_process import ServerProcess, free_ports
+from triton_calls import post
 from triton_installation import TritonNotFound
 from triton_processes import stubs_of
 
@@ -63,6 +75,24 @@ def test_requests_in_flight_are_finished_before_the_end(make_paced: Path, tmp_pa
         rest = list(chunks)
     assert rest[-1].finish_reason == "length"
     assert first.num_output_tokens + sum(chunk.num_output_tokens for chunk in rest) == 40
+    assert server.wait() == 0
+
+
+def test_a_unary_request_in_flight_is_finished_before_the_end(
+    make_paced: Path, tmp_path: Path
+) -> None:
+    server = ServerProcess(make_paced, free_ports(), tmp_path / "server.log")
+    server.start()
+    answers: SimpleQueue[tuple[int, str]] = SimpleQueue()
+    body = {"text_input": "Hello there", "max_tokens": 60}
+    path = "/v2/models/tensorrt_llm_bls/generate"
+    thread = threading.Thread(target=lambda: answers.put(post(server, path, body)))
+    thread.start()
+    wait_until_the_engine_works(server)
+    os.kill(server.pid, signal.SIGTERM)
+    status, answer = answers.get(timeout=PATIENCE_S)
+    thread.join()
+    assert (status, json.loads(answer)["num_output_tokens"]) == (200, 60)
     assert server.wait() == 0
 
 

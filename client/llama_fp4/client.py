@@ -17,6 +17,8 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 MAX_MESSAGE_BYTES = 64 * 2**20
+# Where gRPC's name of a status is not Triton's.
+GRPC_NAMES = {"INVALID_ARG": "INVALID_ARGUMENT", "UNSUPPORTED": "UNIMPLEMENTED"}
 ZERO = bytes(4)  # a number 0, or a string of length 0
 
 # Sampling options by name: Triton's datatype and how one value is packed.
@@ -26,6 +28,7 @@ OPTIONS: dict[str, tuple[str, Callable[[Any], bytes]]] = {
     "top_p": ("FP32", lambda value: struct.pack("<f", value)),
     "seed": ("UINT64", lambda value: struct.pack("<Q", value)),
     "exclude_input_in_output": ("BOOL", lambda value: struct.pack("<?", value)),
+    "timeout_ms": ("INT32", lambda value: struct.pack("<i", value)),
     "ignore_eos": ("BOOL", lambda value: struct.pack("<?", value)),
 }
 
@@ -116,6 +119,7 @@ class Client:
         options: Mapping[str, Any],
     ) -> Any:
         request = service_pb2.ModelInferRequest(model_name=self._model)
+        request.parameters["named_errors"].bool_param = True
         if isinstance(prompt, str):
             _add(request, "text_input", "BYTES", [_packed_text(prompt)])
         else:
@@ -168,10 +172,11 @@ def _chunks(call: Any) -> Iterator[Chunk]:
 
 
 def _failure(message: str) -> LlamaError:
-    """Newer servers write "[StatusCode.NAME] text" into a stream, older ones the text alone."""
-    code, bracket, text = message.partition("] ")
-    if bracket and code.startswith("[StatusCode."):
-        return LlamaError(text, code.removeprefix("[StatusCode."))
+    """Streams carry no status; the rooms put Triton's code before the message (`named_errors`)."""
+    _, bracket, named = message.partition("[")
+    code, end, text = named.partition("] ")
+    if bracket and end and code.isupper():
+        return LlamaError(text, GRPC_NAMES.get(code, code))
     return LlamaError(message, "UNKNOWN")
 
 

@@ -12,7 +12,7 @@ from engine_config import EngineConfigError
 from generation_inputs import read_inputs
 from generation_room import GenerationRoom
 from request_parameters import UnknownParameter, read_parameters
-from request_row import Refusal
+from request_row import InvalidRequest, Refusal
 from request_sequences import RoomResponse
 from response_arrays import STOPPED, response_arrays
 from token_engine.interface import EngineLoadError
@@ -49,26 +49,26 @@ class TritonPythonModel:
                 reply.fail("the request could not be read", "INTERNAL")
 
     def _take(self, request: Any, reply: TritonReply) -> None:
-        arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-        if "stop" in arrays and arrays["stop"].any():
-            self._stop(request.request_id(), reply)
-            return
         parameters = read_parameters(request.parameters())
         reply.named_errors = parameters.named_errors
-        rows = read_inputs(arrays, self._room.config)
-        self._room.submit(rows, reply, {request.request_id(), *parameters.names} - {""})
-
-    def _stop(self, request_id: str, reply: TritonReply) -> None:
-        """Upstream's way to cancel; also room 3's, which names the request by its key."""
-        if not request_id:
-            reply.fail("stop is true, allowed only with a request id", "INVALID_ARG")
-            return
-        key = request_id.removeprefix(KEY_PREFIX)
-        if key != request_id and key.isdecimal():
-            self._room.cancel(int(key))
+        names = {request.request_id(), *parameters.names} - {""}
+        arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        if "stop" in arrays and arrays["stop"].any():
+            self._stop(names)
+            reply.send_arrays(STOPPED, final=True)
         else:
-            self._room.cancel_named(request_id)
-        reply.send_arrays(STOPPED, final=True)
+            self._room.submit(read_inputs(arrays, self._room.config), reply, names)
+
+    def _stop(self, names: set[str]) -> None:
+        """Upstream's way to cancel; also room 3's, which names the request by its key."""
+        if not names:
+            raise InvalidRequest("stop is true, allowed only with a request id")
+        for name in names:
+            key = name.removeprefix(KEY_PREFIX)
+            if key != name and key.isdecimal():
+                self._room.cancel(int(key))
+            else:
+                self._room.cancel_named(name)
 
     def finalize(self) -> None:
         """Stop the engine process."""

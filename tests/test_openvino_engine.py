@@ -62,7 +62,7 @@ def reference(checkpoint: Path) -> ReferenceLlama:
 def sampled(
     seed: int, temperature: float = 1.5, top_k: int = 0, top_p: float = 1.0
 ) -> SamplingParams:
-    return SamplingParams(False, temperature, top_k, top_p, seed)
+    return SamplingParams(False, temperature, top_k, top_p, seed=seed)
 
 
 def mixed_requests() -> list[GenerationRequest]:
@@ -232,7 +232,7 @@ def test_sampling_follows_the_plain_definition(
 
 
 def test_greedy_ignores_the_sampling_numbers(engine: OpenVinoEngine) -> None:
-    odd = SamplingParams(True, 5.0, 3, 0.1, 9)
+    odd = SamplingParams(True, 5.0, 3, 0.1, seed=9)
     answers = generate(engine, request(1, PROMPT, 8), request(2, PROMPT, 8, (), odd))
     assert answers[1] == answers[2]
 

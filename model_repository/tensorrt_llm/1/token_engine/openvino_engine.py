@@ -22,6 +22,7 @@ from token_engine.interface import (
 from token_engine.openvino_import import import_openvino
 from token_engine.openvino_options import KV_BLOCK_TOKENS, OpenVinoOptions
 from token_engine.openvino_requirements import check_memory, check_release
+from token_engine.openvino_sampling import generation_config
 
 REBUILD = "rebuild the engine with 'make engine'"
 
@@ -82,7 +83,8 @@ class OpenVinoEngine(TokenEngine):
         while self._waiting and len(self._running) < self._max_batch_size:
             key, request = next(iter(self._waiting.items()))
             prompt = self._ov.Tensor(np.array([request.prompt_ids], np.int64))
-            handle = self._pipeline.add_request(key, prompt, self._generation_config(request))
+            config = generation_config(self._genai, request)
+            handle = self._pipeline.add_request(key, prompt, config)
             del self._waiting[key]
             self._running[key] = _Running(handle, frozenset(request.end_ids))
 
@@ -94,25 +96,6 @@ class OpenVinoEngine(TokenEngine):
             "error",
             f"the request needs {blocks * KV_BLOCK_TOKENS} tokens of KV cache, there are {held}",
         )
-
-    def _generation_config(self, request: GenerationRequest) -> Any:
-        config = self._genai.GenerationConfig()
-        config.max_new_tokens = request.max_tokens
-        # Left empty, both would be filled from generation_config.json; ignore_eos ignores both.
-        if request.end_ids:
-            config.eos_token_id = request.end_ids[0]
-            config.stop_token_ids = set(request.end_ids)
-        else:
-            config.ignore_eos = True
-        sampling = request.sampling
-        if not sampling.greedy:
-            config.do_sample = True
-            config.temperature = sampling.temperature
-            config.top_p = sampling.top_p
-            if sampling.top_k:
-                config.top_k = sampling.top_k
-            config.rng_seed = _seed_of_32_bits(sampling.seed)
-        return config
 
     def cancel(self, key: int) -> None:
         self._waiting.pop(key, None)
@@ -178,13 +161,6 @@ class _Running:
     def __init__(self, handle: Any, end_ids: frozenset[int]) -> None:
         self.handle = handle
         self.end_ids = end_ids
-
-
-def _seed_of_32_bits(seed: int) -> int:
-    """The library's generator (mt19937) takes 32 bits; larger seeds are hashed, not cut off."""
-    if seed < 2**32:
-        return seed
-    return (seed * 0x9E3779B97F4A7C15 % 2**64) >> 32  # Fibonacci hashing
 
 
 def _cause(error: Exception) -> str:

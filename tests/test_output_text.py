@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from output_text import (
     OutputText,
@@ -209,6 +209,7 @@ def test_a_stop_word_counts_only_after_the_tokens_that_may_not_stop(
 
 
 @given(ids=TOKENS, chunks=CHUNKS)
+@example(ids=[0, SPECIAL, 1], chunks=[1])
 def test_special_tokens_are_text_when_kept(table: Path, ids: list[int], chunks: list[int]) -> None:
     text = OutputText(TokenBytes(table), keep_special=True)
     whole = b"".join(b"<|special|>" if i == SPECIAL else VOCABULARY[i] for i in ids)

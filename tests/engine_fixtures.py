@@ -5,22 +5,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from compile_engine import compile_engine, parse_arguments
 from engine_config import EngineConfig, load_engine_config
 from make_checkpoint import make_checkpoint
 from model_shapes import SHAPES
 from nvfp4_reference import ReferenceLlama, load_checkpoint
-from token_engine.interface import GenerationRequest, SamplingParams, TokenEngine
+from token_engine.interface import GenerationRequest, SamplingParams, TokenEngine, TokenLogprob
 from token_engine.openvino_engine import OpenVinoEngine
 from token_engine.openvino_import import import_openvino
 
 DEMO = Path(__file__).parents[1] / "build" / "demo"
 OPENVINO, _ = import_openvino()  # before any test module imports it with its telemetry
+Floats = npt.NDArray[np.float64]
+Adjust = Callable[[Floats, list[int]], Floats]
 SURE_MARGIN = 1e-3  # logits; f32 arithmetic in another order moves them by about 1e-6
 
 
@@ -76,12 +79,19 @@ def load_reference(checkpoint: Path) -> ReferenceLlama:
     return ReferenceLlama(load_checkpoint(checkpoint))
 
 
-def sure_greedy(reference: ReferenceLlama, prompt: Sequence[int], count: int) -> list[int]:
-    """The reference's greedy tokens, up to where its two best logits come too close to be sure."""
+def sure_greedy(
+    reference: ReferenceLlama, prompt: Sequence[int], count: int, adjust: Adjust | None = None
+) -> list[int]:
+    """The reference's greedy tokens, up to where its two best logits come too close to be sure.
+
+    `adjust` changes the logits before each choice; it is given the output so far too.
+    """
     reference.reset()
     fed, tokens = list(prompt), list[int]()
     while len(tokens) < count:
-        logits = reference.forward(fed)[-1]
+        logits = reference.forward(fed)[-1].astype(np.float64)
+        if adjust is not None:
+            logits = adjust(logits, tokens)
         second, first = np.sort(logits)[-2:]
         if first - second < SURE_MARGIN:
             break
@@ -101,9 +111,11 @@ def request(
     max_tokens: int,
     end_ids: tuple[int, ...] = (),
     sampling: SamplingParams | None = None,
+    **more: Any,
 ) -> GenerationRequest:
     """A request; greedy unless told otherwise."""
-    return GenerationRequest(key, tuple(prompt), max_tokens, end_ids, sampling or SamplingParams())
+    chosen = sampling or SamplingParams()
+    return GenerationRequest(key, tuple(prompt), max_tokens, end_ids, chosen, **more)
 
 
 @dataclasses.dataclass
@@ -113,6 +125,9 @@ class Answer:
     tokens: list[int] = dataclasses.field(default_factory=list)
     reason: str = ""
     error: str = ""
+    fault: str = ""
+    logprobs: list[TokenLogprob] = dataclasses.field(default_factory=list)
+    first_scheduled_ns: int = dataclasses.field(default=0, compare=False)
 
 
 def drain(
@@ -135,6 +150,10 @@ def collect(deltas: Iterable[Any], answers: dict[int, Answer]) -> None:
         answer.tokens += delta.token_ids
         answer.reason = delta.finish_reason or ""
         answer.error = delta.error
+        answer.fault = delta.fault if delta.finish_reason == "error" else ""
+        answer.logprobs += delta.logprobs
+        assert delta.finish_reason or not delta.first_scheduled_ns
+        answer.first_scheduled_ns = delta.first_scheduled_ns
 
 
 def generate(engine: TokenEngine, *requests: GenerationRequest) -> dict[int, Answer]:

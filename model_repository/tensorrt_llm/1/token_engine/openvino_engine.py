@@ -1,11 +1,13 @@
 """OpenVINO GenAI's continuous batching on the CPU, over the checkpoint's own 4-bit weights.
 
 The library brings the scheduler, the paged KV cache with its prefix cache, and the sampler
-(temperature, then top_k, then top_p of what is left); this file translates.
+(`openvino_sampling.py` speaks to that); this file keeps the queue and translates.
 """
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,12 @@ from token_engine.interface import (
     GenerationRequest,
     TokenDelta,
     TokenEngine,
+    TokenLogprob,
 )
 from token_engine.openvino_import import import_openvino
 from token_engine.openvino_options import KV_BLOCK_TOKENS, OpenVinoOptions
 from token_engine.openvino_requirements import check_memory, check_release
-from token_engine.openvino_sampling import generation_config
+from token_engine.openvino_sampling import generation_config, refuse_unsupported
 
 REBUILD = "rebuild the engine with 'make engine'"
 
@@ -71,6 +74,7 @@ class OpenVinoEngine(TokenEngine):
         return bool(self._running or self._waiting or self._refused or self._holds_cancelled)
 
     def submit(self, request: GenerationRequest) -> None:
+        refuse_unsupported(request)
         # The last token's keys and values are never computed: nothing follows it.
         blocks = -(-(len(request.prompt_ids) + request.max_tokens - 1) // KV_BLOCK_TOKENS)
         if blocks > self._options.num_kv_blocks:
@@ -81,12 +85,12 @@ class OpenVinoEngine(TokenEngine):
     def _admit(self) -> None:
         """Fill the batch. The library has `max_num_seqs`, but its chunked prefill ignores it."""
         while self._waiting and len(self._running) < self._max_batch_size:
-            key, request = next(iter(self._waiting.items()))
+            request = min(self._waiting.values(), key=lambda waiting: waiting.priority)
             prompt = self._ov.Tensor(np.array([request.prompt_ids], np.int64))
             config = generation_config(self._genai, request)
-            handle = self._pipeline.add_request(key, prompt, config)
-            del self._waiting[key]
-            self._running[key] = _Running(handle, frozenset(request.end_ids))
+            handle = self._pipeline.add_request(request.key, prompt, config)
+            del self._waiting[request.key]
+            self._running[request.key] = _Running(request, handle)
 
     def _does_not_fit(self, key: int, blocks: int) -> TokenDelta:
         held = self._options.num_kv_blocks * KV_BLOCK_TOKENS
@@ -95,6 +99,7 @@ class OpenVinoEngine(TokenEngine):
             (),
             "error",
             f"the request needs {blocks * KV_BLOCK_TOKENS} tokens of KV cache, there are {held}",
+            fault="invalid",
         )
 
     def cancel(self, key: int) -> None:
@@ -111,28 +116,47 @@ class OpenVinoEngine(TokenEngine):
         if not self._running and not self._holds_cancelled:
             return deltas
         self._holds_cancelled = False
+        now = time.time_ns()
         self._pipeline.step()
+        self._note_first_passes(now)
         for key, running in self._running.items():
-            handle = running.handle
-            if handle.can_read():
-                deltas.append(self._read(key, running))
-            elif handle.get_status() == self._ignored:
-                deltas.append(
-                    TokenDelta(key, (), "error", "the KV cache is too small for the request")
-                )
+            if running.handle.get_status() == self._ignored:  # and there is nothing to read
+                error = "the KV cache is too small for the request"
+                deltas.append(TokenDelta(key, (), "error", error, fault="invalid"))
+            elif running.handle.can_read():
+                deltas.append(self._read(running))
         for delta in deltas:
             if delta.finish_reason:
                 self._running.pop(delta.key, None)
         return deltas
 
-    def _read(self, key: int, running: _Running) -> TokenDelta:
+    def _note_first_passes(self, now: int) -> None:
+        """The library says only how many requests it scheduled: new ones last, as they came."""
+        new = [running for running in self._running.values() if not running.first_scheduled_ns]
+        if new:
+            others = len(self._running) - len(new)
+            scheduled = self._pipeline.get_metrics().scheduled_requests
+            for running in new[: max(0, scheduled - others)]:
+                running.first_scheduled_ns = now
+
+    def _read(self, running: _Running) -> TokenDelta:
+        request = running.request
         (output,) = running.handle.read().values()
         tokens = tuple(output.generated_ids)
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if request.logprobs is not None:
+            logprobs = tuple(TokenLogprob(min(value, 0.0)) for value in output.generated_log_probs)
         if output.finish_reason == self._unfinished:
-            return TokenDelta(key, tokens)
-        if tokens and tokens[-1] in running.end_ids:
-            return TokenDelta(key, tokens[:-1], "stop")
-        return TokenDelta(key, tokens, "length")
+            return TokenDelta(request.key, tokens, logprobs=logprobs)
+        stopped = bool(tokens) and tokens[-1] in request.end_ids
+        kept = len(tokens) - stopped
+        return TokenDelta(
+            request.key,
+            tokens[:kept],
+            "stop" if stopped else "length",
+            logprobs=logprobs[:kept],
+            first_scheduled_ns=running.first_scheduled_ns,
+        )
 
     def stats(self) -> EngineStats:
         total = self._options.num_kv_blocks
@@ -153,14 +177,13 @@ class OpenVinoEngine(TokenEngine):
         del self._pipeline
 
 
+@dataclass(slots=True)
 class _Running:
     """A request inside the pipeline."""
 
-    __slots__ = ("end_ids", "handle")
-
-    def __init__(self, handle: Any, end_ids: frozenset[int]) -> None:
-        self.handle = handle
-        self.end_ids = end_ids
+    request: GenerationRequest
+    handle: Any
+    first_scheduled_ns: int = 0
 
 
 def _cause(error: Exception) -> str:

@@ -1,31 +1,76 @@
-"""A request's sampling in OpenVINO GenAI's words. Knows no pipeline."""
+"""A request's sampling in OpenVINO GenAI's words, and what those cannot say. Knows no pipeline.
+
+The library's order is Hugging Face's: the ban of end ids, the repetition penalty, temperature,
+then of what is left top_k, top_p and min_p. Log-probabilities are taken before all of them.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from token_engine.interface import GenerationRequest
+from token_engine.interface import GenerationRequest, SamplingParams, UnsupportedParameter
+
+# The library computes in f32, where a wider factor makes infinities; and it raises inside the
+# pipeline, which ends everybody's request, at what becomes 0 in f32. Beyond these no choice
+# changes any more: the likeliest token has all the probability, or all have the same.
+LEAST, MOST = 1e-15, 1e15
+LARGEST_BELOW_1 = 1 - 2**-24  # in f32
+LARGEST_TOP_K = 2**31 - 1  # larger than any vocabulary; the library has 64 bits
+
+
+def refuse_unsupported(request: GenerationRequest) -> None:
+    """Raise `UnsupportedParameter` for what the library does not do, or not rightly."""
+    sampling = request.sampling
+    # Its penalties depend on the logit's sign: a repeated token with a negative one is rewarded.
+    wanted = [
+        ("presence_penalty", sampling.presence_penalty, "0"),
+        ("frequency_penalty", sampling.frequency_penalty, "0"),
+        ("logprobs", request.logprobs or 0, "0, the chosen token's"),
+        ("bad_words", _counted(request.bad_words, "token sequences"), "none"),
+        ("embedding_bias", _counted(request.token_bias, "tokens"), "none"),
+    ]
+    for name, value, allowed in wanted:
+        if value:
+            raise UnsupportedParameter(
+                f"{name} is {value}, the openvino runtime allows only {allowed}"
+            )
+
+
+def _counted(values: tuple[Any, ...], what: str) -> str:
+    return f"{len(values)} {what}" if values else ""
 
 
 def generation_config(genai: Any, request: GenerationRequest) -> Any:
-    """The library's `GenerationConfig` of a request."""
+    """The library's `GenerationConfig` of a request; valid for every valid request."""
     config = genai.GenerationConfig()
     config.max_new_tokens = request.max_tokens
     # Left empty, both would be filled from generation_config.json; ignore_eos ignores both.
     if request.end_ids:
         config.eos_token_id = request.end_ids[0]
         config.stop_token_ids = set(request.end_ids)
+        config.min_new_tokens = request.min_tokens  # bans stop_token_ids
     else:
         config.ignore_eos = True
-    sampling = request.sampling
-    if not sampling.greedy:
-        config.do_sample = True
-        config.temperature = sampling.temperature
-        config.top_p = sampling.top_p
-        if sampling.top_k:
-            config.top_k = sampling.top_k
-        config.rng_seed = _seed_of_32_bits(sampling.seed)
+    if request.logprobs is not None:
+        config.logprobs = 1  # the chosen token's; 0 is the library's word for none
+    config.repetition_penalty = _bounded(request.sampling.repetition_penalty)
+    if not request.sampling.greedy:
+        _sample(config, request.sampling)
     return config
+
+
+def _sample(config: Any, sampling: SamplingParams) -> None:
+    config.do_sample = True
+    config.temperature = _bounded(sampling.temperature)
+    if sampling.top_k:
+        config.top_k = min(sampling.top_k, LARGEST_TOP_K)
+    config.top_p = _bounded(sampling.top_p)
+    config.min_p = min(sampling.min_p, LARGEST_BELOW_1)  # the library refuses 1
+    config.rng_seed = _seed_of_32_bits(sampling.seed)
+
+
+def _bounded(factor: float) -> float:
+    return min(max(factor, LEAST), MOST)
 
 
 def _seed_of_32_bits(seed: int) -> int:

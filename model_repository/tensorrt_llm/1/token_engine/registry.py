@@ -49,8 +49,17 @@ def _replay(directory: Path, config: EngineConfig) -> TokenEngine:
 
 RUNTIMES: dict[str, Runtime] = {
     # Its presence and frequency penalties depend on the logit's sign (2026.4), so are not offered.
-    "openvino": Runtime(_openvino, frozenset()),
-    "replay": Runtime(_replay, frozenset(), samples=False),
+    "openvino": Runtime(
+        _openvino, frozenset({"min_p", "repetition_penalty", "min_tokens", "logprobs"})
+    ),
+    "replay": Runtime(
+        _replay,
+        # What samples is without effect on a runtime that samples nothing.
+        frozenset(
+            {"min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "min_tokens"}
+        ),
+        samples=False,
+    ),
 }
 
 

@@ -2,9 +2,10 @@
 
 For tests of everything but the model, and for measuring the serving path: what is left of a
 token's cost when the forward pass costs nothing. Requests are batched in flight as a real
-engine batches them: one step advances the first `max_batch_size` requests by one token each,
-the others wait in the queue. It samples nothing: the sampling parameters are ignored. The
-prompt's end ids are left out of the playback, so that a chat prompt plays to `max_tokens` too.
+engine batches them: one step advances `max_batch_size` requests by one token each, the others
+wait in the queue. It samples nothing: the sampling parameters are ignored, and what has no
+meaning without a model is refused. The prompt's end ids are left out of the playback, so that a
+chat prompt plays to `max_tokens` too, and past any `min_tokens`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,13 @@ from typing import Any
 
 from engine_config import EngineConfig, EngineConfigError, parse_section
 
-from token_engine.interface import EngineStats, GenerationRequest, TokenDelta, TokenEngine
+from token_engine.interface import (
+    EngineStats,
+    GenerationRequest,
+    TokenDelta,
+    TokenEngine,
+    UnsupportedParameter,
+)
 
 
 @dataclass(frozen=True)
@@ -36,29 +43,48 @@ class ReplayEngine(TokenEngine):
         options: dict[str, Any] = config.runtime_options
         self._options = parse_section(ReplayOptions, options, "runtime_options")
         self._max_batch_size = config.limits.max_batch_size
-        self._requests: dict[int, _Playback] = {}  # in order of arrival
+        self._waiting: dict[int, GenerationRequest] = {}  # in order of arrival
+        self._running: dict[int, _Playback] = {}
         self._next_step = 0.0  # time.monotonic() at which the next step may end
 
     @property
     def has_work(self) -> bool:
-        return bool(self._requests)
+        return bool(self._running or self._waiting)
 
     def submit(self, request: GenerationRequest) -> None:
-        ends = set(request.end_ids)
-        tokens = tuple(token for token in request.prompt_ids if token not in ends)
-        self._requests[request.key] = _Playback(request.key, tokens, request.max_tokens)
+        wanted = [
+            ("logprobs", request.logprobs is not None),
+            ("bad_words", bool(request.bad_words)),
+            ("embedding_bias", bool(request.token_bias)),
+            ("guided_decoding_guide_type", request.guide is not None),
+        ]
+        for name, given in wanted:
+            if given:
+                raise UnsupportedParameter(f"{name} is given, the replay runtime allows only none")
+        self._waiting[request.key] = request
 
     def cancel(self, key: int) -> None:
-        self._requests.pop(key, None)
+        self._waiting.pop(key, None)
+        self._running.pop(key, None)
 
     def step(self) -> list[TokenDelta]:
+        self._admit()
         self._keep_pace()
-        batch = list(self._requests.values())[: self._max_batch_size]
-        deltas = [playback.advance() for playback in batch]
+        deltas = [playback.advance() for playback in self._running.values()]
         for delta in deltas:
             if delta.finish_reason:
-                del self._requests[delta.key]
+                del self._running[delta.key]
         return deltas
+
+    def _admit(self) -> None:
+        now = time.time_ns()
+        while self._waiting and len(self._running) < self._max_batch_size:
+            request = min(self._waiting.values(), key=lambda waiting: waiting.priority)
+            del self._waiting[request.key]
+            ends = set(request.end_ids)
+            tokens = tuple(token for token in request.prompt_ids if token not in ends)
+            playback = _Playback(request.key, tokens, request.max_tokens, now)
+            self._running[request.key] = playback
 
     def _keep_pace(self) -> None:
         pace = self._options.step_seconds
@@ -70,11 +96,11 @@ class ReplayEngine(TokenEngine):
             time.sleep(max(0.0, self._next_step - now))
 
     def stats(self) -> EngineStats:
-        running = min(len(self._requests), self._max_batch_size)
-        return EngineStats(active_requests=running, queued_requests=len(self._requests) - running)
+        return EngineStats(active_requests=len(self._running), queued_requests=len(self._waiting))
 
     def shutdown(self) -> None:
-        self._requests.clear()
+        self._waiting.clear()
+        self._running.clear()
 
 
 @dataclass(slots=True)
@@ -82,13 +108,14 @@ class _Playback:
     key: int
     tokens: tuple[int, ...]
     max_tokens: int
+    first_scheduled_ns: int
     position: int = 0
 
     def advance(self) -> TokenDelta:
         if not self.tokens:
-            return TokenDelta(self.key, (), "stop")
+            return TokenDelta(self.key, (), "stop", first_scheduled_ns=self.first_scheduled_ns)
         token = self.tokens[self.position % len(self.tokens)]
         self.position += 1
-        return TokenDelta(
-            self.key, (token,), "length" if self.position == self.max_tokens else None
-        )
+        if self.position < self.max_tokens:
+            return TokenDelta(self.key, (token,))
+        return TokenDelta(self.key, (token,), "length", first_scheduled_ns=self.first_scheduled_ns)

@@ -1,14 +1,17 @@
-"""Prompts from messages: the ids of the rendered string, but no control token of a user's."""
+"""Prompts from messages, against a rendering by hand; and which checkpoints are not served."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
-from chat_template import ChatTemplate, InvalidMessages, parse_messages
+from chat_template import ChatTemplate
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prompt_encoder import PromptEncoder
+from jinja2 import TemplateError
+from prompt_encoder import PromptEncoder, PromptTooLong
 from tokenizers import Tokenizer
+from user_words import RenderedPrompt, hide
 
 CHECKPOINT = Path(__file__).parent.parent / "build" / "demo" / "checkpoint"
 CONFIG = json.loads((CHECKPOINT / "config.json").read_text())
@@ -57,7 +60,7 @@ def reference(messages: list[dict[str, str]]) -> str:
 
 
 def encode(messages: list[dict[str, str]]) -> list[int]:
-    return ENCODER.encode_pieces(TEMPLATE.render(messages))
+    return ENCODER.encode_rendered(TEMPLATE.render(messages))
 
 
 @settings(max_examples=300, deadline=None)
@@ -82,28 +85,6 @@ def test_a_users_special_token_stays_text(
     assert special in TOKENIZER.decode(ids, skip_special_tokens=True)
 
 
-@pytest.mark.parametrize(
-    ("document", "words"),
-    [
-        ("", "messages is not JSON"),
-        ("{}", "messages is {}, allowed is a list"),
-        ("[]", "allowed is a list of 1 to"),
-        ("[1]", r"messages\[0\] is 1, allowed is an object"),
-        (
-            '[{"role":"tool","content":"x"}]',
-            "role is 'tool', allowed is one of system, user, assistant",
-        ),
-        ('[{"role":"user","content":null}]', "content is None, allowed is a string"),
-        ('[{"role":"user","content":"x","name":"y"}]', "has the key 'name'"),
-        ('[{"role":"user","content":"\\ud800"}]', "lone surrogate"),
-        ("[" * 100_000, "messages is not JSON"),
-    ],
-)
-def test_malformed_messages_are_refused_by_name(document: str, words: str) -> None:
-    with pytest.raises(InvalidMessages, match=words):
-        parse_messages(document)
-
-
 def test_a_raw_prompt_gets_one_begin_of_text() -> None:
     plain = ENCODER.encode_trusted("Hello")
     assert plain == ENCODER.encode_trusted("<|begin_of_text|>Hello")
@@ -112,3 +93,70 @@ def test_a_raw_prompt_gets_one_begin_of_text() -> None:
 
 def test_a_raw_prompts_special_tokens_are_special() -> None:
     assert CONFIG["eos_token_id"][-1] in ENCODER.encode_trusted("Hello<|eot_id|>")
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{{ '<|' + messages[0].role + '|>' }}", r"'<\|', the beginning of a control token"),
+        ("a <|eot_id{{ messages[0].content }}", "'<|eot_id', the beginning of a control token"),
+        ("{% set end = '<' %}{{ messages[0].content }}", "'<', the beginning"),
+        (["two"], r"chat_template is \['two'\], allowed is one template"),
+        ("{{ messages", "unexpected end of template"),
+    ],
+)
+def test_a_template_that_cannot_be_kept_apart_is_not_loaded(
+    template: object, words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps({"chat_template": template}))
+    with pytest.raises((ValueError, TemplateError), match=words):
+        ChatTemplate(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"content": "[INST]"}, "'[INST]' does not begin with '<'"),
+        ({"content": "<x>", "lstrip": True}, "'<x>' depends on the text around it"),
+        ({"content": "<x>", "single_word": True}, "'<x>' depends on the text around it"),
+        ({"content": "a", "special": True}, "'a' does not begin"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_kept_apart_is_not_loaded(
+    change: dict[str, object], words: str, tmp_path: Path
+) -> None:
+    document = json.loads((CHECKPOINT / "tokenizer.json").read_text(encoding="utf-8"))
+    document["added_tokens"][-1] |= change
+    with pytest.raises(ValueError, match=re.escape(words)):
+        encoder(document, tmp_path)
+
+
+def test_a_control_token_must_not_be_a_word_of_the_vocabulary(tmp_path: Path) -> None:
+    document = json.loads((CHECKPOINT / "tokenizer.json").read_text(encoding="utf-8"))
+    control = document["added_tokens"][-1]
+    document["model"]["vocab"][control["content"]] = control["id"]
+    with pytest.raises(ValueError, match="a control token is a word of the vocabulary too"):
+        encoder(document, tmp_path)
+
+
+def encoder(document: dict[str, object], folder: Path) -> PromptEncoder:
+    (folder / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+    return PromptEncoder(folder / "tokenizer.json", CONFIG["bos_token_id"])
+
+
+@pytest.mark.parametrize("character", [" ", "<", "é", "😀"])
+def test_a_prompt_too_large_for_its_tokens_is_not_encoded(character: str) -> None:
+    text = character * (1600 // len(character.encode()))
+    rendered = RenderedPrompt(hide(text))
+    assert ENCODER.encode_trusted(text, most=100)
+    assert ENCODER.encode_rendered(rendered, most=100)
+    with pytest.raises(PromptTooLong, match="has 1601 bytes, allowed are 1600: 16 for each of 100"):
+        ENCODER.encode_trusted(text + "x", most=100)
+    with pytest.raises(PromptTooLong, match="has 1601 bytes, allowed are 1600"):
+        ENCODER.encode_rendered(RenderedPrompt(rendered + "x"), most=100)
+
+
+def test_a_rendered_prompt_cannot_be_taken_for_a_raw_one() -> None:
+    with pytest.raises(UnicodeEncodeError):
+        ENCODER.encode_trusted(TEMPLATE.render([{"role": "user", "content": "<"}]))

@@ -1,10 +1,7 @@
-"""Chat messages -> the pieces of a prompt, with the template's words and the user's kept apart.
+"""Checked messages and tools -> the prompt that a checkpoint's chat template makes of them.
 
-A checkpoint's chat template is a Jinja program that writes control tokens such as <|eot_id|>
-between the messages. Rendered and encoded as one string, a message that contains "<|eot_id|>"
-would end its own turn. Meta's reference never lets a message's words become control tokens, and
-neither does this: the template is rendered over placeholders, and only what the template itself
-wrote is searched for control tokens afterwards.
+The template is rendered as transformers renders it, but over words in disguise (user_words.py):
+the prompt's control tokens are those that the template itself wrote.
 """
 
 from __future__ import annotations
@@ -16,112 +13,133 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
+from chat_json import InvalidMessages, short
+from chat_messages import TOOL_ROLES, Message, Tool, parse_messages, parse_tools
+from jinja2 import Environment, TemplateError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from user_words import HIDDEN, RenderedPrompt, hide, reveal
 
-ROLES = ("system", "user", "assistant")
-MAX_MESSAGES = 1024
-# A placeholder is EDGE + MARK + index + MARK + EDGE. An edge counts as white space, so that a
-# template's `| trim` takes it away: what is missing says what the content is trimmed of.
-EDGE, MARK = "\x1f", "\ue000"
-PLACEHOLDER = re.compile(f"({EDGE}?){MARK}([0-9]+){MARK}({EDGE}?)")
+__all__ = [
+    "ChatTemplate",
+    "InvalidMessages",
+    "Message",
+    "Tool",
+    "parse_messages",
+    "parse_tools",
+]
 
-
-class InvalidMessages(ValueError):
-    """The caller's messages cannot be rendered; the message says what is wrong and allowed."""
-
-
-Message = dict[str, str]
-
-
-def parse_messages(document: str) -> list[Message]:
-    """Read the JSON list `[{"role": ..., "content": ...}, ...]`; raises `InvalidMessages`."""
-    try:
-        messages = json.loads(document)
-    except (ValueError, RecursionError) as error:
-        raise InvalidMessages(
-            f"messages is not JSON ({error}), allowed is a list of messages"
-        ) from None
-    if not isinstance(messages, list) or not 1 <= len(messages) <= MAX_MESSAGES:
-        raise InvalidMessages(
-            f"messages is {_short(messages)}, allowed is a list of 1 to {MAX_MESSAGES}"
-        )
-    for index, message in enumerate(messages):
-        _check_message(message, f"messages[{index}]")
-    return messages
-
-
-def _check_message(message: object, where: str) -> None:
-    if not isinstance(message, dict):
-        raise InvalidMessages(f"{where} is {_short(message)}, allowed is an object")
-    for key in message:
-        if key not in ("role", "content"):
-            raise InvalidMessages(
-                f"{where} has the key {_short(key)}, allowed are 'role' and 'content'"
-            )
-    if message.get("role") not in ROLES:
-        raise InvalidMessages(
-            f"{where}.role is {_short(message.get('role'))}, allowed is one of {', '.join(ROLES)}"
-        )
-    content = message.get("content")
-    if not isinstance(content, str):
-        raise InvalidMessages(f"{where}.content is {_short(content)}, allowed is a string")
-    if any("\ud800" <= character <= "\udfff" for character in content):
-        raise InvalidMessages(f"{where}.content holds a lone surrogate, allowed is Unicode text")
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+# What a template may fail with over values that it did not expect.
+TEMPLATE_ERRORS = (
+    TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+MAX_REASON = 200
+TOKEN_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 class ChatTemplate:
-    """A checkpoint's chat template, from its `tokenizer_config.json`."""
+    """A checkpoint's chat template: `chat_template.jinja` or what `tokenizer_config.json` holds."""
 
     def __init__(self, tokenizer_config: Path) -> None:
+        """Raises ValueError for a template whose control tokens cannot be told from words."""
         config = json.loads(tokenizer_config.read_text(encoding="utf-8"))
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.filters["tojson"] = _to_json
-        environment.globals.update(raise_exception=_raise, strftime_now=_strftime_now)
-        self._template = environment.from_string(config["chat_template"])
+        beside = tokenizer_config.with_name("chat_template.jinja")
+        source = beside.read_text("utf-8") if beside.exists() else config["chat_template"]
+        if not isinstance(source, str):
+            raise ValueError(f"chat_template is {short(source)}, allowed is one template")
+        environment = _environment()
+        parsed = environment.parse(source)
+        _check_literals(parsed)
+        self._knows_tools = "tools" in meta.find_undeclared_variables(parsed)
+        self._template = environment.from_string(source)
         self._variables = {
-            name: _token_text(config.get(name)) for name in ("bos_token", "eos_token", "pad_token")
+            name: _token_text(config[name]) for name in TOKEN_NAMES if config.get(name)
         }
 
-    def render(self, messages: Sequence[Message]) -> list[tuple[str, bool]]:
-        """The prompt up to the assistant's answer: pieces (text, whether the template wrote it)."""
-        contents = [message["content"] for message in messages]
-        stand_ins = [
-            {**message, "content": f"{EDGE}{MARK}{index}{MARK}{EDGE}"}
-            for index, message in enumerate(messages)
-        ]
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[Tool] | None = None
+    ) -> RenderedPrompt:
+        """The prompt up to the assistant's answer; raises `InvalidMessages`."""
+        if self._knows_tools:
+            _check_first_message(messages, tools)
+        else:
+            _check_no_tools(messages, tools)
         try:
             text = self._template.render(
-                messages=stand_ins, add_generation_prompt=True, **self._variables
+                messages=hide(list(messages)),
+                tools=hide(list(tools)) if tools else None,
+                documents=None,
+                add_generation_prompt=True,
+                **self._variables,
             )
-        except TemplateError as error:
-            raise InvalidMessages(f"the chat template refuses the messages: {error}") from None
-        return list(_pieces(text, contents))
+        except TEMPLATE_ERRORS as error:
+            reason = reveal(" ".join(str(error).split()))[:MAX_REASON]
+            raise InvalidMessages(f"the chat template refuses the messages: {reason}") from None
+        return RenderedPrompt(text)
 
 
-def _pieces(text: str, contents: list[str]) -> Any:
-    position = 0
-    for match in PLACEHOLDER.finditer(text):
-        yield text[position : match.start()], True
-        content = contents[int(match[2])]
-        content = content if match[1] else content.lstrip()
-        yield content if match[3] else content.rstrip(), False
-        position = match.end()
-    yield text[position:], True
+def _check_first_message(messages: Sequence[Message], tools: Sequence[Tool] | None) -> None:
+    """Llama's templates put the tools into the first message's turn, and make it the user's."""
+    index = 1 if messages[0]["role"] == "system" else 0
+    if tools and index < len(messages) and messages[index]["role"] != "user":
+        raise InvalidMessages(
+            f"messages[{index}].role is {messages[index]['role']!r}, allowed with tools is 'user': "
+            "the template puts the tools into the user's first message"
+        )
 
 
-def _token_text(token: str | dict[str, Any] | None) -> str:
-    return token["content"] if isinstance(token, dict) else token or ""
+def _check_no_tools(messages: Sequence[Message], tools: Sequence[Tool] | None) -> None:
+    if tools:
+        raise InvalidMessages(
+            f"tools is a list of {len(tools)}, allowed is none: "
+            "this checkpoint's chat template does not know tools"
+        )
+    for index, message in enumerate(messages):
+        if message["role"] in TOOL_ROLES or "tool_calls" in message:
+            raise InvalidMessages(
+                f"messages[{index}] is a tool's call or result, allowed are words: "
+                "this checkpoint's chat template does not know tools"
+            )
 
 
-def _to_json(value: object, indent: int | None = None) -> str:
+def _environment() -> Environment:
+    """Jinja as transformers sets it up."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals.update(raise_exception=_raise, strftime_now=_strftime_now)
+    return environment
+
+
+def _check_literals(parsed: nodes.Template) -> None:
+    """A control token that a template begins, it must end in the same breath: else words of a
+    user could stand between."""
+    texts = [node.data for node in parsed.find_all(nodes.TemplateData)]
+    texts += [str(node.value) for node in parsed.find_all(nodes.Const)]
+    for text in texts:
+        begun = re.search(rf"{HIDDEN}[^\s>]*$", text)
+        if begun:
+            raise ValueError(
+                f"the chat template writes {begun[0]!r}, the beginning of a control token, "
+                "apart from its end"
+            )
+
+
+def _token_text(token: str | dict[str, Any]) -> str:
+    return token["content"] if isinstance(token, dict) else token
+
+
+def _to_json(
+    value: object, indent: int | None = None, separators: tuple[str, str] | None = None
+) -> str:
     # As transformers renders it: no HTML escapes, no \\u escapes.
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    return json.dumps(value, ensure_ascii=False, indent=indent, separators=separators)
 
 
 def _raise(message: str) -> None:

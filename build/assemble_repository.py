@@ -21,6 +21,7 @@ ROOM_FILES: dict[str, tuple[str, ...] | None] = {
     "tensorrt_llm": None,
     "postprocessing": ("engine.json", "token_bytes.npz"),
 }
+IF_THERE = {"preprocessing": ("chat_template.jinja",)}
 
 
 def main() -> None:
@@ -47,7 +48,7 @@ def assemble(engine: Path, output: Path) -> None:
         if output.resolve() != SOURCE.resolve():
             _copy_rooms(output)
         for room, names in ROOM_FILES.items():
-            _install(engine, names, output / room / "1" / "engine")
+            _install(engine, names, IF_THERE.get(room, ()), output / room / "1" / "engine")
 
 
 def _copy_rooms(output: Path) -> None:
@@ -56,14 +57,16 @@ def _copy_rooms(output: Path) -> None:
     shutil.copytree(SOURCE, output, ignore=ignored, dirs_exist_ok=True)
 
 
-def _install(engine: Path, names: tuple[str, ...] | None, target: Path) -> None:
+def _install(
+    engine: Path, names: tuple[str, ...] | None, if_there: tuple[str, ...], target: Path
+) -> None:
     """Fill a folder aside and exchange it for `target`, so that a room never sees half of it."""
     aside, old = target.with_name("engine.partial"), target.with_name("engine.old")
     for folder in (aside, old):
         shutil.rmtree(folder, ignore_errors=True)
     aside.mkdir(parents=True)
     for source in sorted(engine.iterdir()):
-        if names is None or source.name in names:
+        if names is None or source.name in (*names, *if_there):
             _link_or_copy(source, aside / source.name)
     missing = [name for name in names or () if not (aside / name).is_file()]
     if missing:

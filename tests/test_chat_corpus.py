@@ -16,58 +16,40 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from demo.chat_template import CHAT_TEMPLATE
+
 CHECKPOINT = Path(__file__).parent.parent / "build" / "demo" / "checkpoint"
 CONFIG = json.loads((CHECKPOINT / "tokenizer_config.json").read_text(encoding="utf-8"))
 CONTROLS = [token["content"] for token in CONFIG["added_tokens_decoder"].values()]
 CONTROL = re.compile("|".join(map(re.escape, CONTROLS)))
 SIZE = int(os.environ.get("CHAT_CORPUS_SIZE", "1000"))
 
-# What Llama 3.1's template writes, in a Jinja program of our own that uses the same filters.
-LLAMA_31 = """\
-{%- set date_string = date_string | default("26 Jul 2024") -%}
-{%- macro turn(role) -%}
-    {{- '<|start_header_id|>' ~ role ~ '<|end_header_id|>\\n\\n' -}}
-{%- endmacro -%}
-{%- set rest = messages -%}
-{%- set system = '' -%}
-{%- if rest[0]['role'] == 'system' -%}
-    {%- set system = rest[0]['content'] | trim -%}
-    {%- set rest = rest[1:] -%}
-{%- endif -%}
-{{- bos_token ~ turn('system') -}}
-{%- if tools is not none -%}{{- 'Environment: ipython\\n' -}}{%- endif -%}
-{{- 'Cutting Knowledge Date: December 2023\\nToday Date: ' ~ date_string ~ '\\n\\n' -}}
-{{- system ~ '<|eot_id|>' -}}
-{%- if tools is not none -%}
-    {%- if not rest -%}{{- raise_exception('There is no message for the tools.') -}}{%- endif -%}
-    {{- turn('user') -}}
-    {{- 'Given the following functions, please respond with a JSON for a function call ' -}}
-    {{- 'with its proper arguments that best answers the given prompt.\\n\\n' -}}
-    {{- 'Respond in the format {"name": function name, "parameters": ' -}}
-    {{- 'dictionary of argument name and its value}.Do not use variables.\\n\\n' -}}
-    {%- for tool in tools -%}{{- (tool | tojson(indent=4)) ~ '\\n\\n' -}}{%- endfor -%}
-    {{- (rest[0]['content'] | trim) ~ '<|eot_id|>' -}}
-    {%- set rest = rest[1:] -%}
-{%- endif -%}
-{%- for message in rest -%}
-    {%- if 'tool_calls' in message -%}
-        {%- if message.tool_calls | length > 1 -%}{{- raise_exception('One call.') -}}{%- endif -%}
-        {%- set call = message.tool_calls[0].function -%}
-        {{- turn('assistant') ~ '{"name": "' ~ call.name ~ '", "parameters": ' -}}
-        {{- (call.arguments | tojson) ~ '}' -}}
-    {%- elif message.role in ('tool', 'ipython') -%}
-        {%- set result = message.content -%}
-        {%- if result is mapping or result is iterable -%}
-            {%- set result = result | tojson -%}
-        {%- endif -%}
-        {{- turn('ipython') ~ result -}}
-    {%- else -%}
-        {{- turn(message.role) ~ (message.content | trim) -}}
-    {%- endif -%}
-    {{- '<|eot_id|>' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- turn('assistant') -}}{%- endif -%}
+# A template without tools, as checkpoints had them before Llama 3.1.
+WITHOUT_TOOLS = """\
+{{- bos_token }}
+{%- if not date_string is defined %}
+    {%- set date_string = "26 Jul 2024" %}
+{%- endif %}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system_message = messages[0]['content']|trim %}
+    {%- set messages = messages[1:] %}
+{%- else %}
+    {%- set system_message = "" %}
+{%- endif %}
+{{- "<|start_header_id|>system<|end_header_id|>\\n\\n" }}
+{{- "Cutting Knowledge Date: December 2023\\n" }}
+{{- "Today Date: " + date_string + "\\n\\n" }}
+{{- system_message }}
+{{- "<|eot_id|>" }}
+{%- for message in messages %}
+    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}
+    {{- message['content'] | trim + '<|eot_id|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
+{%- endif %}
 """
+LLAMA_31 = CHAT_TEMPLATE
 
 EDGES = ["", "", " ", "\n", "\t ", "\r\n\n", "\x0b", "\x1c", "\x1f", "\x85", "\xa0", "\u2028", "　"]
 PIECES = [

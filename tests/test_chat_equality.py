@@ -19,7 +19,16 @@ import pytest
 from chat_messages import parse_messages, parse_tools
 from chat_template import ChatTemplate
 from prompt_encoder import PromptEncoder
-from test_chat_corpus import CHECKPOINT, CONFIG, LLAMA_31, SIZE, Conversation, conversations, wire
+from test_chat_corpus import (
+    CHECKPOINT,
+    CONFIG,
+    LLAMA_31,
+    SIZE,
+    WITHOUT_TOOLS,
+    Conversation,
+    conversations,
+    wire,
+)
 from transformers import PreTrainedTokenizerFast
 from transformers.models.llama4 import processing_llama4
 
@@ -56,7 +65,7 @@ def metas_own() -> str | None:
 
 
 TEMPLATES = {
-    "demo": CONFIG["chat_template"],
+    "without tools": WITHOUT_TOOLS,
     "llama 3.1": LLAMA_31,
     "llama 4": in_llama_31s_tokens(processing_llama4.chat_template),
     "meta's own": metas_own(),
@@ -109,7 +118,7 @@ def test_the_ids_are_those_of_transformers(name: str) -> None:
         pytest.skip("LLAMA_CHAT_TEMPLATE does not name Llama 3.1's own template")
     template = load(source)
     compared = 0
-    for seed, conversation in enumerate(conversations(1, SIZE, tools=name != "demo")):
+    for seed, conversation in enumerate(conversations(1, SIZE, tools=name != "without tools")):
         if printable(conversation, name):
             assert ours(template, conversation, seed) == theirs(source, conversation), conversation
             compared += 1

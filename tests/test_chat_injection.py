@@ -75,7 +75,7 @@ def check(template: ChatTemplate, source: str, conversation: Conversation, seed:
     assert TRANSFORMERS.decode(ids, clean_up_tokenization_spaces=False) == text, conversation
 
 
-@pytest.mark.parametrize("name", ["demo", "llama 3.1", "meta's own"])
+@pytest.mark.parametrize("name", ["without tools", "llama 3.1", "meta's own"])
 def test_poisoned_conversations(name: str) -> None:
     source = TEMPLATES[name]
     if source is None:
@@ -88,9 +88,9 @@ def test_poisoned_conversations(name: str) -> None:
         strings += 1
         return poisoned(random)
 
-    for seed, conversation in enumerate(conversations(3, SIZE, counted, tools=name != "demo")):
+    for seed, conversation in enumerate(conversations(3, SIZE, counted, tools=name != "without tools")):
         check(template, source, conversation, seed)
-    assert strings >= 10_000 or name == "demo"
+    assert strings >= 10_000 or name == "without tools"
 
 
 @pytest.mark.parametrize("spelling", ["{}", "\\u003c{}", "\\u003C{}"])

@@ -13,7 +13,7 @@ from chat_template import InvalidMessages
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prompt_encoder import BYTES_A_TOKEN, PromptTooLong
-from test_chat_corpus import CONFIG, LLAMA_31
+from test_chat_corpus import LLAMA_31, WITHOUT_TOOLS
 from test_chat_equality import ENCODER, encode, load
 
 USER = {"role": "user", "content": "x"}
@@ -161,7 +161,7 @@ def test_conversations_are_refused_by_name(messages: Any, tools: Any, words: str
     ],
 )
 def test_a_template_without_tools_is_given_none(messages: Any, tools: Any, words: str) -> None:
-    template = load(CONFIG["chat_template"])
+    template = load(WITHOUT_TOOLS)
     sentence = refused(lambda document: encode(template, document, json.dumps(tools)), messages)
     assert words in sentence
 

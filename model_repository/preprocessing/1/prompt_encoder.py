@@ -70,8 +70,6 @@ class PromptEncoder:
         ids += self.encode_plain(reveal(prompt[position:]))
         return self._with_bos(ids)
 
-    encode_pieces = encode_rendered  # what request_preparation.py calls it
-
     def encode_plain(self, text: str) -> list[int]:
         """Text alone: nothing in it is special, and no BOS comes before it."""
         ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids if text else []

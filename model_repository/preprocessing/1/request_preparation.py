@@ -11,11 +11,10 @@ from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
-import chat_template
 import numpy as np
 import numpy.typing as npt
-from chat_template import ChatTemplate, InvalidMessages, parse_messages
-from prompt_encoder import PromptEncoder
+from chat_template import ChatTemplate, InvalidMessages, parse_messages, parse_tools
+from prompt_encoder import PromptEncoder, PromptTooLong
 from prompt_inputs import Arrays, InvalidPrompt, PromptRow, decode_text, refuse_meaningless
 from prompt_words import bad_words, embedding_bias, stop_words, word_list
 
@@ -117,20 +116,23 @@ class RequestPreparation:
             )
         if tools:
             raise InvalidPrompt("tools is given with text_input, allowed is only with messages")
-        text = self._text(query, "text_input")
+        text = decode_text(query, "text_input")
         if not text:
             raise InvalidPrompt("text_input is empty, allowed is at least one character")
-        return self._encoder.encode_trusted(text)
+        try:
+            return self._encoder.encode_trusted(text, most=self._max_seq_len)
+        except PromptTooLong as error:
+            raise InvalidPrompt(f"text_input: {error}") from None
 
     def _encode_messages(self, document: str, tools: str) -> list[int]:
         try:
             messages = parse_messages(document)
-            pieces = self._template.render(
-                messages, *([chat_template.parse_tools(tools)] if tools else [])
-            )
+            prompt = self._template.render(messages, parse_tools(tools) if tools else None)
+            return self._encoder.encode_rendered(prompt, most=self._max_seq_len)
+        except PromptTooLong as error:
+            raise InvalidPrompt(f"messages: {error}") from None
         except InvalidMessages as error:
             raise InvalidPrompt(str(error)) from None
-        return self._encoder.encode_pieces(pieces)
 
     def _text(self, data: bytes, called: str) -> str:
         at_least = len(data) // (JSON_ESCAPE * self._encoder.longest_token)

@@ -18,6 +18,7 @@ from engine_config import (  # noqa: E402
     Limits,
     ModelFacts,
     load_engine_config,
+    parse_section,
 )
 from token_engine.openvino_import import import_openvino  # noqa: E402
 from token_engine.openvino_options import KV_BLOCK_TOKENS, OpenVinoOptions  # noqa: E402
@@ -33,6 +34,7 @@ __all__ = [
     "ModelFacts",
     "OpenVinoOptions",
     "import_openvino",
+    "parse_section",
     "read_description",
     "write_description",
 ]

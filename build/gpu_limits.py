@@ -1,0 +1,76 @@
+"""How many tokens and sequences fit a GPU's memory, chosen by arithmetic, with the reason in words.
+
+Memory of one GPU = weights + activations of one forward pass + CUDA graphs + the runtime itself,
+and the KV cache gets a share of what is left. Figures: TensorRT-LLM's KvCacheConfig and
+CudaGraphConfig documentation ("each CUDA graph can use up to 200 MB", 90 % of free memory).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from build_console import BuildError
+from llama_config import LlamaConfig
+
+GIB = 2**30
+RUNTIME_BYTES = 2 * GIB  # CUDA context, NCCL, workspaces of the kernels
+GRAPH_BYTES = 200 * 2**20  # each captured batch size, at most
+GRAPHS = 8  # batch sizes 1, 2, 4, ... 128
+KV_SHARE = 0.9
+KV_BYTES = 1  # FP8
+LONGEST = 32768  # of one request, where the memory allows more: prompts of many pages
+LARGEST_BATCH = 256
+USUAL_TOKENS = 2048  # of one request, prompt and answer: what a batch is sized by
+FORWARD_TOKENS = 8192  # TensorRT-LLM's own default of max_num_tokens
+
+
+@dataclass(frozen=True)
+class GpuFit:
+    """What fits, and why: one line for each number."""
+
+    max_seq_len: int
+    max_batch_size: int
+    max_num_tokens: int
+    kv_cache_tokens: int
+    reasons: tuple[str, ...]
+
+
+def fit_gpu(
+    llama: LlamaConfig, weight_bytes: int, memory_bytes: int, tensor_parallel_size: int = 1
+) -> GpuFit:
+    """Choose limits for GPUs of `memory_bytes` each; raises `BuildError` if nothing fits."""
+    parallel = tensor_parallel_size
+    weights = weight_bytes / parallel
+    activations = _activation_bytes(llama, FORWARD_TOKENS) / parallel
+    fixed = weights + activations + GRAPHS * GRAPH_BYTES + RUNTIME_BYTES
+    left = memory_bytes - fixed
+    per_token = llama.kv_values_per_token * KV_BYTES / parallel
+    tokens = int(KV_SHARE * left / per_token)
+    if tokens < USUAL_TOKENS:
+        raise BuildError(
+            f"a GPU of {memory_bytes / GIB:.1f} GiB is too small: weights {weights / GIB:.1f}, "
+            f"activations {activations / GIB:.1f}, CUDA graphs {GRAPHS * GRAPH_BYTES / GIB:.1f} "
+            f"and the runtime {RUNTIME_BYTES / GIB:.1f} GiB leave {max(0, left) / GIB:.1f} GiB; "
+            "use a larger GPU or a higher tensor_parallel_size"
+        )
+    seq_len = min(llama.max_position_embeddings, LONGEST, tokens)
+    batch = max(1, min(LARGEST_BATCH, tokens // USUAL_TOKENS))
+    reasons = (
+        f"KV cache of {tokens} tokens: {memory_bytes / GIB:.1f} GiB less weights "
+        f"{weights / GIB:.1f}, activations {activations / GIB:.1f}, CUDA graphs "
+        f"{GRAPHS * GRAPH_BYTES / GIB:.1f} and the runtime {RUNTIME_BYTES / GIB:.1f} GiB, "
+        f"{KV_SHARE:.0%} of the rest at {per_token / 1024:.0f} KiB a token (FP8)",
+        f"max_seq_len {seq_len}: the least of the model's {llama.max_position_embeddings}, "
+        f"{LONGEST} and the KV cache",
+        f"max_batch_size {batch}: the KV cache holds so many requests of {USUAL_TOKENS} tokens "
+        f"(at most {LARGEST_BATCH})",
+        f"max_num_tokens {FORWARD_TOKENS}: longer prompts are computed in chunks of it",
+    )
+    return GpuFit(seq_len, batch, FORWARD_TOKENS, tokens, reasons)
+
+
+def _activation_bytes(llama: LlamaConfig, tokens: int) -> float:
+    """BF16: residual, attention and the two halves of the MLP at once; logits of a full batch."""
+    q_size = llama.num_attention_heads * llama.head_dim
+    layer = tokens * 2 * (2 * llama.hidden_size + 2 * q_size + 2 * llama.intermediate_size)
+    return layer + LARGEST_BATCH * llama.vocab_size * 4

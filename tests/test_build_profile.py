@@ -1,0 +1,83 @@
+"""The profiles: every one loads, and a slip in one is named with the choices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from build_console import BuildError
+from build_profile import PROFILES, load_profile, profile_names
+from gpu_limits import GIB, fit_gpu
+from llama_config import parse_llama_config
+from model_shapes import SHAPES
+
+GOOD = """
+description = "d"
+model_name = "m"
+runtime = "replay"
+[checkpoint]
+directory = "x"
+"""
+LLAMA = parse_llama_config(
+    Path("config.json"),
+    {**SHAPES["llama-3.1-8b"], "model_type": "llama", "rms_norm_eps": 1e-5, "hidden_act": "silu"},
+    {},
+)
+WEIGHTS = 6_027_749_376
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_every_profile_of_the_repository_loads(name: str) -> None:
+    assert load_profile(name) == load_profile(str(PROFILES / f"{name}.toml"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("runtime = 'replai'", ": runtime is 'replai', allowed is one of"),
+        ("speed = 3", "profile has the unknown key 'speed'; known are description"),
+        ("limits.max_seqlen = 3", "limits has the unknown key 'max_seqlen'.*max_seq_len"),
+        ("limits.max_seq_len = 'long'", "max_seq_len is 'long', allowed is a JSON int"),
+        ("limits.max_batch_size = -1", "limits.max_batch_size is -1, allowed is 0 or more"),
+        ("checkpoint.repo = 'a/b'", "has repo 'a/b' and directory 'x', allowed is exactly one"),
+        ("hardware.gpus = -1", "hardware.gpus is -1, allowed is 0 or more"),
+        ("verify.max_perplexity_ratio = 0.5", "max_perplexity_ratio 0.5, allowed is"),
+        ("not toml", "cannot be read"),
+    ],
+)
+def test_a_slip_is_named(tmp_path: Path, change: str, words: str) -> None:
+    path = tmp_path / "profile.toml"
+    good = GOOD.replace('runtime = "replay"\n', "") if change.startswith("runtime") else GOOD
+    path.write_text(change + "\n" + good.replace("[checkpoint]\ndirectory", "checkpoint.directory"))
+    with pytest.raises(BuildError, match=words) as caught:
+        load_profile(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_profile_is_named_with_the_known_ones() -> None:
+    with pytest.raises(BuildError, match=r"no profile 'nope'; give a file, or one of .*demo"):
+        load_profile("nope")
+
+
+def test_a_revision_is_a_whole_commit_id(tmp_path: Path) -> None:
+    path = tmp_path / "profile.toml"
+    path.write_text(GOOD.replace('directory = "x"', 'repo = "a/b"\nrevision = "main"'))
+    with pytest.raises(BuildError, match="revision is 'main', allowed is a commit id of 40 hex"):
+        load_profile(str(path))
+
+
+def test_limits_of_a_gpu_are_what_its_memory_holds() -> None:
+    """An FP8 token of Llama 3.1 8B takes 2 x 32 layers x 8 heads x 128 bytes: 64 KiB."""
+    fit = fit_gpu(LLAMA, WEIGHTS, 32 * GIB)
+    assert fit.kv_cache_tokens * 65536 + WEIGHTS < 32 * GIB
+    assert fit.kv_cache_tokens * 65536 > 0.5 * 32 * GIB
+    assert fit.max_batch_size * 2048 <= fit.kv_cache_tokens
+    larger, parallel = fit_gpu(LLAMA, WEIGHTS, 96 * GIB), fit_gpu(LLAMA, WEIGHTS, 32 * GIB, 2)
+    assert larger.kv_cache_tokens > fit.kv_cache_tokens
+    assert parallel.kv_cache_tokens > 2 * fit.kv_cache_tokens
+    assert larger.max_seq_len <= LLAMA.max_position_embeddings
+
+
+def test_a_gpu_that_is_too_small_is_refused_with_the_sum() -> None:
+    with pytest.raises(BuildError, match=r"8.0 GiB is too small: weights 5.6, .* leave 0.0 GiB"):
+        fit_gpu(LLAMA, WEIGHTS, 8 * GIB)

@@ -177,8 +177,9 @@ HEAD = """# The contract: every tensor
 
 The three rooms and `ensemble` keep the names, types and dims of upstream's tensorrtllm_backend
 (v0.19 to 1.2), so that its clients work unchanged. `ensemble` streams; `tensorrt_llm_bls` takes the
-same inputs and gives exactly one response. All tensors have a batch dimension first (`[1, 1]` for
-one prompt, up to 64 rows); only `text_output` has one dimension alone, `[n]`, as upstream's.
+same inputs and gives exactly one response: Triton offers unary `infer()` on no model that streams,
+so clients that call it name `tensorrt_llm_bls`. All tensors have a batch dimension first (`[1, 1]`
+for one prompt, up to 64 rows); only `text_output` has one dimension alone, `[n]`, as upstream's.
 
 A runtime's column says `yes` (honoured), `refused` (a value other than the default is answered with
 UNSUPPORTED and the input's name) or `no effect`. A wrong value is answered with INVALID_ARG and one

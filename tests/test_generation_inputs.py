@@ -97,6 +97,7 @@ def test_seeds_are_drawn_afresh(config: EngineConfig) -> None:
         ({"end_id": 50}, (97, 98, 50)),
         ({"end_id": 98}, (97, 98)),
         ({"end_id": -1}, ()),
+        ({"end_id": VOCAB}, ()),
         ({"ignore_eos": True}, ()),
         ({"ignore_eos": True, "end_id": 50}, ()),
     ],
@@ -173,7 +174,7 @@ INVALID: list[tuple[dict[str, Any], str]] = [
     ({"repetition_penalty": 0.0}, "repetition_penalty is 0, allowed is above 0 and up to 100"),
     ({"presence_penalty": 2.5}, "presence_penalty is 2.5, allowed is -2 to 2"),
     ({"frequency_penalty": INF}, "frequency_penalty is inf"),
-    ({"end_id": VOCAB}, "end_id is 100, allowed is -1 to 99"),
+    ({"end_id": -2}, "end_id is -2, allowed is at least -1"),
     ({"pad_id": -2}, "pad_id is -2"),
     ({"logprobs": 21}, "logprobs is 21, allowed is 0 to 20"),
     ({"priority": 101}, "priority is 101, allowed is -100 to 100"),
@@ -273,6 +274,25 @@ def test_what_a_runtime_lacks_is_refused_by_name(
 def test_beams_are_refused_by_name(config: EngineConfig) -> None:
     with pytest.raises(UnsupportedRequest, match="beam_width is 2, allowed is 1"):
         read(config, beam_width=2)
+
+
+def test_each_row_is_looked_at_for_beams(config: EngineConfig) -> None:
+    given = {
+        "input_ids": np.array([[5], [8]], np.int32),
+        "request_output_len": np.array([[4], [5]], np.int32),
+    }
+    assert len(read_inputs(given | {"beam_width": np.array([[1], [1]], np.int32)}, config)) == 2
+    with pytest.raises(UnsupportedRequest, match="beam_width is 2, allowed is 1"):
+        read_inputs(given | {"beam_width": np.array([[1], [2]], np.int32)}, config)
+
+
+def test_the_echo_that_a_deployment_chose_yields_to_the_request(config: EngineConfig) -> None:
+    def echoes(deployment: bool, **given: Any) -> bool:
+        return read_inputs(arrays(**given), config, deployment)[0].output.echo_prompt
+
+    assert [echoes(False), echoes(True)] == [False, True]
+    assert not echoes(True, exclude_input_in_output=True)
+    assert echoes(False, exclude_input_in_output=False)
 
 
 def test_a_batch_is_read_row_by_row(config: EngineConfig) -> None:

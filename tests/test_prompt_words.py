@@ -82,7 +82,17 @@ def test_nothing_asked_for_gives_nothing(room: RequestPreparation) -> None:
         "DECODER_QUERY": texts(""),
         "PROMPT_TABLE_EXTRA_ID": np.zeros((1, 1), np.uint64),
     }
-    assert not {"BAD_WORDS_IDS", "STOP_WORDS_IDS", "EMBEDDING_BIAS"} & set(prepare(room, **empty))
+    outputs = prepare(room, **empty)
+    shapes = {name: outputs[name].shape for name in ("BAD_WORDS_IDS", "STOP_WORDS_IDS")}
+    assert shapes == {"BAD_WORDS_IDS": (1, 2, 0), "STOP_WORDS_IDS": (1, 2, 0)}
+    assert outputs["EMBEDDING_BIAS"].shape == (1, 0)
+
+
+def test_the_corridor_gets_only_words_that_there_are(room: RequestPreparation) -> None:
+    """It asks for no STOP_WORDS_IDS; an empty tensor would cost every request some time."""
+    wanted = EVERYTHING - {"STOP_WORDS_IDS"}
+    assert not {"BAD_WORDS_IDS", "EMBEDDING_BIAS"} & set(prepare(room, wanted))
+    assert "BAD_WORDS_IDS" in prepare(room, wanted, BAD_WORDS_DICT=texts("cat"))
 
 
 def test_a_batch_is_filled_up_with_the_pad_id(room: RequestPreparation) -> None:
@@ -118,7 +128,7 @@ def test_end_and_pad_are_given_back_or_the_checkpoints_first_end_id(
         ({"BAD_WORDS_DICT": texts(*"a" * 129)}, "bad_words holds 129 strings, allowed are 128"),
         ({"EMBEDDING_BIAS_WORDS": texts("a")}, "holds 1 words and embedding_bias_weights 0 numb"),
         ({"EMBEDDING_BIAS_WEIGHTS": np.ones((1, 2), np.float32)}, "holds 0 words .* 2 numbers"),
-        ({"END_ID": np.array([[VOCAB]], np.int32)}, f"end_id is {VOCAB}, allowed is -1 to"),
+        ({"END_ID": np.array([[-2]], np.int32)}, "end_id is -2, allowed is at least -1"),
         ({"TOOLS": texts("[]")}, "tools is given with text_input, allowed is only with messages"),
     ],
 )

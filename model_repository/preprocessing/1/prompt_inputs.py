@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 PARAMETERS = ("id", "cancel_id")  # the client's and the unary model's; room 2 reads them
+# What upstream's clients and benchmarks send, and upstream's models never read.
+WITHOUT_EFFECT = ("Streaming", "accumulate_tokens")
 # Whether an error's message begins with "[CODE] ", for callers that do not get to see the code.
 NAMED_ERRORS = "named_errors"
 # What clients call them: the names of the ensemble.
@@ -67,7 +69,7 @@ def read_named_errors(parameters: str) -> bool:
     given = json.loads(parameters) if parameters else {}
     named_errors = bool(given.pop(NAMED_ERRORS, False))
     for name in given:
-        if name not in PARAMETERS:
+        if name not in (*PARAMETERS, *WITHOUT_EFFECT):
             raise InvalidPrompt(
                 f"{name[:60]!r} is neither an input nor a request parameter, "
                 "allowed are the inputs that config.pbtxt lists, "

@@ -66,19 +66,23 @@ class RequestPreparation:
         return outputs | self._words(rows, wanted) | self._for_steps_alone(rows, pads, wanted)
 
     def _words(self, rows: list[PromptRow], wanted: Set[str]) -> Outputs:
-        """What is only sent if there is any: the engine's room needs no empty tensors."""
+        """The corridor, which asks for no STOP_WORDS_IDS, gets only those that hold something.
+
+        Other callers get empty ones too, as from upstream's step.
+        """
         outputs: Outputs = {}
+        empty = "STOP_WORDS_IDS" in wanted
         bad = [bad_words(row, self._encoder) for row in rows]
-        if any(bad):
+        if any(bad) or (empty and "BAD_WORDS_IDS" in wanted):
             outputs["BAD_WORDS_IDS"] = word_list(bad)
         bias = [embedding_bias(row, self._encoder, self._vocab_size) for row in rows]
         if any(len(values) for values in bias):
             none = np.zeros(self._vocab_size, np.float32)
             outputs["EMBEDDING_BIAS"] = np.stack([v if len(v) else none for v in bias])
+        elif empty and "EMBEDDING_BIAS" in wanted:
+            outputs["EMBEDDING_BIAS"] = np.empty((len(rows), 0), np.float32)
         if "STOP_WORDS_IDS" in wanted:
-            stops = [stop_words(row, self._encoder) for row in rows]
-            if any(stops):
-                outputs["STOP_WORDS_IDS"] = word_list(stops)
+            outputs["STOP_WORDS_IDS"] = word_list([stop_words(row, self._encoder) for row in rows])
         return outputs
 
     def _for_steps_alone(self, rows: list[PromptRow], pads: list[int], wanted: Set[str]) -> Outputs:
@@ -147,10 +151,8 @@ class RequestPreparation:
         value = row.integer(name)
         if value is None:
             return default
-        if not -1 <= value < self._vocab_size:
-            raise InvalidPrompt(
-                f"{name.lower()} is {value}, allowed is -1 to {self._vocab_size - 1}"
-            )
+        if value < -1:
+            raise InvalidPrompt(f"{name.lower()} is {value}, allowed is at least -1")
         return value
 
     def _check_length(self, prompt_tokens: int, max_tokens: int) -> None:

@@ -7,7 +7,9 @@ deployment is configured elsewhere. An unknown, missing or mis-typed key stops t
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -109,9 +111,7 @@ def parse_section(section: type[Section], document: object, where: str) -> Secti
     fields = {f.name: f for f in dataclasses.fields(section)}  # type: ignore[arg-type]
     for key in document:
         if key not in fields:
-            raise EngineConfigError(
-                f"{where} has the unknown key {key!r}; known are {', '.join(fields)}"
-            )
+            raise EngineConfigError(f"{where} has the unknown key {key!r}; {_known(key, fields)}")
     values = {}
     for name, spec in fields.items():
         if name in document:
@@ -119,6 +119,14 @@ def parse_section(section: type[Section], document: object, where: str) -> Secti
         elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
             raise EngineConfigError(f"{where} lacks the key {name!r}")
     return section(**values)
+
+
+def _known(key: str, names: Iterable[str]) -> str:
+    """The known keys, and before them the one that was probably meant."""
+    names = list(names)
+    nearest = difflib.get_close_matches(key, names, n=1)
+    meant = f"did you mean {nearest[0]!r}? " if nearest else ""
+    return f"{meant}known are {', '.join(names)}"
 
 
 def _checked(value: object, hint: Any, where: str) -> Any:

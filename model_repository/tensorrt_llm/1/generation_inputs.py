@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 from engine_config import EngineConfig
 from output_text import StopWord
-from refused_inputs import refuse_meaningless
+from refused_inputs import refuse_beams, refuse_meaningless
 from request_row import Arrays, InvalidRequest, Row, UnsupportedRequest
 from sampling_inputs import LARGEST_INT32, read_sampling
 from token_engine.interface import Guide, GuideKind, SamplingParams
@@ -24,7 +24,7 @@ MAX_BAD_IDS = 2048
 MAX_BIASED_TOKENS = 1024
 MAX_SEQUENCES = 16
 MAX_TOP_LOGPROBS = 20
-NO_END = -1  # an end_id that disables all end ids
+NO_END = -1  # an end_id that disables all end ids; one beyond the vocabulary does too
 # Upstream renamed these; both names are understood.
 OLD_NAMES = {
     "min_length": "min_tokens",
@@ -38,13 +38,13 @@ class OutputOptions:
     """What the responses hold beside the tokens."""
 
     streaming: bool
-    echo_prompt: bool  # only an explicit exclude_input_in_output=false asks for it
+    echo_prompt: bool
     include_stop: bool  # whether the text ends with the stop word that ended it
     skip_special_tokens: bool
     log_probs: bool  # of the chosen tokens, as tensors
     top_logprobs: bool  # of the likeliest too, as JSON
     perf_metrics: bool
-    num_input_tokens: bool
+    num_input_tokens: Literal["never", "last", "always"]
     num_output_tokens: bool
 
 
@@ -72,20 +72,24 @@ class GenerationInputs:
         """The ids that end this generation, given the checkpoint's."""
         if self.ignore_eos or self.end_id == NO_END:
             return ()
-        return tuple(dict.fromkeys([*checkpoint, *([] if self.end_id is None else [self.end_id])]))
+        own = [] if self.end_id is None else [self.end_id]
+        return tuple(dict.fromkeys([*checkpoint, *own]))
 
 
-def read_inputs(arrays: Arrays, config: EngineConfig) -> list[GenerationInputs]:
+def read_inputs(
+    arrays: Arrays, config: EngineConfig, echo_prompt: bool = False
+) -> list[GenerationInputs]:
     """The request that `arrays` describe (names and dtypes as in config.pbtxt).
 
-    Raises `InvalidRequest`, and `UnsupportedRequest` for what the engine's runtime cannot do.
+    `echo_prompt` is for requests that say nothing of exclude_input_in_output. Raises
+    `InvalidRequest`, and `UnsupportedRequest` for what the engine's runtime cannot do.
     """
     arrays = _with_new_names(arrays)
     for name in ("input_ids", "request_output_len"):
         if name not in arrays:
             raise InvalidRequest(f"{name} is missing, it is required")
     refuse_meaningless(arrays)
-    return [_read_row(row, config) for row in _rows(arrays)]
+    return [_read_row(row, config, echo_prompt) for row in _rows(arrays)]
 
 
 def _with_new_names(arrays: Arrays) -> Arrays:
@@ -108,7 +112,8 @@ def _rows(arrays: Arrays) -> Iterator[Row]:
         yield Row({name: array[index] for name, array in arrays.items()})
 
 
-def _read_row(row: Row, config: EngineConfig) -> GenerationInputs:
+def _read_row(row: Row, config: EngineConfig, echo_prompt: bool) -> GenerationInputs:
+    refuse_beams(row)
     prompt = _prompt(row, config.model.vocab_size)
     max_tokens = row.integer("request_output_len", 0, 1, LARGEST_INT32, said="max_tokens")
     total, limit = len(prompt) + max_tokens, config.limits.max_seq_len
@@ -118,13 +123,13 @@ def _read_row(row: Row, config: EngineConfig) -> GenerationInputs:
             f"allowed are {limit} together"
         )
     vocabulary = config.model.vocab_size
-    row.integer("pad_id", 0, -1, vocabulary - 1)  # nothing is padded; checked all the same
+    row.integer("pad_id", 0, -1, LARGEST_INT32)  # nothing is padded; checked all the same
     inputs = GenerationInputs(
         prompt_ids=prompt,
         max_tokens=max_tokens,
         min_tokens=row.integer("min_tokens", 0, 0, max_tokens),
         num_sequences=row.integer("num_return_sequences", 1, 1, MAX_SEQUENCES),
-        end_id=row.integer("end_id", 0, NO_END, vocabulary - 1) if "end_id" in row else None,
+        end_id=_end_id(row, vocabulary),
         ignore_eos=row.flag("ignore_eos"),
         stop_words=_stop_words(row, vocabulary),
         sampling=read_sampling(row),
@@ -134,24 +139,33 @@ def _read_row(row: Row, config: EngineConfig) -> GenerationInputs:
         guide=_guide(row),
         priority=row.integer("priority", 0, -100, 100),
         timeout_s=row.integer("timeout_ms", 0, 0, LARGEST_INT32) / 1000,
-        output=_output_options(row),
+        output=_output_options(row, echo_prompt),
     )
     _check_features(inputs, config.runtime)
     return inputs
 
 
-def _output_options(row: Row) -> OutputOptions:
+def _output_options(row: Row, echo_prompt: bool) -> OutputOptions:
+    counted = row.flag("return_num_input_tokens", True)
+    said = "return_num_input_tokens" in row
     return OutputOptions(
         streaming=row.flag("streaming"),
-        echo_prompt=not row.flag("exclude_input_in_output", True),
+        echo_prompt=not row.flag("exclude_input_in_output", not echo_prompt),
         include_stop=row.flag("include_stop_str_in_output"),
         skip_special_tokens=row.flag("skip_special_tokens", True),
         log_probs=row.flag("return_log_probs"),
         top_logprobs="logprobs" in row,
         perf_metrics=row.flag("return_perf_metrics"),
-        num_input_tokens=row.flag("return_num_input_tokens", True),
+        num_input_tokens=("always" if said else "last") if counted else "never",
         num_output_tokens=row.flag("return_num_output_tokens", True),
     )
+
+
+def _end_id(row: Row, vocab_size: int) -> int | None:
+    if "end_id" not in row:
+        return None
+    end_id = row.integer("end_id", 0, NO_END, LARGEST_INT32)
+    return end_id if end_id < vocab_size else NO_END
 
 
 def _prompt(row: Row, vocab_size: int) -> tuple[int, ...]:

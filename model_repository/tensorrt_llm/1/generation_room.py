@@ -105,8 +105,9 @@ class GenerationRoom:
         limits = self.config.limits
         if len(self._sequences) + wanted > limits.max_batch_size + limits.max_queue_size:
             raise EngineUnavailable(
-                f"{len(self._sequences)} sequences are in flight and {wanted} more are asked for, "
-                f"allowed are {limits.max_batch_size} running and {limits.max_queue_size} queued; "
+                f"Exceeds maximum queue size: {len(self._sequences)} sequences are in flight "
+                f"and {wanted} more are asked for, allowed are {limits.max_batch_size} running "
+                f"and {limits.max_queue_size} queued; "
                 "try again later"
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import traceback
 from pathlib import Path
@@ -28,6 +29,7 @@ class TritonPythonModel:
         """Load the engine beside this file and wait until it is warm."""
         engine = Path(__file__).with_name("engine")
         log = pb_utils.Logger.log_info
+        self._echo_prompt = _parameter(args, "exclude_input_in_output") == "false"
         try:
             self._room = GenerationRoom(engine, lambda text: log(f"tensorrt_llm: {text}"))
             self._room.open()
@@ -57,7 +59,8 @@ class TritonPythonModel:
             self._stop(names)
             reply.send_arrays(STOPPED, final=True)
         else:
-            self._room.submit(read_inputs(arrays, self._room.config), reply, names)
+            rows = read_inputs(arrays, self._room.config, self._echo_prompt)
+            self._room.submit(rows, reply, names)
 
     def _stop(self, names: set[str]) -> None:
         """Upstream's way to cancel; also room 3's, which names the request by its key."""
@@ -73,6 +76,12 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Stop the engine process."""
         self._room.close()
+
+
+def _parameter(args: dict[str, str], name: str) -> str:
+    """A parameter of config.pbtxt; empty if it is not there."""
+    value = json.loads(args["model_config"])["parameters"].get(name, {})
+    return str(value.get("string_value", "")).lower()
 
 
 class TritonReply:

@@ -64,7 +64,11 @@ def refuse_meaningless(arrays: Arrays) -> None:
         raise UnsupportedRequest(
             f"decoder_input_ids carries a prompt, allowed is none: {NO_ENCODER}"
         )
-    beams = Row(arrays).integer("beam_width", 1, 1, 2**31 - 1)
+
+
+def refuse_beams(row: Row) -> None:
+    """Raises `UnsupportedRequest` for more beams than one."""
+    beams = row.integer("beam_width", 1, 1, 2**31 - 1)
     if beams > 1:
         raise UnsupportedRequest(
             f"beam_width is {beams}, allowed is 1: this engine has no beam search"

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 # Names under which `stop` finds the request, beside its id: a client's (HTTP's `generate` has no
 # other place for an id in Triton 2.51), and the unary model's.
 NAMES = ("id", "cancel_id")
+# What upstream's clients and benchmarks send, and upstream's models never read.
+WITHOUT_EFFECT = ("Streaming", "accumulate_tokens")
 # Whether an error's message begins with "[CODE] ". The unary model asks for it: from one model to
 # another Triton passes the message of an error, and not its code. So it does in a gRPC stream.
 NAMED_ERRORS = "named_errors"
@@ -33,6 +35,8 @@ def read_parameters(parameters: str) -> Parameters:
     """Raises `UnknownParameter`."""
     given = json.loads(parameters) if parameters else {}
     named_errors = bool(given.pop(NAMED_ERRORS, False))
+    for name in WITHOUT_EFFECT:
+        given.pop(name, None)
     for name, value in given.items():
         if name not in NAMES:
             raise UnknownParameter(

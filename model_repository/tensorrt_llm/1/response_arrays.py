@@ -14,6 +14,13 @@ from request_sequences import RoomResponse
 Named = dict[str, npt.NDArray[Any]]
 
 
+NOT_TOLD = (
+    "kv_cache_alloc_new_blocks",
+    "kv_cache_reused_blocks",
+    "kv_cache_alloc_total_blocks",
+    "total_accepted_draft_tokens",
+    "total_draft_tokens",
+)
 # What answers a request to stop another one: no token, and the final flag.
 STOPPED: Named = {
     "output_ids": np.zeros((1, 1, 0), np.int32),
@@ -44,7 +51,26 @@ def response_arrays(response: RoomResponse) -> Named:
         arrays["batch_index"] = _int32([[response.batch_index]])
     if response.sequence_index is not None:
         arrays["sequence_index"] = _int32([[response.sequence_index]])
+    if options.num_input_tokens == "always":
+        arrays["num_input_tokens"] = _int32([[response.num_input_tokens]])
+    if options.perf_metrics:
+        arrays |= _perf_metrics(response)
     return arrays | _log_probs(response) | _last(response)
+
+
+def _perf_metrics(response: RoomResponse) -> Named:
+    """All of upstream's, for its client reads all; 0 is what no runtime here tells."""
+    timing = response.timing
+    times = {
+        "arrival_time_ns": timing.arrival_ns,
+        "first_scheduled_time_ns": timing.first_scheduled_ns,
+        "first_token_time_ns": timing.first_token_ns,
+        "last_token_time_ns": timing.last_token_ns,
+    }
+    arrays = {name: np.array([[value]], np.int64) for name, value in times.items()}
+    arrays |= {name: _int32([[0]]) for name in NOT_TOLD}
+    arrays["acceptance_rate"] = np.zeros((1, 1), np.float32)
+    return arrays
 
 
 def _log_probs(response: RoomResponse) -> Named:
@@ -65,16 +91,8 @@ def _last(response: RoomResponse) -> Named:
         "finish_reason": _string(response.finish_reason.encode()),
         "stop_reason": _string(response.stop_reason.encode()),
     }
-    if response.options.num_input_tokens:
+    if response.options.num_input_tokens == "last":
         arrays["num_input_tokens"] = _int32([[response.num_input_tokens]])
-    if response.options.perf_metrics:
-        timing = response.timing
-        arrays |= {
-            "arrival_time_ns": np.array([[timing.arrival_ns]], np.int64),
-            "first_scheduled_time_ns": np.array([[timing.first_scheduled_ns]], np.int64),
-            "first_token_time_ns": np.array([[timing.first_token_ns]], np.int64),
-            "last_token_time_ns": np.array([[timing.last_token_ns]], np.int64),
-        }
     return arrays
 
 

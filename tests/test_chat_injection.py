@@ -88,7 +88,9 @@ def test_poisoned_conversations(name: str) -> None:
         strings += 1
         return poisoned(random)
 
-    for seed, conversation in enumerate(conversations(3, SIZE, counted, tools=name != "without tools")):
+    for seed, conversation in enumerate(
+        conversations(3, SIZE, counted, tools=name != "without tools")
+    ):
         check(template, source, conversation, seed)
     assert strings >= 10_000 or name == "without tools"
 

@@ -1,7 +1,8 @@
 """Put a compiled engine into a model repository: every room gets the files that it reads.
 
 Without --output the engine goes into this checkout's own model_repository/. With --output DIR a
-repository of its own is made there, which imports nothing from this checkout.
+repository of its own is made there, which needs nothing of this checkout, with a manifest of
+hashes; --check DIR compares such a repository, wherever it was copied to, with its manifest.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import shutil
 from pathlib import Path
 
 from build_console import BuildError, Phase, run_script, say
+from repository_manifest import MANIFEST, check_manifest, write_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "model_repository"
@@ -27,15 +29,19 @@ IF_THERE = {"preprocessing": ("chat_template.jinja",)}
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument(
-        "--engine", type=Path, required=True, help="directory that compile_engine.py made"
-    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--engine", type=Path, help="directory that compile_engine.py made")
+    what.add_argument("--check", type=Path, metavar="DIR", help="a repository with a manifest")
     parser.add_argument(
         "--output", type=Path, default=SOURCE, help="model repository (default: this checkout's)"
     )
     options = parser.parse_args()
-    assemble(options.engine, options.output)
-    say(f"{options.output} is ready to serve")
+    if options.check:
+        count = check_manifest(options.check)
+        say(f"{options.check} is whole: {count} files are what its manifest says")
+    else:
+        assemble(options.engine, options.output)
+        say(f"{options.output} is ready to serve")
 
 
 def assemble(engine: Path, output: Path) -> None:
@@ -49,9 +55,17 @@ def assemble(engine: Path, output: Path) -> None:
             _copy_rooms(output)
         for room, names in ROOM_FILES.items():
             _install(engine, names, IF_THERE.get(room, ()), output / room / "1" / "engine")
+    if output.resolve() != SOURCE.resolve():
+        write_manifest(output)
 
 
 def _copy_rooms(output: Path) -> None:
+    ours = (output / "ensemble" / "config.pbtxt").is_file() or (output / MANIFEST).is_file()
+    if output.is_dir() and any(output.iterdir()) and not ours:
+        raise BuildError(f"{output} is not empty and no model repository; give another --output")
+    (output / MANIFEST).unlink(missing_ok=True)  # until the end, it is not whole
+    for room in SOURCE.iterdir():
+        shutil.rmtree(output / room.name, ignore_errors=True)
     ignored = shutil.ignore_patterns("engine", "engine.*", "__pycache__")
     # An object store keeps no empty folder; the ensemble's version folder holds .gitkeep for it.
     shutil.copytree(SOURCE, output, ignore=ignored, dirs_exist_ok=True)

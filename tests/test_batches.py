@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -137,3 +138,14 @@ def test_more_sequences_than_the_server_admits_are_refused(replay_server: Server
     arrays = batch(["a"] * 64, [5] * 64, num_return_sequences=column([16] * 64))
     with pytest.raises(Exception, match="0 sequences are in flight and 1024 more are asked for"):
         list(stream(replay_server, "ensemble", arrays))
+
+
+def test_unary_batches_at_once_are_all_answered(replay_server: ServerProcess) -> None:
+    """Several responses to a call within the server crash or block a stub of Triton 2.51."""
+    prompts = [f"prompt number {index}" for index in range(8)]
+    arrays = batch(prompts, [6] * 8, num_return_sequences=column([2] * 8))
+    expected = infer(replay_server, "tensorrt_llm_bls", arrays)["text_output"].tolist()
+    assert len(expected) == 16
+    with ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(infer, replay_server, "tensorrt_llm_bls", arrays) for _ in range(200)]
+    assert all(call.result()["text_output"].tolist() == expected for call in calls)

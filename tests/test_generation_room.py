@@ -23,10 +23,11 @@ class Recorder:
         self.events: queue.SimpleQueue[RoomResponse | str] = queue.SimpleQueue()
         self._broken = broken
 
-    def send(self, response: RoomResponse) -> None:
+    def send(self, responses: list[RoomResponse]) -> None:
         if self._broken:
             raise RuntimeError("no shared memory left")
-        self.events.put(response)
+        for response in responses:
+            self.events.put(response)
 
     def fail(self, message: str, code: str) -> None:
         self.events.put(message)

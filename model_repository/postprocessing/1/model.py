@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from token_text import TokenIdError, TokenText
 
 # Asking costs as much as decoding a token.
 ASK_INTERVAL_S = 0.1
+HOLD_S = 5.0
 
 
 class TritonPythonModel:
@@ -66,6 +67,9 @@ class TritonPythonModel:
 
 
 def _check_lengths(tokens: Any, lengths: Any) -> None:
+    for name, array in (("TOKENS_BATCH", tokens), ("SEQUENCE_LENGTH", lengths)):
+        if array is None:
+            raise TokenIdError(f"{name} is missing, it is required")
     batch, beams, longest = tokens.shape
     if lengths.shape != (batch, beams) or ((lengths < 0) | (lengths > longest)).any():
         raise TokenIdError(
@@ -86,6 +90,7 @@ class Cancellations:
     """
 
     def __init__(self) -> None:
+        self._calls: deque[tuple[float, Any]] = deque()  # when, and what, is held on to
         self._asked: OrderedDict[int, float] = OrderedDict()  # stream key -> when, oldest first
 
     def look_at(self, request: Any) -> None:
@@ -100,19 +105,24 @@ class Cancellations:
         if key not in self._asked:
             self._asked[key] = now
             if request.is_cancelled():
-                _stop_stream(key)
+                self._stop(key, now)
 
-
-def _stop_stream(key: int) -> None:
-    stop = pb_utils.InferenceRequest(
-        model_name="tensorrt_llm",
-        request_id=f"stream-key:{key}",
-        requested_output_names=["sequence_length"],
-        inputs=[pb_utils.Tensor("stop", np.array([[True]]))],
-    )
-    for response in stop.exec(decoupled=True):
-        if response.has_error():
-            pb_utils.Logger.log_warn(f"stream {key} was not stopped: {response.error().message()}")
+    def _stop(self, key: int, now: float) -> None:
+        stop = pb_utils.InferenceRequest(
+            model_name="tensorrt_llm",
+            request_id=f"stream-key:{key}",
+            requested_output_names=["sequence_length"],
+            inputs=[pb_utils.Tensor("stop", np.array([[True]]))],
+        )
+        responses = stop.exec(decoupled=True)
+        # As tensorrt_llm_bls/1/model.py says, a call must be held on to for a while.
+        while self._calls and now - self._calls[0][0] > HOLD_S:
+            self._calls.popleft()
+        self._calls.append((now, responses))
+        for response in responses:
+            if response.has_error():
+                message = response.error().message()
+                pb_utils.Logger.log_warn(f"stream {key} was not stopped: {message}")
 
 
 def _array(request: Any, name: str) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
-from prompt_inputs import Refusal, read_named_errors
+from prompt_inputs import Refusal, check_parameters, wants_named_errors
 from request_preparation import PreparationError, RequestPreparation
 
 
@@ -26,9 +26,9 @@ class TritonPythonModel:
         return [self._respond(request) for request in requests]
 
     def _respond(self, request: Any) -> Any:
-        named_errors = False
+        named_errors = wants_named_errors(request.parameters())
         try:
-            named_errors = read_named_errors(request.parameters())
+            check_parameters(request.parameters())
             arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
             outputs = self._preparation.prepare(arrays, set(request.requested_output_names()))
         except Refusal as error:

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 Arrays = Mapping[str, npt.NDArray[Any]]
-PARAMETERS = ("id", "cancel_id")  # the client's and the unary model's; room 2 reads them
+# The clients' and the unary model's; room 2 reads them.
+PARAMETERS = ("id", "named_errors", "cancel_id", "one_response")
 # What upstream's clients and benchmarks send, and upstream's models never read.
 WITHOUT_EFFECT = ("Streaming", "accumulate_tokens")
 # Whether an error's message begins with "[CODE] ", for callers that do not get to see the code.
@@ -60,22 +61,24 @@ class UnsupportedPrompt(Refusal):
     code = "UNSUPPORTED"
 
 
-def read_named_errors(parameters: str) -> bool:
-    """Whether `named_errors` is set. Raises `InvalidPrompt` for parameters that mean nothing.
+def wants_named_errors(parameters: str) -> bool:
+    """Read before all else, so that every refusal can follow it."""
+    return bool(parameters) and bool(json.loads(parameters).get(NAMED_ERRORS))
+
+
+def check_parameters(parameters: str) -> None:
+    """Raise `InvalidPrompt` for request parameters that mean nothing.
 
     HTTP's `generate` makes a parameter of every JSON key that is no input, so a mis-spelled input
     would be swallowed.
     """
-    given = json.loads(parameters) if parameters else {}
-    named_errors = bool(given.pop(NAMED_ERRORS, False))
-    for name in given:
+    for name in json.loads(parameters) if parameters else ():
         if name not in (*PARAMETERS, *WITHOUT_EFFECT):
             raise InvalidPrompt(
                 f"{name[:60]!r} is neither an input nor a request parameter, "
                 "allowed are the inputs that config.pbtxt lists, "
-                f"{PARAMETERS[0]} and {NAMED_ERRORS}"
+                f"{PARAMETERS[0]} and {PARAMETERS[1]}"
             )
-    return named_errors
 
 
 def refuse_meaningless(arrays: Arrays) -> None:

@@ -81,12 +81,18 @@ class GenerationRoom:
                 thread.join()
 
     def submit(
-        self, rows: list[GenerationInputs], reply: Reply, names: Set[str] = frozenset()
+        self,
+        rows: list[GenerationInputs],
+        reply: Reply,
+        names: Set[str] = frozenset(),
+        one_response: bool = False,
     ) -> None:
         """Admit a request, or raise `EngineUnavailable` and use no reply."""
         with self._changed:
             self._check_room_for(sum(row.num_sequences for row in rows))
-            request = make_request(self._next_key, names, reply, rows, self._token_bytes)
+            request = make_request(
+                self._next_key, names, reply, rows, self._token_bytes, one_response
+            )
             self._next_key += len(request.sequences)
             for sequence in request.sequences:
                 # Inside the lock, so that a cancel cannot reach the engine before its request.
@@ -130,7 +136,7 @@ class GenerationRoom:
         if self._leave(sequence):
             sequence.end(reason)
             self._supervisor.cancel(sequence.key)
-            self._enqueue(sequence)
+            self._enqueue_if_due(sequence)
 
     def _leave(self, sequence: Sequence) -> bool:
         """Take a sequence off the lists. Returns whether it was there."""
@@ -162,15 +168,14 @@ class GenerationRoom:
             self._supervisor.cancel(delta.key)
         if sequence.finish_reason is not None:
             self._leave(sequence)
-        if sequence.finish_reason is not None or sequence.inputs.output.streaming:
-            self._enqueue(sequence)
+        self._enqueue_if_due(sequence)
 
     def on_engine_lost(self, reason: str) -> None:
         """Fail whatever was in the engine."""
         with self._changed:
             for sequence in self._sequences.values():
                 sequence.finish_reason, sequence.failure = "error", (reason, "UNAVAILABLE")
-                self._enqueue(sequence)
+                self._enqueue_if_due(sequence)
             self._sequences.clear()
             self._requests.clear()
             self._changed.notify()
@@ -181,9 +186,9 @@ class GenerationRoom:
 
     # The sender's thread: one, so that the responses of a request keep their order.
 
-    def _enqueue(self, sequence: Sequence) -> None:
-        """Give a sequence to the sender, unless it has it."""
-        if not sequence.queued:
+    def _enqueue_if_due(self, sequence: Sequence) -> None:
+        """Give a sequence to the sender if it has something to say, unless the sender has it."""
+        if sequence.has_to_say and not sequence.queued:
             sequence.queued = True
             self._to_send.append(sequence)
 
@@ -217,13 +222,12 @@ class GenerationRoom:
             if sequence.finish_reason == "error":
                 request.failed = True
                 self._forget(request)
-            elif sequence.finish_reason is not None:
-                request.unanswered -= 1
-            response = sequence.response(final=request.unanswered == 0)
+            else:
+                responses = request.responses(sequence)
         if request.failed:
             request.reply.fail(*sequence.failure)
         else:
-            request.reply.send(response)
+            request.reply.send(responses)
 
     # The watching thread.
 

@@ -12,10 +12,10 @@ import triton_python_backend_utils as pb_utils
 from engine_config import EngineConfigError
 from generation_inputs import read_inputs
 from generation_room import GenerationRoom
-from request_parameters import UnknownParameter, read_parameters
+from request_parameters import UnknownParameter, read_parameters, wants_named_errors
 from request_row import InvalidRequest, Refusal
 from request_sequences import RoomResponse
-from response_arrays import STOPPED, response_arrays
+from response_arrays import STOPPED, response_arrays, stacked
 from token_engine.interface import EngineLoadError
 
 KEY_PREFIX = "stream-key:"  # in a request id: what follows is a request's key
@@ -39,7 +39,8 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> None:
         """Admit each request; its responses follow from the room's own threads."""
         for request in requests:
-            reply = TritonReply(request.get_response_sender())
+            named_errors = wants_named_errors(request.parameters())
+            reply = TritonReply(request.get_response_sender(), named_errors)
             try:
                 self._take(request, reply)
             except UnknownParameter as error:
@@ -52,7 +53,6 @@ class TritonPythonModel:
 
     def _take(self, request: Any, reply: TritonReply) -> None:
         parameters = read_parameters(request.parameters())
-        reply.named_errors = parameters.named_errors
         names = {request.request_id(), *parameters.names} - {""}
         arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         if "stop" in arrays and arrays["stop"].any():
@@ -60,7 +60,7 @@ class TritonPythonModel:
             reply.send_arrays(STOPPED, final=True)
         else:
             rows = read_inputs(arrays, self._room.config, self._echo_prompt)
-            self._room.submit(rows, reply, names)
+            self._room.submit(rows, reply, names, parameters.one_response)
 
     def _stop(self, names: set[str]) -> None:
         """Upstream's way to cancel; also room 3's, which names the request by its key."""
@@ -91,15 +91,16 @@ class TritonReply:
     it is cancelled crashes the server (seen on 2.51). So the two never overlap here.
     """
 
-    def __init__(self, sender: Any) -> None:
+    def __init__(self, sender: Any, named_errors: bool) -> None:
         self._sender = sender
+        self._named_errors = named_errors
         self._lock = threading.Lock()
         self._ended = False
-        self.named_errors = False  # see request_parameters.py
 
-    def send(self, response: RoomResponse) -> None:
-        """Send one response; the final flag rides on the last one, never on an empty one."""
-        self.send_arrays(response_arrays(response), response.final)
+    def send(self, responses: list[RoomResponse]) -> None:
+        """Send them as one; the final flag rides on the last one, never on an empty one."""
+        arrays = stacked([response_arrays(response) for response in responses])
+        self.send_arrays(arrays, responses[-1].final)
 
     def send_arrays(self, arrays: dict[str, Any], final: bool) -> None:
         """The same, with the arrays ready."""
@@ -108,7 +109,7 @@ class TritonReply:
 
     def fail(self, message: str, code: str) -> None:
         """End with an error; `code` is the name of one of Triton's."""
-        message = f"[{code}] {message}" if self.named_errors else message
+        message = f"[{code}] {message}" if self._named_errors else message
         error = pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
         self._send(pb_utils.InferenceResponse(error=error), True)
 

@@ -17,6 +17,8 @@ WITHOUT_EFFECT = ("Streaming", "accumulate_tokens")
 # Whether an error's message begins with "[CODE] ". The unary model asks for it: from one model to
 # another Triton passes the message of an error, and not its code. So it does in a gRPC stream.
 NAMED_ERRORS = "named_errors"
+# The unary model's: one response for all sequences, and only when all of them are finished.
+ONE_RESPONSE = "one_response"
 
 
 class UnknownParameter(ValueError):
@@ -28,15 +30,20 @@ class Parameters:
     """What the parameters say."""
 
     names: frozenset[str] = frozenset()
-    named_errors: bool = False
+    one_response: bool = False
+
+
+def wants_named_errors(parameters: str) -> bool:
+    """Read before all else, so that every refusal can follow it."""
+    return bool(parameters) and bool(json.loads(parameters).get(NAMED_ERRORS))
 
 
 def read_parameters(parameters: str) -> Parameters:
     """Raises `UnknownParameter`."""
     given = json.loads(parameters) if parameters else {}
-    named_errors = bool(given.pop(NAMED_ERRORS, False))
-    for name in WITHOUT_EFFECT:
+    for name in (NAMED_ERRORS, *WITHOUT_EFFECT):
         given.pop(name, None)
+    one_response = bool(given.pop(ONE_RESPONSE, False))
     for name, value in given.items():
         if name not in NAMES:
             raise UnknownParameter(
@@ -45,4 +52,4 @@ def read_parameters(parameters: str) -> Parameters:
             )
         if not isinstance(value, str):
             raise UnknownParameter(f"{name} is {value!r:.60}, allowed is a string")
-    return Parameters(frozenset(given.values()), named_errors)
+    return Parameters(frozenset(given.values()), one_response)

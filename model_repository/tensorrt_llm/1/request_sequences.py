@@ -60,8 +60,8 @@ class RoomResponse:
 class Reply(Protocol):
     """Where one request's responses go. Called from one thread at a time."""
 
-    def send(self, response: RoomResponse) -> None:
-        """Send one response."""
+    def send(self, responses: list[RoomResponse]) -> None:
+        """Send what one or several sequences have to say, as one response."""
 
     def fail(self, message: str, code: str) -> None:
         """End the request with Triton's error code of that name."""
@@ -77,9 +77,18 @@ class Request:
     key: int
     names: Set[str]  # the client's own, by which it is cancelled; may not be unique
     reply: Reply
+    one_response: bool = False  # for all sequences together, when all are finished
     sequences: list[Sequence] = field(default_factory=list)
     unanswered: int = 0  # sequences whose last response is not sent
     failed: bool = False  # an error was sent: nothing more may follow
+
+    def responses(self, due: Sequence) -> list[RoomResponse]:
+        """What is to be sent as one response now that the sequence `due` has something to say."""
+        if self.one_response:
+            return [sequence.response(final=True) for sequence in self.sequences]
+        if due.finish_reason is not None:
+            self.unanswered -= 1
+        return [due.response(final=self.unanswered == 0)]
 
 
 class Sequence:
@@ -143,6 +152,13 @@ class Sequence:
             self.failure = (delta.error, FAULT_CODES[delta.fault])
             self.end(delta.finish_reason)
         return False
+
+    @property
+    def has_to_say(self) -> bool:
+        """Whether a response is due now."""
+        if self.request.one_response and self.finish_reason != "error":
+            return all(other.finish_reason for other in self.request.sequences)
+        return self.finish_reason is not None or self.inputs.output.streaming
 
     def end(self, reason: FinishReason) -> None:
         """No more tokens will come: what was held back of the text goes out."""
@@ -224,9 +240,10 @@ def make_request(
     reply: Reply,
     rows: list[GenerationInputs],
     token_bytes: TokenBytes,
+    one_response: bool = False,
 ) -> Request:
     """A request with its sequences, whose keys count up from `first_key`, which is its own."""
-    request = Request(first_key, names, reply)
+    request = Request(first_key, names, reply, one_response)
     for batch_index, inputs in enumerate(rows):
         for sequence_index in range(inputs.num_sequences):
             key = first_key + len(request.sequences)

@@ -102,3 +102,29 @@ def _int32(values: Any) -> npt.NDArray[Any]:
 
 def _string(value: bytes) -> npt.NDArray[Any]:
     return np.array([[value]], object)
+
+
+def stacked(parts: list[Named]) -> Named:
+    """The arrays of several sequences as those of one response, a row for each.
+
+    Rows of different lengths are filled up with 0 at their ends; a row that has nothing to say
+    where another has (a held-back byte, a sequence index) says 0, false or the empty string.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: _stack([part.get(name) for part in parts]) for name in names}
+
+
+def _stack(arrays: list[npt.NDArray[Any] | None]) -> npt.NDArray[Any]:
+    given = [array for array in arrays if array is not None]
+    shape = (len(arrays), *np.max([array.shape[1:] for array in given], axis=0))
+    if given[0].dtype == object:
+        rows = np.full(shape, b"", object)
+    else:
+        rows = np.zeros(shape, given[0].dtype)
+    for row, array in enumerate(arrays):
+        if array is not None:
+            place = (row, *map(slice, array.shape[1:]))
+            rows[place] = array[0]
+    return rows

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import traceback
 import uuid
+from collections import deque
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from unary_requests import Refusal, ensemble_inputs, error_of, joined
+from unary_requests import Refusal, ensemble_inputs, ensemble_parameters, error_of
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 CANCEL_POLL_S = 0.1
 MAX_WAITING = 1024  # threads; the engine's own queue refuses long before, as a rule
-CANCEL_ID = "cancel_id"  # the request parameter by which room 2 finds the request
-NAMED_ERRORS = "named_errors"  # the one by which an error keeps its code on its way here
+# Triton 2.51's stub frees a call's tensors on a thread of its own without Python's lock, if Python
+# has let go of them by then; and waiting for a second response while another thread makes a call
+# can deadlock it. So a call gets one response, and is held on to until that thread is through.
+HOLD_S = 5.0
 
 
 class TritonPythonModel:
@@ -28,6 +32,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Start watching."""
         self._waiting: dict[str, UnaryReply] = {}  # by cancel id
+        self._calls: deque[tuple[float, Any]] = deque()  # when, and what, is held on to
         self._closing = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="cancel-watch", daemon=True)
         self._watcher.start()
@@ -54,8 +59,8 @@ class TritonPythonModel:
         self._waiting[cancel_id] = reply
         try:
             given = json.loads(request.parameters() or "{}")
-            reply.named_errors = bool(given.get(NAMED_ERRORS))
-            reply.send(self._ask(request, given | {CANCEL_ID: cancel_id, NAMED_ERRORS: True}))
+            reply.named_errors = bool(given.get("named_errors"))
+            reply.send(self._ask(request, ensemble_parameters(given, cancel_id)))
         except Refusal as error:
             reply.fail(str(error), error.code)
         except Exception:  # a defect of ours: the log gets the trace, the caller a sentence
@@ -66,40 +71,47 @@ class TritonPythonModel:
 
     def _ask(self, request: Any, parameters: dict[str, Any]) -> Any:
         arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-        wanted = [*request.requested_output_names(), "batch_index", "sequence_index"]
         call = pb_utils.InferenceRequest(
             model_name="ensemble",
             request_id=request.request_id(),
-            requested_output_names=list(dict.fromkeys(wanted)),
+            requested_output_names=list(request.requested_output_names()),
             inputs=[pb_utils.Tensor(*item) for item in ensemble_inputs(arrays).items()],
             parameters=parameters,
         )
-        parts = []
-        for response in call.exec(decoupled=True):
-            if response.has_error():
-                raise error_of(response.error().message())
-            parts.append({t.name(): t.as_numpy() for t in response.output_tensors()})
-        outputs = joined(part for part in parts if part)
-        return pb_utils.InferenceResponse([pb_utils.Tensor(*item) for item in outputs.items()])
+        response = self._only_response(call)
+        return pb_utils.InferenceResponse(
+            [pb_utils.Tensor(t.name(), t.as_numpy()) for t in response.output_tensors()]
+        )
+
+    def _only_response(self, call: Any) -> Any:
+        """Make a call and return its one response; raises `Refusal` for an error."""
+        responses = call.exec(decoupled=True)
+        self._calls.append((time.monotonic(), responses))
+        (response,) = responses
+        if response.has_error():
+            raise error_of(response.error().message())
+        return response
 
     def _watch(self) -> None:
         while not self._closing.wait(CANCEL_POLL_S):
             for cancel_id, reply in list(self._waiting.items()):
                 if reply.cancelled():
-                    _stop(cancel_id)
+                    self._stop(cancel_id)
+            while self._calls and time.monotonic() - self._calls[0][0] > HOLD_S:
+                self._calls.popleft()
 
-
-def _stop(cancel_id: str) -> None:
-    """Stop the engine's work on a request; it then ends with what it has."""
-    stop = pb_utils.InferenceRequest(
-        model_name="tensorrt_llm",
-        request_id=cancel_id,
-        requested_output_names=["sequence_length"],
-        inputs=[pb_utils.Tensor("stop", np.array([[True]]))],
-    )
-    for response in stop.exec(decoupled=True):
-        if response.has_error():
-            pb_utils.Logger.log_warn(f"{cancel_id} was not stopped: {response.error().message()}")
+    def _stop(self, cancel_id: str) -> None:
+        """Stop the engine's work on a request; it then ends with what it has."""
+        stop = pb_utils.InferenceRequest(
+            model_name="tensorrt_llm",
+            request_id=cancel_id,
+            requested_output_names=["sequence_length"],
+            inputs=[pb_utils.Tensor("stop", np.array([[True]]))],
+        )
+        try:
+            self._only_response(stop)
+        except Exception as error:  # the watcher must go on for the others
+            pb_utils.Logger.log_warn(f"{cancel_id} was not stopped: {error}")
 
 
 class UnaryReply:

@@ -1,12 +1,12 @@
-"""One request to the streaming ensemble -> one response: what comes in parts is put together.
+"""What the unary model makes of a request before it asks the ensemble, and of the errors it gets.
 
-It knows neither tokens nor text, and no Triton: a response is a dict of numpy arrays.
+It knows neither tokens nor text, and no Triton.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,8 @@ MEANINGLESS = {
 }
 
 CODE = re.compile(r"\[([A-Z_]+)\] (.*)", re.DOTALL)
-INDICES = {"batch_index", "sequence_index"}
+# What a client's request parameters may be; see tensorrt_llm/1/request_parameters.py.
+PARAMETERS = ("id", "named_errors", "Streaming", "accumulate_tokens")
 
 
 class Refusal(Exception):
@@ -51,30 +52,16 @@ def error_of(message: str) -> Refusal:
     return Refusal(found[2], found[1]) if found else Refusal(message, "INTERNAL")
 
 
-def joined(responses: Iterable[Named]) -> dict[str, npt.NDArray[Any]]:
-    """All sequences' responses as one: rows by batch index, then sequence index."""
-    parts = [dict(part) for part in sorted(responses, key=_position)]
-    names = dict.fromkeys(name for part in parts for name in part)
-    for index in INDICES & names.keys():  # a row's only sequence has none
-        for part in parts:
-            part.setdefault(index, np.zeros((1, 1), np.int32))
-    return {name: _stacked([part[name] for part in parts if name in part]) for name in names}
-
-
-def _position(part: Named) -> tuple[int, int]:
-    batch, sequence = part.get("batch_index"), part.get("sequence_index")
-    return (
-        0 if batch is None else int(batch.reshape(-1)[0]),
-        0 if sequence is None else int(sequence.reshape(-1)[0]),
-    )
-
-
-def _stacked(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """One above the other; those of different lengths are filled up with 0 at their ends."""
-    shape = np.max([array.shape for array in arrays], axis=0)
-    padded = []
-    for array in arrays:
-        full = np.zeros((array.shape[0], *shape[1:]), array.dtype)
-        full[tuple(slice(size) for size in array.shape)] = array
-        padded.append(full)
-    return np.concatenate(padded)
+def ensemble_parameters(given: Mapping[str, Any], cancel_id: str) -> dict[str, str | bool]:
+    """The client's, and those by which the rooms serve this model; raises `Refusal`."""
+    for name in given:
+        if name not in PARAMETERS:
+            raise Refusal(
+                f"{name[:60]!r} is neither an input nor a request parameter, "
+                "allowed are the inputs that config.pbtxt lists, id and named_errors",
+                "INVALID_ARG",
+            )
+    if not isinstance(given.get("id", ""), str):
+        raise Refusal(f"id is {given['id']!r:.60}, allowed is a string", "INVALID_ARG")
+    names = {"id": given["id"]} if "id" in given else {}
+    return {**names, "cancel_id": cancel_id, "named_errors": True, "one_response": True}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
@@ -76,6 +77,17 @@ def test_requests_in_flight_are_finished_before_the_end(make_paced: Path, tmp_pa
     assert rest[-1].finish_reason == "length"
     assert first.num_output_tokens + sum(chunk.num_output_tokens for chunk in rest) == 40
     assert server.wait() == 0
+
+
+def test_an_idle_connection_does_not_make_a_stop_a_failure(server: ServerProcess) -> None:
+    """Triton gives up waiting for it, which takes its time, but harms nobody."""
+    host, port = server.ports.url("http").split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=PATIENCE_S)
+    connection.request("GET", "/v2/health/ready")
+    connection.getresponse().read()
+    os.kill(server.pid, signal.SIGTERM)
+    assert server.wait() == 0
+    connection.close()
 
 
 def test_a_unary_request_in_flight_is_finished_before_the_end(

@@ -233,7 +233,7 @@ def test_cancel_frees_the_kv_cache(folder: Path) -> None:
 def test_more_requests_than_the_kv_cache_holds(
     folder: Path, reference: ReferenceLlama, prefix_caching: bool
 ) -> None:
-    """They wait or are set aside and computed again, and end with the right tokens."""
+    """They wait until there is room, and end with the right tokens."""
     engine = load_engine(folder, num_kv_blocks=4, enable_prefix_caching=prefix_caching)
     prompts = {key: random_prompt(40 + key, seed=key) for key in range(6)}
     for key, prompt in prompts.items():

@@ -240,7 +240,7 @@ def assert_raw_logprobs(
 
 
 def test_choices_survive_a_full_kv_cache(folder: Path, reference: ReferenceLlama) -> None:
-    """Requests are set aside and computed again; bans, penalties and log-probabilities go on."""
+    """Some wait for others; bans, penalties and log-probabilities go on."""
     engine = load_engine(folder, num_kv_blocks=4)
     samplings = (replace(GREEDY, repetition_penalty=1.5), replace(SAMPLED, temperature=0.5))
     requests = [

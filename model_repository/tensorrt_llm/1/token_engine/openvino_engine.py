@@ -2,6 +2,11 @@
 
 The library brings the scheduler, the paged KV cache with its prefix cache, and the sampler
 (`openvino_sampling.py` speaks to that); this file keeps the queue and translates.
+
+A request starts when the KV cache has room for all that it may generate, as TensorRT-LLM does by
+default (GUARANTEED_NO_EVICT). The library would start it at once, set others aside when the cache
+is full, and compute them again; but (2026.4.1) it drops every request from a step in which
+nothing fits, which is so when a cancelled one is not computed any more and not freed yet.
 """
 
 from __future__ import annotations
@@ -44,7 +49,7 @@ class OpenVinoEngine(TokenEngine):
         self._waiting: dict[int, GenerationRequest] = {}  # in order of arrival
         self._running: dict[int, _Running] = {}  # inside the pipeline
         self._refused: list[TokenDelta] = []
-        self._holds_cancelled = False  # the pipeline frees a cancelled request in its next step
+        self._cancelled_blocks = 0  # the pipeline frees a cancelled request in its next step
         self._pipeline = self._load(directory, config)
 
     def _load(self, directory: Path, config: EngineConfig) -> Any:
@@ -71,12 +76,11 @@ class OpenVinoEngine(TokenEngine):
 
     @property
     def has_work(self) -> bool:
-        return bool(self._running or self._waiting or self._refused or self._holds_cancelled)
+        return bool(self._running or self._waiting or self._refused or self._cancelled_blocks)
 
     def submit(self, request: GenerationRequest) -> None:
         refuse_unsupported(request)
-        # The last token's keys and values are never computed: nothing follows it.
-        blocks = -(-(len(request.prompt_ids) + request.max_tokens - 1) // KV_BLOCK_TOKENS)
+        blocks = _most_blocks(request)
         if blocks > self._options.num_kv_blocks:
             self._refused.append(self._does_not_fit(request.key, blocks))
         else:
@@ -84,8 +88,14 @@ class OpenVinoEngine(TokenEngine):
 
     def _admit(self) -> None:
         """Fill the batch. The library has `max_num_seqs`, but its chunked prefill ignores it."""
+        taken = self._cancelled_blocks + sum(
+            _most_blocks(running.request) for running in self._running.values()
+        )
         while self._waiting and len(self._running) < self._max_batch_size:
             request = min(self._waiting.values(), key=lambda waiting: waiting.priority)
+            taken += _most_blocks(request)
+            if taken > self._options.num_kv_blocks:
+                return  # nor does a smaller one overtake it: it would wait forever
             prompt = self._ov.Tensor(np.array([request.prompt_ids], np.int64))
             config = generation_config(self._genai, request)
             handle = self._pipeline.add_request(request.key, prompt, config)
@@ -108,14 +118,14 @@ class OpenVinoEngine(TokenEngine):
         running = self._running.pop(key, None)
         if running is not None:
             running.handle.cancel()
-            self._holds_cancelled = True
+            self._cancelled_blocks += _most_blocks(running.request)
 
     def step(self) -> list[TokenDelta]:
         deltas, self._refused = self._refused, []
         self._admit()
-        if not self._running and not self._holds_cancelled:
+        if not self._running and not self._cancelled_blocks:
             return deltas
-        self._holds_cancelled = False
+        self._cancelled_blocks = 0
         now = time.time_ns()
         self._pipeline.step()
         self._note_first_passes(now)
@@ -172,7 +182,7 @@ class OpenVinoEngine(TokenEngine):
     def shutdown(self) -> None:
         for key in [*self._waiting, *self._running]:
             self.cancel(key)
-        if self._holds_cancelled:
+        if self._cancelled_blocks:
             self._pipeline.step()  # it complains of leaked blocks if they are not freed
         del self._pipeline
 
@@ -184,6 +194,11 @@ class _Running:
     request: GenerationRequest
     handle: Any
     first_scheduled_ns: int = 0
+
+
+def _most_blocks(request: GenerationRequest) -> int:
+    """Of the KV cache. The last token's keys and values are not computed: nothing follows it."""
+    return -(-(len(request.prompt_ids) + request.max_tokens - 1) // KV_BLOCK_TOKENS)
 
 
 def _cause(error: Exception) -> str:

@@ -1,15 +1,13 @@
 # `make` alone prints the targets. Variables: PYTHON, HTTP_PORT, GRPC_PORT, METRICS_PORT, HOST, ONCE,
-# CHECKPOINT, ENGINE, RUNTIME, COMPILE_FLAGS.
+# PROFILE, CHECKPOINT, ENGINE, RUNTIME, COMPILE_FLAGS.
 PYTHON ?= python3
 VENV ?= .venv
 HOST ?= 127.0.0.1
 HTTP_PORT ?= 8000
 GRPC_PORT ?= 8001
 METRICS_PORT ?= 8002
-CHECKPOINT ?= build/demo/checkpoint
-RUNTIME ?= openvino
+PROFILE ?= demo
 ENGINE ?= build/out/engine
-COMPILE_FLAGS ?= --precision f32
 PORTS = --host $(HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT)
 PY = $(VENV)/bin/python
 SETUP = $(PYTHON) build/setup_environment.py --venv $(VENV) --extras
@@ -21,13 +19,13 @@ help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 demo: install  ## one question answered by the real server out of the NVFP4 demo checkpoint (ONCE=1: then stop)
-	@$(PY) build/run_demo.py --checkpoint $(CHECKPOINT) $(PORTS) $(if $(ONCE),--once)
+	@$(PY) build/run_demo.py $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(PORTS) $(if $(ONCE),--once)
 
 serve: install  ## serve what is built, until Ctrl-C
 	@$(PY) build/serve.py $(PORTS)
 
-engine: install  ## compile CHECKPOINT for RUNTIME and put it into model_repository/
-	@$(PY) build/compile_engine.py --runtime $(RUNTIME) --checkpoint $(CHECKPOINT) --output $(ENGINE) $(COMPILE_FLAGS)
+engine: install  ## compile PROFILE (or its numbers for CHECKPOINT) and put it into model_repository/
+	@$(PY) build/compile_engine.py --profile $(PROFILE) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(if $(RUNTIME),--runtime $(RUNTIME)) --output $(ENGINE) $(COMPILE_FLAGS)
 	@$(PY) build/assemble_repository.py --engine $(ENGINE)
 
 doctor: install  ## what this machine is, which runtimes fit it and why the others do not

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Turn an NVFP4 checkpoint of a Llama 3.x model into an engine that the server loads.
 
-    python build/compile_engine.py --runtime openvino --checkpoint DIR --output DIR
+    python build/compile_engine.py --profile llama-3.1-8b-cpu --checkpoint DIR --output DIR
+
+A profile (build/profiles) brings the numbers of a deployment; an option given here goes before it.
 
 The engine's folder: engine.json, config.json, generation_config.json, the tokenizer's files,
 token_bytes.npz, and for OpenVINO the model over the checkpoint's own 4-bit bytes. It is written
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from build_console import BuildError, Phase, run_script, say
+from build_profile import Profile, load_profile, profile_names
 from checkpoint_digest import MEMORY, digest_checkpoint
 from engine_description import (
     FORMAT_VERSION,
@@ -43,6 +46,20 @@ NEEDED_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 OPTIONAL_FILES = ("generation_config.json", "special_tokens_map.json", "chat_template.jinja")
 DEFAULT_MAX_SEQ_LEN = 4096  # or the model's own limit, where that is lower
 DEFAULT_KV_CACHE_TOKENS = 16384  # 2 GB for the 8B model in bf16
+
+ROOT = Path(__file__).resolve().parent.parent
+# A runtime's own options, by their names here and in a profile's runtime_options.
+OPTIONS_OF: dict[str, tuple[str, ...]] = {
+    "openvino": (
+        "precision",
+        "kv_cache_precision",
+        "kv_cache_tokens",
+        "threads",
+        "no_prefix_caching",
+    ),
+    "replay": ("step_seconds",),
+}
+RUNTIMES_HERE = tuple(OPTIONS_OF)
 
 Section = TypeVar("Section")
 
@@ -117,6 +134,7 @@ def _limits(options: argparse.Namespace, llama: LlamaConfig) -> Limits:
         max_batch_size=options.max_batch_size,
         max_num_tokens=options.max_num_tokens,
         max_queue_size=options.max_queue_size,
+        hang_timeout_s=options.hang_timeout_s,
     )
     if limits.max_seq_len > longest:
         raise BuildError(
@@ -178,15 +196,23 @@ def _copy_small_files(checkpoint: Path, folder: Path) -> None:
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; `None` stands for the process's own."""
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument(
+        "--profile", metavar="NAME", help=f"a file, or one of {', '.join(profile_names())}"
+    )
+    name = first.parse_known_args(arguments)[0].profile
+    from_profile = _profile_defaults(load_profile(name)) if name else {}
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[first],
     )
     add = parser.add_argument
-    add("--runtime", choices=("openvino", "replay"), required=True)
+    add("--runtime", choices=RUNTIMES_HERE, required="runtime" not in from_profile)
     add(
         "--checkpoint",
         type=Path,
-        required=True,
+        required="checkpoint" not in from_profile,
         help="folder with the NVFP4 checkpoint and its tokenizer",
     )
     add("--output", type=Path, required=True, help="the engine's folder")
@@ -212,7 +238,33 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument_group("replay").add_argument(
         "--step-seconds", type=float, default=0.0, help="pace of one step"
     )
+    parser.set_defaults(**{"hang_timeout_s": Limits.hang_timeout_s, **from_profile})
     return parser.parse_args(arguments)
+
+
+def _profile_defaults(profile: Profile) -> dict[str, Any]:
+    """The values of a profile under the names of the options that they stand for."""
+    if profile.runtime not in RUNTIMES_HERE:
+        raise BuildError(
+            f"the profile's runtime is {profile.runtime!r}, this version compiles for "
+            f"{', '.join(RUNTIMES_HERE)}"
+        )
+    for key in profile.runtime_options:
+        if key not in OPTIONS_OF[profile.runtime]:
+            known = ", ".join(OPTIONS_OF[profile.runtime])
+            raise BuildError(f"runtime_options has the unknown key {key!r}; known are {known}")
+    values: dict[str, Any] = {
+        "runtime": profile.runtime,
+        "model_name": profile.model_name,
+        "max_queue_size": profile.limits.max_queue_size,
+        "hang_timeout_s": profile.limits.hang_timeout_s,
+    }
+    for limit in ("max_seq_len", "max_batch_size", "max_num_tokens"):
+        if getattr(profile.limits, limit):
+            values[limit] = getattr(profile.limits, limit)
+    if profile.checkpoint.directory:
+        values["checkpoint"] = ROOT / profile.checkpoint.directory
+    return values | profile.runtime_options
 
 
 def main() -> None:

@@ -42,9 +42,8 @@ def main() -> None:
     # A terminated demo must end its server too, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     started = time.monotonic()
-    source = ("--checkpoint", str(options.checkpoint))
-    how = ("--runtime", "openvino", "--precision", "f32")
-    _run("compile_engine.py", *how, *source, "--output", str(engine))
+    source = ("--profile", "demo", "--checkpoint", str(options.checkpoint))
+    _run("compile_engine.py", *source, "--output", str(engine))
     _run("assemble_repository.py", "--engine", str(engine))
     say(f"compile: {time.monotonic() - started:.1f} s in all")
     server = ServerProcess(BUILD.parent / "model_repository", ports, OUT / "server.log")

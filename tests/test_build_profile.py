@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from build_console import BuildError
 from build_profile import PROFILES, load_profile, profile_names
+from compile_engine import parse_arguments
 from gpu_limits import GIB, fit_gpu
 from llama_config import parse_llama_config
 from model_shapes import SHAPES
@@ -64,6 +65,20 @@ def test_a_revision_is_a_whole_commit_id(tmp_path: Path) -> None:
     path.write_text(GOOD.replace('directory = "x"', 'repo = "a/b"\nrevision = "main"'))
     with pytest.raises(BuildError, match="revision is 'main', allowed is a commit id of 40 hex"):
         load_profile(str(path))
+
+
+def test_the_build_takes_a_profiles_numbers_and_an_option_goes_before_them() -> None:
+    chosen = parse_arguments(["--profile", "demo", "--output", "x", "--max-batch-size", "3"])
+    assert (chosen.runtime, chosen.precision, chosen.max_seq_len) == ("openvino", "f32", 2048)
+    assert (chosen.max_batch_size, chosen.kv_cache_tokens) == (3, 16384)
+    assert (chosen.checkpoint / "config.json").is_file()
+
+
+def test_an_unknown_runtime_option_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "profile.toml"
+    path.write_text(GOOD + "[runtime_options]\nspeed = 3\n")
+    with pytest.raises(BuildError, match=r"unknown key 'speed'; known are step_seconds"):
+        parse_arguments(["--profile", str(path), "--output", "x"])
 
 
 def test_limits_of_a_gpu_are_what_its_memory_holds() -> None:

@@ -59,7 +59,14 @@ def served(demo_server: ServerProcess) -> Ports:
 
 def test_every_command_is_run_by_some_test() -> None:
     for command in COMMANDS:
-        known = ("make demo", "curl", "make serve", "make engine CHECKPOINT=build", *NOT_RUN_HERE)
+        known = (
+            "make demo",
+            "curl",
+            "make serve",
+            "make engine PROFILE=demo",
+            "assemble_repository.py",
+            *NOT_RUN_HERE,
+        )
         assert any(words in command for words in known), command
 
 
@@ -99,7 +106,7 @@ def test_python_snippet(served: Ports, snippet: str) -> None:
 
 def test_make_engine_and_make_serve() -> None:
     """Compiles into the checkout's own repository, as the command says, and serves that."""
-    (command,) = selected("make engine CHECKPOINT=build")
+    (command,) = selected("make engine PROFILE=demo")
     run(command, free_ports())
     serve = selected("make serve")[0]
     ports = free_ports()
@@ -153,3 +160,14 @@ def test_an_unsupported_python_is_refused_with_the_allowed_ones(tmp_path: Path) 
     assert result.returncode == 1
     assert "Python 3.9 is not supported, allowed is one of 3.10, 3.11, 3.12" in result.stderr
     assert not (tmp_path / "venv").exists()
+
+
+def test_a_repository_that_leaves_the_checkout(tmp_path: Path) -> None:
+    (engine,) = selected("make engine PROFILE=demo")
+    run(engine, free_ports())
+    assemble, check = (
+        command.replace("/tmp/llama-repository", str(tmp_path / "repository"))
+        for command in selected("assemble_repository.py")
+    )
+    run(assemble, free_ports())
+    assert "is whole" in run(check, free_ports())

@@ -41,7 +41,7 @@ from nvfp4_checkpoint import open_checkpoint
 from token_table import read_token_table
 from whole_output import written_whole
 
-COMPILER_VERSION = "2"  # raise it when the same checkpoint and options give another engine
+COMPILER_VERSION = "3"  # raise it when the same checkpoint and options give another engine
 NEEDED_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 OPTIONAL_FILES = ("generation_config.json", "special_tokens_map.json", "chat_template.jinja")
 DEFAULT_MAX_SEQ_LEN = 4096  # or the model's own limit, where that is lower
@@ -55,7 +55,7 @@ OPTIONS_OF: dict[str, tuple[str, ...]] = {
         "kv_cache_precision",
         "kv_cache_tokens",
         "threads",
-        "no_prefix_caching",
+        "prefix_caching",
     ),
     "replay": ("step_seconds",),
 }
@@ -165,7 +165,7 @@ def _openvino_options(options: argparse.Namespace, limits: Limits) -> OpenVinoOp
         precision=options.precision,
         kv_cache_precision=options.kv_cache_precision or options.precision,
         num_threads=options.threads,
-        enable_prefix_caching=not options.no_prefix_caching,
+        enable_prefix_caching=options.prefix_caching,
     )
 
 
@@ -234,7 +234,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--precision", choices=("bf16", "f32"), default="bf16", help="of the arithmetic (bf16)")
     add("--kv-cache-precision", choices=("bf16", "f32", "u8"), help="(as --precision)")
     add("--threads", type=int, default=0, help="0: one for each core")
-    add("--no-prefix-caching", action="store_true")
+    add(
+        "--prefix-caching",
+        action="store_true",
+        help="prompts that begin alike share their KV blocks; off, for OpenVINO GenAI 2026.4 gives "
+        "some of the requests that share blocks under load wrong tokens",
+    )
     parser.add_argument_group("replay").add_argument(
         "--step-seconds", type=float, default=0.0, help="pace of one step"
     )

@@ -1,6 +1,6 @@
 """OpenVINO GenAI's continuous batching on the CPU, over the checkpoint's own 4-bit weights.
 
-The library brings the scheduler, the paged KV cache with its prefix cache, and the sampler
+The library brings the scheduler, the paged KV cache, and the sampler
 (`openvino_sampling.py` speaks to that); this file keeps the queue and translates.
 
 A request starts when the KV cache has room for all that it may generate, as TensorRT-LLM does by
@@ -27,18 +27,21 @@ from token_engine.interface import (
     TokenEngine,
     TokenLogprob,
 )
+from token_engine.openvino_guides import GuideDesk, GuideRefusal
 from token_engine.openvino_import import import_openvino
 from token_engine.openvino_options import KV_BLOCK_TOKENS, OpenVinoOptions
 from token_engine.openvino_requirements import check_memory, check_release
 from token_engine.openvino_sampling import generation_config, refuse_unsupported
 
 REBUILD = "rebuild the engine with 'make engine'"
+IDLE_WAIT_S = 0.02  # for a guide, where there is nothing else to do; then for a message
 
 
 class OpenVinoEngine(TokenEngine):
     """See the module's docstring."""
 
     def __init__(self, directory: Path, config: EngineConfig) -> None:
+        self._directory, self._config = directory, config
         self._options = parse_section(OpenVinoOptions, config.runtime_options, "runtime_options")
         self._ov, self._genai = import_openvino()
         check_release(config.built_with, self._ov.__version__)
@@ -50,14 +53,16 @@ class OpenVinoEngine(TokenEngine):
         self._running: dict[int, _Running] = {}  # inside the pipeline
         self._refused: list[TokenDelta] = []
         self._cancelled_blocks = 0  # the pipeline frees a cancelled request in its next step
-        self._pipeline = self._load(directory, config)
+        self._guides = GuideDesk(directory, config.model.eos_token_ids, self._genai)
+        self._pipeline = self._load()
 
-    def _load(self, directory: Path, config: EngineConfig) -> Any:
+    def _load(self) -> Any:
+        limits = self._config.limits
         scheduler = self._genai.SchedulerConfig()
         scheduler.num_kv_blocks = self._options.num_kv_blocks
         scheduler.cache_size = 0  # in whole GB, and it would win over num_kv_blocks
-        scheduler.max_num_batched_tokens = config.limits.max_num_tokens
-        scheduler.max_num_seqs = config.limits.max_batch_size  # see _admit
+        scheduler.max_num_batched_tokens = limits.max_num_tokens
+        scheduler.max_num_seqs = limits.max_batch_size  # see _admit
         scheduler.enable_prefix_caching = self._options.enable_prefix_caching
         properties = {
             "INFERENCE_PRECISION_HINT": self._options.precision,
@@ -67,19 +72,27 @@ class OpenVinoEngine(TokenEngine):
             properties["INFERENCE_NUM_THREADS"] = str(self._options.num_threads)
         try:
             return self._genai.ContinuousBatchingPipeline(
-                str(directory), scheduler, "CPU", properties
+                str(self._directory), self._guides.tokenizer, scheduler, "CPU", **properties
             )
         except Exception as error:  # the library raises RuntimeError for everything
             raise EngineLoadError(
-                f"OpenVINO cannot load the engine in {directory} ({_cause(error)}); {REBUILD}"
+                f"OpenVINO cannot load the engine in {self._directory} ({_cause(error)}); {REBUILD}"
             ) from error
 
     @property
     def has_work(self) -> bool:
-        return bool(self._running or self._waiting or self._refused or self._cancelled_blocks)
+        return bool(
+            self._running
+            or self._waiting
+            or self._refused
+            or self._cancelled_blocks
+            or self._guides.is_full
+        )
 
     def submit(self, request: GenerationRequest) -> None:
         refuse_unsupported(request)
+        if request.guide is not None:
+            request = self._guides.prepared(request)
         blocks = _most_blocks(request)
         if blocks > self._options.num_kv_blocks:
             self._refused.append(self._does_not_fit(request.key, blocks))
@@ -91,16 +104,30 @@ class OpenVinoEngine(TokenEngine):
         taken = self._cancelled_blocks + sum(
             _most_blocks(running.request) for running in self._running.values()
         )
-        while self._waiting and len(self._running) < self._max_batch_size:
-            request = min(self._waiting.values(), key=lambda waiting: waiting.priority)
+        for request in self._ready():
             taken += _most_blocks(request)
-            if taken > self._options.num_kv_blocks:
+            if taken > self._options.num_kv_blocks or len(self._running) == self._max_batch_size:
                 return  # nor does a smaller one overtake it: it would wait forever
             prompt = self._ov.Tensor(np.array([request.prompt_ids], np.int64))
             config = generation_config(self._genai, request)
+            if request.guide is not None:
+                self._guides.apply(config, request.guide)
             handle = self._pipeline.add_request(request.key, prompt, config)
             del self._waiting[request.key]
             self._running[request.key] = _Running(request, handle)
+
+    def _ready(self) -> list[GenerationRequest]:
+        """Those that may start, the most urgent first. Those whose guide is refused end here."""
+        ready = []
+        for request in sorted(self._waiting.values(), key=lambda waiting: waiting.priority):
+            answer = self._guides.ask(request.guide) if request.guide else True
+            if isinstance(answer, GuideRefusal):
+                del self._waiting[request.key]
+                delta = TokenDelta(request.key, (), "error", answer.sentence, answer.fault)
+                self._refused.append(delta)
+            elif answer:
+                ready.append(request)
+        return ready
 
     def _does_not_fit(self, key: int, blocks: int) -> TokenDelta:
         held = self._options.num_kv_blocks * KV_BLOCK_TOKENS
@@ -121,9 +148,14 @@ class OpenVinoEngine(TokenEngine):
             self._cancelled_blocks += _most_blocks(running.request)
 
     def step(self) -> list[TokenDelta]:
-        deltas, self._refused = self._refused, []
         self._admit()
-        if not self._running and not self._cancelled_blocks:
+        deltas, self._refused = self._refused, []
+        is_idle = not self._running and not self._cancelled_blocks
+        waits = is_idle and not deltas and bool(self._waiting)
+        self._guides.work(self._meets_a_guide(), IDLE_WAIT_S if waits else 0.0)
+        if is_idle:
+            if self._guides.is_full and not self._waiting:
+                self._start_anew()
             return deltas
         self._cancelled_blocks = 0
         now = time.time_ns()
@@ -140,6 +172,17 @@ class OpenVinoEngine(TokenEngine):
                 self._running.pop(delta.key, None)
         return deltas
 
+    def _meets_a_guide(self) -> bool:
+        """Whether the pipeline may compile a running request's grammar in this step."""
+        return any(one.request.guide and not one.has_tokens for one in self._running.values())
+
+    def _start_anew(self) -> None:
+        """The only way to make the library forget the grammars that it has compiled."""
+        self._guides.shutdown()
+        del self._pipeline
+        self._guides = GuideDesk(self._directory, self._config.model.eos_token_ids, self._genai)
+        self._pipeline = self._load()
+
     def _note_first_passes(self, now: int) -> None:
         """The library says only how many requests it scheduled: new ones last, as they came."""
         new = [running for running in self._running.values() if not running.first_scheduled_ns]
@@ -153,6 +196,7 @@ class OpenVinoEngine(TokenEngine):
         request = running.request
         (output,) = running.handle.read().values()
         tokens = tuple(output.generated_ids)
+        running.has_tokens = True
         logprobs: tuple[TokenLogprob, ...] = ()
         if request.logprobs is not None:
             logprobs = tuple(TokenLogprob(min(value, 0.0)) for value in output.generated_log_probs)
@@ -184,6 +228,7 @@ class OpenVinoEngine(TokenEngine):
             self.cancel(key)
         if self._cancelled_blocks:
             self._pipeline.step()  # it complains of leaked blocks if they are not freed
+        self._guides.shutdown()
         del self._pipeline
 
 
@@ -194,6 +239,7 @@ class _Running:
     request: GenerationRequest
     handle: Any
     first_scheduled_ns: int = 0
+    has_tokens: bool = False
 
 
 def _most_blocks(request: GenerationRequest) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from engine_config import EngineConfig, EngineConfigError
 
@@ -47,6 +47,12 @@ def _replay(directory: Path, config: EngineConfig) -> TokenEngine:
     return ReplayEngine(config)
 
 
+def _tensorrt_llm(directory: Path, config: EngineConfig) -> TokenEngine:
+    from token_engine.tensorrt_llm_engine import TensorRtLlmEngine
+
+    return TensorRtLlmEngine(directory, config)
+
+
 RUNTIMES: dict[str, Runtime] = {
     # Its presence and frequency penalties depend on the logit's sign (2026.4), so are not offered.
     "openvino": Runtime(
@@ -60,6 +66,8 @@ RUNTIMES: dict[str, Runtime] = {
         ),
         samples=False,
     ),
+    # What some of its versions, samplers or backends do not honour, it refuses itself.
+    "tensorrt_llm": Runtime(_tensorrt_llm, frozenset(get_args(Feature))),
 }
 
 

@@ -42,7 +42,8 @@ RESERVED_ARGUMENTS = (
     "max_input_len",
     "max_beam_width",
     "enable_iter_perf_stats",
-    "return_perf_metrics",
+    "enable_trtllm_sampler",
+    "num_postprocess_workers",
 )
 
 
@@ -113,7 +114,9 @@ class TensorRtLlmOptions:
     enable_chunked_prefill: bool = True  # false: no prompt is longer than max_num_tokens
     attn_backend: str = "TRTLLM"
     guided_decoding_backend: str = "xgrammar"  # "": requests with a guide are refused
-    sampler_type: str = "auto"  # decides what is honoured: see tensorrt_llm_versions.py
+    # "auto": the one that honours most. "TorchSampler" is faster up to 1.3, and deaf to penalties,
+    # min_p, bad words and seeds: see tensorrt_llm_versions.py.
+    sampler_type: str = "auto"
     stream_interval: int = 1  # tokens that are handed over together
     disable_overlap_scheduler: bool = False  # true: the CPU's work is not hidden behind the GPU's
     enable_autotuner: bool = True
@@ -151,6 +154,9 @@ class TensorRtLlmOptions:
                 value = getattr(self, one.name)
                 default = one.default_factory() if callable(one.default_factory) else one.default
                 _require(value == default, one.name, value, f"{default!r} with backend 'tensorrt'")
+        guides = self.guided_decoding_backend
+        allowed = "'xgrammar' or '' with backend 'tensorrt'"
+        _require(guides != "llguidance", "guided_decoding_backend", guides, allowed)
         dtype = self.kv_cache_config.dtype
         _require(dtype == "auto", "kv_cache_config.dtype", dtype, "'auto' with backend 'tensorrt'")
 

@@ -1,0 +1,130 @@
+"""TensorRT-LLM: NVIDIA's own runtime of the checkpoint, on one or several Blackwell GPUs.
+
+The library batches, schedules and samples in workers of its own; `tensorrt_llm_loop.py` speaks to
+it, and this file is what the engine process drives. `tensorrt_llm_versions.py` knows the versions,
+1.0 and later; `tensorrt_llm_sampling.py` has the table of the sampling parameters.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from engine_config import EngineConfig, parse_section
+
+from token_engine.interface import (
+    EngineLoadError,
+    EngineStats,
+    GenerationRequest,
+    TokenDelta,
+    TokenEngine,
+)
+from token_engine.tensorrt_llm_arguments import check_deployment, llm_arguments
+from token_engine.tensorrt_llm_loop import GenerationLoop
+from token_engine.tensorrt_llm_options import TensorRtLlmOptions
+from token_engine.tensorrt_llm_refusals import refuse_unsupported
+from token_engine.tensorrt_llm_results import one_line
+from token_engine.tensorrt_llm_sampling import Part, library_params
+from token_engine.tensorrt_llm_versions import Library, import_library
+
+STEP_PATIENCE_S = 0.005  # of a step for its first token; a message waits no longer either
+SHUTDOWN_PATIENCE_S = 7.0  # less than the supervisor's
+
+
+class TensorRtLlmEngine(TokenEngine):
+    """See the module's docstring."""
+
+    def __init__(self, directory: Path, config: EngineConfig) -> None:
+        self._options = parse_section(TensorRtLlmOptions, config.runtime_options, "runtime_options")
+        self._config = config
+        self._library = import_library(self._options)
+        check_deployment(directory, config, self._options, self._library)
+        self._llm = _load(directory, config, self._options, self._library)
+        self._open: set[int] = set()  # without their last delta, and not cancelled
+        self._refused: list[TokenDelta] = []
+        limits = config.limits
+        self._loop = GenerationLoop(
+            self._llm,
+            self._params,
+            self._library.request_error,
+            # Each stage of a pipeline has a batch of its own under way.
+            limits.max_batch_size * self._options.pipeline_parallel_size,
+            limits.hang_timeout_s,
+        )
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._open)
+
+    def submit(self, request: GenerationRequest) -> None:
+        guides = bool(self._options.guided_decoding_backend)
+        vocab_size = self._config.model.vocab_size
+        refuse_unsupported(request, self._library.sampler, guides, vocab_size)
+        self._open.add(request.key)
+        longest = len(request.prompt_ids) + (request.min_tokens if request.end_ids else 0)
+        limit = self._config.limits.max_num_tokens
+        if longest > limit and not self._options.enable_chunked_prefill:
+            self._refused.append(_too_long(request.key, longest, limit))
+        else:
+            self._loop.submit(request)
+
+    def _params(self, part: Part) -> Any:
+        model = self._config.model
+        return library_params(part, self._library, model.vocab_size, model.eos_token_ids[0])
+
+    def cancel(self, key: int) -> None:
+        if key in self._open:
+            self._open.remove(key)
+            self._refused = [delta for delta in self._refused if delta.key != key]
+            self._loop.cancel(key)
+
+    def step(self) -> list[TokenDelta]:
+        """What has come since the last step; a pass of the GPU may have added nothing yet."""
+        come, self._refused = self._refused, []
+        come += self._loop.take(0 if come else STEP_PATIENCE_S)
+        deltas = [delta for delta in come if delta.key in self._open]  # else it was cancelled
+        self._open -= {delta.key for delta in deltas if delta.finish_reason}
+        return deltas
+
+    def stats(self) -> EngineStats:
+        active, queued = self._loop.counts()
+        blocks = self._loop.kv_blocks
+        # The library reports nothing while it is idle; its last figure is of the last step.
+        return EngineStats(active, queued, blocks.total, blocks.used if active else 0)
+
+    def shutdown(self) -> None:
+        self._loop.close()
+        # Dead workers can hold it up for ever, and nobody is started anew before this ends.
+        thread = threading.Thread(target=self._llm.shutdown, daemon=True)
+        thread.start()
+        thread.join(SHUTDOWN_PATIENCE_S)
+        if thread.is_alive():
+            message = f"TensorRT-LLM did not shut down in {SHUTDOWN_PATIENCE_S:g} s"
+            print(message, file=sys.stderr, flush=True)
+
+
+def _load(
+    directory: Path, config: EngineConfig, options: TensorRtLlmOptions, library: Library
+) -> Any:
+    arguments = llm_arguments(directory, config, options, library)
+    try:
+        return library.llm(**arguments)
+    except Exception as error:  # of pydantic, MPI, CUDA and the library itself
+        raise EngineLoadError(
+            f"TensorRT-LLM {library.version} cannot load the model in {arguments['model']} "
+            f"({one_line(error)}); correct runtime_options in {directory / 'engine.json'}, "
+            "and run 'make doctor' to see whether this machine's GPUs fit"
+        ) from error
+
+
+def _too_long(key: int, tokens: int, limit: int) -> TokenDelta:
+    return TokenDelta(
+        key,
+        (),
+        "error",
+        f"the prompt has {tokens} tokens with its min_tokens, allowed are {limit}: "
+        "this engine has enable_chunked_prefill false",
+        fault="invalid",
+    )

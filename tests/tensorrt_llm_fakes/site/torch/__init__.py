@@ -1,0 +1,1 @@
+"""Stands in for torch until the fake `tensorrt_llm` puts its own in its place."""

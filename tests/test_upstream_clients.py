@@ -257,10 +257,7 @@ def test_text_client(replay_server: ServerProcess, replay_client: Client, stream
     assert end_to_end_texts(results, streaming) == {(0, 0): answer if streaming else TEXT + answer}
 
 
-# xfail: the prompt comes back, though upstream never echoes a streamed one.
-@pytest.mark.parametrize(
-    "streaming", [pytest.param(True, marks=pytest.mark.xfail(strict=True)), False]
-)
+@pytest.mark.parametrize("streaming", [True, False])
 def test_text_client_on_bls(
     replay_server: ServerProcess, replay_client: Client, streaming: bool
 ) -> None:

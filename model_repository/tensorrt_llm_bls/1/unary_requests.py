@@ -41,9 +41,12 @@ def ensemble_inputs(arrays: Named) -> dict[str, npt.NDArray[Any]]:
     for name, why in MEANINGLESS.items():
         if name in arrays and arrays[name].size and np.any(arrays[name].astype(bool)):
             raise Refusal(f"{name} carries a value, allowed is none: {why}", "UNSUPPORTED")
-    # Whoever asks for a stream gets one of a single response.
-    left_out = {*MEANINGLESS, "stream"}
-    return {name: array for name, array in arrays.items() if name not in left_out}
+    kept = {name: array for name, array in arrays.items() if name not in MEANINGLESS}
+    stream = kept.pop("stream", None)
+    # Whoever asks for a stream gets one of a single response, and as in every stream no echo.
+    if stream is not None and stream.any():
+        kept["exclude_input_in_output"] = np.ones((len(stream), 1), np.bool_)
+    return kept
 
 
 def error_of(message: str) -> Refusal:

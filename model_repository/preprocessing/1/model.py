@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
-from prompt_inputs import Refusal, check_parameters, wants_named_errors
+from prompt_inputs import InvalidPrompt, Refusal, check_parameters, wants_named_errors
 from request_preparation import PreparationError, RequestPreparation
 
 
@@ -26,9 +26,11 @@ class TritonPythonModel:
         return [self._respond(request) for request in requests]
 
     def _respond(self, request: Any) -> Any:
-        named_errors = wants_named_errors(request.parameters())
+        named_errors = False
         try:
-            check_parameters(request.parameters())
+            parameters = _parameters(request)
+            named_errors = wants_named_errors(parameters)
+            check_parameters(parameters)
             arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
             outputs = self._preparation.prepare(arrays, set(request.requested_output_names()))
         except Refusal as error:
@@ -39,6 +41,14 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse(
             [pb_utils.Tensor(name, array) for name, array in outputs.items()]
         )
+
+
+def _parameters(request: Any) -> str:
+    """The request parameters as JSON; raises `InvalidPrompt`."""
+    try:
+        return str(request.parameters())
+    except UnicodeDecodeError:
+        raise InvalidPrompt("a request parameter is not UTF-8, allowed is UTF-8 text") from None
 
 
 def _refusal(message: str, code: str, named: bool) -> Any:

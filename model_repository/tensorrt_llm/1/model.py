@@ -39,8 +39,7 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> None:
         """Admit each request; its responses follow from the room's own threads."""
         for request in requests:
-            named_errors = wants_named_errors(request.parameters())
-            reply = TritonReply(request.get_response_sender(), named_errors)
+            reply = TritonReply(request.get_response_sender())
             try:
                 self._take(request, reply)
             except UnknownParameter as error:
@@ -52,7 +51,9 @@ class TritonPythonModel:
                 reply.fail("the request could not be read", "INTERNAL")
 
     def _take(self, request: Any, reply: TritonReply) -> None:
-        parameters = read_parameters(request.parameters())
+        given = _parameters(request)
+        reply.named_errors = wants_named_errors(given)
+        parameters = read_parameters(given)
         names = {request.request_id(), *parameters.names} - {""}
         arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         if "stop" in arrays and arrays["stop"].any():
@@ -78,6 +79,14 @@ class TritonPythonModel:
         self._room.close()
 
 
+def _parameters(request: Any) -> str:
+    """The request parameters as JSON; raises `InvalidRequest`."""
+    try:
+        return str(request.parameters())
+    except UnicodeDecodeError:
+        raise InvalidRequest("a request parameter is not UTF-8, allowed is UTF-8 text") from None
+
+
 def _parameter(args: dict[str, str], name: str) -> str:
     """A parameter of config.pbtxt; empty if it is not there."""
     value = json.loads(args["model_config"])["parameters"].get(name, {})
@@ -91,9 +100,9 @@ class TritonReply:
     it is cancelled crashes the server (seen on 2.51). So the two never overlap here.
     """
 
-    def __init__(self, sender: Any, named_errors: bool) -> None:
+    def __init__(self, sender: Any) -> None:
         self._sender = sender
-        self._named_errors = named_errors
+        self.named_errors = False  # whether an error's message begins with "[CODE] "
         self._lock = threading.Lock()
         self._ended = False
 
@@ -109,7 +118,7 @@ class TritonReply:
 
     def fail(self, message: str, code: str) -> None:
         """End with an error; `code` is the name of one of Triton's."""
-        message = f"[{code}] {message}" if self._named_errors else message
+        message = f"[{code}] {message}" if self.named_errors else message
         error = pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
         self._send(pb_utils.InferenceResponse(error=error), True)
 

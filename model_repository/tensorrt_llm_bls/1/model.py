@@ -58,7 +58,7 @@ class TritonPythonModel:
         cancel_id = uuid.uuid4().hex
         self._waiting[cancel_id] = reply
         try:
-            given = json.loads(request.parameters() or "{}")
+            given = _parameters(request)
             reply.named_errors = bool(given.get("named_errors"))
             reply.send(self._ask(request, ensemble_parameters(given, cancel_id)))
         except Refusal as error:
@@ -112,6 +112,17 @@ class TritonPythonModel:
             self._only_response(stop)
         except Exception as error:  # the watcher must go on for the others
             pb_utils.Logger.log_warn(f"{cancel_id} was not stopped: {error}")
+
+
+def _parameters(request: Any) -> dict[str, Any]:
+    """The request parameters; raises `Refusal`."""
+    try:
+        given: dict[str, Any] = json.loads(request.parameters() or "{}")
+    except UnicodeDecodeError:
+        raise Refusal(
+            "a request parameter is not UTF-8, allowed is UTF-8 text", "INVALID_ARG"
+        ) from None
+    return given
 
 
 class UnaryReply:

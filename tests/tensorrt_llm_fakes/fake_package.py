@@ -166,6 +166,7 @@ class LLM:
     ) -> None:
         self._package = package
         self._backend = backend
+        self.given = kwargs  # as the caller wrote them
         self.arguments = self._bind(args, kwargs)
         self.requests: list[tuple[list[int], Any]] = []
         self._executor: Executor | None = None

@@ -1,0 +1,280 @@
+"""Loading a TensorRT-LLM engine: what each version is told, and what is said when it cannot be."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engine_config import EngineConfigError
+from engine_fixtures import generate
+from tensorrt_llm_fakes import fake_package
+from tensorrt_llm_fakes.fake_executor import Behaviour
+from tensorrt_llm_fakes.rig import (
+    LIMITS,
+    VERSIONS,
+    ask,
+    engine_config,
+    greedy,
+    prompt,
+    start,
+    write_model,
+)
+from token_engine.interface import EngineLoadError
+from token_engine.registry import make_engine
+from token_engine.tensorrt_llm_engine import TensorRtLlmEngine
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    yield
+    fake_package.remove()
+
+
+def arguments(folder: Path, version: str = "1_2", **settings: Any) -> dict[str, Any]:
+    """What the `LLM` was given, without what it was not."""
+    rig = start(folder, version, **settings)
+    rig.engine.shutdown()
+    given: dict[str, Any] = rig.llm.given
+    return given
+
+
+EVERYWHERE = {
+    "skip_tokenizer_init": False,
+    "tensor_parallel_size": 1,
+    "pipeline_parallel_size": 1,
+    "max_seq_len": 600,
+    "max_batch_size": 4,
+    "max_num_tokens": 64,
+    "max_beam_width": 1,
+    "kv_cache_config": {
+        "free_gpu_memory_fraction": 0.9,
+        "max_tokens": None,
+        "dtype": "auto",
+        "enable_block_reuse": True,
+        "enable_partial_reuse": True,
+        "host_cache_size": None,
+    },
+    "scheduler_config": {
+        "capacity_scheduler_policy": "GUARANTEED_NO_EVICT",
+        "context_chunking_policy": None,
+    },
+    "enable_chunked_prefill": True,
+    "guided_decoding_backend": "xgrammar",
+}
+PYTORCH = {
+    "max_input_len": 600,
+    "cuda_graph_config": {"enable_padding": True},
+    "attn_backend": "TRTLLM",
+    "stream_interval": 1,
+    "disable_overlap_scheduler": False,
+    "enable_autotuner": True,
+    "enable_iter_perf_stats": True,
+}
+SAMPLER = {
+    "1_0": {"enable_trtllm_sampler": True},
+    "1_2": {"sampler_type": "TRTLLMSampler"},
+    "head": {},
+}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_version_is_told_the_same_but_for_the_sampler(tmp_path: Path, version: str) -> None:
+    folder = tmp_path / "engine"
+    model = {"model": str(folder)}
+    assert arguments(folder, version) == EVERYWHERE | PYTORCH | SAMPLER[version] | model
+
+
+@pytest.mark.parametrize("version", ["1_0", "1_2"])
+def test_a_tensorrt_engine(tmp_path: Path, version: str) -> None:
+    folder = tmp_path / "engine"
+    given = arguments(folder, version, backend="tensorrt")
+    assert given == EVERYWHERE | {"model": str(folder)}
+    rig = start(folder, version, backend="tensorrt")
+    assert generate(rig.engine, ask(1, prompt(9), 20))[1].tokens == greedy(prompt(9), 20)
+    rig.engine.shutdown()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_options_reach_the_library(tmp_path: Path, version: str) -> None:
+    (tmp_path / "engine").mkdir()
+    write_model(tmp_path / "weights")
+    given = arguments(
+        tmp_path / "engine",
+        version,
+        behaviour=Behaviour(gpus=4),
+        model_directory="../weights",
+        tensor_parallel_size=2,
+        pipeline_parallel_size=2,
+        kv_cache_config={"max_tokens": 4096, "host_cache_size": 2**30, "dtype": "fp8"},
+        cuda_graph_config={"batch_sizes": [8, 1], "max_batch_size": 8, "enable_padding": False},
+        scheduler_config={"capacity_scheduler_policy": "MAX_UTILIZATION"},
+        enable_chunked_prefill=False,
+        attn_backend="VANILLA",
+        guided_decoding_backend="",
+        stream_interval=3,
+        disable_overlap_scheduler=True,
+        enable_autotuner=False,
+        more_llm_arguments={"print_iter_log": True},
+    )
+    assert given["model"] == str(tmp_path / "engine" / "../weights")
+    assert given["kv_cache_config"]["max_tokens"] == 4096
+    assert given["kv_cache_config"]["host_cache_size"] == 2**30
+    assert given["kv_cache_config"]["dtype"] == "fp8"
+    assert given["cuda_graph_config"] == {"enable_padding": False, "batch_sizes": [1, 8]}
+    assert given["scheduler_config"]["capacity_scheduler_policy"] == "MAX_UTILIZATION"
+    assert given["skip_tokenizer_init"] is True
+    assert "guided_decoding_backend" not in given
+    assert given["print_iter_log"] is True
+    values = {name: given[name] for name in ("attn_backend", "stream_interval")}
+    assert values == {"attn_backend": "VANILLA", "stream_interval": 3}
+    assert given["disable_overlap_scheduler"] is True
+    assert given["enable_autotuner"] is False
+
+
+def test_cuda_graphs_off_and_up_to_a_size(tmp_path: Path) -> None:
+    folder = tmp_path / "engine"
+    off = arguments(folder, cuda_graph_config={"enabled": False})
+    assert off["cuda_graph_config"] is None
+    up_to = arguments(folder, cuda_graph_config={"max_batch_size": 64})
+    assert up_to["cuda_graph_config"] == {"enable_padding": True, "max_batch_size": 64}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_speculative_decoding_is_handed_through(tmp_path: Path, version: str) -> None:
+    """As the object that 1.0 to 1.2 want, or as a table; and engine.json's own stays as it is."""
+    table = {"decoding_type": "NGram", "max_draft_len": 4}
+    rig = start(tmp_path / "engine", version, speculative_config=table)
+    given = rig.llm.given
+    assert table == {"decoding_type": "NGram", "max_draft_len": 4}
+    assert "sampler_type" not in given
+    assert "enable_trtllm_sampler" not in given
+    drafts = given["speculative_config"]
+    assert (drafts if version == "head" else drafts.values | {"decoding_type": "NGram"}) == table
+    assert rig.engine._library.sampler.samples is False
+    rig.engine.shutdown()
+    allowed = {**table, "allow_advanced_sampling": True}
+    rig = start(tmp_path / "engine", version, speculative_config=allowed)
+    assert rig.engine._library.sampler.samples is True
+    rig.engine.shutdown()
+
+
+def test_a_sampler_can_be_named(tmp_path: Path) -> None:
+    folder = tmp_path / "engine"
+    assert arguments(folder, "1_2", sampler_type="TorchSampler")["sampler_type"] == "TorchSampler"
+    given = arguments(folder, "1_0", sampler_type="TRTLLMSampler")
+    assert given["enable_trtllm_sampler"] is True
+    assert "sampler_type" not in arguments(folder, "head", sampler_type="TorchSampler")
+
+
+@pytest.mark.parametrize(
+    ("version", "settings", "expected"),
+    [
+        ("1_0", {"sampler_type": "TorchSampler"}, r"TorchSampler of TensorRT-LLM 1\.0\.0 makes ev"),
+        ("head", {"sampler_type": "TRTLLMSampler"}, r"1\.4\.0rc0 has no TRTLLMSampler any more"),
+        ("head", {"backend": "tensorrt"}, r"1\.4\.0rc0 has no TensorRT engines any more .*pytorch"),
+        ("1_2", {"tensor_parallel_size": 2}, r"1 are to be seen and .*needs 2; .*make doctor"),
+        ("1_2", {"behaviour": Behaviour(gpus=0)}, r"no NVIDIA GPU is to be seen .*make doctor"),
+        ("1_2", {"attn_backend": "FLASHINFER"}, r"flashinfer is not installed; set .*'TRTLLM'"),
+        ("1_2", {"more_llm_arguments": {"warp": 9}}, r"got invalid argument: warp\); correct runt"),
+        ("1_2", {"more_llm_arguments": {"fast_build": True}}, r"specific to TensorRT backend"),
+        ("1_2", {"model_directory": "elsewhere"}, r"elsewhere/config\.json does not exist; rebuil"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_loaded_is_said_in_one_sentence(
+    tmp_path: Path, version: str, settings: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(EngineLoadError, match=expected) as error:
+        start(tmp_path / "engine", version, **settings)
+    assert "\n" not in str(error.value)
+
+
+def test_flashinfer_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "flashinfer.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    given = arguments(tmp_path / "engine", attn_backend="FLASHINFER")
+    assert given["attn_backend"] == "FLASHINFER"
+
+
+def test_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_llm", None)
+    folder = write_model(tmp_path / "engine")
+    with pytest.raises(EngineLoadError, match=r"cannot be imported \(.*; serve from the image nv"):
+        make_engine(folder, engine_config())
+
+
+def test_an_older_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = fake_package.install("1_0", Behaviour())
+    monkeypatch.setattr(sys.modules["tensorrt_llm"], "__version__", "0.21.0")
+    with pytest.raises(EngineLoadError, match=r"is 0\.21\.0, allowed is 1\.0 or later; serve"):
+        TensorRtLlmEngine(write_model(tmp_path / "engine"), engine_config())
+    assert package.llms == []
+
+
+def test_an_engine_of_another_version_is_refused(tmp_path: Path) -> None:
+    fake_package.install("1_2", Behaviour())
+    folder = write_model(tmp_path / "engine")
+    config = engine_config(backend="tensorrt")
+    config.built_with["tensorrt_llm"] = "1.0.0"
+    with pytest.raises(
+        EngineLoadError, match=r"built with TensorRT-LLM 1\.0\.0, installed is 1\.2"
+    ):
+        TensorRtLlmEngine(folder, config)
+    other = dataclasses.replace(config, runtime_options={})  # the checkpoint itself: no matter
+    TensorRtLlmEngine(folder, other).shutdown()
+
+
+def test_wrong_options_stop_the_load(tmp_path: Path) -> None:
+    with pytest.raises(EngineConfigError, match="did you mean 'tensor_parallel_size'"):
+        start(tmp_path / "engine", tensor_parallel=2)
+
+
+def test_an_exception_of_many_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Any) -> None:
+        raise ValueError("1 validation error for TorchLlmArgs\nkv_cache_config.dtype\n  not good")
+
+    monkeypatch.setattr(fake_package.LLM, "_check_values", fail)
+    words = r"\(1 validation error for TorchLlmArgs kv_cache_config\.dtype not good\); correct"
+    with pytest.raises(EngineLoadError, match=words):
+        start(tmp_path / "engine")
+
+
+def test_the_environment_of_an_mpirun_is_left_behind(tmp_path: Path) -> None:
+    """The server may be a rank of a job; the library must not take the engine process for one."""
+    settings = {"OMPI_MCA_coll_hcoll_enable": "0", "PMIX_MCA_gds": "hash", "OPAL_PREFIX": "/opt"}
+    ranks = {
+        "OMPI_COMM_WORLD_RANK": "0",
+        "OMPI_UNIVERSE_SIZE": "1",
+        "PMIX_RANK": "0",
+        "PMIX_NAMESPACE": "1",
+        "PMIX_SERVER_URI41": "1",
+        "PMI_RANK": "0",
+    }
+    os.environ.update(settings | ranks)
+    arguments(tmp_path / "engine")
+    assert settings.items() <= dict(os.environ).items()
+    assert not ranks.keys() & os.environ.keys()
+    assert os.environ["TRTLLM_NO_USAGE_STATS"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("version", "stages", "expected"), [("1_0", 1, None), ("1_0", 2, "1"), ("1_2", 2, None)]
+)
+def test_the_known_fault_of_pipelines_in_1_0(
+    tmp_path: Path, version: str, stages: int, expected: str | None
+) -> None:
+    settings = {"behaviour": Behaviour(gpus=2), "pipeline_parallel_size": stages}
+    arguments(tmp_path / "engine", version, **settings)
+    assert os.environ.get("TRTLLM_LLAMA_EAGER_FUSION_DISABLED") == expected
+
+
+def test_limits_hold_in_the_library_too(tmp_path: Path) -> None:
+    limits = dataclasses.replace(LIMITS, max_batch_size=2, max_seq_len=100, max_num_tokens=32)
+    given = arguments(tmp_path / "engine", limits=limits)
+    assert (given["max_batch_size"], given["max_seq_len"], given["max_num_tokens"]) == (2, 100, 32)

@@ -1,0 +1,461 @@
+"""The TensorRT-LLM runtime's choice of tokens against plain definitions, on a fake of the library.
+
+The fake's samplers do, and leave undone, what their sources say: so a parameter that reaches the
+wrong one, or reaches it unconverted, gives other tokens than the definitions here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from engine_fixtures import Answer, generate
+from tensorrt_llm_fakes import fake_package
+from tensorrt_llm_fakes.fake_executor import Behaviour
+from tensorrt_llm_fakes.fake_package import remove
+from tensorrt_llm_fakes.fake_sampler import Floats, log_softmax, model_logits
+from tensorrt_llm_fakes.rig import END_IDS, VERSIONS, VOCAB, Rig, ask, greedy, prompt, start
+from token_engine.interface import GenerationRequest, Guide, SamplingParams, UnsupportedParameter
+from token_engine.tensorrt_llm_refusals import refuse_unsupported
+from token_engine.tensorrt_llm_versions import CPP_SAMPLER, TORCH_SAMPLER
+
+Start = Callable[..., Rig]
+GREEDY = SamplingParams()
+SAMPLED = replace(GREEDY, greedy=False)
+TORCH: dict[str, Any] = {"version": "1_2", "sampler_type": "TorchSampler"}
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Start]:
+    rigs: list[Rig] = []
+
+    def make(version: str = "1_2", **settings: Any) -> Rig:
+        rigs.append(start(tmp_path / "engine", version, **settings))
+        return rigs[-1]
+
+    yield make
+    for rig in rigs:
+        rig.engine.shutdown()
+    remove()
+
+
+def penalized(
+    logits: Floats, ids: Sequence[int], output: Sequence[int], sampling: SamplingParams
+) -> Floats:
+    """As `token_engine/interface.py` says it."""
+    logits = logits.copy()
+    for token in {*ids, *output}:
+        factor = sampling.repetition_penalty
+        logits[token] *= factor if logits[token] < 0 else 1 / factor
+    for token in set(output):
+        logits[token] -= sampling.presence_penalty
+        logits[token] -= sampling.frequency_penalty * list(output).count(token)
+    return logits
+
+
+def distribution(logits: Floats, sampling: SamplingParams) -> Floats:
+    """Temperature, then of what is left top_k, top_p and min_p."""
+    shares = np.exp(log_softmax(logits / sampling.temperature))
+    order = np.argsort(-shares)
+    if sampling.top_k:
+        shares[order[sampling.top_k :]] = 0
+    summed = np.cumsum(shares[order]) / shares.sum()
+    shares[order[np.searchsorted(summed, sampling.top_p) + 1 :]] = 0
+    shares[shares < sampling.min_p * shares.max()] = 0
+    result: Floats = shares / shares.sum()
+    return result
+
+
+BASIC = [
+    replace(SAMPLED, temperature=0.4),
+    replace(SAMPLED, temperature=1.0),
+    replace(SAMPLED, temperature=0.7, top_k=4),
+    replace(SAMPLED, temperature=1.5, top_p=0.6),
+    replace(SAMPLED, temperature=0.9, top_k=6, top_p=0.7),
+    replace(SAMPLED, temperature=1e-30),
+    replace(SAMPLED, temperature=2.0, top_p=1e-30),
+]
+MORE = [
+    replace(SAMPLED, temperature=0.8, min_p=0.2),
+    replace(SAMPLED, temperature=0.6, repetition_penalty=1.8),
+]
+OF_OUTPUT = [
+    replace(SAMPLED, temperature=0.5, presence_penalty=1.0),
+    replace(SAMPLED, temperature=2.0, frequency_penalty=0.7, presence_penalty=-0.5),
+    replace(SAMPLED, temperature=0.5, repetition_penalty=1.3, frequency_penalty=1.5),
+]
+CASES = [
+    *[("1_0", "auto", one) for one in BASIC + MORE],
+    *[("1_2", "auto", one) for one in BASIC + MORE + OF_OUTPUT],
+    *[("1_2", "TorchSampler", one) for one in BASIC],
+    *[("head", "auto", one) for one in BASIC + MORE + OF_OUTPUT],
+]
+
+
+@pytest.mark.parametrize(("version", "sampler", "sampling"), CASES, ids=str)
+def test_sampling_follows_the_plain_definition(
+    started: Start, version: str, sampler: str, sampling: SamplingParams
+) -> None:
+    """Draws of the first token, and of the third after the commonest two."""
+    engine = started(version, sampler_type=sampler).engine
+    ids = (*prompt(12), *prompt(6), *prompt(6))
+    draws = 150
+    answers = generate(
+        engine,
+        *(ask(seed, ids, 3, (), replace(sampling, seed=seed)) for seed in range(3 * draws)),
+    )
+    made = [tuple(answer.tokens) for answer in answers.values()]
+    begins = [one[:2] for one in made]
+    begin = max(set(begins), key=begins.count)
+    ends = [one[2] for one in made if one[:2] == begin]
+    logits = penalized(model_logits([*ids, *begin], VOCAB), ids, begin, sampling)
+    check_draws(ends, distribution(logits, sampling))
+    first = distribution(penalized(model_logits(ids, VOCAB), ids, (), sampling), sampling)
+    check_draws([one[0] for one in made], first)
+
+
+def check_draws(draws: Sequence[int], expected: Floats) -> None:
+    counts = np.bincount(draws, minlength=VOCAB)
+    assert counts[expected < 1e-9].sum() == 0
+    distance = np.abs(counts / len(draws) - expected).sum() / 2
+    # What a sample of this size differs by on average; seeds are fixed, so this cannot flicker.
+    noise = np.sqrt(2 / np.pi * expected * (1 - expected) / len(draws)).sum() / 2
+    assert distance < 1.5 * noise + 0.02
+
+
+@pytest.mark.parametrize("version", ["1_2", "head"])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        replace(GREEDY, presence_penalty=1.2),
+        replace(GREEDY, frequency_penalty=0.8),
+        replace(GREEDY, presence_penalty=-2.0, frequency_penalty=-0.5),
+        replace(GREEDY, repetition_penalty=1.5),
+        replace(GREEDY, repetition_penalty=0.7, presence_penalty=0.4, frequency_penalty=0.1),
+    ],
+    ids=str,
+)
+def test_penalties_on_greedy_choices(
+    started: Start, version: str, sampling: SamplingParams
+) -> None:
+    engine = started(version).engine
+    moved = 0
+    for seed in range(8):
+        ids = prompt(200, seed)  # most of the vocabulary
+        expected = greedy(
+            ids,
+            40,
+            lambda logits, output, ids=ids: penalized(logits, ids, output, sampling),
+        )
+        assert generate(engine, ask(seed, ids, 40, (), sampling))[seed].tokens == expected
+        moved += expected != greedy(ids, 40)
+    assert moved  # else nothing was shown
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_greedy_ignores_the_sampling_numbers(started: Start, version: str) -> None:
+    rig = started(version)
+    odd = replace(GREEDY, temperature=5.0, top_k=3000, top_p=0.1, min_p=0.9, seed=9)
+    assert generate(rig.engine, ask(1, prompt(9), 20, (), odd))[1].tokens == greedy(prompt(9), 20)
+    sent = {
+        field.name: getattr(rig.sent, field.name)
+        for field in fields(rig.sent)
+        if getattr(rig.sent, field.name) != field.default
+    }
+    assert sent == {
+        "max_tokens": 20,
+        "end_id": END_IDS[0],
+        "pad_id": END_IDS[0],  # the library's own doing
+        "best_of": 1,  # as well
+        "ignore_eos": True,
+        "top_k": 1,
+        "detokenize": False,
+        "return_perf_metrics": True,
+    }
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_equal_seeds_give_equal_tokens_in_any_batch(started: Start, version: str) -> None:
+    engine = started(version).engine
+    seeds = (0, 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1)
+
+    def asked() -> list[GenerationRequest]:
+        return [
+            ask(key, prompt(9), 16, (), replace(SAMPLED, seed=seed))
+            for key, seed in enumerate(seeds)
+        ]
+
+    alone = {one.key: generate(engine, one)[one.key].tokens for one in asked()}
+    together = generate(engine, *reversed(asked()))
+    assert {key: answer.tokens for key, answer in together.items()} == alone
+    assert len({tuple(tokens) for tokens in alone.values()}) == len(seeds)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("penalty", [1.0, 1.4])
+def test_no_end_id_before_min_tokens(started: Start, version: str, penalty: float) -> None:
+    """Of several end ids none, though the library bans only one of them."""
+    engine = started(version).engine
+    sampling = replace(GREEDY, repetition_penalty=penalty)
+    ids = prompt(20)
+    ends = tuple(dict.fromkeys(greedy(ids, 12)))
+    for key, least in enumerate((0, 1, 2, 5, 11, 29, 30)):
+
+        def banned(logits: Floats, output: list[int], least: int = least) -> Floats:
+            logits = penalized(logits, ids, output, sampling)
+            if len(output) < least:
+                logits[list(ends)] = -np.inf
+            return logits
+
+        whole = greedy(ids, 30, banned)
+        place = next((i for i, token in enumerate(whole) if token in ends), 30)
+        assert place >= least
+        answer = generate(engine, ask(key, ids, 30, ends, sampling, min_tokens=least))[key]
+        reason = "stop" if place < 30 else "length"
+        assert (answer.tokens, answer.reason) == (whole[:place], reason)
+
+
+def test_the_second_part_draws_anew_and_counts_the_first(started: Start) -> None:
+    rig = started("1_2")
+    sampling = replace(SAMPLED, seed=2**64 - 1, presence_penalty=1.0, temperature=0.5)
+    answer = generate(rig.engine, ask(1, prompt(9), 20, (2, 3), sampling, min_tokens=8))[1]
+    first, second = (params for _, params in rig.llm.requests)
+    assert (first.max_tokens, second.max_tokens) == (8, 12)
+    assert rig.llm.requests[1][0] == [*prompt(9), *answer.tokens[:8]]
+    assert (first.seed, second.seed) == (first.seed, 7)
+    assert first.prompt_ignore_length == second.prompt_ignore_length == 9
+    assert first.presence_penalty == second.presence_penalty == 2.0
+    assert (first.ignore_eos, second.ignore_eos) == (True, False)
+    assert (second.end_id, second.stop_token_ids, second.embedding_bias) == (2, [3], None)
+
+
+def test_a_cancel_between_the_parts(started: Start) -> None:
+    rig = started(behaviour=Behaviour(step_seconds=0.01))
+    rig.engine.submit(ask(1, prompt(9), 40, (2, 3), min_tokens=4))
+    seen = 0
+    while seen < 4:
+        seen += sum(len(delta.token_ids) for delta in rig.engine.step())
+    rig.engine.cancel(1)
+    assert not rig.engine.has_work
+    assert generate(rig.engine, ask(2, prompt(9), 3))[2].tokens == greedy(prompt(9), 3)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_bad_words_of_one_and_of_several_tokens(started: Start, version: str) -> None:
+    engine = started(version).engine
+    ids = prompt(20)
+    plain = greedy(ids, 30)
+    words = ((plain[0],), (plain[4], plain[5]), (plain[9], plain[10], plain[11]), (250, 251))
+
+    def without(logits: Floats, output: list[int]) -> Floats:
+        for word in words:
+            if [*ids, *output][len(ids) + len(output) - len(word) + 1 :] == list(word[:-1]):
+                logits[word[-1]] = -np.inf
+        return logits
+
+    expected = greedy(ids, 30, without)
+    assert expected != plain
+    assert generate(engine, ask(1, ids, 30, bad_words=words))[1].tokens == expected
+    several = words[1:]
+    answer = generate(engine, ask(2, ids, 30, bad_words=several))[2]
+    assert answer.tokens[:5] == plain[:5]
+    assert answer.tokens[5] != plain[5]
+
+
+@pytest.mark.parametrize("settings", [{"version": one} for one in VERSIONS] + [TORCH], ids=str)
+def test_token_bias(started: Start, settings: dict[str, Any]) -> None:
+    engine = started(**settings).engine
+    ids = prompt(20)
+    plain = greedy(ids, 20)
+    bias = ((plain[0], -50.0), (7, 3.5), (200, 2.0), (VOCAB - 1, -1.0))
+
+    def biased(logits: Floats, _: list[int]) -> Floats:
+        for token, value in bias:
+            logits[token] += value
+        return logits
+
+    assert generate(engine, ask(1, ids, 20, token_bias=bias))[1].tokens == greedy(ids, 20, biased)
+
+
+def check_logprobs(ids: Sequence[int], answer: Answer, top: int) -> None:
+    assert len(answer.logprobs) == len(answer.tokens)
+    for place, (token, one) in enumerate(zip(answer.tokens, answer.logprobs, strict=True)):
+        values = log_softmax(model_logits([*ids, *answer.tokens[:place]], VOCAB))
+        assert one.logprob == pytest.approx(values[token], abs=1e-9)
+        best = np.argsort(-values)[:top].tolist()
+        assert [token for token, _ in one.top] == best
+        assert [value for _, value in one.top] == pytest.approx(values[best].tolist(), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sampling", "top"),
+    [
+        ({"version": "1_0"}, GREEDY, 0),
+        ({"version": "1_2"}, GREEDY, 0),
+        ({"version": "1_2"}, SAMPLED, 0),
+        ({"version": "1_2"}, replace(SAMPLED, top_k=40, top_p=0.9), 0),
+        (TORCH, GREEDY, 0),
+        (TORCH, GREEDY, 5),
+        ({"version": "head"}, GREEDY, 0),
+        ({"version": "head"}, GREEDY, 5),
+        ({"version": "head"}, replace(SAMPLED, temperature=2.0, top_k=40), 0),
+        ({"version": "head"}, replace(SAMPLED, temperature=2.0), 3),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("interval", [1, 4])
+def test_logprobs_are_of_the_raw_logits(
+    started: Start, settings: dict[str, Any], sampling: SamplingParams, top: int, interval: int
+) -> None:
+    """One for each token, and none for the end id that was taken off."""
+    engine = started(**settings, stream_interval=interval).engine
+    ids = prompt(20)
+    whole = generate(engine, ask(1, ids, 30, (), sampling, logprobs=top))[1]
+    check_logprobs(ids, whole, top)
+    ends = (whole.tokens[17], whole.tokens[21])
+    stopped = generate(engine, ask(2, ids, 30, ends, sampling, logprobs=top))[2]
+    assert stopped.tokens == whole.tokens[: len(stopped.tokens)]
+    assert stopped.reason == "stop"
+    check_logprobs(ids, stopped, top)
+    unasked = generate(engine, ask(3, ids, 30, (), sampling))[3]
+    assert (unasked.tokens, unasked.logprobs) == (whole.tokens, [])
+
+
+def test_a_logprob_that_the_library_owes_is_an_error(started: Start) -> None:
+    rig = started()
+    executor = rig.llm._executor
+    advance = executor._advance
+    executor._advance = lambda job: (job.logprobs.clear(), advance(job), job.logprobs.clear())
+    answer = generate(rig.engine, ask(1, prompt(9), 20, logprobs=0))[1]
+    assert (answer.reason, answer.fault) == ("error", "engine")
+    assert answer.error == "TensorRT-LLM sent 0 log-probabilities with 1 tokens"
+    assert generate(rig.engine, ask(2, prompt(9), 3))[2].tokens == greedy(prompt(9), 3)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("guide", "field", "text"),
+    [
+        (Guide("json"), "json_object", "{}"),
+        (Guide("json_schema", '{"type": "null"}'), "json", '{"type": "null"}'),
+        (Guide("regex", "[ab]+"), "regex", "[ab]+"),
+        (Guide("ebnf_grammar", 'root ::= "a"'), "grammar", 'root ::= "a"'),
+    ],
+)
+def test_guides(started: Start, version: str, guide: Guide, field: str, text: str) -> None:
+    rig = started(version)
+    answer = generate(rig.engine, ask(1, prompt(9), 40, (2, 3), guide=guide))[1]
+    assert (bytes(answer.tokens).decode(), answer.reason) == (text, "stop")
+    given = {
+        one.name: getattr(rig.sent.guided_decoding, one.name)
+        for one in fields(rig.sent.guided_decoding)
+    }
+    assert {name for name, value in given.items() if value} == {field}
+    assert rig.llm.arguments["skip_tokenizer_init"] is False
+
+
+REFUSALS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    (
+        {"version": "1_0"},
+        {"sampling": replace(GREEDY, presence_penalty=0.5)},
+        "presence_penalty is 0.5, the tensorrt_llm runtime allows only 0",
+    ),
+    (
+        {"version": "1_0"},
+        {"sampling": replace(SAMPLED, frequency_penalty=-1)},
+        "frequency_penalty is -1",
+    ),
+    ({"version": "1_2"}, {"logprobs": 1}, "logprobs is 1, .* only 0, the chosen token's"),
+    (
+        {"version": "1_2"},
+        {"logprobs": 0, "sampling": replace(SAMPLED, temperature=0.5)},
+        "return_log_probs is true, .* only false with temperature 0.5",
+    ),
+    (
+        {"version": "head"},
+        {"logprobs": 0, "sampling": replace(GREEDY, repetition_penalty=2)},
+        "false with repetition_penalty",
+    ),
+    (
+        {"version": "head"},
+        {"logprobs": 0, "sampling": replace(GREEDY, presence_penalty=1)},
+        "false with presence_penalty",
+    ),
+    (
+        {"version": "head"},
+        {"logprobs": 0, "sampling": replace(GREEDY, frequency_penalty=1)},
+        "false with frequency_penalty",
+    ),
+    ({"version": "head"}, {"logprobs": 0, "token_bias": ((9, 1.0),)}, "false with embedding_bias"),
+    ({"version": "head"}, {"logprobs": 0, "bad_words": ((9,),)}, "false with bad_words"),
+    ({"version": "head"}, {"logprobs": 0, "min_tokens": 2, "end_ids": (2,)}, "with min_tokens"),
+    ({"version": "head"}, {"logprobs": 0, "guide": Guide("json"), "end_ids": (2,)}, "with a guide"),
+    (TORCH, {"sampling": replace(SAMPLED, min_p=0.1)}, r"min_p is 0.1, .* only 0 \(TorchSampler\)"),
+    (TORCH, {"sampling": replace(GREEDY, repetition_penalty=1.2)}, "repetition_penalty is 1.2"),
+    (TORCH, {"sampling": replace(GREEDY, presence_penalty=1.2)}, "presence_penalty is 1.2"),
+    (TORCH, {"bad_words": ((9,),)}, "bad_words is 1 token sequences, .* only none"),
+    (TORCH, {"logprobs": 3, "sampling": SAMPLED}, "return_log_probs is true, .* with sampling"),
+    (
+        {"guided_decoding_backend": ""},
+        {"guide": Guide("json"), "end_ids": (2,)},
+        "guided_decoding_guide_type is json",
+    ),
+    ({}, {"guide": Guide("json")}, "ignore_eos is true, .* only false with a guide"),
+    ({}, {"guide": Guide("json"), "end_ids": (2,), "min_tokens": 3}, "min_tokens is 3, .* 0 with"),
+    ({"backend": "tensorrt"}, {"logprobs": 0}, "return_log_probs is true, .* TensorRT engine"),
+    ({"speculative_config": {"decoding_type": "NGram"}}, {"sampling": SAMPLED}, "temperature is 1"),
+    (
+        {"speculative_config": {"decoding_type": "NGram"}},
+        {"min_tokens": 2, "end_ids": (2,)},
+        "min_tokens is 2",
+    ),
+    ({"speculative_config": {"decoding_type": "NGram"}}, {"logprobs": 0}, "return_log_probs is"),
+]
+
+
+@pytest.mark.parametrize(("settings", "asked", "expected"), REFUSALS, ids=str)
+def test_what_is_not_honoured_is_refused(
+    started: Start, settings: dict[str, Any], asked: dict[str, Any], expected: str
+) -> None:
+    rig = started(**settings)
+    with pytest.raises(UnsupportedParameter, match=expected):
+        rig.engine.submit(ask(1, prompt(4), 5, **asked))
+    assert not rig.engine.has_work
+    assert rig.llm.requests == []
+
+
+@pytest.mark.parametrize(
+    ("top_k", "fits"), [(1024, True), (1025, False), (128_255, False), (128_256, True)]
+)
+def test_top_k_beyond_what_the_sampler_can(top_k: int, fits: bool) -> None:
+    """The C++ sampler cuts it off at 1024 without a word; a whole vocabulary is no limit."""
+    request = ask(1, prompt(4), 5, (), replace(SAMPLED, top_k=top_k))
+    refuse_unsupported(request, TORCH_SAMPLER, True, 128_256)
+    if fits:
+        refuse_unsupported(request, CPP_SAMPLER, True, 128_256)
+    else:
+        with pytest.raises(UnsupportedParameter, match=f"top_k is {top_k}, .* 0 to 1024"):
+            refuse_unsupported(request, CPP_SAMPLER, True, 128_256)
+
+
+def test_bad_sequences_are_refused_where_the_library_keeps_them_elsewhere(
+    started: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = fake_package.make_sampling_params
+
+    def moved(signatures: dict[str, Any]) -> Any:
+        params = make(signatures)
+        params._get_bad_words = lambda self: [[one] for one in self.bad_token_ids or []]
+        return params
+
+    monkeypatch.setattr(fake_package, "make_sampling_params", moved)
+    engine = started().engine
+    with pytest.raises(UnsupportedParameter, match="bad_words is sequences of several tokens"):
+        engine.submit(ask(1, prompt(4), 5, bad_words=((5, 6),)))
+    first = greedy(prompt(4), 1)[0]
+    answer = generate(engine, ask(2, prompt(4), 5, bad_words=((first,),)))[2]
+    assert answer.tokens[0] != first

@@ -1,0 +1,146 @@
+"""The form into which every kind of guide is read: rules over Unicode characters.
+
+A character is a code point; U+0000 and the surrogates are none. Character sets are sorted, disjoint
+and not adjacent ranges `(first, last)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+Ranges = tuple[tuple[int, int], ...]
+
+ALPHABET: Ranges = ((0x01, 0xD7FF), (0xE000, 0x10FFFF))
+ROOT = "root"
+
+
+class GuideError(ValueError):
+    """A guide that cannot be served.
+
+    The message is two clauses, without the input's name: "has no rule root, allowed is ...".
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Chars:
+    """One character of a set."""
+
+    ranges: Ranges
+
+
+@dataclass(frozen=True, slots=True)
+class Seq:
+    """One after the other; nothing at all if it is empty."""
+
+    items: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Alt:
+    """One of them."""
+
+    items: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """`least` to `most` times; `most` None is without end."""
+
+    item: Node
+    least: int
+    most: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """At least one of the parts, in their order, with the separator between those that are there.
+
+    Each part comes with whether it must be there.
+    """
+
+    parts: tuple[tuple[Node, bool], ...]
+    separator: Node
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What the rule of that name matches."""
+
+    rule: str
+
+
+Node = Chars | Seq | Alt | Repeat | Joined | Call
+EMPTY = Seq(())
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """Rules by name; the output matches the rule "root".
+
+    `shared` names rules that are better called than copied to where they are used.
+    """
+
+    rules: dict[str, Node]
+    shared: frozenset[str] = field(default_factory=frozenset)
+
+
+def literal(text: str) -> Node:
+    """Exactly this text."""
+    return Seq(tuple(Chars(((ord(character), ord(character)),)) for character in text))
+
+
+def one_of(characters: str) -> Chars:
+    """Any of these characters."""
+    return Chars(union((ord(character), ord(character)) for character in characters))
+
+
+def optional(node: Node) -> Node:
+    """Once or not at all."""
+    return Repeat(node, 0, 1)
+
+
+def union(ranges: Iterable[tuple[int, int]]) -> Ranges:
+    """The set of all characters in any of `ranges`, which may overlap."""
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
+        else:
+            merged.append((first, last))
+    return tuple(merged)
+
+
+def overlap(left: Ranges, right: Ranges) -> Ranges:
+    """What is in both sets."""
+    found, i, j = [], 0, 0
+    while i < len(left) and j < len(right):
+        first, last = max(left[i][0], right[j][0]), min(left[i][1], right[j][1])
+        if first <= last:
+            found.append((first, last))
+        if left[i][1] < right[j][1]:
+            i += 1
+        else:
+            j += 1
+    return tuple(found)
+
+
+def without(ranges: Ranges, removed: Ranges) -> Ranges:
+    """What is in the first set and not in the second."""
+    kept = []
+    for first, last in ranges:
+        for low, high in removed:
+            if high < first or low > last:
+                continue
+            if low > first:
+                kept.append((first, low - 1))
+            first = high + 1
+        if first <= last:
+            kept.append((first, last))
+    return tuple(kept)
+
+
+def shown(code_point: int) -> str:
+    """A character as a message names it."""
+    is_shown = code_point <= 0x10FFFF and chr(code_point).isprintable()
+    return repr(chr(code_point)) if is_shown else f"U+{code_point:04X}"

@@ -1,0 +1,75 @@
+"""A guide of any kind: its text, checked and read, or as a grammar for the library."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NoReturn
+
+from guide_language.automaton import make_deterministic
+from guide_language.ebnf import parse_ebnf
+from guide_language.grammar import ROOT, Grammar, GuideError
+from guide_language.json_schema import any_json, read_json_schema
+from guide_language.printer import print_ebnf
+from guide_language.regex import parse_regex
+
+KINDS = ("json", "json_schema", "regex", "ebnf_grammar")
+MAX_BYTES = 64 * 1024
+MAX_JSON_DEPTH = 64
+_JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+
+def read_guide(kind: str, text: str) -> Grammar:
+    """The grammar that a guide is, in time linear in its length; raises `GuideError`."""
+    _check_text(kind, text)
+    if kind == "json":
+        return any_json()
+    if kind == "json_schema":
+        return read_json_schema(_json(text))
+    if kind == "regex":
+        return Grammar({ROOT: parse_regex(text).node})
+    return parse_ebnf(text)
+
+
+def guide_to_ebnf(kind: str, text: str) -> str:
+    """A deterministic grammar in EBNF; raises `GuideError`. May take seconds if it is hostile."""
+    return print_ebnf(make_deterministic(read_guide(kind, text)))
+
+
+def _check_text(kind: str, text: str) -> None:
+    if kind == "json":
+        if text:
+            raise GuideError(f"has {len(text)} characters, allowed is none with the type json")
+        return
+    if not text:
+        raise GuideError(f"is empty, allowed with the type {kind} is a text")
+    for character in text:
+        if character == "\0" or "\ud800" <= character <= "\udfff":
+            raise GuideError(
+                f"has U+{ord(character):04X} at character {text.index(character)}, "
+                "allowed are Unicode characters from U+0001 on"
+            )
+    size = len(text.encode())
+    if size > MAX_BYTES:
+        raise GuideError(f"has {size} bytes, allowed are {MAX_BYTES}")
+
+
+def _json(text: str) -> Any:
+    depth = deepest = 0
+    for character in _JSON_STRING.sub("", text):
+        depth += (character in "[{") - (character in "]}")
+        deepest = max(deepest, depth)
+    if deepest > MAX_JSON_DEPTH:
+        raise GuideError(f"nests {deepest} deep, allowed is {MAX_JSON_DEPTH}")
+    try:
+        document = json.loads(text, parse_constant=_refuse_constant)
+        json.dumps(document, ensure_ascii=False).encode()  # fails for half a surrogate pair
+    except UnicodeEncodeError:
+        raise GuideError("has half a surrogate pair, allowed are whole characters") from None
+    except ValueError as error:
+        raise GuideError(f"is no JSON ({str(error)[:80]}), allowed is a JSON schema") from None
+    return document
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")

@@ -1,0 +1,102 @@
+"""The check before the engine: every refusal is one sentence, and none takes long."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+
+import pytest
+from guide_check import check_guide
+from guide_language.guides import MAX_BYTES
+
+WHOLE = json.dumps({"type": "object", "properties": {"é": {"type": "string"}}, "required": ["é"]})
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("json", ""),
+        ("json_schema", WHOLE),
+        ("json_schema", " true "),
+        ("json_schema", '{"items":' * 32 + "{}" + "}" * 32),
+        ("json_schema", json.dumps({"const": "[[[[" * 100})),
+        ("regex", "é{2,3}|日本"),
+        ("regex", "a" * MAX_BYTES),
+        ("ebnf_grammar", 'root ::= "é" root | "."'),
+    ],
+)
+def test_admitted(kind: str, text: str) -> None:
+    check_guide(kind, text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "message"),
+    [
+        ("", "{}", "guided_decoding_guide_type is missing, allowed is one of json, json_schema, "),
+        ("yaml", "a", "guided_decoding_guide_type is 'yaml', allowed is one of json, json_schema"),
+        ("JSON", "", "guided_decoding_guide_type is 'JSON'"),
+        ("x" * 1000, "", "guided_decoding_guide_type is 'xxx"),
+        ("json", "{}", "guided_decoding_guide has 2 characters, allowed is none with the type"),
+        ("json_schema", "", "guided_decoding_guide is empty, allowed with the type json_schema is"),
+        ("regex", "", "guided_decoding_guide is empty"),
+        ("regex", "a\0b", r"guided_decoding_guide has U\+0000 at character 1, allowed"),
+        ("regex", "a\ud800", r"guided_decoding_guide has U\+D800 at character 1"),
+        ("ebnf_grammar", 'root ::= "\udfff"', r"has U\+DFFF"),
+        (
+            "regex",
+            "a" * (MAX_BYTES + 1),
+            "guided_decoding_guide has 65537 bytes, allowed are 65536",
+        ),
+        ("regex", "é" * MAX_BYTES, "has 131072 bytes"),
+        ("json_schema", "{", "guided_decoding_guide is no JSON .*, allowed is a JSON schema"),
+        ("json_schema", "{'type': 'string'}", "is no JSON"),
+        ("json_schema", "NaN", "is no JSON .NaN is no JSON number"),
+        ("json_schema", "1" * 5000, "is no JSON"),
+        ("json_schema", '{"const": "\\ud800"}', "half a surrogate pair"),
+        ("json_schema", "[" * 60_000, "nests 60000 deep, allowed is 64"),
+        ("json_schema", '{"a":' * 65 + "1" + "}" * 65, "nests 65 deep"),
+        ("json_schema", '{"$ref": "https://example.com"}', "https://example.com"),
+        ("regex", "(" * 60_000, "nests groups too deeply"),
+        ("ebnf_grammar", "root ::= " + "(" * 60_000, "nests parentheses"),
+        ("ebnf_grammar", 'start ::= "a"', "guided_decoding_guide has no rule 'root'"),
+    ],
+)
+def test_refused(kind: str, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        check_guide(kind, text)
+    sentence = str(error.value)
+    assert ", allowed " in sentence
+    assert "\n" not in sentence
+    assert len(sentence) < 400
+    sentence.encode()
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("regex", "[a-z]" * 13_000),
+        ("regex", "(a|b)" * 13_000),
+        ("regex", "(((a{1,9999}){1,9999}){1,9999}){1,9999}"),
+        ("regex", "(a|b)*a(a|b){9999}"),
+        ("regex", "((a+)+)+" * 8_000),
+        ("ebnf_grammar", "root ::= " + '"a" ' * 16_000),
+        ("ebnf_grammar", 'root ::= a0\na400 ::= "x"\n' + "\n".join(
+            f"a{i} ::= a{i + 1} a{i + 1}" for i in range(400))),
+        ("json_schema", json.dumps({"anyOf": [{"const": i} for i in range(3_000)]})),
+        ("json_schema", json.dumps({"oneOf": [{"const": i} for i in range(100)]})),
+        ("json_schema", json.dumps({"enum": list(range(9_000))})),
+        ("json_schema", json.dumps({"required": [str(i) for i in range(7_000)]})),
+        ("json_schema", json.dumps({"properties": {str(i): {} for i in range(5_000)}})),
+        ("json_schema", json.dumps({"$ref": "#/$defs/0", "$defs": {"900": {}} | {
+            str(i): {"anyOf": [{"$ref": f"#/$defs/{i + 1}"}] * 2} for i in range(900)}})),
+        ("json_schema", json.dumps({"type": "string", "pattern": "(a*)*" * 1_000})),
+        ("json_schema", '{"a":"' + '\\"[' * 20_000 + '"}'),
+    ],
+)  # fmt: skip
+def test_no_guide_takes_long_to_check(kind: str, text: str) -> None:
+    assert len(text.encode()) <= MAX_BYTES
+    started = time.process_time()
+    with contextlib.suppress(ValueError):
+        check_guide(kind, text)
+    assert time.process_time() - started < 1

@@ -18,6 +18,7 @@ from llama_config import LlamaConfig, load_llama_config
 from nvfp4_checkpoint import open_checkpoint
 
 Q_PROJ = "model.layers.1.self_attn.q_proj"
+LFS_POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 100\n"
 LLAMA3 = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -127,9 +128,33 @@ def _rewrite_header(tensor: str, change: Callable[[dict[str, Any]], Any]) -> Cal
     return apply
 
 
+def _renamed(tensor: str, new: str) -> Callable[[dict[str, Any]], None]:
+    return lambda header: header.update({new: header.pop(tensor)})
+
+
+def _unplaced(tensor: str) -> Callable[[Path], None]:
+    return lambda folder: edit_config(
+        folder, lambda index: index["weight_map"].pop(tensor), "model.safetensors.index.json"
+    )
+
+
+def _append(folder: Path) -> None:
+    with _shard_of(folder, f"{Q_PROJ}.weight").open("ab") as file:
+        file.write(b"more")
+
+
+def _on_top_of_another(header: dict[str, Any]) -> None:
+    entry = header[f"{Q_PROJ}.weight"]
+    entry["data_offsets"] = [offset - 8 for offset in entry["data_offsets"]]
+
+
+def _before_the_file(header: dict[str, Any]) -> None:
+    header[f"{Q_PROJ}.weight"]["data_offsets"][0] = -8
+
+
 def _rename(tensor: str, new: str) -> Callable[[Path], None]:
     def apply(folder: Path) -> None:
-        _rewrite_header(tensor, lambda header: header.update({new: header.pop(tensor)}))(folder)
+        _rewrite_header(tensor, _renamed(tensor, new))(folder)
         edit_config(
             folder,
             lambda index: index["weight_map"].update({new: index["weight_map"].pop(tensor)}),
@@ -164,13 +189,37 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         ),
         "damaged header",
     ),
-    "tensor not in its shard": (
+    "git LFS pointer": (
+        lambda folder: _shard_of(folder, f"{Q_PROJ}.weight").write_text(LFS_POINTER),
+        "is a git LFS pointer, not the file; run 'git lfs pull'",
+    ),
+    "bytes behind the last tensor": (
+        _append,
+        r"has \d+ bytes, its header accounts for \d+; fetch",
+    ),
+    "gap between tensors": (
         _rewrite_header(f"{Q_PROJ}.weight", lambda header: header.pop(f"{Q_PROJ}.weight")),
+        r"begins at byte \d+ and leaves a gap behind .*allowed is byte \d+; fetch",
+    ),
+    "tensors overlap": (
+        _rewrite_header(f"{Q_PROJ}.weight", _on_top_of_another),
+        r"begins at byte \d+ and overlaps model\..*allowed is byte \d+; fetch",
+    ),
+    "bytes before the file": (
+        _rewrite_header(f"{Q_PROJ}.weight", _before_the_file),
+        r"q_proj\.weight lies from byte -8 to \d+; fetch",
+    ),
+    "tensor not in its shard": (
+        _rewrite_header(f"{Q_PROJ}.weight", _renamed(f"{Q_PROJ}.weight", f"{Q_PROJ}.bias")),
         f"lacks the tensor {re.escape(Q_PROJ)}.weight that the index places there",
     ),
+    "tensor not in the index": (
+        _unplaced(f"{Q_PROJ}.input_scale"),
+        r"q_proj\.input_scale, which model\.safetensors\.index\.json does not place there; fetch",
+    ),
     "tensor missing": (
-        _rename(f"{Q_PROJ}.weight_scale", f"{Q_PROJ}.input_scale"),
-        "lacks the tensor",
+        _rename(f"{Q_PROJ}.weight_scale", "model.layers.1.rotary_emb.inv_freq"),
+        rf"lacks the tensor {re.escape(Q_PROJ)}.weight_scale that config.json calls for",
     ),
     "tensor too many": (_rename(f"{Q_PROJ}.input_scale", f"{Q_PROJ}.bias"), r"q_proj\.bias, which"),
     "not quantized": (_rewrite_header(f"{Q_PROJ}.weight", _as_bf16), r"q_proj\.weight is BF16"),

@@ -1,0 +1,307 @@
+"""The complete layout and every value: what a fetched checkpoint must be before it is compiled."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from build_console import BuildError
+from checkpoint_layout import check_complete_layout, complete_layout, layout_bytes
+from checkpoint_values import check_values, e4m3_values
+from engine_fixtures import DEMO, write_checkpoint
+from llama_config import parse_llama_config
+from model_shapes import SHAPES
+from nvfp4_checkpoint import open_checkpoint
+from nvfp4_reference import E4M3
+
+LAYER = "model.layers.1."
+O_PROJ = f"{LAYER}self_attn.o_proj"
+Q_PROJ = f"{LAYER}self_attn.q_proj"
+CONSTANTS = {"model_type": "llama", "rms_norm_eps": 1e-5}
+
+Edit = Callable[[Path], object]
+
+
+def check(folder: Path) -> list[str]:
+    """As fetch_checkpoint.py does; returns the warnings."""
+    checkpoint = open_checkpoint(folder)
+    check_complete_layout(folder, checkpoint.config, checkpoint.tensors)
+    read: list[int] = []
+    warnings = check_values(checkpoint, read.append)
+    scalars = sum(t.data.size for t in checkpoint.tensors.values() if t.dtype == "F32")
+    assert sum(read) == checkpoint.data_bytes - scalars
+    return warnings
+
+
+@pytest.mark.parametrize("kv_scales", [True, False])
+def test_8b_layout_has_the_published_figures(kv_scales: bool) -> None:
+    """Of nvidia/Llama-3.1-8B-Instruct-FP4: its 1,027 tensors include 64 scales of the KV cache."""
+    config = parse_llama_config(Path(), {**CONSTANTS, **SHAPES["llama-3.1-8b"]}, {})
+    layout = complete_layout(config, kv_scales)
+    assert len(layout) == (1027 if kv_scales else 963)
+    assert layout_bytes(layout) == 6_027_749_376 - (0 if kv_scales else 64 * 4)
+    assert layout["model.layers.31.mlp.down_proj.weight"] == ("U8", (4096, 7168))
+    assert layout["model.layers.31.self_attn.k_proj.weight_scale"] == ("F8_E4M3", (1024, 256))
+
+
+def test_e4m3_values_equal_the_reference() -> None:
+    np.testing.assert_array_equal(e4m3_values(), E4M3[:0x7F])
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return write_checkpoint(tmp_path / "checkpoint")
+
+
+def test_random_and_real_checkpoints_pass(checkpoint: Path) -> None:
+    assert check(checkpoint) == []
+    assert check(DEMO / "checkpoint") == []
+
+
+def test_tied_head_may_be_stored_or_not(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "tied", tie_word_embeddings=True)
+    assert check(folder) == []
+    folder = write_checkpoint(tmp_path / "stored")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    assert check(folder) == []
+
+
+def test_one_element_scalars_of_shape_1_are_taken(checkpoint: Path) -> None:
+    def reshape(header: dict[str, Any]) -> None:
+        header[f"{O_PROJ}.input_scale"]["shape"] = [1]
+
+    rewrite_header(checkpoint, reshape)
+    assert check(checkpoint) == []
+
+
+def rewrite_header(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the header of the only shard; the tensors' bytes stay."""
+    shard = folder / "model.safetensors"
+    data = shard.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    change(header)
+    text = json.dumps(header).encode()
+    shard.write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
+
+
+def without(*suffixes: str) -> Edit:
+    """Leave out the tensors of those names, and their bytes."""
+
+    def edit(folder: Path) -> None:
+        tensors = open_checkpoint(folder).tensors
+        kept = [tensor for name, tensor in tensors.items() if not name.endswith(suffixes)]
+        header: dict[str, Any] = {}
+        end = 0
+        for tensor in kept:
+            start, end = end, end + tensor.data.size
+            shape = list(tensor.shape)
+            header[tensor.name] = {"dtype": tensor.dtype, "shape": shape}
+            header[tensor.name]["data_offsets"] = [start, end]
+        text = json.dumps(header).encode()
+        content = b"".join(tensor.data.tobytes() for tensor in kept)
+        (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + content)
+
+    return edit
+
+
+def store(name: str, at: int, data: bytes) -> Edit:
+    """Overwrite bytes of a tensor, `at` bytes behind its first."""
+
+    def edit(folder: Path) -> None:
+        tensor = open_checkpoint(folder).tensors[name]
+        assert at + len(data) <= tensor.data.size
+        with tensor.path.open("r+b") as file:
+            file.seek(tensor.offset + at)
+            file.write(data)
+
+    return edit
+
+
+def scalar(value: float, *names: str) -> Edit:
+    def edit(folder: Path) -> None:
+        for name in names:
+            store(name, 0, np.float32(value).tobytes())(folder)
+
+    return edit
+
+
+def zeros(name: str, begin: float, end: float) -> Edit:
+    """A hole: that part of the tensor, from 0 to 1, was never written."""
+
+    def edit(folder: Path) -> None:
+        size = open_checkpoint(folder).tensors[name].data.size
+        first, last = int(begin * size) // 8 * 8, int(end * size) // 8 * 8
+        store(name, first, bytes(last - first))(folder)
+
+    return edit
+
+
+def swap_scales(folder: Path, only: str = "") -> None:
+    """What a program does that takes input_scale for weight_scale_2."""
+    tensors = open_checkpoint(folder).tensors
+    for name, tensor in tensors.items():
+        if name.endswith(".weight_scale_2") and name.startswith(only):
+            other = name.replace("weight_scale_2", "input_scale")
+            first, second = tensor.data.tobytes(), tensors[other].data.tobytes()
+            store(name, 0, second)(folder)
+            store(other, 0, first)(folder)
+
+
+BAD: dict[str, tuple[Edit, str]] = {
+    "no input_scale": (
+        without(".input_scale"),
+        r"lacks the tensor model\.layers\.0\.self_attn\.q_proj\.input_scale, .*14 missing.*fetch",
+    ),
+    "KV scales of one layer": (
+        without("1.self_attn.k_proj.k_scale", "1.self_attn.v_proj.v_scale"),
+        r"lacks the tensor .*1\.self_attn\.k_proj\.k_scale, allowed is a scale for every layer or",
+    ),
+    "KV scales of the keys alone": (
+        without("v_scale"),
+        r"lacks the tensor .*0\.self_attn\.v_proj\.v_scale, allowed is a scale for every layer",
+    ),
+    "one more scale": (
+        lambda folder: rewrite_header(
+            folder,
+            lambda header: header.update(
+                {f"{LAYER}mlp.k_scale": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}
+            ),
+        ),
+        r"holds the tensor model\.layers\.1\.mlp\.k_scale, which the NVFP4 layout .*has not; give",
+    ),
+    "input_scale is infinite": (
+        scalar(np.inf, f"{O_PROJ}.input_scale"),
+        r"o_proj\.input_scale is inf, allowed is a finite number above 0; fetch",
+    ),
+    "weight_scale_2 is NaN": (
+        scalar(np.nan, f"{O_PROJ}.weight_scale_2"),
+        r"o_proj\.weight_scale_2 is nan, allowed is a finite number above 0; fetch",
+    ),
+    "k_scale is 0": (
+        scalar(0, f"{LAYER}self_attn.k_proj.k_scale"),
+        r"k_proj\.k_scale is 0\.0, allowed is a finite number above 0; fetch",
+    ),
+    "v_scale is negative": (
+        scalar(-1, f"{LAYER}self_attn.v_proj.v_scale"),
+        r"v_proj\.v_scale is -1\.0, allowed is a finite number above 0; fetch",
+    ),
+    "q has its own weight_scale_2": (
+        scalar(1e-4, f"{Q_PROJ}.weight_scale_2"),
+        r"k_proj\.weight_scale_2 is .*, allowed is 9\.99.*e-05 as .*q_proj\.weight_scale_2 has",
+    ),
+    "up has its own input_scale": (
+        scalar(2e-3, f"{LAYER}mlp.up_proj.input_scale"),
+        r"up_proj\.input_scale is 0\.002.*, allowed is 0\.001.* as .*gate_proj\.input_scale has",
+    ),
+    "block scale is NaN": (
+        store(f"{O_PROJ}.weight_scale", 5, b"\x7f"),
+        r"o_proj\.weight_scale is NaN for 1 of 256 blocks, allowed is 0 to 448; fetch",
+    ),
+    "block scale is the other NaN": (
+        store(f"{O_PROJ}.weight_scale", 5, b"\xff\xff"),
+        r"o_proj\.weight_scale is NaN for 2 of 256 blocks",
+    ),
+    "block scale is negative": (
+        store(f"{O_PROJ}.weight_scale", 255, b"\x80"),
+        r"o_proj\.weight_scale is negative for 1 of 256 blocks, allowed is 0 to 448; fetch",
+    ),
+    "block scales were never written": (
+        zeros(f"{O_PROJ}.weight_scale", 0.5, 0.75),
+        r"o_proj\.weight_scale is 0 for 64 of 256 blocks, allowed is 1%; fetch",
+    ),
+    "codes were never written": (
+        zeros(f"{O_PROJ}.weight", 0.25, 0.5),
+        r"o_proj\.weight has 64 blocks of zeros whose scales say that they are not, .*; fetch",
+    ),
+    "neither was written": (
+        lambda folder: (
+            zeros(f"{O_PROJ}.weight", 0, 1)(folder),
+            zeros(f"{O_PROJ}.weight_scale", 0, 1)(folder),
+        ),
+        r"o_proj\.weight_scale is 0 throughout; fetch",
+    ),
+    "embedding holds a NaN": (
+        store("model.embed_tokens.weight", 1000, b"\xc0\xff"),
+        r"model\.embed_tokens\.weight holds a NaN or an infinity, .*; fetch",
+    ),
+    "norm holds an infinity": (
+        store("model.norm.weight", 126, b"\x80\x7f"),
+        r"model\.norm\.weight holds a NaN or an infinity",
+    ),
+    "head was never written": (
+        zeros("lm_head.weight", 0.5, 1),
+        r"16384 of the 32768 values of lm_head\.weight are 0, allowed is 10%.*; fetch",
+    ),
+    "scales swapped": (
+        swap_scales,
+        r"weight_scale_2 and input_scale look swapped in 14 of 14 linears \(.*: 0\.001 and 0\.0001",
+    ),
+    "weight_scale_2 inverted": (
+        scalar(5000, f"{O_PROJ}.weight_scale_2"),
+        r"o_proj\.weight_scale_2 is 5e\+03, which makes the .*swapped or inverted, and exp",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_values_are_one_sentence(checkpoint: Path, name: str) -> None:
+    break_it, expected = BAD[name]
+    break_it(checkpoint)
+    with pytest.raises(BuildError, match=expected) as error:
+        check(checkpoint)
+    assert "\n" not in str(error.value)
+
+
+GOOD: dict[str, Edit] = {
+    "no KV scales": without("k_scale", "v_scale"),
+    # Model Optimizer 0.35 clamps them to 1.0 from below, 0.47 writes amax / 448.
+    "KV scales of amax / 448": scalar(0.015, f"{LAYER}self_attn.k_proj.k_scale"),
+    "a block of zeros": lambda folder: (
+        store(f"{O_PROJ}.weight", 80, bytes(8))(folder),
+        store(f"{O_PROJ}.weight_scale", 10, b"\x38")(folder),
+    ),
+    "a row of zeros, some of them negative": lambda folder: (
+        store(f"{O_PROJ}.weight", 32 * 5, b"\x80\x08" * 16)(folder),
+        store(f"{O_PROJ}.weight_scale", 4 * 5, b"\x38" * 4)(folder),
+    ),
+    "a scale that underflowed": store(f"{O_PROJ}.weight_scale", 7, b"\x00"),
+    "an embedding row that was never trained": store("model.embed_tokens.weight", 0, bytes(128)),
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_what_model_optimizer_may_write_is_taken(checkpoint: Path, name: str) -> None:
+    GOOD[name](checkpoint)
+    assert check(checkpoint) == []
+
+
+def test_swapped_scales_of_a_trained_model_are_seen(tmp_path: Path) -> None:
+    folder = shutil.copytree(DEMO / "checkpoint", tmp_path / "demo")
+    swap_scales(folder)
+    with pytest.raises(BuildError, match="look swapped in 42 of 42 linears"):
+        check(folder)
+
+
+def test_one_odd_linear_is_a_warning(checkpoint: Path) -> None:
+    swap_scales(checkpoint, only=O_PROJ)
+    (warning,) = check(checkpoint)
+    expected = rf"warning: .*look swapped in 1 of 14 linears \({re.escape(O_PROJ)}: 0\.001 and"
+    assert re.match(expected, warning)
+
+
+def test_a_small_chunk_size_changes_nothing(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("checkpoint_values.CHUNK_BYTES", 64)
+    assert check(checkpoint) == []
+    zeros(f"{O_PROJ}.weight", 0.25, 0.5)(checkpoint)
+    with pytest.raises(BuildError, match="64 blocks of zeros"):
+        check(checkpoint)

@@ -95,6 +95,11 @@ def _install(
 
 def _link_or_copy(source: Path, target: Path) -> None:
     """A hard link costs nothing of 6 GB; on another file system it is a copy."""
+    if source.is_dir():
+        target.mkdir()
+        for path in sorted(source.iterdir()):
+            _link_or_copy(path, target / path.name)
+        return
     try:
         os.link(source, target)
     except OSError:

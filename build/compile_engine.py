@@ -41,7 +41,7 @@ from nvfp4_checkpoint import open_checkpoint
 from token_table import read_token_table
 from whole_output import written_whole
 
-COMPILER_VERSION = "3"  # raise it when the same checkpoint and options give another engine
+COMPILER_VERSION = "4"  # raise it when the same checkpoint and options give another engine
 NEEDED_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 OPTIONAL_FILES = ("generation_config.json", "special_tokens_map.json", "chat_template.jinja")
 DEFAULT_MAX_SEQ_LEN = 4096  # or the model's own limit, where that is lower
@@ -94,9 +94,11 @@ def compile_engine(options: argparse.Namespace) -> bool:
         if weights is not None:
             # Needs OpenVINO, which replay does not; imported with its telemetry switched off.
             import_openvino()
+            from guide_files import write_guide_files
             from openvino_files import write_openvino_model
 
             write_openvino_model(weights, description.limits.max_seq_len, folder)
+            write_guide_files(table, llama.eos_token_ids[0], folder)
         write_description(folder, description)
     say(f"{options.output} is ready")
     return True

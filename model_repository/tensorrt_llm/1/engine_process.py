@@ -7,8 +7,6 @@ It ends when it is told to, when the pipe closes, or when its parent dies.
 
 from __future__ import annotations
 
-import ctypes
-import os
 import signal
 import sys
 import time
@@ -17,6 +15,7 @@ from pathlib import Path
 
 from engine_config import EngineConfig, EngineConfigError, load_engine_config
 from engine_messages import Cancel, Failed, Progress, Ready, Shutdown, StepDone
+from parent_death import die_with_parent
 from token_engine.interface import (
     EngineLoadError,
     GenerationRequest,
@@ -26,7 +25,6 @@ from token_engine.interface import (
 )
 from token_engine.registry import make_engine
 
-PR_SET_PDEATHSIG = 1
 WARM_UP_KEY = 0  # the room's keys begin at 1
 WARM_UP_TOKENS = 2
 HEARTBEAT_S = 1.0
@@ -34,7 +32,7 @@ HEARTBEAT_S = 1.0
 
 def main(engine_directory: Path, connection: Connection) -> int:
     """Load, warm up, then step until told to stop. Returns the process's exit code."""
-    _die_with_parent()
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the server's to handle
     try:
         engine = _start_engine(engine_directory, connection)
@@ -117,12 +115,6 @@ class EngineLoop:
             elif isinstance(message, Shutdown):
                 self._running = False
         return refused
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() == 1:  # the parent died before the call above
-        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import os
 import resource
 import sys
 import time
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -22,36 +21,14 @@ import numpy as np
 from guide_language.grammar import GuideError
 from guide_language.guides import guide_to_ebnf
 from parent_death import die_with_parent
+from prover_messages import CPU_SECONDS, Disproof, Proof, ProverReady
 from token_engine.interface import Guide
 from token_engine.openvino_import import import_openvino
 
-CPU_SECONDS = 10  # for one guide, of all threads together
 MOST_BYTES = 2 * 2**30  # of this process's private memory
 MOST_RETAINED_BYTES = 128 * 2**20  # what one compiled guide may hold
 IDLE_SECONDS = 60
 NICENESS = 10  # streams come first
-TOO_LONG = f"takes more than {CPU_SECONDS} s of computing time to compile"
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The prover takes guides."""
-
-
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """The guide compiles, and what that costs in any process."""
-
-    ebnf: str  # the grammar that the library compiles
-    cpu_seconds: float
-    retained_bytes: int  # the library never forgets a grammar
-
-
-@dataclass(frozen=True, slots=True)
-class Disproof:
-    """The guide cannot be served; `reason` is two clauses: "takes ..., allowed is ..."."""
-
-    reason: str
 
 
 def main(directory: Path, connection: Connection) -> int:
@@ -61,7 +38,7 @@ def main(directory: Path, connection: Connection) -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_DATA, (MOST_BYTES, MOST_BYTES))
     compiler = Compiler(directory)
-    connection.send(Ready())
+    connection.send(ProverReady())
     try:
         while connection.poll(IDLE_SECONDS):
             connection.send(_prove(compiler, connection.recv()))

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from guide_prover import NICENESS, Compiler, Disproof, Proof
+from guide_prover import NICENESS, Compiler
+from prover_messages import Disproof, Proof
 
 from token_engine.interface import (
     EngineLoadError,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from guide_prover import TOO_LONG, Disproof, Proof, Ready
+from prover_messages import CPU_SECONDS, Disproof, Proof, ProverReady
 
 from token_engine.interface import Guide
 
@@ -64,7 +64,7 @@ class ProverProcess:
         try:
             while self._child.connection.poll(wait_seconds):
                 message = self._child.connection.recv()
-                if not isinstance(message, Ready):
+                if not isinstance(message, ProverReady):
                     self._guide = None
                     return message  # type: ignore[no-any-return]
                 self._child.ready = True
@@ -115,6 +115,9 @@ class ProverProcess:
             self.begin(guide)
             return None
         if code == -signal.SIGXCPU:
-            return Disproof(f"{TOO_LONG}, allowed is a simpler one")
+            return Disproof(
+                f"takes more than {CPU_SECONDS} s of computing time to compile, "
+                "allowed is a simpler one"
+            )
         how = f"was killed by signal {-code}" if code and code < 0 else f"ended with code {code}"
         return Disproof(f"cannot be compiled (the compiler {how}), allowed is a simpler one")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from conftest import BUILD
 from llama_fp4 import Client
 from server_process import ServerProcess
-from triton_calls import generate_tokens
+from triton_calls import generate_tokens, post
 
 GOLDEN = json.loads((BUILD / "demo" / "golden" / "greedy.json").read_text(encoding="utf-8"))
 PROMPTS: list[dict[str, Any]] = GOLDEN["prompts"]
@@ -97,3 +99,33 @@ def test_a_stop_word_of_several_tokens(demo_client: Client) -> None:
     stop = text[50:61]
     cut = ask(demo_client, prompt, stop_words=[stop, "never in there"])
     assert cut == text[: text.index(stop)]
+
+
+SCHEMA = """{"type": "object", "properties": {"city": {"type": "string", "maxLength": 8},
+    "capital": {"type": "boolean"}}, "required": ["city", "capital"],
+    "additionalProperties": false}"""
+GUIDES: list[tuple[str, str, Callable[[str], object]]] = [
+    ("json", "", lambda text: [json.loads(text)]),
+    ("json_schema", SCHEMA, lambda text: {"city", "capital"} == json.loads(text).keys()),
+    ("regex", "(Paris|Rome), [0-9]{4}", re.compile("(Paris|Rome), [0-9]{4}").fullmatch),
+    ("ebnf_grammar", 'root ::= "yes" | "no" | "日本"', ["yes", "no", "日本"].count),
+]
+
+
+@pytest.mark.parametrize("model", ["ensemble", "tensorrt_llm_bls"])
+@pytest.mark.parametrize(("kind", "guide", "matches"), GUIDES, ids=[guide[0] for guide in GUIDES])
+def test_guided_output_matches_its_guide(
+    demo_server: ServerProcess,
+    model: str,
+    kind: str,
+    guide: str,
+    matches: Callable[[str], object],
+) -> None:
+    body: dict[str, Any] = {"text_input": "The capital of Italy", "max_tokens": 120}
+    body |= {"guided_decoding_guide_type": kind} | (
+        {"guided_decoding_guide": guide} if guide else {}
+    )
+    status, answer = post(demo_server, f"/v2/models/{model}/generate", body)
+    assert status == 200, answer
+    assert json.loads(answer)["finish_reason"] == "stop"
+    assert matches(json.loads(answer)["text_output"])

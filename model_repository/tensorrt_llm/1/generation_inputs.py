@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 from engine_config import EngineConfig
+from guide_check import check_guide
 from output_text import StopWord
 from refused_inputs import refuse_beams, refuse_meaningless
 from request_row import Arrays, InvalidRequest, Row, UnsupportedRequest
@@ -223,8 +224,6 @@ def _guide(row: Row) -> Guide | None:
     kind, text = row.text("guided_decoding_guide_type"), row.text("guided_decoding_guide")
     if not kind and not text:
         return None
-    from guide_check import check_guide
-
     try:
         check_guide(kind, text)
     except ValueError as error:

@@ -56,7 +56,8 @@ def _tensorrt_llm(directory: Path, config: EngineConfig) -> TokenEngine:
 RUNTIMES: dict[str, Runtime] = {
     # Its presence and frequency penalties depend on the logit's sign (2026.4), so are not offered.
     "openvino": Runtime(
-        _openvino, frozenset({"min_p", "repetition_penalty", "min_tokens", "logprobs"})
+        _openvino,
+        frozenset({"min_p", "repetition_penalty", "min_tokens", "logprobs", "guided_decoding"}),
     ),
     "replay": Runtime(
         _replay,

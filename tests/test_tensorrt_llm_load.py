@@ -44,7 +44,7 @@ def arguments(folder: Path, version: str = "1_2", **settings: Any) -> dict[str, 
     return given
 
 
-EVERYWHERE = {
+EVERYWHERE: dict[str, Any] = {
     "skip_tokenizer_init": False,
     "tensor_parallel_size": 1,
     "pipeline_parallel_size": 1,
@@ -67,7 +67,7 @@ EVERYWHERE = {
     "enable_chunked_prefill": True,
     "guided_decoding_backend": "xgrammar",
 }
-PYTORCH = {
+PYTORCH: dict[str, Any] = {
     "max_input_len": 600,
     "cuda_graph_config": {"enable_padding": True},
     "attn_backend": "TRTLLM",
@@ -76,7 +76,7 @@ PYTORCH = {
     "enable_autotuner": True,
     "enable_iter_perf_stats": True,
 }
-SAMPLER = {
+SAMPLER: dict[str, dict[str, Any]] = {
     "1_0": {"enable_trtllm_sampler": True},
     "1_2": {"sampler_type": "TRTLLMSampler"},
     "head": {},

@@ -111,20 +111,49 @@ def test_sampling_follows_the_plain_definition(
     made = [tuple(answer.tokens) for answer in answers.values()]
     begins = [one[:2] for one in made]
     begin = max(set(begins), key=begins.count)
-    ends = [one[2] for one in made if one[:2] == begin]
+    seeded = sampler != "TorchSampler"
     logits = penalized(model_logits([*ids, *begin], VOCAB), ids, begin, sampling)
-    check_draws(ends, distribution(logits, sampling))
+    thirds = [one[2] for one in made if one[:2] == begin]
+    check_draws(thirds, distribution(logits, sampling), seeded)
     first = distribution(penalized(model_logits(ids, VOCAB), ids, (), sampling), sampling)
-    check_draws([one[0] for one in made], first)
+    check_draws([one[0] for one in made], first, seeded)
 
 
-def check_draws(draws: Sequence[int], expected: Floats) -> None:
+def check_draws(draws: Sequence[int], expected: Floats, seeded: bool = True) -> None:
     counts = np.bincount(draws, minlength=VOCAB)
     assert counts[expected < 1e-9].sum() == 0
     distance = np.abs(counts / len(draws) - expected).sum() / 2
-    # What a sample of this size differs by on average; seeds are fixed, so this cannot flicker.
+    # What a sample of this size differs by on average. Where seeds are honoured this cannot
+    # flicker; where they are not, the draws differ from run to run.
     noise = np.sqrt(2 / np.pi * expected * (1 - expected) / len(draws)).sum() / 2
-    assert distance < 1.5 * noise + 0.02
+    assert distance < (1.5 if seeded else 3) * noise + (0.02 if seeded else 0.05)
+
+
+@pytest.mark.parametrize("version", ["1_2", "head"])
+@pytest.mark.parametrize("sampling", OF_OUTPUT, ids=str)
+def test_penalties_and_temperature_together(
+    started: Start, version: str, sampling: SamplingParams
+) -> None:
+    """Penalties are subtracted from logits that the temperature has not divided yet. Six tokens
+    that a bias makes likely come again and again."""
+    engine = started(version).engine
+    ids = (*prompt(12), 60, 61)
+    bias = tuple((token, 12.0) for token in range(60, 66))
+    answers = generate(
+        engine,
+        *(
+            ask(seed, ids, 3, (), replace(sampling, seed=seed), token_bias=bias)
+            for seed in range(600)
+        ),
+    )
+    made = [tuple(answer.tokens) for answer in answers.values()]
+    begins = [one[:2] for one in made]
+    for begin in sorted(set(begins), key=begins.count)[-3:]:
+        logits = model_logits([*ids, *begin], VOCAB)
+        for token, value in bias:
+            logits[token] += value
+        expected = distribution(penalized(logits, ids, begin, sampling), sampling)
+        check_draws([one[2] for one in made if one[:2] == begin], expected)
 
 
 @pytest.mark.parametrize("version", ["1_2", "head"])

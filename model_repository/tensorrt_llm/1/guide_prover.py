@@ -1,9 +1,9 @@
 """The guide prover: a process in which a guide is read and compiled before the engine meets it.
 
-Started by `token_engine/prover_process.py` as `python guide_prover.py GUIDES_DIRECTORY FD`. A guide
-that takes too long, takes too much memory or crashes the library (xgrammar 0.1 overflows the stack
-on deep nesting) takes this process with it and nothing else. It ends when the pipe closes, when its
-parent dies, or when nobody has asked it anything for a while.
+Started by `token_engine/prover_process.py`: `python guide_prover.py GUIDES_DIRECTORY FD LIMITS...`.
+A guide that takes too long, takes too much memory or crashes the library (xgrammar 0.1 overflows
+the stack on deep nesting) takes this process with it and nothing else. It ends when the pipe
+closes, when its parent dies, or when nobody has asked it anything for a while.
 """
 
 from __future__ import annotations
@@ -21,36 +21,33 @@ import numpy as np
 from guide_language.grammar import GuideError
 from guide_language.guides import guide_to_ebnf
 from parent_death import die_with_parent
-from prover_messages import CPU_SECONDS, Disproof, Proof, ProverReady
+from prover_messages import Disproof, Proof, ProverLimits, ProverReady
 from token_engine.interface import Guide
 from token_engine.openvino_import import import_openvino
 
-MOST_BYTES = 2 * 2**30  # of this process's private memory
-MOST_RETAINED_BYTES = 128 * 2**20  # what one compiled guide may hold
-IDLE_SECONDS = 60
 NICENESS = 10  # streams come first
 
 
-def main(directory: Path, connection: Connection) -> int:
+def main(directory: Path, connection: Connection, limits: ProverLimits) -> int:
     """Prove one guide after the other. Returns the process's exit code."""
     die_with_parent()
     os.nice(NICENESS)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_DATA, (MOST_BYTES, MOST_BYTES))
+    resource.setrlimit(resource.RLIMIT_DATA, (limits.process_bytes, limits.process_bytes))
     compiler = Compiler(directory)
     connection.send(ProverReady())
     try:
-        while connection.poll(IDLE_SECONDS):
-            connection.send(_prove(compiler, connection.recv()))
+        while connection.poll(limits.idle_seconds):
+            connection.send(_prove(compiler, connection.recv(), limits))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the engine is gone
     return 0
 
 
-def _prove(compiler: Compiler, guide: Guide) -> Proof | Disproof:
+def _prove(compiler: Compiler, guide: Guide, limits: ProverLimits) -> Proof | Disproof:
     started = time.process_time()
     # The kernel ends the process with SIGXCPU; its clock counts whole seconds.
-    soft = math.ceil(started) + CPU_SECONDS
+    soft = math.ceil(started) + limits.cpu_seconds
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
     held = _resident_bytes()
     try:
@@ -59,11 +56,13 @@ def _prove(compiler: Compiler, guide: Guide) -> Proof | Disproof:
     except GuideError as error:
         return Disproof(str(error))
     except MemoryError:
-        return Disproof(f"takes more than {MOST_BYTES >> 20} MiB to compile, allowed is less")
-    retained = max(0, _resident_bytes() - held)
-    if retained > MOST_RETAINED_BYTES:
         return Disproof(
-            f"takes {retained >> 20} MiB when compiled, allowed are {MOST_RETAINED_BYTES >> 20}"
+            f"takes more than {limits.process_bytes >> 20} MiB to compile, allowed is less"
+        )
+    retained = max(0, _resident_bytes() - held)
+    if retained > limits.retained_bytes:
+        return Disproof(
+            f"takes {retained >> 20} MiB when compiled, allowed are {limits.retained_bytes >> 20}"
         )
     return Proof(ebnf, time.process_time() - started, retained)
 
@@ -102,4 +101,5 @@ def _resident_bytes() -> int:
 
 if __name__ == "__main__":
     # Without the library's destructors, which complain and may hang after a failure.
-    os._exit(main(Path(sys.argv[1]), Connection(int(sys.argv[2]))))
+    numbers = [int(argument) for argument in sys.argv[2:]]
+    os._exit(main(Path(sys.argv[1]), Connection(numbers[0]), ProverLimits(*numbers[1:])))

@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-CPU_SECONDS = 10  # for one guide, of all threads together
+
+@dataclass(frozen=True, slots=True)
+class ProverLimits:
+    """What a guide may cost. On the prover's command line, in this order."""
+
+    cpu_seconds: int = 10  # of all threads together, to read and compile it
+    process_bytes: int = 2 * 2**30  # of the prover's private memory
+    retained_bytes: int = 128 * 2**20  # what it may hold when it is compiled
+    idle_seconds: int = 60  # then the prover ends
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
 """Deterministic automata -> the text of an EBNF grammar, in the few forms that all libraries read.
 
-One rule for each state, with every character that is not a letter or digit written as an escape.
-A chain of single characters becomes one string.
+One rule for each state; a chain of single characters becomes one string.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 
 from guide_language.automaton import END_OF_OUTPUT, START, Automaton, Deterministic, State
+from guide_language.characters import print_class, print_text
 from guide_language.grammar import Ranges
 
 
@@ -49,15 +49,15 @@ class _Printer:
     def _alternatives(self, state: State, waiting: list[int]) -> list[str]:
         found = ['""'] if state.accepts else []
         for ranges, target in state.moves:
-            text = ""
+            text: list[int] = []
             while (character := _single(ranges)) is not None and self._is_link(target):
-                text += character
+                text.append(character)
                 ranges, target = self._automaton[target].moves[0]
-            if text and (character := _single(ranges)) is not None:
-                head = f'"{text}{character}"'
+            if character is None:
+                parts = [*print_text(text), print_class(ranges)]
             else:
-                head = f'"{text}" {_class(ranges)}' if text else _class(ranges)
-            found.append(head + self._then(target, waiting))
+                parts = print_text([*text, character])
+            found.append(" ".join(parts) + self._then(target, waiting))
         for called, target in state.calls.items():
             found.append(f"r{self._numbers[called]}s0{self._then(target, waiting)}")
         return found
@@ -86,25 +86,10 @@ class _Printer:
 def _look_ahead(followers: Ranges) -> str:
     """What must follow a rule: with it, fewer tokens that end inside of the next are in doubt."""
     # A rule that may be the last has no such mark: none says "or the end".
-    return "" if not followers or END_OF_OUTPUT in followers else f" (= {_class(followers)})"
+    return "" if not followers or END_OF_OUTPUT in followers else f" (= {print_class(followers)})"
 
 
-def _single(ranges: Ranges) -> str | None:
-    if len(ranges) == 1 and ranges[0][0] == ranges[0][1]:
-        return _escaped(ranges[0][0])
-    return None
-
-
-def _class(ranges: Ranges) -> str:
-    spans = (
-        _escaped(first) if first == last else f"{_escaped(first)}-{_escaped(last)}"
-        for first, last in ranges
-    )
-    return f"[{''.join(spans)}]"
-
-
-def _escaped(code_point: int) -> str:
-    character = chr(code_point)
-    if character.isascii() and character.isalnum():
-        return character
-    return f"\\u{code_point:04X}" if code_point <= 0xFFFF else f"\\U{code_point:08X}"
+def _single(ranges: Ranges) -> int | None:
+    """The only character of a set, if it has but one."""
+    is_single = len(ranges) == 1 and ranges[0][0] == ranges[0][1]
+    return ranges[0][0] if is_single else None

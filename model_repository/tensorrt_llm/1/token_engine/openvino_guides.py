@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from guide_prover import NICENESS, Compiler
-from prover_messages import Disproof, Proof
+from prover_messages import Disproof, Proof, ProverLimits
 
 from token_engine.interface import (
     EngineLoadError,
@@ -30,6 +30,7 @@ from token_engine.interface import (
 )
 from token_engine.prover_process import ProverLost, ProverProcess
 
+LIMITS = ProverLimits()
 FOLDER = "guides"  # in the engine's folder
 QUICK_CPU_SECONDS = 0.1  # one step may be as much longer
 MOST_REFUSALS = 256  # remembered; a guide has up to 64 KiB
@@ -62,7 +63,7 @@ class GuideDesk:
                 f"{self._directory} cannot be loaded ({str(error).strip().splitlines()[-1]}); "
                 "rebuild the engine with 'make engine'"
             ) from error
-        self._prover = ProverProcess(self._directory)
+        self._prover = ProverProcess(self._directory, LIMITS)
         self._asked: dict[Guide, None] = {}  # since the last `work`, in order
         self._proving: Guide | None = None
         self._proven: dict[Guide, Proof] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from prover_messages import CPU_SECONDS, Disproof, Proof, ProverReady
+from prover_messages import Disproof, Proof, ProverLimits, ProverReady
 
 from token_engine.interface import Guide
 
@@ -39,8 +40,9 @@ class ProverProcess:
     The process is started when it is needed, and again after a guide has taken it along.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, limits: ProverLimits) -> None:
         self._directory = directory
+        self._limits = limits
         self._child: _Child | None = None
         self._guide: Guide | None = None
         self._deadline = 0.0
@@ -93,7 +95,13 @@ class ProverProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, str(PROGRAM), str(self._directory), str(theirs.fileno())],
+                [
+                    sys.executable,
+                    str(PROGRAM),
+                    str(self._directory),
+                    str(theirs.fileno()),
+                    *(str(limit) for limit in dataclasses.astuple(self._limits)),
+                ],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 # The compiler has many threads, each of which would take an arena of its own.
@@ -116,7 +124,7 @@ class ProverProcess:
             return None
         if code == -signal.SIGXCPU:
             return Disproof(
-                f"takes more than {CPU_SECONDS} s of computing time to compile, "
+                f"takes more than {self._limits.cpu_seconds} s of computing time to compile, "
                 "allowed is a simpler one"
             )
         how = f"was killed by signal {-code}" if code and code < 0 else f"ended with code {code}"

@@ -13,7 +13,7 @@ PY = $(VENV)/bin/python
 SETUP = $(PYTHON) build/setup_environment.py --venv $(VENV) --extras
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve engine doctor install test check table benchmark train-demo test-quantize clean clean-venv
+.PHONY: help demo serve engine doctor install test check table benchmark train-demo fuzz test-quantize clean clean-venv
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -51,6 +51,10 @@ table:  ## write the table of every tensor, model_repository/README.md
 
 benchmark: install  ## start-up seconds and tokens/s on this machine, as in the README's tables
 	@$(PY) build/benchmark.py
+
+fuzz:  ## 50,000 malformed requests with a new seed; every answer is checked
+	@$(SETUP) server,dev
+	@$(PY) tests/fuzz_requests.py --count 50000
 
 train-demo:  ## make the demo checkpoint anew: train, quantize, evaluate (hours; installs torch)
 	@$(PYTHON) build/setup_environment.py --venv .venv-quantize --extras quantize

@@ -42,7 +42,7 @@ def ensemble_inputs(arrays: Named) -> dict[str, npt.NDArray[Any]]:
         if name in arrays and arrays[name].size and np.any(arrays[name].astype(bool)):
             raise Refusal(f"{name} carries a value, allowed is none: {why}", "UNSUPPORTED")
     kept = {name: array for name, array in arrays.items() if name not in MEANINGLESS}
-    if not kept.keys() - {"stream"}:  # Triton itself has no sentence for that
+    if "max_tokens" not in kept:  # of a step with no input at all, Triton has no good sentence
         raise Refusal("max_tokens is missing, it is required", "INVALID_ARG")
     stream = kept.pop("stream", None)
     # Whoever asks for a stream gets one of a single response, and as in every stream no echo.

@@ -116,6 +116,27 @@ def test_a_stop_request_ends_the_stream_of_that_id(paced_server: ServerProcess) 
     assert last["finish_reason"].item() == b"cancelled"
 
 
+def test_a_clients_id_is_only_a_name(paced_server: ServerProcess) -> None:
+    """Ids of any form; the rooms' own keys are nothing that one can hit by accident."""
+    ones = {name: np.ones((1, 1), np.int32) for name in ("input_ids", "input_lengths")}
+    long = {
+        **ones,
+        "request_output_len": np.array([[LONG]], np.int32),
+        "streaming": np.array([[True]]),
+    }
+    responses = stream(paced_server, "tensorrt_llm", long, request_id="mine")
+    first, _ = next(responses)
+    key = first["stream_key"].item()
+    stop = {**long, "stop": np.array([[True]])}
+    for request_id in (f"stream-key:{key}", str(key), "9" * 5000):
+        ((_, final),) = stream(paced_server, "tensorrt_llm", stop, request_id=request_id)
+        assert final
+    assert next(responses)[0]["is_finished"].item() is False
+    assert len(list(stream(paced_server, "tensorrt_llm", stop, request_id="mine"))) == 1
+    *_, (last, _) = responses
+    assert last["finish_reason"].item() == b"cancelled"
+
+
 def test_a_unary_call_that_is_cancelled_frees_its_slot(
     paced_server: ServerProcess, paced_client: Client
 ) -> None:

@@ -200,6 +200,14 @@ STEP_REFUSALS: list[tuple[str, dict[str, Any], str]] = [
         {"TOKENS_BATCH": ONE[None], "SEQUENCE_LENGTH": -ONE},
         r"SEQUENCE_LENGTH is \[\[-1\]\], allowed is one count",
     ),
+    *(
+        (
+            "postprocessing",
+            {"TOKENS_BATCH": 40 * ONE[None], "SEQUENCE_LENGTH": ONE, "TEXT_HOLD": hold * ONE},
+            f"TEXT_HOLD is {hold}, allowed is 0 to 1, the bytes there are",
+        )
+        for hold in (-1, 2)
+    ),
 ]
 
 
@@ -210,6 +218,18 @@ def test_a_wrong_request_to_a_step_is_refused_by_name(
     with pytest.raises(Exception, match=words) as caught:
         list(stream(replay_server, model, arrays))
     assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize("model", ["ensemble", "tensorrt_llm", "tensorrt_llm_bls"])
+def test_a_parameter_of_the_wrong_type_is_refused_by_name(
+    replay_server: ServerProcess, model: str
+) -> None:
+    body = {"text_input": "Hello", "max_tokens": 1, "named_errors": "false"}
+    if model == "tensorrt_llm":
+        body = {"input_ids": [1], "request_output_len": 1, "named_errors": "false"}
+    status, answer = post(replay_server, f"/v2/models/{model}/generate", body)
+    assert status == 400
+    assert "named_errors is 'false', allowed are true and false" in json.loads(answer)["error"]
 
 
 def test_ids_outside_the_vocabulary_are_refused(replay_server: ServerProcess) -> None:

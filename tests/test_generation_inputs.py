@@ -164,7 +164,17 @@ INVALID: list[tuple[dict[str, Any], str]] = [
     ({"min_tokens": -1}, "min_tokens is -1"),
     ({"num_return_sequences": 0}, "num_return_sequences is 0, allowed is 1 to 16"),
     ({"num_return_sequences": 17}, "num_return_sequences is 17"),
-    ({"beam_width": 0}, "beam_width is 0, allowed is at least 1"),
+    ({"beam_width": 0}, "beam_width is 0, allowed is 1$"),
+    ({"min_length": -1}, "^min_length is -1, allowed is 0 to 10"),
+    ({"temperature": np.float32(100.00001)}, "temperature is 100.000008, allowed is 0 to 100"),
+    ({"runtime_top_p": np.float32(1.0000001)}, "top_p is 1.00000012, allowed is above 0"),
+    ({"repetition_penalty": -1.0}, "repetition_penalty is -1, allowed is above 0 and up to 100"),
+    ({"repetition_penalty": NAN}, "repetition_penalty is nan, allowed is above 0 and up to 100"),
+    ({"stop_words": [b""] * 5000}, "stop_words holds 5000 strings, allowed are 16"),
+    (
+        {"bad_words_list": np.zeros((1, 2, 100_000), np.int32)},
+        r"bad_words_list has the shape \[2, 100000\], allowed are 2048 ids in all",
+    ),
     ({"temperature": NAN}, "temperature is nan, allowed is 0 to 100"),
     ({"temperature": -0.5}, "temperature is -0.5"),
     ({"runtime_top_k": -1}, "top_k is -1, allowed is at least 0"),
@@ -206,6 +216,20 @@ def test_wrong_values_are_refused_by_name(
 ) -> None:
     with pytest.raises(InvalidRequest, match=words):
         read(config, **given)
+
+
+def test_a_size_is_refused_before_the_values_are_read(config: EngineConfig) -> None:
+    """Lists of many million values would hold up every stream while they become Python objects."""
+    huge = np.broadcast_to(np.int32(5), (1, 2**40))
+    with pytest.raises(InvalidRequest, match="the prompt of 1099511627776 tokens and max_tokens"):
+        read(config, input_ids=huge)
+    with pytest.raises(InvalidRequest, match="stop_words holds 1099511627776 strings"):
+        read(config, stop_words=np.broadcast_to(np.array(b"a", object), (1, 2**40)))
+    with pytest.raises(InvalidRequest, match="temperature holds 1099511627776 values"):
+        read(config, temperature=np.broadcast_to(np.float32(1), (1, 2**40)))
+    with pytest.raises(InvalidRequest, match="top_p holds 1099511627776 values, allowed is 1"):
+        read(config, runtime_top_p=np.broadcast_to(np.float32(1), (1, 2**40)))
+    assert read(config, input_ids=huge, input_lengths=3).prompt_ids == (5, 5, 5)
 
 
 @pytest.mark.parametrize("name", ["input_ids", "request_output_len"])

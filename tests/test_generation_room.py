@@ -14,6 +14,7 @@ from generation_room import GenerationRoom
 from processes import PATIENCE_S
 from request_row import EngineUnavailable, InvalidRequest
 from request_sequences import RoomResponse
+from token_engine.interface import TokenDelta
 
 
 class Recorder:
@@ -106,6 +107,32 @@ def test_closing_fails_what_is_open(engine: Path) -> None:
     room.close()
     events = [reply.events.get_nowait() for _ in range(reply.events.qsize())]
     assert events[-1] == "the server is shutting down"
+
+
+def test_when_one_sequence_fails_the_request_ends_with_one_error(engine: Path) -> None:
+    """And what else it has in the engine is freed."""
+    room = GenerationRoom(engine, lambda line: None)
+    room.open()
+    reply = Recorder()
+    arrays = {
+        "input_ids": np.array([[301, 302, 303]], np.int32),
+        "request_output_len": np.array([[2000]], np.int32),
+        "num_return_sequences": np.array([[2]], np.int32),
+        "streaming": np.array([[True]]),
+    }
+    room.submit(read_inputs(arrays, room.config), reply)
+    first = reply.events.get(timeout=PATIENCE_S)
+    assert isinstance(first, RoomResponse)
+    room.on_deltas([TokenDelta(first.key, (), "error", "it broke")])
+    while isinstance(event := reply.events.get(timeout=PATIENCE_S), RoomResponse):
+        pass
+    assert event == "it broke"
+    assert not room.has_open_requests()
+    after = Recorder()
+    ask(room, 20, after)
+    assert len(after.tokens()) == 20
+    room.close()
+    assert reply.events.empty()
 
 
 def test_what_does_not_fit_never_reaches_the_engine(room: GenerationRoom) -> None:

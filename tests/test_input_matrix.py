@@ -77,7 +77,7 @@ TYPES = {
     tensor.name: model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
     for tensor in read_configs()["tensorrt_llm_bls"].input
 }
-CALLED = {"min_length": "min_tokens", "text_input": "the prompt of"}
+CALLED = {"text_input": "the prompt of"}
 ENTRIES = ("stream", "whole", "unary", "generate", "infer")
 
 

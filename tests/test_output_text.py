@@ -240,5 +240,7 @@ def fed_in_chunks(
 
 def test_stop_words_as_ids_and_special_tokens(table: Path) -> None:
     words = [StopWord(text="<|special|>"), StopWord(ids=(0, 1)), StopWord(text="ab"), StopWord()]
-    assert find_stops(words, TokenBytes(table)) == ((b"ab",), (SPECIAL,))
-    assert find_stops([StopWord(ids=(SPECIAL,))], TokenBytes(table)) == ((), (SPECIAL,))
+    special = b"<|special|>"
+    assert find_stops(words, TokenBytes(table)) == ((special, b"ab"), {SPECIAL: "<|special|>"})
+    as_id = find_stops([StopWord(ids=(SPECIAL,))], TokenBytes(table))
+    assert as_id == ((special,), {SPECIAL: "<|special|>"})

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import DEMO_CHECKPOINT, compile_engine
 from prompt_inputs import InvalidPrompt, UnsupportedPrompt
+from prompt_encoder import PromptEncoder
 from request_preparation import RequestPreparation
 from tokenizers import Tokenizer
 from word_list import read_word_list
@@ -111,6 +112,28 @@ def test_a_batch_is_filled_up_with_the_pad_id(room: RequestPreparation) -> None:
     assert words_of(outputs["BAD_WORDS_IDS"][1:]) == set()
 
 
+def test_of_a_batch_nothing_is_encoded_after_a_prompt_that_is_too_long(
+    room: RequestPreparation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One instance prepares the prompts of all clients: a refused batch must not hold it up."""
+    encoded: list[str] = []
+    encode = PromptEncoder.encode_trusted
+
+    def noted(self: PromptEncoder, text: str, most: int | None = None) -> list[int]:
+        encoded.append(text)
+        return encode(self, text, most)
+
+    monkeypatch.setattr(PromptEncoder, "encode_trusted", noted)
+    prompts = ["short", "a b " * 2000, "other"]
+    given = {
+        "QUERY": np.array([[prompt.encode()] for prompt in prompts], object),
+        "REQUEST_OUTPUT_LEN": np.array([[4]] * 3, np.int32),
+    }
+    with pytest.raises(InvalidPrompt, match="allowed are 2048 together"):
+        room.prepare(given, EVERYTHING)
+    assert encoded == prompts[:2]
+
+
 def test_end_and_pad_are_given_back_or_the_checkpoints_first_end_id(
     room: RequestPreparation,
 ) -> None:
@@ -128,6 +151,10 @@ def test_end_and_pad_are_given_back_or_the_checkpoints_first_end_id(
         ({"BAD_WORDS_DICT": texts(*"a" * 129)}, "bad_words holds 129 strings, allowed are 128"),
         ({"EMBEDDING_BIAS_WORDS": texts("a")}, "holds 1 words and embedding_bias_weights 0 numb"),
         ({"EMBEDDING_BIAS_WEIGHTS": np.ones((1, 2), np.float32)}, "holds 0 words .* 2 numbers"),
+        (
+            {"EMBEDDING_BIAS_WEIGHTS": np.ones((1, 513), np.float32)},
+            "embedding_bias_weights holds 513 numbers, allowed are 512",
+        ),
         ({"END_ID": np.array([[-2]], np.int32)}, "end_id is -2, allowed is at least -1"),
         ({"TOOLS": texts("[]")}, "tools is given with text_input, allowed is only with messages"),
     ],

@@ -361,7 +361,7 @@ def test_workers_that_hang_end_the_engine(started: Start, monkeypatch: pytest.Mo
 def test_a_long_prefill_is_no_hang(started: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """It makes no token for many steps; the library's figures show that it moves."""
     monkeypatch.setattr(tensorrt_llm_loop, "WATCH_S", 0.05)
-    limits = dataclasses.replace(LIMITS, hang_timeout_s=1.0, max_num_tokens=16)
+    limits = dataclasses.replace(LIMITS, hang_timeout_s=3.0, max_num_tokens=8)
     engine = started(behaviour=Behaviour(step_seconds=0.05), limits=limits).engine
     ids = prompt(500)
     assert generate(engine, ask(1, ids, 2))[1].tokens == greedy(ids, 2)
@@ -370,10 +370,10 @@ def test_a_long_prefill_is_no_hang(started: Start, monkeypatch: pytest.MonkeyPat
 def test_being_idle_is_no_hang(started: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """A TensorRT engine reports no figures, so that the first token is the first sign."""
     monkeypatch.setattr(tensorrt_llm_loop, "WATCH_S", 0.05)
-    limits = dataclasses.replace(LIMITS, hang_timeout_s=1.0)
+    limits = dataclasses.replace(LIMITS, hang_timeout_s=2.0)
     behaviour = Behaviour(step_seconds=0.1)
     engine = started(behaviour=behaviour, limits=limits, backend="tensorrt").engine
-    time.sleep(1.3)
+    time.sleep(2.3)
     ids = prompt(190)
     assert generate(engine, ask(1, ids, 2))[1].tokens == greedy(ids, 2)
 

@@ -110,9 +110,9 @@ class Cancellations:
     def _stop(self, key: int, now: float) -> None:
         stop = pb_utils.InferenceRequest(
             model_name="tensorrt_llm",
-            request_id=f"stream-key:{key}",
             requested_output_names=["sequence_length"],
             inputs=[pb_utils.Tensor("stop", np.array([[True]]))],
+            parameters={"stream_key": key},
         )
         responses = stop.exec(decoupled=True)
         # As tensorrt_llm_bls/1/model.py says, a call must be held on to for a while.

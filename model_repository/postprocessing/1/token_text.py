@@ -13,7 +13,7 @@ import numpy as np
 
 
 class TokenIdError(ValueError):
-    """A token id outside the vocabulary; the message names it and what is allowed."""
+    """A token id or count out of range; the message names it and what is allowed."""
 
 
 class TokenText:
@@ -39,6 +39,10 @@ class TokenText:
         """The text `carry + bytes of token_ids` without its last `hold` bytes."""
         skip = frozenset[int]() if keep_special else self._special
         data = carry + b"".join([self._bytes(token_id, skip) for token_id in token_ids])
+        if not 0 <= hold <= len(data):
+            raise TokenIdError(
+                f"TEXT_HOLD is {hold}, allowed is 0 to {len(data)}, the bytes there are"
+            )
         # Bytes that are no text are replaced: they can only stand at the end of a generation.
         return data[: len(data) - hold].decode("utf-8", errors="replace")
 

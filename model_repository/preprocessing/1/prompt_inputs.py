@@ -63,7 +63,7 @@ class UnsupportedPrompt(Refusal):
 
 def wants_named_errors(parameters: str) -> bool:
     """Read before all else, so that every refusal can follow it."""
-    return bool(parameters) and bool(json.loads(parameters).get(NAMED_ERRORS))
+    return bool(parameters) and json.loads(parameters).get(NAMED_ERRORS) is True
 
 
 def check_parameters(parameters: str) -> None:
@@ -72,7 +72,12 @@ def check_parameters(parameters: str) -> None:
     HTTP's `generate` makes a parameter of every JSON key that is no input, so a mis-spelled input
     would be swallowed.
     """
-    for name in json.loads(parameters) if parameters else ():
+    given = json.loads(parameters) if parameters else {}
+    if not isinstance(given.get(NAMED_ERRORS, True), bool):
+        raise InvalidPrompt(
+            f"{NAMED_ERRORS} is {given[NAMED_ERRORS]!r:.60}, allowed are true and false"
+        )
+    for name in given:
         if name not in (*PARAMETERS, *WITHOUT_EFFECT):
             raise InvalidPrompt(
                 f"{name[:60]!r} is neither an input nor a request parameter, "
@@ -105,16 +110,20 @@ class PromptRow:
         value = self._one(name)
         return None if value is None else int(value)
 
-    def numbers(self, name: str) -> list[float]:
+    def numbers(self, name: str, most: int) -> list[float]:
         """All numbers of a list."""
-        values: list[float] = self._values(name).tolist()
+        given = self._values(name)
+        if given.size > most:
+            raise InvalidPrompt(f"{CALLED[name]} holds {given.size} numbers, allowed are {most}")
+        values: list[float] = given.tolist()
         return values
 
     def words(self, name: str, most: int, longest: int) -> list[str]:
         """The texts of a list, in order; an empty one means none and stays, to keep positions."""
-        values = [_as_bytes(value) for value in self._values(name).tolist()]
-        if len(values) > most:
-            raise InvalidPrompt(f"{CALLED[name]} holds {len(values)} strings, allowed are {most}")
+        given = self._values(name)
+        if given.size > most:
+            raise InvalidPrompt(f"{CALLED[name]} holds {given.size} strings, allowed are {most}")
+        values = [_as_bytes(value) for value in given.tolist()]
         for value in values:
             if len(value) > longest:
                 raise InvalidPrompt(
@@ -131,10 +140,10 @@ class PromptRow:
     def _one(self, name: str) -> Any:
         if name not in self._arrays:
             return None
-        values = self._values(name).tolist()
-        if len(values) != 1:
-            raise InvalidPrompt(f"{CALLED[name]} holds {len(values)} values, allowed is 1")
-        return values[0]
+        values = self._values(name)
+        if values.size != 1:
+            raise InvalidPrompt(f"{CALLED[name]} holds {values.size} values, allowed is 1")
+        return values.tolist()[0]
 
 
 def decode_text(data: bytes, called: str) -> str:

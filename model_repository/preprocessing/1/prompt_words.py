@@ -37,7 +37,7 @@ def stop_words(row: PromptRow, encoder: PromptEncoder) -> list[list[int]]:
 def embedding_bias(row: PromptRow, encoder: PromptEncoder, vocab_size: int) -> Float32:
     """What is added to each token's logit [vocab_size]: each weight to all tokens of its word."""
     words = row.words("EMBEDDING_BIAS_WORDS", MAX_BIAS_WORDS, MAX_WORD_BYTES)
-    weights = row.numbers("EMBEDDING_BIAS_WEIGHTS")
+    weights = row.numbers("EMBEDDING_BIAS_WEIGHTS", MAX_BIAS_WORDS)
     words_given = [word for word in words if word]
     if not words_given and not any(weights):
         return np.empty(0, np.float32)

@@ -54,9 +54,10 @@ class RequestPreparation:
         size = max((len(array) for array in arrays.values()), default=1)
         rows = [PromptRow(arrays, index) for index in range(size)]
         limits = [self._max_tokens(row) for row in rows]
-        prompts = [self._prompt(row) for row in rows]
-        for prompt, max_tokens in zip(prompts, limits, strict=True):
-            self._check_length(len(prompt), max_tokens)
+        prompts = []
+        for row, max_tokens in zip(rows, limits, strict=True):
+            prompts.append(self._prompt(row))
+            self._check_length(len(prompts[-1]), max_tokens)  # before the next one is encoded
         pads = [self._token_id(row, "PAD_ID", self._end_id) for row in rows]
         outputs: Outputs = {
             "INPUT_ID": _padded(prompts, pads),

@@ -34,7 +34,7 @@ class DrainRequest:
         """Whether no request may be admitted any more."""
         if self._deadline is None and self._directory is not None:
             try:
-                seconds = float((self._directory / REQUEST).read_text(encoding="utf-8") or "0")
+                seconds = float((self._directory / REQUEST).read_text(encoding="utf-8"))
             except (OSError, ValueError):
                 return False
             self._deadline = time.monotonic() + seconds

@@ -85,48 +85,50 @@ def read_inputs(
     `echo_prompt` is for requests that say nothing of exclude_input_in_output. Raises
     `InvalidRequest`, and `UnsupportedRequest` for what the engine's runtime cannot do.
     """
-    arrays = _with_new_names(arrays)
+    arrays, sent = _with_new_names(arrays)
     for name in ("input_ids", "request_output_len"):
         if name not in arrays:
             raise InvalidRequest(f"{name} is missing, it is required")
     refuse_meaningless(arrays)
-    return [_read_row(row, config, echo_prompt) for row in _rows(arrays)]
+    return [_read_row(row, config, echo_prompt) for row in _rows(arrays, sent)]
 
 
-def _with_new_names(arrays: Arrays) -> Arrays:
-    renamed = dict(arrays)
+def _with_new_names(arrays: Arrays) -> tuple[Arrays, dict[str, str]]:
+    """The inputs by their newer names, and {newer name: the older one that was sent}."""
+    renamed, sent = dict(arrays), dict[str, str]()
     for old, new in OLD_NAMES.items():
         if old in renamed:
             value = renamed.pop(old)
             if new in renamed and not np.array_equal(renamed[new], value):
                 raise InvalidRequest(f"{old} and {new} differ, allowed is one of them")
             renamed[new] = value
-    return renamed
+            sent[new] = old
+    return renamed, sent
 
 
-def _rows(arrays: Arrays) -> Iterator[Row]:
+def _rows(arrays: Arrays, sent: dict[str, str]) -> Iterator[Row]:
     size = len(arrays["input_ids"])
     for name, array in arrays.items():
         if len(array) != size:
             raise InvalidRequest(f"{name} has {len(array)} rows, allowed are {size} as input_ids")
     for index in range(size):
-        yield Row({name: array[index] for name, array in arrays.items()})
+        yield Row({name: array[index] for name, array in arrays.items()}, sent)
 
 
 def _read_row(row: Row, config: EngineConfig, echo_prompt: bool) -> GenerationInputs:
     refuse_beams(row)
-    prompt = _prompt(row, config.model.vocab_size)
+    length = _prompt_length(row)
     max_tokens = row.integer("request_output_len", 0, 1, LARGEST_INT32, said="max_tokens")
-    total, limit = len(prompt) + max_tokens, config.limits.max_seq_len
+    total, limit = length + max_tokens, config.limits.max_seq_len
     if total > limit:
         raise InvalidRequest(
-            f"the prompt of {len(prompt)} tokens and max_tokens {max_tokens} make {total}, "
+            f"the prompt of {length} tokens and max_tokens {max_tokens} make {total}, "
             f"allowed are {limit} together"
         )
     vocabulary = config.model.vocab_size
     row.integer("pad_id", 0, -1, LARGEST_INT32)  # nothing is padded; checked all the same
     inputs = GenerationInputs(
-        prompt_ids=prompt,
+        prompt_ids=_prompt(row, length, vocabulary),
         max_tokens=max_tokens,
         min_tokens=row.integer("min_tokens", 0, 0, max_tokens),
         num_sequences=row.integer("num_return_sequences", 1, 1, MAX_SEQUENCES),
@@ -169,16 +171,24 @@ def _end_id(row: Row, vocab_size: int) -> int | None:
     return end_id if end_id < vocab_size else NO_END
 
 
-def _prompt(row: Row, vocab_size: int) -> tuple[int, ...]:
-    ids = row.values("input_ids")
-    if not ids:
+def _prompt_length(row: Row) -> int:
+    ids = row.array("input_ids")
+    size = 0 if ids is None else ids.size
+    if not size:
         raise InvalidRequest("input_ids is empty, allowed is at least one id")
-    length = row.integer("input_lengths", len(ids), -LARGEST_INT32, LARGEST_INT32)
-    if not 1 <= length <= len(ids):
+    length = int(row.single("input_lengths", size))
+    if not 1 <= length <= size:
         raise InvalidRequest(
-            f"input_lengths is {length}, allowed is 1 to {len(ids)}, the size of input_ids"
+            f"input_lengths is {length}, allowed is 1 to {size}, the size of input_ids"
         )
-    prompt = tuple(ids[:length])
+    return length
+
+
+def _prompt(row: Row, length: int, vocab_size: int) -> tuple[int, ...]:
+    """Read only when its length is known to fit: the ids may be many millions."""
+    ids = row.array("input_ids")
+    assert ids is not None
+    prompt = tuple(ids.reshape(-1)[:length].tolist())
     for token_id in (min(prompt), max(prompt)):
         if not 0 <= token_id < vocab_size:
             raise InvalidRequest(f"input_ids holds {token_id}, allowed is 0 to {vocab_size - 1}")

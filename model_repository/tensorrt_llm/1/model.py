@@ -18,7 +18,6 @@ from request_sequences import RoomResponse
 from response_arrays import STOPPED, response_arrays, stacked
 from token_engine.interface import EngineLoadError
 
-KEY_PREFIX = "stream-key:"  # in a request id: what follows is a request's key
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
@@ -57,22 +56,20 @@ class TritonPythonModel:
         names = {request.request_id(), *parameters.names} - {""}
         arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         if "stop" in arrays and arrays["stop"].any():
-            self._stop(names)
+            self._stop(names, parameters.stream_key)
             reply.send_arrays(STOPPED, final=True)
         else:
             rows = read_inputs(arrays, self._room.config, self._echo_prompt)
             self._room.submit(rows, reply, names, parameters.one_response)
 
-    def _stop(self, names: set[str]) -> None:
+    def _stop(self, names: set[str], key: int | None) -> None:
         """Upstream's way to cancel; also room 3's, which names the request by its key."""
-        if not names:
+        if not names and key is None:
             raise InvalidRequest("stop is true, allowed only with a request id")
         for name in names:
-            key = name.removeprefix(KEY_PREFIX)
-            if key != name and key.isdecimal():
-                self._room.cancel(int(key))
-            else:
-                self._room.cancel_named(name)
+            self._room.cancel_named(name)
+        if key is not None:
+            self._room.cancel(key)
 
     def finalize(self) -> None:
         """Stop the engine process."""

@@ -65,22 +65,22 @@ class StopWord:
 
 def find_stops(
     words: Iterable[StopWord], token_bytes: TokenBytes
-) -> tuple[tuple[bytes, ...], tuple[int, ...]]:
-    """(what to look for in the text, the ids of special tokens among the words).
+) -> tuple[tuple[bytes, ...], dict[int, str]]:
+    """(what to look for in the text, the special tokens among the words: id -> the word).
 
     Token ids are looked for as text too: the model may write a word with other tokens than the
-    caller's. A special token is no text, so its id must end the generation.
+    caller's. A special token is no text, so its id must end the generation; and the model may also
+    write its name letter by letter, as it repeats a user's words.
     """
     needles: dict[bytes, None] = {}
-    special: dict[int, None] = {}
+    special: dict[int, str] = {}
     for word in words:
         written = word.text.encode() or token_bytes.join(word.ids, keep_special=True)
+        needles[written] = None
         token_id = token_bytes.special_id(written)
-        if token_id is None:
-            needles[written] = None
-        else:
-            special[token_id] = None
-    return tuple(needle for needle in needles if needle), tuple(special)
+        if token_id is not None:
+            special[token_id] = written.decode()
+    return tuple(needle for needle in needles if needle), special
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ One that carries a value (anything but zero, false or empty) is refused by name.
 
 from __future__ import annotations
 
-from request_row import Arrays, Row, UnsupportedRequest, carries_value
+from request_row import Arrays, InvalidRequest, Row, UnsupportedRequest, carries_value
 
 NO_ENCODER = "a Llama model has no encoder"
 NO_PROMPT_TABLE = "this engine takes no prompt tables"
@@ -67,8 +67,10 @@ def refuse_meaningless(arrays: Arrays) -> None:
 
 
 def refuse_beams(row: Row) -> None:
-    """Raises `UnsupportedRequest` for more beams than one."""
-    beams = row.integer("beam_width", 1, 1, 2**31 - 1)
+    """Raises `UnsupportedRequest` for more beams than one, `InvalidRequest` for less."""
+    beams = row.integer("beam_width", 1, -(2**31), 2**31 - 1)
+    if beams < 1:
+        raise InvalidRequest(f"beam_width is {beams}, allowed is 1")
     if beams > 1:
         raise UnsupportedRequest(
             f"beam_width is {beams}, allowed is 1: this engine has no beam search"

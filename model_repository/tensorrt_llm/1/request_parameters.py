@@ -19,6 +19,8 @@ WITHOUT_EFFECT = ("Streaming", "accumulate_tokens")
 NAMED_ERRORS = "named_errors"
 # The unary model's: one response for all sequences, and only when all of them are finished.
 ONE_RESPONSE = "one_response"
+# Room 3's: which request `stop` means, by the key that came with its responses.
+STREAM_KEY = "stream_key"
 
 
 class UnknownParameter(ValueError):
@@ -31,19 +33,24 @@ class Parameters:
 
     names: frozenset[str] = frozenset()
     one_response: bool = False
+    stream_key: int | None = None
 
 
 def wants_named_errors(parameters: str) -> bool:
     """Read before all else, so that every refusal can follow it."""
-    return bool(parameters) and bool(json.loads(parameters).get(NAMED_ERRORS))
+    return bool(parameters) and json.loads(parameters).get(NAMED_ERRORS) is True
 
 
 def read_parameters(parameters: str) -> Parameters:
     """Raises `UnknownParameter`."""
     given = json.loads(parameters) if parameters else {}
-    for name in (NAMED_ERRORS, *WITHOUT_EFFECT):
+    for name in WITHOUT_EFFECT:
         given.pop(name, None)
-    one_response = bool(given.pop(ONE_RESPONSE, False))
+    _flag(given, NAMED_ERRORS)
+    one_response = _flag(given, ONE_RESPONSE)
+    stream_key = given.pop(STREAM_KEY, None)
+    if not isinstance(stream_key, int | None):
+        raise UnknownParameter(f"{STREAM_KEY} is {stream_key!r:.60}, allowed is an integer")
     for name, value in given.items():
         if name not in NAMES:
             raise UnknownParameter(
@@ -52,4 +59,11 @@ def read_parameters(parameters: str) -> Parameters:
             )
         if not isinstance(value, str):
             raise UnknownParameter(f"{name} is {value!r:.60}, allowed is a string")
-    return Parameters(frozenset(given.values()), one_response)
+    return Parameters(frozenset(given.values()), one_response, stream_key)
+
+
+def _flag(given: dict[str, object], name: str) -> bool:
+    value = given.pop(name, False)
+    if not isinstance(value, bool):
+        raise UnknownParameter(f"{name} is {value!r:.60}, allowed are true and false")
+    return value

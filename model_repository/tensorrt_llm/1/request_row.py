@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 LONGEST_VALUE = 60  # characters of a value that a refusal repeats
+MOST_GIVEN = 4096  # strings of a list, with the empty ones and the repeats
 
 
 class Refusal(Exception):
@@ -44,8 +45,10 @@ class EngineUnavailable(Refusal):
 class Row:
     """Reads inputs by name; one that is absent gives the default."""
 
-    def __init__(self, arrays: Arrays) -> None:
+    def __init__(self, arrays: Arrays, sent: Mapping[str, str] | None = None) -> None:
+        """`sent` has the names of inputs that came under another one, for refusals."""
         self._arrays = arrays
+        self._sent = sent or {}
 
     def __contains__(self, name: str) -> bool:
         return name in self._arrays
@@ -61,24 +64,31 @@ class Row:
 
     def integer(self, name: str, default: int, low: int, high: int, said: str = "") -> int:
         """An integer from `low` to `high`; `said` is the name in the refusal."""
-        value = self._one(name, default)
+        value = self.single(name, default, said)
         if not low <= value <= high:
-            raise InvalidRequest(f"{said or name} is {value}, allowed is {_span(low, high)}")
+            said = said or self._sent.get(name, name)
+            raise InvalidRequest(f"{said} is {value}, allowed is {_span(low, high)}")
         return int(value)
 
-    def number(self, name: str, default: float, low: float, high: float, said: str = "") -> float:
-        """A finite number from `low` to `high`."""
-        value = self._one(name, default)
-        if not (math.isfinite(value) and low <= value <= high):
-            raise InvalidRequest(f"{said or name} is {value:g}, allowed is {low:g} to {high:g}")
+    def number(
+        self, name: str, default: float, low: float, high: float, above: bool = False
+    ) -> float:
+        """A finite number from `low` to `high`, or `above` low and up to high."""
+        value = self.single(name, default)
+        if not (math.isfinite(value) and low <= value <= high) or (above and value == low):
+            span = f"above {low:g} and up to {high:g}" if above else f"{low:g} to {high:g}"
+            raise InvalidRequest(f"{name} is {shown(value)}, allowed is {span}")
         return float(value)
 
     def flag(self, name: str, default: bool = False) -> bool:
         """A truth value."""
-        return bool(self._one(name, default))
+        return bool(self.single(name, default))
 
     def texts(self, name: str, most: int, longest: int) -> list[str]:
         """The texts of a list without its empty ones: clients of every age send [""] for none."""
+        given = self._arrays[name].size if name in self else 0
+        if given > MOST_GIVEN:  # before the cost of looking at them
+            raise InvalidRequest(f"{name} holds {given} strings, allowed are {most}")
         values = [_bytes(value) for value in self.values(name)]
         values = list(dict.fromkeys(value for value in values if value))
         if len(values) > most:
@@ -92,21 +102,28 @@ class Row:
 
     def text(self, name: str) -> str:
         """One text; empty if absent."""
-        return _decoded(name, _bytes(self._one(name, b"")))
+        return _decoded(name, _bytes(self.single(name, b"")))
 
-    def _one(self, name: str, default: Any) -> Any:
+    def single(self, name: str, default: Any, said: str = "") -> Any:
+        """The only value of an input, whatever it is."""
         if name not in self:
             return default
-        values = self.values(name)
-        if len(values) != 1:
-            raise InvalidRequest(f"{name} holds {len(values)} values, allowed is 1")
-        return values[0]
+        array = self._arrays[name]
+        if array.size != 1:
+            raise InvalidRequest(f"{said or name} holds {array.size} values, allowed is 1")
+        return array.reshape(-1).tolist()[0]
 
 
 def shorten(value: object) -> str:
     """`value` as a refusal repeats it."""
     text = str(value)
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 3] + "..."
+
+
+def shown(value: float) -> str:
+    """A float32 as a refusal repeats it: short, and never rounded to what would be allowed."""
+    text = f"{value:g}"
+    return text if np.float32(text) == np.float32(value) else f"{value:.9g}"
 
 
 def carries_value(array: npt.NDArray[Any]) -> bool:

@@ -131,7 +131,7 @@ class Sequence:
             key=self.key,
             prompt_ids=inputs.prompt_ids,
             max_tokens=inputs.max_tokens,
-            end_ids=tuple(dict.fromkeys(inputs.end_ids(end_ids) + self._special_stops)),
+            end_ids=tuple(dict.fromkeys([*inputs.end_ids(end_ids), *self._special_stops])),
             sampling=with_seed_of(inputs.sampling, self.sequence_index),
             min_tokens=inputs.min_tokens,
             logprobs=inputs.logprobs,
@@ -150,6 +150,7 @@ class Sequence:
             return delta.finish_reason is None
         if delta.finish_reason is not None:
             self.failure = (delta.error, FAULT_CODES[delta.fault])
+            self._stop_reason = self._special_stops.get(delta.end_id, "")
             self.end(delta.finish_reason)
         return False
 

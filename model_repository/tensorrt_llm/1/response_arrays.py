@@ -36,7 +36,7 @@ def response_arrays(response: RoomResponse) -> Named:
     arrays = {
         "output_ids": _int32([[ids]]),  # [1, 1, tokens]: batch, beam
         "sequence_length": _int32([[len(ids)]]),
-        "stream_key": _int32([[response.key]]),
+        "stream_key": np.array([[response.key]], np.int64),
         "is_finished": np.array([[response.finish_reason is not None]]),
     }
     if options.num_output_tokens:

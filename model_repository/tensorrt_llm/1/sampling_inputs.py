@@ -10,7 +10,7 @@ import dataclasses
 import math
 
 import numpy as np
-from request_row import InvalidRequest, Row
+from request_row import InvalidRequest, Row, shown
 from token_engine.interface import SamplingParams
 
 LARGEST_INT32 = 2**31 - 1
@@ -27,7 +27,7 @@ def read_sampling(row: Row) -> SamplingParams:
     asked = "temperature" in row or top_k or min_p or _gives_top_p(row)
     greedy = not asked or temperature == 0 or top_k == 1
     sampling = SamplingParams(
-        repetition_penalty=_repetition_penalty(row),
+        repetition_penalty=row.number("repetition_penalty", 1.0, 0, 100, above=True),
         presence_penalty=row.number("presence_penalty", 0.0, -2, 2),
         frequency_penalty=row.number("frequency_penalty", 0.0, -2, 2),
     )
@@ -44,13 +44,6 @@ def read_sampling(row: Row) -> SamplingParams:
     )
 
 
-def _repetition_penalty(row: Row) -> float:
-    value = row.number("repetition_penalty", 1.0, 0, 100)
-    if value == 0:
-        raise InvalidRequest("repetition_penalty is 0, allowed is above 0 and up to 100")
-    return value
-
-
 def with_seed_of(sampling: SamplingParams, sequence: int) -> SamplingParams:
     """The same for another sequence of one prompt: its draws must differ."""
     if sampling.greedy or sequence == 0:
@@ -59,17 +52,16 @@ def with_seed_of(sampling: SamplingParams, sequence: int) -> SamplingParams:
 
 
 def _top_p(row: Row) -> float:
-    values = row.values("runtime_top_p")
-    value = values[0] if len(values) == 1 else 1.0
-    if len(values) > 1 or not (math.isfinite(value) and value <= 1):
+    value = row.single("runtime_top_p", 1.0, said="top_p")
+    if not (math.isfinite(value) and value <= 1):
         raise InvalidRequest(
-            f"top_p is {value:g}, allowed is above 0 and up to 1, or 0 and below for unset"
+            f"top_p is {shown(value)}, allowed is above 0 and up to 1, or 0 and below for unset"
         )
     return float(value) if value > 0 else 1.0
 
 
 def _gives_top_p(row: Row) -> bool:
-    return any(value > 0 for value in row.values("runtime_top_p"))
+    return bool(row.single("runtime_top_p", 0.0) > 0)
 
 
 def _fresh_seed() -> int:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy.typing as npt
 from request_row import InvalidRequest
 
+MOST_PADDED = 8  # a row of a batch is as long as the longest, so it may be padded
+
 
 def read_word_list(
     name: str, array: npt.NDArray[Any] | None, vocab_size: int, most_words: int, most_ids: int
@@ -20,6 +22,10 @@ def read_word_list(
         return ()
     if array.ndim != 2 or array.shape[0] != 2:
         raise InvalidRequest(f"{name} has the shape {list(array.shape)}, allowed is [2, n]")
+    if array.shape[1] > MOST_PADDED * most_ids:  # before the cost of looking at them
+        raise InvalidRequest(
+            f"{name} has the shape {list(array.shape)}, allowed are {most_ids} ids in all"
+        )
     ids, ends = array.tolist()
     words: list[tuple[int, ...]] = []
     start = 0

@@ -41,25 +41,34 @@ class TritonPythonModel:
         """Answer each request on a thread of its own."""
         for request in requests:
             reply = UnaryReply(request.get_response_sender())
-            if len(self._waiting) >= MAX_WAITING:
-                reply.fail(
-                    f"{MAX_WAITING} requests are waiting, more are not allowed; try again later",
-                    "UNAVAILABLE",
-                )
+            try:
+                given = _parameters(request)
+                reply.named_errors = given.get("named_errors") is True
+                self._check_room()
+            except Refusal as error:
+                reply.fail(str(error), error.code)
                 continue
-            threading.Thread(target=self._answer, args=(request, reply), daemon=True).start()
+            cancel_id = uuid.uuid4().hex
+            self._waiting[cancel_id] = reply
+            arguments = (request, given, cancel_id, reply)
+            threading.Thread(target=self._answer, args=arguments, daemon=True).start()
+
+    def _check_room(self) -> None:
+        if len(self._waiting) >= MAX_WAITING:
+            raise Refusal(
+                f"{MAX_WAITING} requests are waiting, more are not allowed; try again later",
+                "UNAVAILABLE",
+            )
 
     def finalize(self) -> None:
         """Stop watching."""
         self._closing.set()
         self._watcher.join()
 
-    def _answer(self, request: Any, reply: UnaryReply) -> None:
-        cancel_id = uuid.uuid4().hex
-        self._waiting[cancel_id] = reply
+    def _answer(
+        self, request: Any, given: dict[str, Any], cancel_id: str, reply: UnaryReply
+    ) -> None:
         try:
-            given = _parameters(request)
-            reply.named_errors = bool(given.get("named_errors"))
             reply.send(self._ask(request, ensemble_parameters(given, cancel_id)))
         except Refusal as error:
             reply.fail(str(error), error.code)

@@ -24,6 +24,8 @@ MEANINGLESS = {
 }
 
 CODE = re.compile(r"\[([A-Z_]+)\] (.*)", re.DOTALL)
+# Of what Triton itself says, that which means: not now.
+STOPPING = ("Server not ready", "Server is stopping", "is not ready", "no available versions")
 # What a client's request parameters may be; see tensorrt_llm/1/request_parameters.py.
 PARAMETERS = ("id", "named_errors", "Streaming", "accumulate_tokens")
 
@@ -54,7 +56,10 @@ def ensemble_inputs(arrays: Named) -> dict[str, npt.NDArray[Any]]:
 def error_of(message: str) -> Refusal:
     """The rooms' own message and code, out of what Triton made of an error on its way here."""
     found = CODE.search(message)
-    return Refusal(found[2], found[1]) if found else Refusal(message, "INTERNAL")
+    if found:
+        return Refusal(found[2], found[1])
+    stopping = any(words in message for words in STOPPING)
+    return Refusal(message, "UNAVAILABLE" if stopping else "INTERNAL")
 
 
 def ensemble_parameters(given: Mapping[str, Any], cancel_id: str) -> dict[str, str | bool]:
@@ -66,6 +71,11 @@ def ensemble_parameters(given: Mapping[str, Any], cancel_id: str) -> dict[str, s
                 "allowed are the inputs that config.pbtxt lists, id and named_errors",
                 "INVALID_ARG",
             )
+    if not isinstance(given.get("named_errors", True), bool):
+        raise Refusal(
+            f"named_errors is {given['named_errors']!r:.60}, allowed are true and false",
+            "INVALID_ARG",
+        )
     if not isinstance(given.get("id", ""), str):
         raise Refusal(f"id is {given['id']!r:.60}, allowed is a string", "INVALID_ARG")
     names = {"id": given["id"]} if "id" in given else {}

@@ -89,6 +89,7 @@ class TokenDelta:
     fault: Fault = "engine"  # whose, only with finish_reason "error"
     logprobs: tuple[TokenLogprob, ...] = ()  # one for each token, if they were asked for
     first_scheduled_ns: int = 0  # time.time_ns() of the first forward pass; with the last delta
+    end_id: int = -1  # which of the end ids ended it; it is not among `token_ids`
 
 
 @dataclass(frozen=True, slots=True)

@@ -210,6 +210,7 @@ class OpenVinoEngine(TokenEngine):
             "stop" if stopped else "length",
             logprobs=logprobs[:kept],
             first_scheduled_ns=running.first_scheduled_ns,
+            end_id=tokens[-1] if stopped else -1,
         )
 
     def stats(self) -> EngineStats:

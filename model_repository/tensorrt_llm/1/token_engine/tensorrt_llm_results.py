@@ -35,6 +35,7 @@ class Gain:
     finish_reason: FinishReason | None = None
     error: str = ""
     first_scheduled_ns: int = 0
+    end_id: int = -1
 
     def as_delta(self, key: int, first_scheduled_ns: int) -> TokenDelta:
         """To the seam. The time is that of the request, which may have had an earlier part."""
@@ -46,6 +47,7 @@ class Gain:
             self.error,
             logprobs=self.logprobs,
             first_scheduled_ns=first_scheduled_ns if last else 0,
+            end_id=self.end_id,
         )
 
 
@@ -57,8 +59,11 @@ def read_gain(output: Any, request: GenerationRequest) -> Gain:
     """
     tokens = tuple(output.token_ids_diff)
     said = output.finish_reason
+    end_id = -1
     if said is not None and tokens and tokens[-1] in request.end_ids:
-        tokens, said = tokens[:-1], "stop"
+        tokens, said, end_id = tokens[:-1], "stop", tokens[-1]
+    elif said == "stop":
+        end_id = _end_id(output.stop_reason, request)
     logprobs: tuple[TokenLogprob, ...] = ()
     if request.logprobs is not None:
         logprobs = _read_logprobs(tokens, output.logprobs_diff, request.logprobs)
@@ -66,7 +71,14 @@ def read_gain(output: Any, request: GenerationRequest) -> Gain:
         return Gain(tokens, logprobs)
     reason = FINISH_REASONS.get(said, "error")
     error = "" if said in FINISH_REASONS else f"TensorRT-LLM ended the request: {said}"
-    return Gain(tokens, logprobs, reason, error, _first_scheduled_ns(output))
+    return Gain(tokens, logprobs, reason, error, _first_scheduled_ns(output), end_id)
+
+
+def _end_id(stop_reason: object, request: GenerationRequest) -> int:
+    """The library names the id for the `stop_token_ids` alone, and nothing for its `end_id`."""
+    if isinstance(stop_reason, int):
+        return stop_reason
+    return request.end_ids[0] if request.end_ids else -1
 
 
 def _read_logprobs(

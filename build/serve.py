@@ -58,7 +58,10 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--model-repository", type=Path, default=ROOT / "model_repository")
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default %(default)s)"
+        "--host",
+        type=_ipv4_address,
+        default="127.0.0.1",
+        help="IPv4 address or name to listen on (default %(default)s)",
     )
     parser.add_argument("--http-port", type=_port, default=8000, metavar="N")
     parser.add_argument("--grpc-port", type=_port, default=8001, metavar="N")
@@ -71,6 +74,17 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         help="how long requests in flight may take to end (default %(default)s)",
     )
     return parser.parse_args(arguments)
+
+
+def _ipv4_address(text: str) -> str:
+    """Triton's HTTP frontend takes numbers alone, and binds 255.255.255.255 for a name."""
+    try:
+        found = socket.getaddrinfo(text, None, socket.AF_INET, socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no IPv4 address and no name of one, allowed are those"
+        ) from None
+    return str(found[0][4][0])
 
 
 def _port(text: str) -> int:
@@ -96,8 +110,7 @@ def check_ports(options: argparse.Namespace) -> None:
     """End with one sentence if a port is taken: Triton's own message hides in its log."""
     for name in ("http", "grpc", "metrics"):
         port = getattr(options, f"{name}_port")
-        family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-        with socket.socket(family) as probe:
+        with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((options.host, port))
@@ -188,7 +201,10 @@ class Drain:
         """Tell the engine's room; safe in a signal handler."""
         self.asked = True
         self._deadline = time.monotonic() + self._seconds + STUB_GRACE_S
-        (self.directory / REQUEST).write_text(str(self._seconds), encoding="utf-8")
+        # Written aside and moved: the room must not read it half-written.
+        aside = self.directory / f"{REQUEST}.part"
+        aside.write_text(str(self._seconds), encoding="utf-8")
+        aside.replace(self.directory / REQUEST)
 
     def stop_when_done(self, process: subprocess.Popen[bytes]) -> None:
         """Tell Triton to end when nothing is in flight, or when the room does not answer."""

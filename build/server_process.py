@@ -43,7 +43,7 @@ class Ports:
 
     def url(self, name: str) -> str:
         """`host:port` of "http", "grpc" or "metrics", as a client on this machine reaches it."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
+        host = "127.0.0.1" if self.host == "0.0.0.0" else self.host
         return f"{host}:{getattr(self, name)}"
 
 

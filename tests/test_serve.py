@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.client
 import json
 import os
@@ -16,9 +17,11 @@ from pathlib import Path
 from queue import SimpleQueue
 
 import pytest
+import serve
 import triton_installation
 from assemble_repository import assemble
 from conftest import BUILD, ROOT
+from drain_request import DIRECTORY_VARIABLE, REQUEST, DrainRequest
 from llama_fp4 import Client, LlamaError
 from processes import (
     PATIENCE_S,
@@ -64,6 +67,38 @@ def test_a_signal_ends_it_with_exit_code_0(server: ServerProcess, number: int) -
     os.kill(server.pid, number)
     assert server.wait() == 0
     assert not remains.found()
+
+
+def test_a_name_to_listen_on_is_resolved(replay_repository: Path, tmp_path: Path) -> None:
+    """Triton's HTTP frontend would bind 255.255.255.255 for a name, and say nothing."""
+    named = dataclasses.replace(free_ports(), host="localhost")
+    with ServerProcess(replay_repository, named, tmp_path / "server.log") as server:
+        body = {"text_input": "Hello", "max_tokens": 2}
+        status, _ = post(server, "/v2/models/ensemble/generate", body)
+        assert status == 200
+
+
+@pytest.mark.parametrize("host", ["::1", "", "no such host"])
+def test_a_host_that_triton_cannot_listen_on_is_refused(
+    host: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        serve.main(["--host", host])
+    assert ended.value.code == 2
+    assert f"{host!r} is no IPv4 address and no name of one" in capsys.readouterr().err
+
+
+def test_a_drain_request_that_is_not_written_yet_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read as 0 seconds, it would cut off every request in flight."""
+    monkeypatch.setenv(DIRECTORY_VARIABLE, str(tmp_path))
+    drain = DrainRequest()
+    (tmp_path / REQUEST).touch()
+    assert not drain.is_asked()
+    serve.Drain(tmp_path, 30).ask()
+    assert drain.is_asked()
+    assert not drain.is_overdue()
 
 
 def test_requests_in_flight_are_finished_before_the_end(make_paced: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent / "model_repository"
 README = REPOSITORY / "README.md"
 ROOMS = ("preprocessing", "tensorrt_llm", "postprocessing")
 MODELS = ("ensemble", "tensorrt_llm_bls", *ROOMS)
-Table = list[tuple[str, ...]]
+Tensors = list[tuple[str, Any]]
 
 
 def main() -> None:
@@ -61,26 +61,7 @@ def render(configs: dict[str, Any]) -> str:
     own = [tensor for tensor in unary.input if tensor.name not in _names(ensemble.input)]
     _same(INPUTS, [tensor.name for tensor in [*ensemble.input, *own]], "INPUTS")
     _same(OUTPUTS, [tensor.name for tensor in ensemble.output], "OUTPUTS")
-    mapped = {
-        f"{step.model_name}.{key}"
-        for step in ensemble.ensemble_scheduling.step
-        for key, value in step.input_map.items()
-        if not value.startswith("_")
-    }
-    step_inputs = [
-        (f"{room}.{tensor.name}", tensor)
-        for room in ROOMS
-        for tensor in configs[room].input
-        if f"{room}.{tensor.name}" not in mapped
-    ]
-    _same(STEP_INPUTS, [name for name, _ in step_inputs], "STEP_INPUTS")
-    step_outputs = [
-        (f"{room}.{tensor.name}", tensor)
-        for room in ROOMS[:2]
-        for tensor in configs[room].output
-        if tensor.name not in OUTPUTS
-    ]
-    _same(STEP_OUTPUTS, [name for name, _ in step_outputs], "STEP_OUTPUTS")
+    step_inputs, step_outputs = _step_tensors(configs)
     return HEAD + "\n".join(
         [
             "## Inputs of `ensemble` and `tensorrt_llm_bls`\n",
@@ -99,6 +80,31 @@ def render(configs: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _step_tensors(configs: dict[str, Any]) -> tuple[Tensors, Tensors]:
+    """(the inputs of steps that no client's input fills, the outputs that stay inside)."""
+    mapped = {
+        f"{step.model_name}.{key}"
+        for step in configs["ensemble"].ensemble_scheduling.step
+        for key, value in step.input_map.items()
+        if not value.startswith("_")
+    }
+    inputs = [
+        (f"{room}.{tensor.name}", tensor)
+        for room in ROOMS
+        for tensor in configs[room].input
+        if f"{room}.{tensor.name}" not in mapped
+    ]
+    _same(STEP_INPUTS, [name for name, _ in inputs], "STEP_INPUTS")
+    outputs = [
+        (f"{room}.{tensor.name}", tensor)
+        for room in ROOMS[:2]
+        for tensor in configs[room].output
+        if tensor.name not in OUTPUTS
+    ]
+    _same(STEP_OUTPUTS, [name for name, _ in outputs], "STEP_OUTPUTS")
+    return inputs, outputs
 
 
 def _input_rows(ensemble: Any, own: list[Any]) -> Iterator[tuple[str, ...]]:
@@ -185,11 +191,16 @@ A runtime's column says `yes` (honoured), `refused` (a value other than the defa
 UNSUPPORTED and the input's name) or `no effect`. A wrong value is answered with INVALID_ARG and one
 sentence that names the input, its value and what is allowed; a full queue or a restarting engine
 with UNAVAILABLE. Triton sends the code with unary gRPC and HTTP `infer`; a gRPC stream and HTTP
-`generate` (always 400) do not carry it, so a request with the parameter `named_errors` gets
+`generate` do not carry it (`generate` answers 400, 500 for a body that is no JSON, and 200 with an
+`error` once a response has gone out), so a request with the parameter `named_errors` (true) gets
 messages that begin with it: `[INVALID_ARG] ...`.
 
-Any other request parameter that is no input is refused by name, but `id`: a name under which
-`tensorrt_llm`'s `stop` finds the request, beside its request id.
+The parameter `id` is a name under which `tensorrt_llm`'s `stop` finds the request, beside its
+request id; `Streaming` and `accumulate_tokens`, which upstream's clients send, have no effect;
+`cancel_id`, `one_response` and `stream_key` are the rooms' own. Any other one is refused by name,
+but those that Triton keeps for itself and does not show to a model: `priority`, `timeout` and the
+`sequence_*` of the protocol have no effect here. Of these names the inputs `priority` and
+`timeout_ms` do what one expects.
 
 A batch's responses come one for each sequence, marked with `batch_index` and `sequence_index`; the
 final flag rides on the last one. `tensorrt_llm_bls` puts them together, a row for each sequence.

@@ -37,7 +37,7 @@ INPUTS: dict[str, Input] = {
     "beam_width": Input(REFUSED, "1", "1", "beam search"),
     "stream": Input(ROOM, "false", "false, true", "a response for each step's tokens; `tensorrt_llm_bls` gives one response all the same"),
     "exclude_input_in_output": Input(ROOM, "true (upstream: false)", "false, true", "an explicit false puts the prompt before an unstreamed answer"),
-    "stop_words": Input(ROOM, "none", "16 of 256 bytes", "matched on the text, wherever tokens begin and end; a special token's text ends the generation at that token; empty ones are none"),
+    "stop_words": Input(ROOM, "none", "16 of 256 bytes", "matched on the text, wherever tokens begin and end; the text of a special token stops at that token too; empty ones are none"),
     "include_stop_str_in_output": Input(ROOM, "false", "false, true", "whether the text ends with the stop word that ended it"),
     "bad_words": Input("bad_words", "none", "128 of 256 bytes", "never generated: each word's tokens, alone and after a space; not other letter case, not inside longer tokens. Empty ones are none"),
     "end_id": Input(ROOM, "none", "at least -1", "another id that ends the generation, besides all of the checkpoint's; -1, or one beyond the vocabulary: none does"),

@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 CALIBRATION_TEXTS = 128
 OUTPUT = Path(__file__).parent / "out" / "demo"
@@ -25,7 +26,7 @@ def make(output: Path, work: Path, device_name: str, steps: int | None, per_kind
     """Run the stages that are not done yet; raises ValueError or OSError with one sentence."""
     from dataclasses import replace
 
-    from demo import corpus, evaluate
+    from demo import corpus
     from demo.check_layout import check_layout
     from demo.make_tokenizer import write_tokenizer
     from demo.shape import Recipe
@@ -52,6 +53,12 @@ def make(output: Path, work: Path, device_name: str, steps: int | None, per_kind
     corpus.write_calibration(calibration, CALIBRATION_TEXTS)
     quantize(bf16, read_calibration(calibration), output, max_tokens=recipe.row_length)
     _say(started, f"check: the layout is right, {check_layout(output):,} bytes")
+    _evaluate(started, bf16, output, device, per_kind)
+
+
+def _evaluate(started: float, bf16: Path, output: Path, device: Any, per_kind: int) -> None:
+    from demo import evaluate
+
     _say(started, f"evaluate: {per_kind} questions a kind")
     scores = []
     for variant, directory in (("BF16", bf16), ("NVFP4 W4A16", output), ("NVFP4 W4A4", output)):

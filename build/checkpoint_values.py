@@ -20,7 +20,7 @@ from checkpoint_layout import BLOCK, layer_prefix, linear_shapes
 from nvfp4_checkpoint import Checkpoint
 from safetensors_file import FETCH_AGAIN, Bytes, StoredTensor
 
-CHUNK_BYTES = 8 * 2**20
+CHUNK_BYTES = 2**20  # what a core's cache holds together with the intermediate results
 BLOCK_BYTES = BLOCK // 2  # a block's sixteen codes are one u64
 MAGNITUDES = np.uint64(0x7777777777777777)  # of sixteen codes, without their signs
 HOLE_BLOCKS = 64  # 512 bytes of codes: nothing less than a disk's sector goes missing at once

@@ -264,13 +264,13 @@ GOOD: dict[str, Edit] = {
     "no KV scales": without("k_scale", "v_scale"),
     # Model Optimizer 0.35 clamps them to 1.0 from below, 0.47 writes amax / 448.
     "KV scales of amax / 448": scalar(0.015, f"{LAYER}self_attn.k_proj.k_scale"),
-    "a block of zeros": lambda folder: (
-        store(f"{O_PROJ}.weight", 80, bytes(8))(folder),
-        store(f"{O_PROJ}.weight_scale", 10, b"\x38")(folder),
+    "rows of zeros, whose scale is 1": lambda folder: (
+        store(f"{O_PROJ}.weight", 80, bytes(8 * 100))(folder),
+        store(f"{O_PROJ}.weight_scale", 10, b"\x38" * 100)(folder),
     ),
-    "a row of zeros, some of them negative": lambda folder: (
-        store(f"{O_PROJ}.weight", 32 * 5, b"\x80\x08" * 16)(folder),
-        store(f"{O_PROJ}.weight_scale", 4 * 5, b"\x38" * 4)(folder),
+    "rows of zeros, some of them negative": lambda folder: (
+        store(f"{O_PROJ}.weight", 80, b"\x80\x08" * 4 * 100)(folder),
+        store(f"{O_PROJ}.weight_scale", 10, bytes(100))(folder),
     ),
     "a scale that underflowed": store(f"{O_PROJ}.weight_scale", 7, b"\x00"),
     "an embedding row that was never trained": store("model.embed_tokens.weight", 0, bytes(128)),
@@ -302,6 +302,9 @@ def test_a_small_chunk_size_changes_nothing(
 ) -> None:
     monkeypatch.setattr("checkpoint_values.CHUNK_BYTES", 64)
     assert check(checkpoint) == []
+    zeros("lm_head.weight", 0.25, 0.5)(checkpoint)
+    with pytest.raises(BuildError, match="8192 of the 32768 values"):
+        check(checkpoint)
     zeros(f"{O_PROJ}.weight", 0.25, 0.5)(checkpoint)
     with pytest.raises(BuildError, match="64 blocks of zeros"):
         check(checkpoint)

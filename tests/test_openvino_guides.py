@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from engine_fixtures import DEMO, Answer, build_engine, collect, drain, generate, load_engine
@@ -192,7 +193,7 @@ def test_log_probabilities_are_the_models_own(engine: OpenVinoEngine) -> None:
         assert all(logprob.logprob < -1 for logprob in answer.logprobs)  # of 512 tokens, not of 3
 
 
-def _fields(one: GenerationRequest) -> dict[str, object]:
+def _fields(one: GenerationRequest) -> dict[str, Any]:
     return {name: getattr(one, name) for name in one.__slots__}
 
 

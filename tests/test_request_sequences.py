@@ -9,7 +9,7 @@ import pytest
 from engine_config import EngineConfig, Limits, ModelFacts
 from generation_inputs import read_inputs
 from output_text import TokenBytes
-from request_sequences import Sequence, make_request
+from request_sequences import RoomResponse, Sequence, make_request
 from token_engine.interface import TokenDelta
 
 WORDS = [b"a", b"b", b"ab", b"<|end|>", b"<|", b"end", b"|>"]
@@ -19,7 +19,7 @@ A, B, AB, END, OPEN, NAME, CLOSE = range(len(WORDS))
 class NoReply:
     """A `Reply` that nobody reads."""
 
-    def send(self, responses: list[object]) -> None: ...
+    def send(self, responses: list[RoomResponse]) -> None: ...
 
     def fail(self, message: str, code: str) -> None: ...
 

@@ -1,0 +1,78 @@
+"""Whether a folder's content is an NVFP4 checkpoint that every runtime can take, value by value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from build_console import BuildError, Phase, say
+from checkpoint_layout import KV_SCALES, check_complete_layout, check_names
+from checkpoint_manifest import NEEDED, check_needed, looks_like_weights
+from checkpoint_values import check_values
+from llama_config import load_llama_config, read_json
+from nvfp4_checkpoint import Checkpoint, check_quantization, open_checkpoint
+from safetensors_file import INDEX, shards
+
+
+def check_small_files(directory: Path) -> None:
+    """All that can be known without the weights; raises `BuildError`."""
+    check_needed(str(directory), [name for name in NEEDED if (directory / name).is_file()])
+    config = load_llama_config(directory)
+    check_quantization(directory)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        read_json(directory / name)
+    if (directory / INDEX).exists():
+        placed = [name for names in shards(directory).values() for name in names]
+        check_names(directory / INDEX, config, placed)
+
+
+def check_layout(directory: Path) -> Checkpoint:
+    """All that can be known without reading the weights' bytes; raises `BuildError`."""
+    check_small_files(directory)
+    _check_no_stray_weights(directory)
+    checkpoint = open_checkpoint(directory)
+    check_complete_layout(directory, checkpoint.config, checkpoint.tensors)
+    return checkpoint
+
+
+def check_content(directory: Path) -> str:
+    """Check the whole checkpoint; returns what it is in one line. Raises `BuildError`."""
+    checkpoint = check_layout(directory)
+    total = checkpoint.data_bytes
+    with Phase(f"reading {len(checkpoint.tensors):,} tensors, {total:,} bytes", total) as phase:
+        warnings = check_values(checkpoint, phase.advance)
+    for warning in [*warnings, *_index_warnings(directory, total)]:
+        say(warning)
+    return (
+        f"{len(checkpoint.tensors):,} tensors, {total:,} bytes, "
+        f"{checkpoint.config.num_hidden_layers} layers, NVFP4, {_kv_scales(checkpoint)}"
+    )
+
+
+def _check_no_stray_weights(directory: Path) -> None:
+    """TensorRT-LLM loads every *.safetensors of a folder, whatever the index says."""
+    placed = {path.name for path in shards(directory)}
+    for path in sorted(directory.iterdir()):
+        if looks_like_weights(path.name) and path.name not in placed:
+            raise BuildError(
+                f"{path} belongs to no checkpoint here: allowed are {', '.join(sorted(placed))}; "
+                "remove it"
+            )
+
+
+def _index_warnings(directory: Path, total: int) -> list[str]:
+    """No runtime reads the index's total, and exporters have counted it in several ways."""
+    if not (directory / INDEX).exists():
+        return []
+    stated = (read_json(directory / INDEX).get("metadata") or {}).get("total_size")
+    if stated in (None, total):
+        return []
+    return [f"warning: {directory / INDEX} states {stated} bytes of tensors, there are {total}"]
+
+
+def _kv_scales(checkpoint: Checkpoint) -> str:
+    scales = [
+        tensor.scalar() for name, tensor in checkpoint.tensors.items() if name.endswith(KV_SCALES)
+    ]
+    if not scales:
+        return "no scales of the KV cache"
+    return f"scales of the KV cache {min(scales):.3g} to {max(scales):.3g}"

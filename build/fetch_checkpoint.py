@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""Step one of the build: an NVFP4 checkpoint, whole and checked, in a folder.
+
+    python build/fetch_checkpoint.py --output DIR                      from the hub
+    python build/fetch_checkpoint.py --from FOLDER --output DIR        from this machine
+    python build/fetch_checkpoint.py --check DIR                       in place
+
+A fetch from the hub goes on where it stopped, after Ctrl-C, kill -9 or a broken line, and takes
+the same commit again. Every file is held against the size and hash that are stated of it, every
+tensor against config.json, every value against what the format allows. DIR is there whole or not
+at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from build_console import BuildError, run_script
+from fetch_folder import download_folder
+from hub_download import COMMIT, fetch
+from local_checkpoint import check_in_place, take_from
+
+# One repository: it was published under the first name, and later under the second.
+REPOS = ("nvidia/Llama-3.1-8B-Instruct-FP4", "nvidia/Llama-3.1-8B-Instruct-NVFP4")
+REPO = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--output", type=Path, help="the checkpoint's folder")
+    add("--repo", help=f"on the hub ({REPOS[0]}, or {REPOS[1]})")
+    add("--revision", help="a commit id (what `main` is at the first fetch)")
+    add("--from", dest="source", type=Path, metavar="DIR", help="a folder with the checkpoint")
+    add("--check", type=Path, metavar="DIR", help="check this folder, copy nothing")
+    add("--sha256", type=Path, metavar="FILE", help="what --from or --check has to be: sha256sum's")
+    return parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do what the options say; raises `BuildError`."""
+    _check_options(options)
+    if options.check:
+        check_in_place(options.check, options.sha256)
+    elif options.source:
+        take_from(options.source, options.output, options.sha256)
+    else:
+        fetch((options.repo,) if options.repo else REPOS, options.revision or "", options.output)
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    local = "--check" if options.check else "--from" if options.source else ""
+    if options.check and options.source:
+        raise BuildError("--check and --from exclude each other; give one of them")
+    if options.check and options.output:
+        raise BuildError("--check copies nothing; leave out --output, or give --from")
+    if local and (options.repo or options.revision):
+        raise BuildError(f"{local} does not ask the hub; leave out --repo and --revision")
+    if options.sha256 and not local:
+        raise BuildError("--sha256 is for --from and --check; the hub states its own hashes")
+    if not options.check and not options.output:
+        raise BuildError("--output is missing; give the folder that the checkpoint goes to")
+    if options.repo and not REPO.fullmatch(options.repo):
+        raise BuildError(f"--repo is {options.repo!r}, allowed is 'owner/name'")
+    if options.revision and not COMMIT.fullmatch(options.revision):
+        raise BuildError(
+            f"--revision is {options.revision!r}, allowed is a commit id of 40 hex digits; without "
+            "--revision the first fetch takes what `main` is and writes its id down"
+        )
+
+
+def main() -> None:
+    """The command line's entry."""
+    options = _arguments()
+    try:
+        run(options)
+    except KeyboardInterrupt:
+        from_hub = options.output is not None and options.source is None
+        if not from_hub or not download_folder(options.output).exists():
+            raise
+        print(
+            f"interrupted; what has arrived is kept in {download_folder(options.output)}, the same "
+            "command goes on from there",
+            file=sys.stderr,
+            flush=True,
+        )
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    run_script(main)

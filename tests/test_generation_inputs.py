@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 from engine_config import EngineConfig, Limits, ModelFacts
 from generation_inputs import GenerationInputs, read_inputs
+from guide_check import check_guide
 from output_text import StopWord
 from refused_inputs import MEANINGLESS
 from request_row import InvalidRequest, UnsupportedRequest
@@ -293,6 +294,50 @@ def test_what_a_runtime_lacks_is_refused_by_name(
     with pytest.raises(UnsupportedRequest, match=words):
         read(without, **given)
     assert read(without, **NEUTRAL).sampling == SamplingParams()
+
+
+def test_a_guide_is_not_looked_at_where_the_runtime_has_none(
+    config: EngineConfig, checked_guides: list[str]
+) -> None:
+    replay = dataclasses.replace(config, runtime="replay")
+    guide = {"guided_decoding_guide_type": b"regex", "guided_decoding_guide": b"("}
+    with pytest.raises(UnsupportedRequest, match="guided_decoding_guide_type is regex, the replay"):
+        read(replay, **guide)
+    with pytest.raises(UnsupportedRequest, match="guided_decoding_guide_type is missing, the repl"):
+        read(replay, guided_decoding_guide=b"(")
+    assert checked_guides == []
+
+
+def test_each_guide_of_a_batch_is_looked_at_once_and_last(
+    config: EngineConfig, checked_guides: list[str]
+) -> None:
+    texts = [b"a", b"b", b"a", b"a", b"(", b"b"]
+    given = {
+        "input_ids": np.full((6, 1), 5, np.int32),
+        "request_output_len": np.full((6, 1), 4, np.int32),
+        "guided_decoding_guide_type": np.array([[b"regex"]] * 6, object),
+        "guided_decoding_guide": np.array([[text] for text in texts], object),
+    }
+    with pytest.raises(InvalidRequest, match=r"guided_decoding_guide has a '\(' without '\)'"):
+        read_inputs(given, config)
+    assert checked_guides == ["a", "b", "("]
+    given["request_output_len"][5] = 0
+    with pytest.raises(InvalidRequest, match="max_tokens is 0"):
+        read_inputs(given, config)
+    assert checked_guides == ["a", "b", "("]
+
+
+@pytest.fixture
+def checked_guides(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The texts that were checked, so far."""
+    texts: list[str] = []
+
+    def check(kind: str, text: str) -> None:
+        texts.append(text)
+        check_guide(kind, text)
+
+    monkeypatch.setattr("generation_inputs.check_guide", check)
+    return texts
 
 
 def test_beams_are_refused_by_name(config: EngineConfig) -> None:

@@ -10,6 +10,8 @@ import pytest
 from guide_language.grammar import GuideError
 from guide_language.guides import guide_to_ebnf, read_guide
 
+SAME = [f"same{number}" for number in range(12)]
+
 
 @pytest.mark.parametrize(
     ("schema", "message"),
@@ -59,6 +61,17 @@ from guide_language.guides import guide_to_ebnf, read_guide
             {"properties": {"k": {"const": 1}}},
             {"properties": {"k": {"const": 2}}, "required": ["k"]}]}, "a oneOf"),
         ({"oneOf": [{"const": n} for n in range(101)]}, "101 schemas in oneOf"),
+        ({"oneOf": [{"enum": 5}, {"type": "null"}]}, "enum '5' at #/oneOf/0"),
+        ({"oneOf": [{"type": [[1]]}, {"type": "null"}]}, r"type '\[\[1\]\]' at #/oneOf/0"),
+        ({"oneOf": [{"required": 5}, {"type": "object"}]}, "required '5' at #/oneOf/0"),
+        ({"oneOf": [
+            {"properties": {"k": {"enum": 5}}, "required": ["k"]},
+            {"properties": {"k": {"enum": [5]}}, "required": ["k"]}]}, "enum '5'"),
+        ({"required": ["a", "b"], "additionalProperties": 5}, "has 5 at #/additionalProperties"),
+        ({"$defs": [{}], "$ref": "#/$defs/00"}, "a part that is there"),
+        ({"oneOf": [
+            {"properties": {key: {"const": 1} for key in SAME} | {"z": {"const": n}},
+             "required": [*SAME, "z"]} for n in range(100)]}, "more than 50000 comparisons"),
         ({"const": float("inf")}, "Infinity"),
     ],
 )  # fmt: skip

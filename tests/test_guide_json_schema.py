@@ -239,3 +239,20 @@ def test_any_json() -> None:
         assert matches(grammar, json.dumps(value, ensure_ascii=False))
     for seed in range(100):
         json.loads(write(grammar, Random(seed)))
+
+
+def test_a_format_a_pattern_and_a_length_that_read_alike_are_three() -> None:
+    alike = [{"format": "date"}, {"pattern": "^date$"}, {"pattern": "^1 to 2$"}, {"maxLength": 2}]
+    schema = {"prefixItems": [*alike, {"pattern": "date"}, {"pattern": "1 to 2"}], "minLength": 0}
+    grammar = compiled("json_schema", json.dumps({**schema, "items": False, "type": "array"}))
+    assert matches(grammar, '["2024-02-28","date","1 to 2","ab","a date","is 1 to 2"]')
+    assert not matches(grammar, '["date","date","1 to 2","ab","a date","is 1 to 2"]')
+
+
+def test_properties_that_no_name_is_given_for_share_one_schema() -> None:
+    schema = {"required": ["a", "b"], "additionalProperties": {"enum": [1, "x"]}}
+    grammar = compiled("json_schema", json.dumps({**schema, "properties": {"c": {}}}))
+    assert matches(grammar, '{"c":2,"a":1,"b":"x"}')
+    assert matches(grammar, '{"a":"x", "b":1}')
+    assert not matches(grammar, '{"a":2,"b":1}')
+    assert not matches(grammar, '{"a":1}')

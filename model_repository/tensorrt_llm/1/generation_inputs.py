@@ -12,7 +12,7 @@ from engine_config import EngineConfig
 from guide_check import check_guide
 from output_text import StopWord
 from refused_inputs import refuse_beams, refuse_meaningless
-from request_row import Arrays, InvalidRequest, Row, UnsupportedRequest
+from request_row import Arrays, InvalidRequest, Row, UnsupportedRequest, shorten
 from sampling_inputs import LARGEST_INT32, read_sampling
 from token_engine.interface import Guide, GuideKind, SamplingParams
 from token_engine.registry import Feature, find_runtime
@@ -90,7 +90,9 @@ def read_inputs(
         if name not in arrays:
             raise InvalidRequest(f"{name} is missing, it is required")
     refuse_meaningless(arrays)
-    return [_read_row(row, config, echo_prompt) for row in _rows(arrays, sent)]
+    read = [_read_row(row, config, echo_prompt) for row in _rows(arrays, sent)]
+    _check_guides(read)
+    return read
 
 
 def _with_new_names(arrays: Arrays) -> tuple[Arrays, dict[str, str]]:
@@ -232,13 +234,16 @@ def _token_bias(array: npt.NDArray[Any] | None, vocab_size: int) -> tuple[tuple[
 
 def _guide(row: Row) -> Guide | None:
     kind, text = row.text("guided_decoding_guide_type"), row.text("guided_decoding_guide")
-    if not kind and not text:
-        return None
-    try:
-        check_guide(kind, text)
-    except ValueError as error:
-        raise InvalidRequest(str(error)) from None
-    return Guide(cast(GuideKind, kind), text)
+    return Guide(cast(GuideKind, kind), text) if kind or text else None
+
+
+def _check_guides(rows: list[GenerationInputs]) -> None:
+    """Each that differs once, after all that is cheaper to look at."""
+    for guide in dict.fromkeys(row.guide for row in rows if row.guide):
+        try:
+            check_guide(guide.kind, guide.text)
+        except ValueError as error:
+            raise InvalidRequest(str(error)) from None
 
 
 def _check_features(inputs: GenerationInputs, runtime: str) -> None:
@@ -267,7 +272,7 @@ def _check_features(inputs: GenerationInputs, runtime: str) -> None:
         (
             "guided_decoding",
             "guided_decoding_guide_type",
-            inputs.guide and inputs.guide.kind,
+            inputs.guide and (shorten(inputs.guide.kind) or "missing"),
             "none",
         ),
     ]

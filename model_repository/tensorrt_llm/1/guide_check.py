@@ -6,14 +6,15 @@ whether it can be compiled within its limits.
 
 from __future__ import annotations
 
-from guide_language.grammar import GuideError
+from guide_language.grammar import GuideError, shown
 from guide_language.guides import KINDS, read_guide
 
 
 def check_guide(kind: str, text: str) -> None:
     """Raise `ValueError` with one sentence that names the input, its value and what is allowed.
 
-    `kind` and `text` are guided_decoding_guide_type and guided_decoding_guide. Takes milliseconds.
+    `kind` and `text` are guided_decoding_guide_type and guided_decoding_guide. Takes a microsecond
+    or so for each byte: up to 70 ms were measured, for 64 KiB of nothing but parentheses.
     """
     if kind not in KINDS:
         said = repr(kind[:40]) if kind else "missing"
@@ -23,4 +24,9 @@ def check_guide(kind: str, text: str) -> None:
     try:
         read_guide(kind, text)
     except GuideError as error:
-        raise ValueError(f"guided_decoding_guide {error}") from None
+        raise ValueError(f"guided_decoding_guide {_on_one_line(str(error))}") from None
+
+
+def _on_one_line(text: str) -> str:
+    """The names and values of a guide may hold anything."""
+    return "".join(c if c.isprintable() else shown(ord(c)) for c in text)

@@ -161,7 +161,7 @@ def _checked(automata: dict[str, Automaton]) -> Deterministic:
             if both:
                 raise _Conflict(
                     [rule],
-                    f"has a rule {rule or ROOT!r} that {shown(both[0][0])} may go on or follow, "
+                    f"has a rule {_named(rule)} that {shown(both[0][0])} may go on or follow, "
                     "allowed are recurring rules whose next character says whether they end",
                 )
     return Deterministic(automata, followers)
@@ -210,7 +210,7 @@ def _first_characters(automata: dict[str, Automaton]) -> dict[str, Ranges]:
             path = [*begun[begun.index(rule) :], rule]
             raise _Conflict(
                 path,
-                f"begins the rule {rule!r} with itself ({' -> '.join(path)[:80]}), "
+                f"begins the rule {_named(rule)} with itself ({' -> '.join(path)[:80]}), "
                 "allowed are rules that begin with a character before they recur",
             )
         if rule not in first:
@@ -237,11 +237,15 @@ def _check_choice(rule: str, state: State, first: dict[str, Ranges]) -> None:
         if both:
             raise _Conflict(
                 (other for other in state.calls if overlap(first[other], both)),
-                f"has, in the rule {rule or ROOT!r}, alternatives to {called!r} that begin with "
-                f"{shown(both[0][0])} too, allowed are alternatives to a recurring rule "
+                f"has, in the rule {_named(rule)}, alternatives to {_named(called)} that begin "
+                f"with {shown(both[0][0])} too, allowed are alternatives to a recurring rule "
                 "that the next character tells apart",
             )
         taken = union([*taken, *first[called]])
+
+
+def _named(rule: str) -> str:
+    return repr((rule or ROOT)[:60])
 
 
 def _followers(automata: dict[str, Automaton], first: dict[str, Ranges]) -> dict[str, Ranges]:

@@ -10,7 +10,7 @@ A rule may go on over several lines. Not read: look-ahead `(=...)`, macros like 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from guide_language.grammar import (
     ALPHABET,
@@ -21,10 +21,10 @@ from guide_language.grammar import (
     GuideError,
     Node,
     Repeat,
-    Seq,
     literal,
+    sequence,
 )
-from guide_language.regex import MAX_COUNT, parse_class_of_ebnf
+from guide_language.regex import MAX_COUNT, is_digits, parse_class_of_ebnf
 
 MAX_DEPTH = 64  # parentheses within parentheses
 TOKEN = re.compile(
@@ -34,16 +34,16 @@ TOKEN = re.compile(
       | (?P<string>"(?:[^"\\\r\n]|\\[^\r\n])*")
       | (?P<class>\[(?:[^\]\\\r\n]|\\[^\r\n])*\])
       | (?P<count>\{[^{}]*\})
-      | (?P<mark>\(=|[()|*+?])""",
-    re.VERBOSE,
+      | (?P<mark>\(=|[()|*+?])
+      | (?P<wrong>.)""",
+    re.VERBOSE | re.DOTALL,
 )
 ESCAPE = re.compile(r"\\(?:x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|(.))", re.DOTALL)
 CONTROLS = {"n": "\n", "r": "\r", "t": "\t", "v": "\v", "f": "\f", "b": "\b", "a": "\a"}
-COUNT = re.compile(r"\{\s*(\d{1,9})\s*(?:(,)\s*(\d{1,9})?\s*)?\}")
+LONGEST_SHOWN = 40  # characters of a name that a refusal repeats
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
+class _Token(NamedTuple):
     kind: str
     text: str
     line: int
@@ -58,22 +58,22 @@ def parse_ebnf(text: str) -> Grammar:
     for name, line in parser.called.items():
         if name not in rules:
             raise GuideError(
-                f"calls the rule {name!r} in line {line}, allowed are rules that it defines"
+                f"calls the rule {name[:LONGEST_SHOWN]!r} in line {line}, "
+                "allowed are rules that it defines"
             )
     return Grammar(rules)
 
 
 def _tokens(text: str) -> list[_Token]:
-    tokens, at, line = [], 0, 1
-    while at < len(text):
-        match = TOKEN.match(text, at)
-        if match is None:
-            raise GuideError(f"has {text[at]!r} in line {line}, {_ALLOWED}")
-        kind = match.lastgroup or ""
+    tokens, line = [], 1
+    for match in TOKEN.finditer(text):
+        kind, found = match.lastgroup or "", match.group()
+        if kind == "wrong":
+            raise GuideError(f"has {found!r} in line {line}, {_ALLOWED}")
         if kind != "space":
-            tokens.append(_Token(kind, match.group(), line))
-        line += match.group().count("\n")
-        at = match.end()
+            tokens.append(_Token(kind, found, line))
+        if kind in ("space", "count"):  # the only ones of several lines
+            line += found.count("\n")
     tokens.append(_Token("end", "the end", line))
     return tokens
 
@@ -85,6 +85,7 @@ class _Parser:
     def __init__(self, tokens: list[_Token]) -> None:
         self._tokens = tokens
         self._at = 0
+        self._classes: dict[str, Node] = {}
         self.called: dict[str, int] = {}  # rule -> line of its first call
 
     def rules(self) -> dict[str, Node]:
@@ -95,7 +96,8 @@ class _Parser:
                 raise self._unexpected()
             if name.text in rules:
                 raise GuideError(
-                    f"defines the rule {name.text!r} again in line {name.line}, allowed is once"
+                    f"defines the rule {name.text[:LONGEST_SHOWN]!r} again in line {name.line}, "
+                    "allowed is once"
                 )
             self._at += 2
             rules[name.text] = self._alternatives(0)
@@ -116,8 +118,8 @@ class _Parser:
     def _sequence(self, depth: int) -> Node:
         items: list[Node] = []
         while (item := self._element(depth)) is not None:
-            items.append(self._repeated(item))
-        return items[0] if len(items) == 1 else Seq(tuple(items))
+            items.append(self._repeated(item) if self._repeats() else item)
+        return sequence(items)
 
     def _element(self, depth: int) -> Node | None:
         token = self._token()
@@ -127,7 +129,9 @@ class _Parser:
         elif token.kind == "string":
             node = literal(_unescaped(token))
         elif token.kind == "class":
-            node = _character_class(token)
+            if token.text not in self._classes:
+                self._classes[token.text] = _character_class(token)
+            node = self._classes[token.text]
         elif token.text == "(":
             self._at += 1
             node = self._alternatives(depth + 1)
@@ -140,13 +144,14 @@ class _Parser:
 
     def _repeated(self, node: Node) -> Node:
         token = self._token()
-        if token.text in ("*", "+", "?"):
-            self._at += 1
-            return Repeat(node, int(token.text == "+"), 1 if token.text == "?" else None)
+        self._at += 1
         if token.kind == "count":
-            self._at += 1
             return Repeat(node, *_counts(token))
-        return node
+        return Repeat(node, int(token.text == "+"), 1 if token.text == "?" else None)
+
+    def _repeats(self) -> bool:
+        token = self._tokens[self._at]
+        return token.text in ("*", "+", "?") or token.kind == "count"
 
     def _defines(self) -> bool:
         """Whether the name here begins the next rule."""
@@ -161,12 +166,13 @@ class _Parser:
 
 
 def _counts(token: _Token) -> tuple[int, int | None]:
-    match = COUNT.fullmatch(token.text)
-    low = int(match[1]) if match else 0
-    high = None if match and match[2] and not match[3] else int((match and match[3]) or low)
-    if not match or max(low, high or 0) > MAX_COUNT or (high is not None and high < low):
+    least, comma, most = (part.strip() for part in token.text[1:-1].partition(","))
+    is_count = is_digits(least) and (most == "" or is_digits(most))
+    low = int(least) if is_count else 0
+    high = (int(most) if is_count and most else None) if comma else low
+    if not is_count or max(low, high or 0) > MAX_COUNT or (high is not None and high < low):
         raise GuideError(
-            f"has the count {token.text[:40]} in line {token.line}, "
+            f"has the count {' '.join(token.text[:40].split())} in line {token.line}, "
             f"allowed are {{m}}, {{m,}} and {{m,n}} with 0 <= m <= n <= {MAX_COUNT}"
         )
     return low, high
@@ -190,7 +196,8 @@ def _unescaped(token: _Token) -> str:
             "allowed are \\n \\r \\t \\xHH \\uHHHH \\UHHHHHHHH and punctuation"
         )
 
-    return ESCAPE.sub(replaced, token.text[1:-1])
+    text = token.text[1:-1]
+    return ESCAPE.sub(replaced, text) if "\\" in text else text
 
 
 def _character_class(token: _Token) -> Node:

@@ -6,8 +6,9 @@ and not adjacent ranges `(first, last)`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 Ranges = tuple[tuple[int, int], ...]
 
@@ -70,7 +71,17 @@ class Call:
     rule: str
 
 
-Node = Chars | Seq | Alt | Repeat | Joined | Call
+@dataclass(frozen=True, slots=True)
+class Later:
+    """What `write` returns: it calls no rule and matches no empty text.
+
+    For what is much longer than the words that ask for it: only a network has it written out.
+    """
+
+    write: Callable[[], Node]
+
+
+Node = Chars | Seq | Alt | Repeat | Joined | Call | Later
 EMPTY = Seq(())
 
 
@@ -85,9 +96,22 @@ class Grammar:
     shared: frozenset[str] = field(default_factory=frozenset)
 
 
+@lru_cache(maxsize=4096)
+def single(character: str) -> Chars:
+    """This character alone."""
+    return Chars(((ord(character), ord(character)),))
+
+
 def literal(text: str) -> Node:
     """Exactly this text."""
-    return Seq(tuple(Chars(((ord(character), ord(character)),)) for character in text))
+    return Seq(tuple(map(single, text)))
+
+
+def sequence(items: list[Node]) -> Node:
+    """One after the other."""
+    if not items:
+        return EMPTY
+    return items[0] if len(items) == 1 else Seq(tuple(items))
 
 
 def one_of(characters: str) -> Chars:

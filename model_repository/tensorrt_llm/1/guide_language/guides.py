@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import accumulate
 from typing import Any, NoReturn
 
 from guide_language.automaton import make_deterministic
@@ -16,11 +17,18 @@ from guide_language.regex import parse_regex
 KINDS = ("json", "json_schema", "regex", "ebnf_grammar")
 MAX_BYTES = 64 * 1024
 MAX_JSON_DEPTH = 64
-_JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_NO_CHARACTER = re.compile("[\0\ud800-\udfff]")
+# All that is no bracket. A string matches wherever it begins, at the latest up to the text's end:
+# nothing is tried twice.
+_BESIDE_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[^"\[\]{}]+', re.DOTALL)
+_STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 
 def read_guide(kind: str, text: str) -> Grammar:
-    """The grammar that a guide is, in time linear in its length; raises `GuideError`."""
+    """The grammar that a guide is, in steps in proportion to its length; raises `GuideError`.
+
+    What would be much longer than the text is left to a network (`grammar.Later`).
+    """
     _check_text(kind, text)
     if kind == "json":
         return any_json()
@@ -43,22 +51,20 @@ def _check_text(kind: str, text: str) -> None:
         return
     if not text:
         raise GuideError(f"is empty, allowed with the type {kind} is a text")
-    for character in text:
-        if character == "\0" or "\ud800" <= character <= "\udfff":
-            raise GuideError(
-                f"has U+{ord(character):04X} at character {text.index(character)}, "
-                "allowed are Unicode characters from U+0001 on"
-            )
-    size = len(text.encode())
+    size = len(text.encode(errors="surrogatepass"))
     if size > MAX_BYTES:
         raise GuideError(f"has {size} bytes, allowed are {MAX_BYTES}")
+    wrong = _NO_CHARACTER.search(text)
+    if wrong:
+        raise GuideError(
+            f"has U+{ord(wrong.group()):04X} at character {wrong.start()}, "
+            "allowed are Unicode characters from U+0001 on"
+        )
 
 
 def _json(text: str) -> Any:
-    depth = deepest = 0
-    for character in _JSON_STRING.sub("", text):
-        depth += (character in "[{") - (character in "]}")
-        deepest = max(deepest, depth)
+    brackets = _BESIDE_BRACKETS.sub("", text)
+    deepest = max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)
     if deepest > MAX_JSON_DEPTH:
         raise GuideError(f"nests {deepest} deep, allowed is {MAX_JSON_DEPTH}")
     try:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 from guide_language.grammar import (
     Alt,
     Chars,
     GuideError,
+    Later,
     Node,
     Repeat,
     Seq,
@@ -46,6 +48,10 @@ def integers_between(schema: dict[str, Any]) -> Node:
             high = min(high, math.ceil(bound) - 1)
     if low > high:
         raise GuideError("has bounds that no integer is between, allowed are others")
+    return Later(partial(_integers, low, high))
+
+
+def _integers(low: int, high: int) -> Node:
     return Alt((_negative(_whole(max(1, -high), -low)), _whole(max(0, low), high)))
 
 
@@ -62,6 +68,10 @@ def numbers_between(schema: dict[str, Any]) -> Node:
             high, high_open = int(bound), name != "maximum"
     if low > high or (low == high and (low_open or high_open)):
         raise GuideError("has bounds that no number is between, allowed are others")
+    return Later(partial(_numbers, low, low_open, high, high_open))
+
+
+def _numbers(low: int, low_open: bool, high: int, high_open: bool) -> Node:
     negative: Node = NOTHING
     positive: Node = NOTHING
     if low < 0:  # "-0" is left out

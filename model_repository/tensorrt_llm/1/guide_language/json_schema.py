@@ -7,11 +7,9 @@ properties come in the schema's order, only those it names come where it names s
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
-from urllib.parse import unquote
 
-from guide_language.alternatives import are_apart
+from guide_language.alternatives import Comparison
 from guide_language.grammar import (
     ROOT,
     Alt,
@@ -24,6 +22,7 @@ from guide_language.grammar import (
     Seq,
     literal,
     optional,
+    single,
 )
 from guide_language.json_numbers import integers_between, numbers_between
 from guide_language.json_strings import string_of_format, string_of_length, string_of_pattern
@@ -40,9 +39,14 @@ from guide_language.json_values import (
     json_literal,
     json_rules,
 )
+from guide_language.references import References, escaped
 from guide_language.schema_keywords import check_keywords, matches_type, types_of
 
 MAX_ONE_OF = 100  # each is compared with each
+LONGEST_PLACE = 80  # characters of a JSON pointer that a refusal repeats
+
+BOOLEAN = Alt((literal("true"), literal("false")))
+NULL = literal("null")
 
 
 def read_json_schema(schema: Any) -> Grammar:
@@ -60,38 +64,47 @@ def any_json() -> Grammar:
 class _Reader:
     def __init__(self, schema: Any) -> None:
         self._schema = schema
+        self._references = References(schema)
         self._rules = json_rules()
         self._shared = set(SHARED)
-        self._waiting: list[str] = []  # references met and not read yet
+        self._waiting: list[tuple[str, Any]] = []  # rules called and not read yet
+        self._nodes: dict[int, Node] = {}  # what was read, by the schema's id
+        self._one_ofs: list[tuple[list[Any], str]] = []
 
     def read(self) -> Grammar:
         self._rules[ROOT] = self._node(self._schema, "#")
         while self._waiting:
-            pointer = self._waiting.pop()
-            if pointer not in self._rules:
-                self._rules[pointer] = self._node(self._target(pointer), pointer)
+            rule, schema = self._waiting.pop()
+            if rule not in self._rules:
+                self._rules[rule] = self._node(schema, rule[:LONGEST_PLACE])
+        comparison = Comparison()  # now that all of them are known to have a right form
+        for schemas, where in self._one_ofs:
+            self._check_apart(comparison, schemas, where)
         return Grammar(self._rules, frozenset(self._shared))
 
     def _node(self, schema: Any, where: str) -> Node:
-        """What a schema matches; `where` is its JSON pointer."""
-        if schema is True:
+        """What a schema matches; `where` begins its JSON pointer."""
+        if schema is True or schema == {}:
             return Call(VALUE)
+        if id(schema) in self._nodes:
+            return self._nodes[id(schema)]
         if not isinstance(schema, dict):
             raise GuideError(
                 f"has {str(schema)[:40]} at {where}, allowed are a schema object and true"
             )
         keywords = check_keywords(schema, where)
         try:
-            return self._of_keywords(schema, keywords, where)
+            node = self._nodes[id(schema)] = self._of_keywords(schema, keywords, where)
         except GuideError as error:
             message = str(error)
             raise GuideError(message if " at #" in message else _placed(message, where)) from None
+        return node
 
     def _of_keywords(self, schema: dict[str, Any], keywords: set[str], where: str) -> Node:
         if "$ref" in keywords:
             return self._reference(schema["$ref"])
         if "allOf" in keywords:
-            return self._node(schema["allOf"][0], f"{where}/allOf/0")
+            return self._node(schema["allOf"][0], _under(where, "allOf/0"))
         if keywords & {"anyOf", "oneOf"}:
             return self._alternatives(schema, "anyOf" if "anyOf" in keywords else "oneOf", where)
         types = types_of(schema)
@@ -101,66 +114,43 @@ class _Reader:
             return Alt(tuple(json_literal(value) for value in chosen))
         if not types:
             return Call(VALUE)
-        readers: dict[str, Callable[[], Node]] = {
-            "string": lambda: self._string(schema),
-            "integer": lambda: integers_between(schema) if _is_bounded(schema) else Call(INTEGER),
-            "number": lambda: numbers_between(schema) if _is_bounded(schema) else Call(NUMBER),
-            "boolean": lambda: Alt((literal("true"), literal("false"))),
-            "null": lambda: literal("null"),
-            "array": lambda: self._array(schema, where),
-            "object": lambda: self._object(schema, where),
-        }
-        return Alt(tuple(readers[name]() for name in types))
+        return Alt(tuple(self._of_type(name, schema, where) for name in types))
+
+    def _of_type(self, name: str, schema: dict[str, Any], where: str) -> Node:
+        if name == "string":
+            return self._string(schema)
+        if name == "integer":
+            return integers_between(schema) if _is_bounded(schema) else Call(INTEGER)
+        if name == "number":
+            return numbers_between(schema) if _is_bounded(schema) else Call(NUMBER)
+        if name == "array":
+            return self._array(schema, where)
+        if name == "object":
+            return self._object(schema, where)
+        return BOOLEAN if name == "boolean" else NULL
 
     def _reference(self, pointer: Any) -> Node:
-        if not isinstance(pointer, str) or not (pointer == "#" or pointer.startswith("#/")):
-            raise GuideError(
-                f"has the $ref {str(pointer)[:60]!r}, allowed is one into the schema itself: #/..."
-            )
-        if pointer == "#":
-            return Call(ROOT)
-        self._waiting.append(pointer)
-        return Call(pointer)
-
-    def _target(self, pointer: str) -> Any:
-        target = self._schema
-        for part in pointer[2:].split("/"):
-            name = unquote(part).replace("~1", "/").replace("~0", "~")
-            if isinstance(target, dict) and name in target:
-                target = target[name]
-            elif isinstance(target, list) and name.isdecimal() and int(name) < len(target):
-                target = target[int(name)]
-            else:
-                raise GuideError(
-                    f"has the $ref {pointer[:60]!r}, allowed is one to a part that is there"
-                )
-        return target
+        rule, schema = self._references.find(pointer)
+        self._waiting.append((rule, schema))
+        return Call(rule)
 
     def _alternatives(self, schema: dict[str, Any], keyword: str, where: str) -> Node:
         schemas = schema[keyword]
         if keyword == "oneOf":
-            self._check_apart(schemas, where)
-        return Alt(tuple(self._node(s, f"{where}/{keyword}/{n}") for n, s in enumerate(schemas)))
+            if len(schemas) > MAX_ONE_OF:
+                raise GuideError(f"has {len(schemas)} schemas in oneOf, allowed are {MAX_ONE_OF}")
+            self._one_ofs.append((schemas, where))
+        return Alt(
+            tuple(self._node(s, _under(where, f"{keyword}/{n}")) for n, s in enumerate(schemas))
+        )
 
-    def _check_apart(self, schemas: list[Any], where: str) -> None:
-        if len(schemas) > MAX_ONE_OF:
-            raise GuideError(f"has {len(schemas)} schemas in oneOf, allowed are {MAX_ONE_OF}")
-        resolved = [self._resolved(schema) for schema in schemas]
-        for number, left in enumerate(resolved):
-            for other, right in enumerate(resolved[:number]):
-                if not are_apart(left, right):
-                    raise GuideError(
-                        f"has a oneOf at {where} of which {other} and {number} may both match, "
-                        "allowed are schemas that differ in type or in a required constant"
-                    )
-
-    def _resolved(self, schema: Any) -> Any:
-        for _ in range(len(self._rules) + 32):
-            if not (isinstance(schema, dict) and isinstance(schema.get("$ref"), str)):
-                break
-            pointer = schema["$ref"]
-            schema = self._schema if pointer == "#" else self._target(pointer)
-        return schema
+    def _check_apart(self, comparison: Comparison, schemas: list[Any], where: str) -> None:
+        both = comparison.overlap([self._references.end(schema) for schema in schemas])
+        if both:
+            raise GuideError(
+                f"has a oneOf at {where} of which {both[0]} and {both[1]} may both match, "
+                "allowed are schemas that differ in type or in a required constant"
+            )
 
     def _string(self, schema: dict[str, Any]) -> Node:
         asked = [name for name in ("pattern", "format", "length") if _asks(schema, name)]
@@ -168,14 +158,18 @@ class _Reader:
             raise GuideError(f"has {' and '.join(asked)} for one string, allowed is one of them")
         if not asked:
             return Call(STRING)
-        if "pattern" in schema:
-            name, node = f"# {schema['pattern']}", string_of_pattern(schema["pattern"])
-        elif "format" in schema:
-            name, node = f"# {schema['format']}", string_of_format(schema["format"])
+        least, most = schema.get("minLength", 0), schema.get("maxLength")
+        given = f"{least} to {most}" if asked == ["length"] else schema[asked[0]]
+        name = f"# {asked[0]} {given} string"
+        if name in self._rules:
+            return Call(name)
+        if asked == ["pattern"]:
+            node = string_of_pattern(given)
+        elif asked == ["format"]:
+            node = string_of_format(given)
         else:
-            least, most = schema.get("minLength", 0), schema.get("maxLength")
-            name, node = f"# {least} to {most}", string_of_length(least, most)
-        return self._shared_rule(f"{name} string", node)
+            node = string_of_length(least, most)
+        return self._shared_rule(name, node)
 
     def _shared_rule(self, name: str, node: Node) -> Node:
         """A rule of its own: what is used or repeated often is then not copied."""
@@ -188,14 +182,16 @@ class _Reader:
     def _array(self, schema: dict[str, Any], where: str) -> Node:
         least, most = schema.get("minItems", 0), schema.get("maxItems")
         prefix = [
-            self._item(item, f"{where}/prefixItems/{number}")
+            self._item(item, _under(where, f"prefixItems/{number}"))
             for number, item in enumerate(schema.get("prefixItems", ()))
         ][:most]
         further = None
         if schema.get("items", True) is not False and (most is None or most > len(prefix)):
-            further = self._item(schema.get("items", True), f"{where}/items")
+            further = self._item(schema.get("items", True), _under(where, "items"))
         if least > (len(prefix) if further is None else least if most is None else most):
-            raise GuideError(f"has minItems {least} above what else it says, allowed is less")
+            raise GuideError(
+                f"has minItems {str(least)[:40]} above what else it says, allowed is less"
+            )
         if not prefix:
             if further is None:
                 return literal("[]")
@@ -207,41 +203,44 @@ class _Reader:
             some = len(prefix)
             more = None if most is None else most - some
             items.append(Repeat(Seq((COMMA, further)), max(0, least - some), more))
-        return Seq((literal("["), *items, literal("]")))
+        return Seq((single("["), *items, single("]")))
 
     def _item(self, schema: Any, where: str) -> Node:
-        return self._shared_rule(f"{where} item", self._node(schema, where))
+        node = self._node(schema, where)
+        return self._shared_rule(f"item {len(self._rules)} at {where}", node)
 
     def _object(self, schema: dict[str, Any], where: str) -> Node:
-        properties = dict(schema.get("properties", {}))
+        properties = schema.get("properties", {})
         required = dict.fromkeys(schema.get("required", ()))
         additional = schema.get("additionalProperties", True)
-        for name in required:
-            if name not in properties:
-                if additional is False:
-                    raise GuideError(
-                        f"requires {name[:40]!r}, which it does not allow, allowed is to name it "
-                        "in properties"
-                    )
-                properties[name] = additional
-        if not properties:
+        unnamed = [name for name in required if name not in properties]
+        if unnamed and additional is False:
+            raise GuideError(
+                f"requires {unnamed[0][:40]!r}, which it does not allow, allowed is to name it "
+                "in properties"
+            )
+        if not properties and not unnamed:
             return self._map(additional, where)
-        members = [
-            (self._member(name, value, f"{where}/properties/{_escaped(name)}"), name in required)
+        nodes = {
+            name: self._node(value, _under(where, f"properties/{escaped(name)}"))
             for name, value in properties.items()
+        }
+        if unnamed:
+            read = self._node if len(unnamed) == 1 else self._item
+            nodes |= dict.fromkeys(unnamed, read(additional, _under(where, "additionalProperties")))
+        members = [
+            (Seq((json_literal(name), COLON, node)), name in required)
+            for name, node in nodes.items()
         ]
         inner: Node = Joined(tuple(members), COMMA)
         if not any(required for _, required in members):
             inner = optional(inner)
-        return Seq((literal("{"), inner, literal("}")))
-
-    def _member(self, name: str, schema: Any, where: str) -> Node:
-        return Seq((json_literal(name), COLON, self._node(schema, where)))
+        return Seq((single("{"), inner, single("}")))
 
     def _map(self, schema: Any, where: str) -> Node:
         if schema is False:
             return literal("{}")
-        value = self._item(schema, f"{where}/additionalProperties")
+        value = self._item(schema, _under(where, "additionalProperties"))
         return braced("{", Seq((Call(STRING), COLON, value)), None, "}")
 
 
@@ -257,10 +256,10 @@ def _asks(schema: dict[str, Any], name: str) -> bool:
     return name in schema
 
 
-def _escaped(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")
+def _under(where: str, part: str) -> str:
+    return f"{where}/{part}"[:LONGEST_PLACE]
 
 
 def _placed(message: str, where: str) -> str:
     wrong, comma, allowed = message.partition(", allowed")
-    return f"{wrong} at {where[:80]}{comma}{allowed}"
+    return f"{wrong} at {where}{comma}{allowed}"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache, partial
+
 from guide_language.grammar import (
     ALPHABET,
     Alt,
     Chars,
     GuideError,
+    Later,
     Node,
     Repeat,
     Seq,
@@ -16,7 +19,7 @@ from guide_language.grammar import (
     without,
 )
 from guide_language.json_values import MUST_ESCAPE, SHORT_ESCAPES, quoted
-from guide_language.regex import MAX_COUNT, parse_regex
+from guide_language.regex import MAX_COUNT, Regex, parse_regex
 
 _DAY = (
     "((0[13578]|1[02])-(0[1-9]|[12]\\d|3[01])|(0[469]|11)-(0[1-9]|[12]\\d|30)"
@@ -41,15 +44,18 @@ def string_of_length(least: int, most: int | None) -> Node:
     """So many characters, each written as itself or by a two-character escape."""
     if max(least, most or 0) > MAX_COUNT or (most is not None and most < least):
         raise GuideError(
-            f"has strings of {least} to {most} characters, allowed is 0 <= minLength <= "
-            f"maxLength <= {MAX_COUNT}"
+            f"has strings of {str(least)[:40]} to {str(most)[:40]} characters, "
+            f"allowed is 0 <= minLength <= maxLength <= {MAX_COUNT}"
         )
     return quoted(Repeat(_encoded(Chars(ALPHABET)), least, most))
 
 
 def string_of_pattern(pattern: str) -> Node:
     """A match anywhere in the string, as JSON schema has it, unless `^` and `$` are there."""
-    regex = parse_regex(pattern)
+    return Later(partial(_matching, parse_regex(pattern)))
+
+
+def _matching(regex: Regex) -> Node:
     anything = Repeat(_encoded(Chars(ALPHABET)), 0, None)
     items: list[Node] = [anything] * (not regex.anchored_start)
     items += [_encoded(regex.node)]
@@ -61,6 +67,11 @@ def string_of_format(name: str) -> Node:
     """A string of one of `FORMATS`."""
     if name not in FORMATS:
         raise GuideError(f"has the format {name[:40]!r}, allowed is one of {', '.join(FORMATS)}")
+    return _of_format(name)
+
+
+@cache
+def _of_format(name: str) -> Node:
     return quoted(_encoded(parse_regex(FORMATS[name]).node))
 
 

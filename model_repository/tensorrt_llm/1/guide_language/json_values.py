@@ -23,10 +23,12 @@ from guide_language.grammar import (
     literal,
     one_of,
     optional,
+    single,
     union,
     without,
 )
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 MAX_DIGITS = 20  # before the point, and after it
 # Names of rules that no schema's rule can have: those begin with "#".
 STRING, NUMBER, INTEGER, VALUE = "JSON string", "JSON number", "JSON integer", "JSON value"
@@ -71,18 +73,18 @@ def any_value(string: Node, number: Node) -> Node:
 def braced(left: str, item: Node, most: int | None, right: str) -> Node:
     """None or up to `most` items between braces."""
     rest = Repeat(Seq((COMMA, item)), 0, None if most is None else most - 1)
-    return Seq((literal(left), optional(Seq((item, rest))), literal(right)))
+    return Seq((single(left), optional(Seq((item, rest))), single(right)))
 
 
 def quoted(node: Node) -> Node:
     """In quotation marks."""
-    return Seq((literal('"'), node, literal('"')))
+    return Seq((single('"'), node, single('"')))
 
 
 def json_literal(value: Any) -> Node:
     """One value, written in one way."""
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text = _ENCODER.encode(value)
     except ValueError:
         raise GuideError(
             "has a number that is not finite, allowed are numbers that JSON can write"
@@ -92,8 +94,9 @@ def json_literal(value: Any) -> Node:
 
 def is_finite(value: object) -> bool:
     """Whether it is a number that JSON can write."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)  # type: ignore[arg-type]
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _number() -> Node:

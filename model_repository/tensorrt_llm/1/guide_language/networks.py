@@ -11,6 +11,7 @@ from guide_language.grammar import (
     Grammar,
     GuideError,
     Joined,
+    Later,
     Node,
     Repeat,
     Seq,
@@ -94,6 +95,8 @@ class Networks:
             return self._add_repeat(node, start)
         if isinstance(node, Joined):
             return self._add_joined(node, start)
+        if isinstance(node, Later):
+            return self._add_one(node.write(), start)
         return self._add_call(node, start)
 
     def _add_repeat(self, node: Repeat, start: int) -> int:

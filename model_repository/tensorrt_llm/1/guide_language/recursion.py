@@ -57,5 +57,5 @@ def _is_nullable(node: Node, nullable: set[str]) -> bool:
         return node.least == 0 or _is_nullable(node.item, nullable)
     if isinstance(node, Seq):
         return all(_is_nullable(item, nullable) for item in node.items)
-    # Joined counts as reading something: all that is joined here does.
+    # Joined and Later count as reading something: all that is joined or put off here does.
     return isinstance(node, Alt) and any(_is_nullable(item, nullable) for item in node.items)

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 from guide_language.grammar import (
     ALPHABET,
-    EMPTY,
     Alt,
     Chars,
     GuideError,
     Node,
     Ranges,
     Repeat,
-    Seq,
+    sequence,
     shown,
+    single,
     union,
     without,
 )
@@ -31,11 +31,13 @@ DIGITS: Ranges = ((0x30, 0x39),)
 WORD: Ranges = ((0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A))
 SPACE: Ranges = ((0x09, 0x0D), (0x20, 0x20))
 LINE_ENDS: Ranges = ((0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029))
+ANY = Chars(without(ALPHABET, LINE_ENDS))
 CLASSES: dict[str, Ranges] = {
     "d": DIGITS, "D": without(ALPHABET, DIGITS), "w": WORD, "W": without(ALPHABET, WORD),
     "s": SPACE, "S": without(ALPHABET, SPACE),
 }  # fmt: skip
 CONTROLS = {"t": 0x09, "n": 0x0A, "v": 0x0B, "f": 0x0C, "r": 0x0D}
+REPETITIONS = ("*", "+", "?", "{")
 HEX_LENGTHS = {"x": 2, "u": 4}
 HEX_LENGTHS_IN_EBNF = {**HEX_LENGTHS, "U": 8}
 HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
@@ -101,28 +103,27 @@ class _Parser:
         while (character := self._peek()) not in ("", "|", ")"):
             if character == "$" and self._at == len(self._text) - 1 and not self._depth:
                 break
-            items.append(self._repeated(self._atom()))
-        return items[0] if len(items) == 1 else Seq(tuple(items))
+            node = self._atom()
+            items.append(self._repeated(node) if self._peek() in REPETITIONS else node)
+        return sequence(items)
 
     def _repeated(self, node: Node) -> Node:
         character = self._peek()
         if character in ("*", "+", "?"):
             self._at += 1
             node = Repeat(node, int(character == "+"), 1 if character == "?" else None)
-        elif character == "{":
-            node = Repeat(node, *self._counts())
         else:
-            return node
+            node = Repeat(node, *self._counts())
         if self._peek() == "?":  # lazy: the same texts
             self._at += 1
-        if self._peek() in ("*", "+", "?", "{"):
+        if self._peek() in REPETITIONS:
             raise self._error("repeats a repetition", "a group around the inner one")
         return node
 
     def _counts(self) -> tuple[int, int | None]:
         end = self._text.find("}", self._at)
         least, comma, most = self._text[self._at + 1 : max(end, self._at)].partition(",")
-        if not _is_count(least) or not (most == "" or _is_count(most)):
+        if not is_digits(least) or not (most == "" or is_digits(most)):
             raise self._error("has a '{' that begins no count", "{m}, {m,}, {m,n}, or '\\{'")
         low = int(least)
         high = (int(most) if most else None) if comma else low
@@ -140,13 +141,13 @@ class _Parser:
         if character == "[":
             return Chars(self._character_class())
         if character == ".":
-            return Chars(without(ALPHABET, LINE_ENDS))
+            return ANY
         if character == "\\":
             return Chars(self._escape())
         if character in "^$*+?{}]":
             self._at -= 1
             raise self._error(f"has {character!r} where it means nothing", f"'\\{character}'")
-        return Chars(_single(ord(character)))
+        return single(character)
 
     def _group(self) -> Node:
         if self._peek() == "?":
@@ -160,16 +161,16 @@ class _Parser:
         if self._next() != ")":
             raise self._error("has a '(' without ')'", "'\\('")
         self._depth -= 1
-        return EMPTY if node == EMPTY else node
+        return node
 
     def _character_class(self) -> Ranges:
         negated = self._peek() == "^"
         self._at += int(negated)
-        ranges: list[tuple[int, int]] = []
+        ranges: set[tuple[int, int]] = set()
         while (character := self._next()) != "]" or not ranges:
             if character in ("", "]") or (character == "[" and not self._in_ebnf):
                 raise self._error("has a class that does not end or is empty", "'\\[' and '\\]'")
-            ranges += self._class_part(character)
+            ranges.update(self._class_part(character))
         chosen = union(ranges)
         return without(ALPHABET, chosen) if negated else chosen
 
@@ -215,9 +216,8 @@ class _Parser:
         return self._text[self._at : self._at + 1]
 
     def _next(self) -> str:
-        character = self._peek()
         self._at += 1
-        return character
+        return self._text[self._at - 1 : self._at]
 
     def _error(self, wrong: str, allowed: str = "what Python and JavaScript share") -> GuideError:
         where = min(self._at, len(self._text))
@@ -232,5 +232,6 @@ def _is_single(ranges: Ranges) -> bool:
     return len(ranges) == 1 and ranges[0][0] == ranges[0][1]
 
 
-def _is_count(text: str) -> bool:
+def is_digits(text: str) -> bool:
+    """Whether it is a number that takes no time to read."""
     return 0 < len(text) <= 9 and text.isascii() and text.isdigit()

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import DEMO_CHECKPOINT, compile_engine
-from prompt_inputs import InvalidPrompt, UnsupportedPrompt
 from prompt_encoder import PromptEncoder
+from prompt_inputs import InvalidPrompt, UnsupportedPrompt
 from request_preparation import RequestPreparation
 from tokenizers import Tokenizer
 from word_list import read_word_list

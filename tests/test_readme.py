@@ -101,7 +101,9 @@ def test_python_snippet(served: Ports, snippet: str) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_S
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout == "The opposite of hot is cold. [stop]\n"
+    guided = "guided_decoding_guide" in snippet
+    expected = "The opposite of hot is cold!" if guided else "The opposite of hot is cold. [stop]"
+    assert result.stdout == f"{expected}\n"
 
 
 def test_make_engine_and_make_serve() -> None:

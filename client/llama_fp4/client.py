@@ -21,15 +21,35 @@ MAX_MESSAGE_BYTES = 64 * 2**20
 GRPC_NAMES = {"INVALID_ARG": "INVALID_ARGUMENT", "UNSUPPORTED": "UNIMPLEMENTED"}
 ZERO = bytes(4)  # a number 0, or a string of length 0
 
-# Sampling options by name: Triton's datatype and how one value is packed.
-OPTIONS: dict[str, tuple[str, Callable[[Any], bytes]]] = {
-    "temperature": ("FP32", lambda value: struct.pack("<f", value)),
-    "top_k": ("INT32", lambda value: struct.pack("<i", value)),
-    "top_p": ("FP32", lambda value: struct.pack("<f", value)),
-    "seed": ("UINT64", lambda value: struct.pack("<Q", value)),
-    "exclude_input_in_output": ("BOOL", lambda value: struct.pack("<?", value)),
-    "timeout_ms": ("INT32", lambda value: struct.pack("<i", value)),
-    "ignore_eos": ("BOOL", lambda value: struct.pack("<?", value)),
+PACKED: dict[str, Callable[[Any], bytes]] = {
+    "FP32": lambda value: struct.pack("<f", value),
+    "INT32": lambda value: struct.pack("<i", value),
+    "UINT64": lambda value: struct.pack("<Q", value),
+    "BOOL": lambda value: struct.pack("<?", value),
+    "BYTES": lambda value: _packed_text(value if isinstance(value, str) else json.dumps(value)),
+}
+# Options by name, each a tensor of one value: Triton's datatype. BYTES take a string, or what JSON
+# is made of.
+OPTIONS: dict[str, str] = {
+    "temperature": "FP32",
+    "top_k": "INT32",
+    "top_p": "FP32",
+    "min_p": "FP32",
+    "seed": "UINT64",
+    "repetition_penalty": "FP32",
+    "presence_penalty": "FP32",
+    "frequency_penalty": "FP32",
+    "min_tokens": "INT32",
+    "end_id": "INT32",
+    "ignore_eos": "BOOL",
+    "skip_special_tokens": "BOOL",
+    "include_stop_str_in_output": "BOOL",
+    "exclude_input_in_output": "BOOL",
+    "tools": "BYTES",
+    "guided_decoding_guide_type": "BYTES",
+    "guided_decoding_guide": "BYTES",
+    "priority": "INT32",
+    "timeout_ms": "INT32",
 }
 
 
@@ -49,7 +69,7 @@ class Chunk:
     num_output_tokens: int  # of this chunk
     final: bool
     num_input_tokens: int  # of the whole prompt; 0 before the final chunk
-    finish_reason: str  # "" before the final chunk, then "stop" or "length"
+    finish_reason: str  # "" before the final chunk; stop, length, cancelled or timeout
     stop_reason: str  # the stop word that ended the text, else ""
 
 
@@ -132,8 +152,8 @@ class Client:
             if name not in OPTIONS:
                 raise TypeError(f"{name!r} is no option, allowed are {', '.join(OPTIONS)}")
             if value is not None:
-                datatype, pack = OPTIONS[name]
-                _add(request, name, datatype, [pack(value)])
+                datatype = OPTIONS[name]
+                _add(request, name, datatype, [PACKED[datatype](value)])
         return request
 
 

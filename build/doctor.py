@@ -6,17 +6,19 @@ Looks only; exit code 0 if some runtime that computes fits, 1 if none does.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
 import platform
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from build_console import say
+from compile_plan import installed_version
+from compile_tensorrt_llm import IMAGE
+from machine_memory import GIB, machine_memory_bytes
+from nvidia_gpus import FAMILIES, Gpu, find_gpus
 from triton_installation import (
     LIBPYTHON,
     PYTHON,
@@ -25,19 +27,8 @@ from triton_installation import (
     find_triton,
 )
 
+BLACKWELL_NAMES = ", ".join(names for _, names, runtimes, _ in FAMILIES if "tensorrt" in runtimes)
 STAGING = Path(__file__).resolve().parent / "out" / "triton"
-BLACKWELL = ("10.0", "10.3", "12.0", "12.1")  # the compute capabilities with FP4 tensor cores
-NVIDIA_SMI_S = 20.0
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """One NVIDIA GPU as nvidia-smi tells of it."""
-
-    name: str
-    compute_capability: str
-    memory_mib: str
-    driver: str
 
 
 @dataclass(frozen=True)
@@ -78,13 +69,12 @@ def machine() -> Iterator[tuple[str, str]]:
         f"{_distribution()}, {platform.machine()}, glibc {platform.libc_ver()[1] or 'unknown'}",
     )
     yield "CPU", f"{os.cpu_count()} cores, {_vector_units()}"
-    yield "memory", f"{_memory_gib():.0f} GiB"
+    yield "memory", f"{machine_memory_bytes() / GIB:.0f} GiB"
     yield "disk", f"{shutil.disk_usage(Path(__file__).parent).free / 2**30:.0f} GiB free here"
     gpus = find_gpus()
     yield (
         "GPU",
-        "; ".join(f"{g.name} (sm{g.compute_capability}, {g.memory_mib} MiB)" for g in gpus)
-        or "none",
+        "; ".join(f"{gpu}, {gpu.memory_mib} MiB" for gpu in gpus) or "none",
     )
     if gpus:
         yield "driver", gpus[0].driver
@@ -107,27 +97,10 @@ def machine() -> Iterator[tuple[str, str]]:
     )
 
 
-def find_gpus() -> list[Gpu]:
-    """The NVIDIA GPUs; [] without a driver."""
-    query = "--query-gpu=name,compute_cap,memory.total,driver_version"
-    try:
-        out = subprocess.run(
-            ["nvidia-smi", query, "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=NVIDIA_SMI_S,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
-    rows = [[cell.strip() for cell in line.split(",")] for line in out.splitlines()]
-    return [Gpu(*row) for row in rows if len(row) == 4]
-
-
 def runtimes() -> list[Verdict]:
     """A verdict on every runtime that is built in, and on those whose checkpoint format it is."""
     gpus = find_gpus()
-    return [_openvino(), _tensorrt_llm(gpus), _vllm(gpus), _replay()]
+    return [_tensorrt_llm(gpus), _vllm(gpus), _openvino(), _replay()]
 
 
 def _openvino() -> Verdict:
@@ -137,7 +110,7 @@ def _openvino() -> Verdict:
             False,
             f"{platform.system()} on {platform.machine()}, it needs Linux on x86_64",
         )
-    version = _version("openvino-genai")
+    version = installed_version("openvino-genai")
     if version is None:
         return Verdict(
             "openvino", False, "the package openvino-genai is not installed; run 'make install'"
@@ -147,27 +120,19 @@ def _openvino() -> Verdict:
 
 def _tensorrt_llm(gpus: list[Gpu]) -> Verdict:
     name = "tensorrt_llm"
-    fitting = [gpu for gpu in gpus if gpu.compute_capability in BLACKWELL]
+    fitting = [gpu for gpu in gpus if gpu.has_fp4]
     if not fitting:
-        had = (
-            ", ".join(f"{gpu.name} is sm{gpu.compute_capability}" for gpu in gpus)
-            or "there is no NVIDIA GPU"
-        )
-        return Verdict(name, False, f"{had}; NVFP4 needs Blackwell (sm{', sm'.join(BLACKWELL)})")
-    version = _version("tensorrt-llm") or _version("tensorrt_llm")
+        had = ", ".join(map(str, gpus)) or "no NVIDIA GPU"
+        return Verdict(name, False, f"{had} is here; NVFP4 needs Blackwell: {BLACKWELL_NAMES}")
+    version = installed_version("tensorrt_llm", "tensorrt-llm")
     if version is None:
         return Verdict(
             name,
             False,
-            f"{fitting[0].name} fits, but the package tensorrt_llm is not installed; "
-            "use the image nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3",
+            f"{fitting[0]} fits, but the package tensorrt_llm is not installed; use the image "
+            f"{IMAGE}",
         )
-    return Verdict(
-        name,
-        False,
-        f"{fitting[0].name} and tensorrt_llm {version} fit, but this version of the "
-        "repository has no adapter for it yet",
-    )
+    return Verdict(name, True, f"tensorrt_llm {version} on {fitting[0]}: NVFP4 tensor cores")
 
 
 def _vllm(gpus: list[Gpu]) -> Verdict:
@@ -180,13 +145,6 @@ def _replay() -> Verdict:
     return Verdict(
         "replay", True, "no model: it plays the prompt back, to measure the serving path"
     )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _distribution() -> str:
@@ -217,10 +175,6 @@ def _cpu_flags() -> list[str]:
     except OSError:
         return []
     return next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
-
-
-def _memory_gib() -> float:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
 if __name__ == "__main__":

@@ -21,10 +21,16 @@ from engine_config import (  # noqa: E402
     parse_section,
 )
 from token_engine.openvino_import import import_openvino  # noqa: E402
-from token_engine.openvino_options import KV_BLOCK_TOKENS, OpenVinoOptions  # noqa: E402
+from token_engine.openvino_options import (  # noqa: E402
+    BYTES_OF_PRECISION,
+    KV_BLOCK_TOKENS,
+    OpenVinoOptions,
+)
 from token_engine.registry import RUNTIMES  # noqa: E402
+from token_engine.tensorrt_llm_options import TensorRtLlmOptions  # noqa: E402
 
 __all__ = [
+    "BYTES_OF_PRECISION",
     "FORMAT_VERSION",
     "KV_BLOCK_TOKENS",
     "RUNTIMES",
@@ -33,7 +39,9 @@ __all__ = [
     "Limits",
     "ModelFacts",
     "OpenVinoOptions",
+    "TensorRtLlmOptions",
     "import_openvino",
+    "load_engine_config",
     "parse_section",
     "read_description",
     "write_description",

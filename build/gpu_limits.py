@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from build_console import BuildError
+from engine_description import Limits
 from llama_config import LlamaConfig
 
 GIB = 2**30
@@ -26,20 +27,38 @@ FORWARD_TOKENS = 8192  # TensorRT-LLM's own default of max_num_tokens
 
 @dataclass(frozen=True)
 class GpuFit:
-    """What fits, and why: one line for each number."""
+    """What fits, and why: a line for the KV cache, and one for each limit by its name."""
 
     max_seq_len: int
     max_batch_size: int
     max_num_tokens: int
     kv_cache_tokens: int
-    reasons: tuple[str, ...]
+    kv_cache_reason: str
+    reasons: dict[str, str]
+
+    def check(self, max_seq_len: int) -> None:
+        """Raise `BuildError` unless the longest request that is admitted fits the KV cache."""
+        if max_seq_len > self.kv_cache_tokens:
+            raise BuildError(
+                f"max_seq_len is {max_seq_len}, allowed is at most {self.kv_cache_tokens}: "
+                f"{self.kv_cache_reason}"
+            )
+
+    def reasons_for(self, limits: Limits) -> tuple[str, ...]:
+        """Why the limits are what they are; those that somebody stated are said to be stated."""
+        lines = [self.kv_cache_reason]
+        for name, reason in self.reasons.items():
+            value, chosen = getattr(limits, name), getattr(self, name)
+            stated = f"as stated (this memory alone would give {chosen})"
+            lines.append(f"{name} {value}: {reason if value == chosen else stated}")
+        return tuple(lines)
 
 
-def fit_gpu(
-    llama: LlamaConfig, weight_bytes: int, memory_bytes: int, tensor_parallel_size: int = 1
-) -> GpuFit:
-    """Choose limits for GPUs of `memory_bytes` each; raises `BuildError` if nothing fits."""
-    parallel = tensor_parallel_size
+def fit_gpu(llama: LlamaConfig, weight_bytes: int, memory_bytes: int, parallel: int = 1) -> GpuFit:
+    """Choose limits for `parallel` GPUs of `memory_bytes` each, which share weights and heads.
+
+    Raises `BuildError` if nothing fits.
+    """
     weights = weight_bytes / parallel
     activations = _activation_bytes(llama, FORWARD_TOKENS) / parallel
     fixed = weights + activations + GRAPHS * GRAPH_BYTES + RUNTIME_BYTES
@@ -55,18 +74,20 @@ def fit_gpu(
         )
     seq_len = min(llama.max_position_embeddings, LONGEST, tokens)
     batch = max(1, min(LARGEST_BATCH, tokens // USUAL_TOKENS))
-    reasons = (
+    kv_cache = (
         f"KV cache of {tokens} tokens: {memory_bytes / GIB:.1f} GiB less weights "
         f"{weights / GIB:.1f}, activations {activations / GIB:.1f}, CUDA graphs "
         f"{GRAPHS * GRAPH_BYTES / GIB:.1f} and the runtime {RUNTIME_BYTES / GIB:.1f} GiB, "
-        f"{KV_SHARE:.0%} of the rest at {per_token / 1024:.0f} KiB a token (FP8)",
-        f"max_seq_len {seq_len}: the least of the model's {llama.max_position_embeddings}, "
-        f"{LONGEST} and the KV cache",
-        f"max_batch_size {batch}: the KV cache holds so many requests of {USUAL_TOKENS} tokens "
-        f"(at most {LARGEST_BATCH})",
-        f"max_num_tokens {FORWARD_TOKENS}: longer prompts are computed in chunks of it",
+        f"{KV_SHARE:.0%} of the rest at {per_token / 1024:.0f} KiB a token (FP8)"
     )
-    return GpuFit(seq_len, batch, FORWARD_TOKENS, tokens, reasons)
+    reasons = {
+        "max_seq_len": f"the least of the model's {llama.max_position_embeddings}, {LONGEST} and "
+        "the KV cache",
+        "max_batch_size": f"the KV cache holds so many requests of {USUAL_TOKENS} tokens "
+        f"(at most {LARGEST_BATCH})",
+        "max_num_tokens": "longer prompts are computed in chunks of it",
+    }
+    return GpuFit(seq_len, batch, FORWARD_TOKENS, tokens, kv_cache, reasons)
 
 
 def _activation_bytes(llama: LlamaConfig, tokens: int) -> float:

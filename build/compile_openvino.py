@@ -1,0 +1,103 @@
+"""OpenVINO GenAI's engine: an OpenVINO model over the checkpoint's own 4-bit bytes."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+from build_console import BuildError
+from checkpoint_layout import complete_layout, layout_bytes
+from compile_plan import CompileStep, Plan, installed_version, plan_limits, validated
+from engine_description import (
+    BYTES_OF_PRECISION,
+    KV_BLOCK_TOKENS,
+    Limits,
+    OpenVinoOptions,
+    import_openvino,
+)
+from hardware_check import check_memory
+from llama_config import LlamaConfig
+from nvfp4_checkpoint import Checkpoint
+from token_table import TokenTable
+
+DEFAULT_KV_CACHE_TOKENS = 16384  # 2 GB for the 8B model in bf16
+
+
+class CompileStepOpenVino(CompileStep):
+    """See the module's docstring."""
+
+    option_names = (
+        "precision",
+        "kv_cache_precision",
+        "kv_cache_tokens",
+        "threads",
+        "prefix_caching",
+    )
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        add = parser.add_argument_group("openvino").add_argument
+        add(
+            "--kv-cache-tokens",
+            type=int,
+            help="tokens of all requests that the KV cache holds (16384)",
+        )
+        add("--precision", choices=("bf16", "f32"), default="bf16", help="of the arithmetic (bf16)")
+        add("--kv-cache-precision", choices=("bf16", "f32", "u8"), help="(as --precision)")
+        add("--threads", type=int, default=0, help="0: one for each core")
+        add(
+            "--prefix-caching",
+            action="store_true",
+            help="prompts that begin alike share their KV blocks; off, for OpenVINO GenAI 2026.4 "
+            "gives some of the requests that share blocks under load wrong tokens",
+        )
+
+    def plan(self, options: argparse.Namespace, llama: LlamaConfig) -> Plan:
+        limits = plan_limits(options, llama)
+        built_with = {name: _version(name) for name in ("openvino", "openvino-genai")}
+        chosen = _options(options, limits)
+        check_memory(options.hardware, _least_memory(llama, chosen))
+        return Plan(limits, asdict(chosen), built_with)
+
+    def write(self, checkpoint: Checkpoint, table: TokenTable, plan: Plan, folder: Path) -> None:
+        import_openvino()  # with its telemetry switched off, before any other import of it
+        from guide_files import write_guide_files
+        from openvino_files import write_openvino_model
+
+        write_openvino_model(checkpoint, plan.limits.max_seq_len, folder)
+        write_guide_files(table, checkpoint.config.eos_token_ids[0], folder)
+
+
+def _options(options: argparse.Namespace, limits: Limits) -> OpenVinoOptions:
+    tokens = options.kv_cache_tokens
+    if tokens is None:
+        wanted = limits.max_batch_size * limits.max_seq_len
+        tokens = max(limits.max_seq_len, min(wanted, DEFAULT_KV_CACHE_TOKENS))
+    if tokens < limits.max_seq_len:
+        raise BuildError(
+            f"--kv-cache-tokens is {tokens}, allowed is at least --max-seq-len "
+            f"{limits.max_seq_len}: the longest request that is admitted has to fit"
+        )
+    return validated(
+        OpenVinoOptions,
+        num_kv_blocks=-(-tokens // KV_BLOCK_TOKENS),
+        precision=options.precision,
+        kv_cache_precision=options.kv_cache_precision or options.precision,
+        num_threads=options.threads,
+        enable_prefix_caching=options.prefix_caching,
+    )
+
+
+def _least_memory(llama: LlamaConfig, options: OpenVinoOptions) -> int:
+    """Bytes without which it cannot run: the weights and the KV cache."""
+    values = options.num_kv_blocks * KV_BLOCK_TOKENS * llama.kv_values_per_token
+    weights = layout_bytes(complete_layout(llama))
+    return weights + values * BYTES_OF_PRECISION[options.kv_cache_precision]
+
+
+def _version(package: str) -> str:
+    version = installed_version(package)
+    if version is None:
+        raise BuildError(f"{package} is not installed; run \"pip install '.[server]'\"")
+    return version

@@ -64,7 +64,8 @@ class CompileStepTensorRtLlm(GpuCompileStep):
         )
         version = _check_library(chosen)
         memory = min(gpu_memory_bytes(gpu) for gpu in gpus)
-        fit = fit_gpu(llama, layout_bytes(complete_layout(llama)), memory, count)
+        share = chosen.kv_cache_config.free_gpu_memory_fraction
+        fit = fit_gpu(llama, layout_bytes(complete_layout(llama)), memory, count, share)
         limits = plan_limits(
             options,
             llama,

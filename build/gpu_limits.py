@@ -54,8 +54,15 @@ class GpuFit:
         return tuple(lines)
 
 
-def fit_gpu(llama: LlamaConfig, weight_bytes: int, memory_bytes: int, parallel: int = 1) -> GpuFit:
-    """Choose limits for `parallel` GPUs of `memory_bytes` each, which share weights and heads.
+def fit_gpu(
+    llama: LlamaConfig,
+    weight_bytes: int,
+    memory_bytes: int,
+    parallel: int = 1,
+    kv_share: float = KV_SHARE,
+) -> GpuFit:
+    """Choose limits for `parallel` GPUs of `memory_bytes` each, which share weights and heads;
+    the KV cache gets `kv_share` of what is left.
 
     Raises `BuildError` if nothing fits.
     """
@@ -64,7 +71,7 @@ def fit_gpu(llama: LlamaConfig, weight_bytes: int, memory_bytes: int, parallel: 
     fixed = weights + activations + GRAPHS * GRAPH_BYTES + RUNTIME_BYTES
     left = memory_bytes - fixed
     per_token = llama.kv_values_per_token * KV_BYTES / parallel
-    tokens = int(KV_SHARE * left / per_token)
+    tokens = int(kv_share * left / per_token)
     if tokens < USUAL_TOKENS:
         raise BuildError(
             f"a GPU of {memory_bytes / GIB:.1f} GiB is too small: weights {weights / GIB:.1f}, "
@@ -78,7 +85,7 @@ def fit_gpu(llama: LlamaConfig, weight_bytes: int, memory_bytes: int, parallel: 
         f"KV cache of {tokens} tokens: {memory_bytes / GIB:.1f} GiB less weights "
         f"{weights / GIB:.1f}, activations {activations / GIB:.1f}, CUDA graphs "
         f"{GRAPHS * GRAPH_BYTES / GIB:.1f} and the runtime {RUNTIME_BYTES / GIB:.1f} GiB, "
-        f"{KV_SHARE:.0%} of the rest at {per_token / 1024:.0f} KiB a token (FP8)"
+        f"{kv_share:.0%} of the rest at {per_token / 1024:.0f} KiB a token (FP8)"
     )
     reasons = {
         "max_seq_len": f"the least of the model's {llama.max_position_embeddings}, {LONGEST} and "

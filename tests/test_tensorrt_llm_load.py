@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from engine_config import EngineConfigError
 from engine_fixtures import generate
-from tensorrt_llm_fakes import fake_package
+from tensorrt_llm_fakes import fake_llm, fake_package
 from tensorrt_llm_fakes.fake_executor import Behaviour
 from tensorrt_llm_fakes.rig import (
     LIMITS,
@@ -94,7 +94,7 @@ def test_every_version_is_told_the_same_but_for_the_sampler(tmp_path: Path, vers
 def test_a_tensorrt_engine(tmp_path: Path, version: str) -> None:
     folder = tmp_path / "engine"
     given = arguments(folder, version, backend="tensorrt")
-    assert given == EVERYWHERE | {"model": str(folder)}
+    assert given == EVERYWHERE | {"model": str(folder), "tokenizer": str(folder)}
     rig = start(folder, version, backend="tensorrt")
     assert generate(rig.engine, ask(1, prompt(9), 20))[1].tokens == greedy(prompt(9), 20)
     rig.engine.shutdown()
@@ -217,7 +217,7 @@ def test_an_older_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert package.llms == []
 
 
-def test_an_engine_of_another_version_is_refused(tmp_path: Path) -> None:
+def test_an_engine_of_another_version_or_gpu_is_refused(tmp_path: Path) -> None:
     fake_package.install("1_2", Behaviour())
     folder = write_model(tmp_path / "engine")
     config = engine_config(backend="tensorrt")
@@ -225,6 +225,9 @@ def test_an_engine_of_another_version_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         EngineLoadError, match=r"built with TensorRT-LLM 1\.0\.0, installed is 1\.2"
     ):
+        TensorRtLlmEngine(folder, config)
+    config.built_with.update(tensorrt_llm="1.2.1", compute_capability="12.0")
+    with pytest.raises(EngineLoadError, match=r"compute capability 12\.0, this GPU has 10\.0"):
         TensorRtLlmEngine(folder, config)
     other = dataclasses.replace(config, runtime_options={})  # the checkpoint itself: no matter
     TensorRtLlmEngine(folder, other).shutdown()
@@ -239,7 +242,7 @@ def test_an_exception_of_many_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def fail(self: Any) -> None:
         raise ValueError("1 validation error for TorchLlmArgs\nkv_cache_config.dtype\n  not good")
 
-    monkeypatch.setattr(fake_package.LLM, "_check_values", fail)
+    monkeypatch.setattr(fake_llm.LLM, "_check_values", fail)
     words = r"\(1 validation error for TorchLlmArgs kv_cache_config\.dtype not good\); correct"
     with pytest.raises(EngineLoadError, match=words):
         start(tmp_path / "engine")

@@ -38,6 +38,7 @@ class Behaviour:
     lose_aborts: bool = False  # an aborted request gets no last response
     hang_on_shutdown: bool = False
     gpus: int = 1
+    compute_capability: tuple[int, int] = (10, 0)
 
 
 @dataclass(eq=False)

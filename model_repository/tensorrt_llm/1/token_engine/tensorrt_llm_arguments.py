@@ -51,10 +51,23 @@ def check_deployment(
             "attn_backend is 'FLASHINFER' and the package flashinfer is not installed; "
             "set runtime_options.attn_backend to 'TRTLLM'"
         )
-    built = config.built_with.get("tensorrt_llm", library.version)
-    if options.backend == "tensorrt" and built != library.version:
+    if options.backend == "tensorrt":
+        _check_tensorrt_engine(config.built_with, library)
+
+
+def _check_tensorrt_engine(built_with: dict[str, str], library: Library) -> None:
+    """It runs with the version and on the kind of GPU that it was built for, and on no other."""
+    built = built_with.get("tensorrt_llm", library.version)
+    if built != library.version:
         raise EngineLoadError(
             f"the engine was built with TensorRT-LLM {built}, installed is {library.version}; "
+            f"{REBUILD}"
+        )
+    present = ".".join(map(str, library.torch.cuda.get_device_capability(0)))
+    built = built_with.get("compute_capability", present)
+    if built != present:
+        raise EngineLoadError(
+            f"the engine was built for compute capability {built}, this GPU has {present}; "
             f"{REBUILD}"
         )
 
@@ -82,6 +95,8 @@ def llm_arguments(
         arguments["guided_decoding_backend"] = options.guided_decoding_backend
     if options.speculative_config:
         arguments["speculative_config"] = speculative_config(options.speculative_config)
+    if options.backend == "tensorrt" and options.guided_decoding_backend:
+        arguments["tokenizer"] = str(directory)  # the engine's own folder need not have one
     if options.backend == "pytorch":
         arguments |= _pytorch_arguments(config, options) | library.sampler_arguments
     return arguments | options.more_llm_arguments

@@ -69,13 +69,13 @@ def compile_engine(options: argparse.Namespace) -> bool:
         raise BuildError(
             f"{checkpoint} is no folder; give --checkpoint a folder with an NVFP4 checkpoint"
         )
+    step = find_step(options.runtime)
     llama = load_llama_config(checkpoint)
     for name in NEEDED_FILES:
         if not (checkpoint / name).is_file():
             raise BuildError(
                 f"{checkpoint / name} does not exist; fetch the whole checkpoint with its tokenizer"
             )
-    step = find_step(options.runtime)
     plan = step.plan(options, llama)
     digest = digest_checkpoint(checkpoint, options.output)
     description = _describe(options, llama, plan, digest["sha256"])
@@ -150,7 +150,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     first.add_argument(
         "--profile", metavar="NAME", help=f"a file, or one of {', '.join(profile_names())}"
     )
-    name = first.parse_known_args(arguments)[0].profile
+    first.add_argument(
+        "--check-machine", action="store_true", help="say whether this machine will do, no more"
+    )
+    given = first.parse_known_args(arguments)[0]
+    name, checks = given.profile, given.check_machine
     from_profile = _profile_defaults(load_profile(name)) if name else {}
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -162,10 +166,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "--checkpoint",
         type=Path,
-        required="checkpoint" not in from_profile,
+        required=not checks and "checkpoint" not in from_profile,
         help="folder with the NVFP4 checkpoint and its tokenizer",
     )
-    add("--output", type=Path, required=True, help="the engine's folder")
+    add("--output", type=Path, required=not checks, help="the engine's folder")
     add("--model-name", help="how the engine calls the model (the checkpoint folder's name)")
     limits = parser.add_argument_group("limits; on a GPU they follow from its memory")
     add = limits.add_argument
@@ -206,7 +210,12 @@ def _profile_defaults(profile: Profile) -> dict[str, Any]:
 
 def main() -> None:
     """The command line's entry."""
-    compile_engine(parse_arguments())
+    options = parse_arguments()
+    if options.check_machine:
+        find_step(options.runtime).check_machine(options)
+        say(f"this machine will do for runtime {options.runtime}")
+    else:
+        compile_engine(options)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, TypeVar
 
 from build_console import BuildError
 from engine_description import EngineConfigError, Limits
+from hardware_check import check_memory
 from llama_config import LlamaConfig
 from nvfp4_checkpoint import Checkpoint
 from token_table import TokenTable
@@ -59,6 +60,10 @@ class CompileStep:
                     f"{', '.join(cls.option_names)}"
                 )
         return runtime_options
+
+    def check_machine(self, options: argparse.Namespace) -> None:
+        """All that can be known without a checkpoint; raises `BuildError`."""
+        check_memory(options.hardware)
 
     def plan(self, options: argparse.Namespace, llama: LlamaConfig) -> Plan:
         """Check machine, versions and numbers; raises `BuildError`."""

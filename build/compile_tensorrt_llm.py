@@ -24,7 +24,7 @@ from compile_plan import Plan, installed_version, plan_limits
 from engine_description import Limits, TensorRtLlmOptions
 from gpu_compile_step import GpuCompileStep, place_checkpoint
 from gpu_limits import fit_gpu
-from hardware_check import choose_gpus, gpu_memory_bytes
+from hardware_check import check_memory, choose_gpus, gpu_memory_bytes
 from llama_config import LlamaConfig
 from nvfp4_checkpoint import Checkpoint
 from nvidia_gpus import Gpu
@@ -49,23 +49,29 @@ class CompileStepTensorRtLlm(GpuCompileStep):
         add = parser.add_argument_group("tensorrt_llm").add_argument
         add("--backend", choices=("pytorch", "tensorrt"), help="(pytorch); tensorrt: 1.0 to 1.2")
 
-    def plan(self, options: argparse.Namespace, llama: LlamaConfig) -> Plan:
+    def check_machine(self, options: argparse.Namespace) -> None:
+        self._machine(options)
+
+    def _machine(self, options: argparse.Namespace) -> tuple[TensorRtLlmOptions, list[Gpu], str]:
+        """The options, the GPUs and the library's version; raises `BuildError`."""
+        check_memory(options.hardware)
         chosen = self.runtime_options(options, backend=options.backend)
         assert isinstance(chosen, TensorRtLlmOptions)
-        parallel = chosen.tensor_parallel_size
-        count = parallel * chosen.pipeline_parallel_size
-        check_parallel(llama, parallel)
         gpus = choose_gpus(
             self.runtime,
             options.hardware,
-            count,
+            chosen.tensor_parallel_size * chosen.pipeline_parallel_size,
             lambda gpu: gpu.has_fp4,
             "needs the FP4 tensor cores of Blackwell (sm100, sm103, sm120 or sm121)",
         )
-        version = _check_library(chosen)
+        return chosen, gpus, _check_library(chosen)
+
+    def plan(self, options: argparse.Namespace, llama: LlamaConfig) -> Plan:
+        chosen, gpus, version = self._machine(options)
+        check_parallel(llama, chosen.tensor_parallel_size)
         memory = min(gpu_memory_bytes(gpu) for gpu in gpus)
         share = chosen.kv_cache_config.free_gpu_memory_fraction
-        fit = fit_gpu(llama, layout_bytes(complete_layout(llama)), memory, count, share)
+        fit = fit_gpu(llama, layout_bytes(complete_layout(llama)), memory, len(gpus), share)
         limits = plan_limits(
             options,
             llama,

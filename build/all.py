@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+"""The whole build in a row: machine, checkpoint, engine, model repository, and its verification.
+
+    python build/all.py --profile llama-3.1-8b-b200 --output DIR
+
+In DIR: checkpoint/, engine/, repository/, reference.json and verify.log. Each step is a script of
+its own that does no expensive work twice; so after an interruption, however it came, the same
+command goes on from there. The machine is looked at before anything is fetched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from build_console import BuildError, run_script, say
+from build_profile import Profile, load_profile, profile_names
+from server_process import Ports, ServerProcess, free_ports
+
+BUILD = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Step:
+    """One script and its arguments."""
+
+    name: str
+    script: str
+    arguments: tuple[str, ...]
+
+    def run(self) -> None:
+        """Run it; ends this process with its exit code if it fails, for it has said why."""
+        command = [sys.executable, str(BUILD / self.script), *self.arguments]
+        code = subprocess.call(command)
+        if code:
+            again = shlex.join([Path(sys.executable).name, *sys.argv])
+            print(f"stopped at step '{self.name}'; go on with: {again}", file=sys.stderr)
+            raise SystemExit(code if code > 0 else 128 - code)
+
+
+def steps(options: argparse.Namespace, profile: Profile) -> Iterator[Step]:
+    """What is to be done before the server can be started, in order."""
+    output: Path = options.output
+    checkpoint = options.checkpoint or output / "checkpoint"
+    chosen = ("--profile", options.profile)
+    runtime = ("--runtime", options.runtime) if options.runtime else ()
+    yield Step("machine", "compile_engine.py", (*chosen, *runtime, "--check-machine"))
+    if options.quantize:
+        calibration = ("--calib-data", str(options.calib_data)) if options.calib_data else ()
+        model = ("--model", str(options.quantize), "--output", str(checkpoint))
+        yield Step("quantize", "quantize.py", (*model, *calibration))
+    elif not options.checkpoint:
+        yield Step(
+            "checkpoint", "fetch_checkpoint.py", (*_source(profile), "--output", str(checkpoint))
+        )
+    engine = ("--checkpoint", str(checkpoint), "--output", str(output / "engine"))
+    yield Step("engine", "compile_engine.py", (*chosen, *runtime, *engine))
+    repository = ("--engine", str(output / "engine"), "--output", str(output / "repository"))
+    yield Step("repository", "assemble_repository.py", repository)
+    yield Step("check", "assemble_repository.py", ("--check", str(output / "repository")))
+    if not options.no_verify:
+        reference = ("--checkpoint", str(checkpoint), "--output", str(output / "reference.json"))
+        yield Step("reference", "make_reference.py", reference)
+
+
+def _source(profile: Profile) -> tuple[str, ...]:
+    source = profile.checkpoint
+    if source.directory:
+        return ("--from", str(BUILD.parent / source.directory))
+    revision = ("--revision", source.revision) if source.revision else ()
+    return ("--repo", source.repo, *revision)
+
+
+def verify(options: argparse.Namespace, ports: Ports) -> None:
+    """Serve what was assembled, compare it with the reference, stop; raises `BuildError`."""
+    output: Path = options.output
+    server = ServerProcess(output / "repository", ports, output / "verify.log")
+    try:
+        server.start()
+        where = ("--host", ports.host, "--grpc-port", str(ports.grpc))
+        reference = ("--reference", str(output / "reference.json"))
+        Step("verify", "verify.py", (*reference, "--profile", options.profile, *where)).run()
+    finally:
+        server.stop()
+
+
+def main() -> None:
+    """The command line."""
+    options = _arguments()
+    profile = load_profile(options.profile)
+    options.output = (options.output or BUILD / "out" / Path(options.profile).stem).resolve()
+    options.output.mkdir(parents=True, exist_ok=True)
+    planned = list(steps(options, profile))
+    count = len(planned) + (not options.no_verify)
+    started = time.monotonic()
+    for number, step in enumerate(planned, 1):
+        say(f"step {number} of {count}: {step.name}")
+        step.run()
+    if not options.no_verify:
+        say(f"step {count} of {count}: verify")
+        verify(options, free_ports())
+    repository = options.output / "repository"
+    say(f"all done in {time.monotonic() - started:.0f} s; serve it with:")
+    say(f"  {Path(sys.executable).name} build/serve.py --model-repository {repository}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--profile", required=True, help=f"a file, or one of {', '.join(profile_names())}")
+    add("--output", type=Path, help="everything that is made (build/out/PROFILE)")
+    add("--runtime", help="another one than the profile's")
+    add("--checkpoint", type=Path, help="an NVFP4 checkpoint on this machine; nothing is fetched")
+    add("--quantize", type=Path, metavar="DIR", help="make the checkpoint of this BF16 model")
+    add("--calib-data", type=Path, metavar="FILE", help="for --quantize (cnn_dailymail)")
+    add("--no-verify", action="store_true", help="leave out the comparison with the reference")
+    options = parser.parse_args()
+    if options.checkpoint and options.quantize:
+        raise BuildError("--checkpoint and --quantize exclude each other; give one of them")
+    if options.calib_data and not options.quantize:
+        raise BuildError("--calib-data is for --quantize; leave it out")
+    return options
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -13,7 +13,7 @@ PY = $(VENV)/bin/python
 SETUP = $(PYTHON) build/setup_environment.py --venv $(VENV) --extras
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve engine doctor install test check table benchmark train-demo fuzz test-quantize clean clean-venv
+.PHONY: help demo serve engine repository doctor install test check table benchmark train-demo fuzz test-quantize clean clean-venv
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,6 +28,10 @@ engine: install  ## compile PROFILE (or its numbers for CHECKPOINT) and put it i
 	@$(PY) build/compile_engine.py --profile $(PROFILE) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(if $(RUNTIME),--runtime $(RUNTIME)) --output $(ENGINE) $(COMPILE_FLAGS)
 	@$(PY) build/assemble_repository.py --engine $(ENGINE)
 
+repository:  ## the whole build of PROFILE (or of CHECKPOINT): fetch, compile, assemble, verify, in build/out/deployments
+	@$(SETUP) server,fetch
+	@$(PY) build/all.py --profile $(PROFILE) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(if $(RUNTIME),--runtime $(RUNTIME))
+
 doctor: install  ## what this machine is, which runtimes fit it and why the others do not
 	@$(PY) build/doctor.py
 
@@ -35,25 +39,25 @@ install:  ## make .venv with what serving needs
 	@$(SETUP) server
 
 test:  ## the test suite, against the real server
-	@$(SETUP) server,dev
+	@$(SETUP) server,fetch,dev
 	@$(PY) -m pytest
 
 check:  ## ruff and strict mypy
-	@$(SETUP) server,dev
+	@$(SETUP) server,fetch,dev
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) build/check_types.py
 	@$(PY) build/contract_table.py --check
 
 table:  ## write the table of every tensor, model_repository/README.md
-	@$(SETUP) server,dev
+	@$(SETUP) server,fetch,dev
 	@$(PY) build/contract_table.py
 
 benchmark: install  ## start-up seconds and tokens/s on this machine, as in the README's tables
 	@$(PY) build/benchmark.py
 
 fuzz:  ## 50,000 malformed requests with a new seed; every answer is checked
-	@$(SETUP) server,dev
+	@$(SETUP) server,fetch,dev
 	@$(PY) tests/fuzz_requests.py --count 50000
 
 train-demo:  ## make the demo checkpoint anew: train, quantize, evaluate (hours; installs torch)

@@ -94,7 +94,9 @@ def main() -> None:
     """The command line."""
     options = _arguments()
     profile = load_profile(options.profile)
-    options.output = (options.output or BUILD / "out" / Path(options.profile).stem).resolve()
+    options.output = (
+        options.output or BUILD / "out" / "deployments" / Path(options.profile).stem
+    ).resolve()
     options.output.mkdir(parents=True, exist_ok=True)
     planned = list(steps(options, profile))
     count = len(planned) + (not options.no_verify)
@@ -116,7 +118,7 @@ def _arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--profile", required=True, help=f"a file, or one of {', '.join(profile_names())}")
-    add("--output", type=Path, help="everything that is made (build/out/PROFILE)")
+    add("--output", type=Path, help="everything that is made (build/out/deployments/PROFILE)")
     add("--runtime", help="another one than the profile's")
     add("--checkpoint", type=Path, help="an NVFP4 checkpoint on this machine; nothing is fetched")
     add("--quantize", type=Path, metavar="DIR", help="make the checkpoint of this BF16 model")

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from build_profile import load_profile
+from compile_tensorrt_llm import IMAGE
 from conftest import BUILD, DEMO_CHECKPOINT, ROOT
 from llama_fp4 import Client
 from processes import eventually
@@ -16,7 +18,13 @@ from server_process import Ports, ServerProcess, free_ports
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-COMMANDS = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
+(BLACKWELL,) = (text.splitlines() for kind, text in BLOCKS if "docker" in text)
+COMMANDS = [
+    line
+    for kind, text in BLOCKS
+    if kind == "sh" and "docker" not in text
+    for line in text.splitlines()
+]
 SNIPPETS = [text for kind, text in BLOCKS if kind == "python"]
 LIMIT_S = 300
 
@@ -64,7 +72,9 @@ def test_every_command_is_run_by_some_test() -> None:
             "curl",
             "make serve",
             "make engine PROFILE=demo",
-            "assemble_repository.py",
+            "make repository PROFILE=demo",
+            "assemble_repository.py --check",
+            "serve.py --model-repository",
             *NOT_RUN_HERE,
         )
         assert any(words in command for words in known), command
@@ -165,11 +175,31 @@ def test_an_unsupported_python_is_refused_with_the_allowed_ones(tmp_path: Path) 
 
 
 def test_a_repository_that_leaves_the_checkout(tmp_path: Path) -> None:
-    (engine,) = selected("make engine PROFILE=demo")
-    run(engine, free_ports())
-    assemble, check = (
-        command.replace("/tmp/llama-repository", str(tmp_path / "repository"))
-        for command in selected("assemble_repository.py")
-    )
-    run(assemble, free_ports())
-    assert "is whole" in run(check, free_ports())
+    (make,) = selected("make repository PROFILE=demo")
+    (check,) = selected("assemble_repository.py --check")
+    output = run(make, free_ports())
+    assert "step 7 of 7: verify" in output
+    assert "is whole" in run(check.replace(".venv/bin/python", sys.executable), free_ports())
+    (serve,) = selected("serve.py --model-repository")
+    repository = ROOT / serve.split()[-1]
+    with (
+        ServerProcess(repository, free_ports(), tmp_path / "log") as server,
+        Client(server.ports.url("grpc")) as client,
+    ):
+        assert "Paris" in client.generate("The capital of France is", max_tokens=8)
+
+
+def test_the_way_on_blackwell_takes_at_most_five_commands(served: Ports) -> None:
+    """What needs no GPU of them is run: the last two ask the server that the third starts."""
+    assert len(BLACKWELL) <= 5
+    build, make, serve, wait, ask = BLACKWELL
+    assert build.startswith("docker build -f build/Dockerfile ")
+    profile = make.split("--profile ")[1].split()[0]
+    assert load_profile(profile).runtime == "tensorrt_llm"
+    image = (BUILD / "Dockerfile").read_text(encoding="utf-8").split("BASE=")[1].split()[0]
+    assert image == IMAGE
+    assert image in README
+    assert "llama:/models" in make
+    assert "llama:/models" in serve
+    run(wait, served)
+    assert '"text_output"' in run(ask, served)

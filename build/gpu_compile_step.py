@@ -1,57 +1,166 @@
 """What the compile steps of the GPU runtimes have in common.
 
-Their `runtime_options` are a dataclass of the runtime's own, in a profile as in engine.json, and
-they load the checkpoint as it is.
+Their `runtime_options` are a dataclass of the runtime's own, in a profile as in engine.json; they
+load the checkpoint as it is; and their limits follow from the GPUs' memory.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
 from build_console import BuildError, Phase
-from compile_plan import CompileStep, link_or_copy
-from engine_description import EngineConfigError, parse_section
+from checkpoint_layout import complete_layout, layout_bytes
+from compile_plan import CompileStep, Plan, installed_version, link_or_copy, plan_limits
+from engine_description import EngineConfigError, Limits, parse_section
+from gpu_limits import fit_gpu
+from hardware_check import check_memory, choose_gpus, gpu_memory_bytes
+from llama_config import LlamaConfig
 from nvfp4_checkpoint import Checkpoint
+from nvidia_gpus import Gpu
 from prove_engine import prove_engine
+from token_table import TokenTable
 
 QUANTIZATION = "hf_quant_config.json"
+FACT_PACKAGES = ("torch", "tensorrt")  # beside the runtime's own, where they are installed
 
 
 class GpuCompileStep(CompileStep):
-    """A runtime on NVIDIA GPUs."""
+    """A runtime on NVIDIA GPUs; `Options` is its dataclass of runtime_options."""
 
     runtime: ClassVar[str]
     options_type: ClassVar[type]
+    packages: ClassVar[tuple[str, ...]]  # names under which the library may be installed
+    install: ClassVar[str]  # how to get it, as the end of a sentence
+    oldest: ClassVar[tuple[int, ...]]
+    needs: ClassVar[str]  # of a GPU, in words
+
+    @staticmethod
+    def can_compute(gpu: Gpu) -> bool:
+        """Whether the runtime can serve the checkpoint on it."""
+        return gpu.has_fp4
+
+    def memory_share(self, chosen: Any) -> float:
+        """The part of the GPU's memory, less weights and the rest, that the KV cache gets."""
+        raise NotImplementedError
+
+    def check_library(self, chosen: Any, version: str) -> None:
+        """Raise `BuildError` for options that this version of the library does not have."""
+
+    def settle(self, chosen: Any, limits: Limits, gpus: list[Gpu]) -> tuple[Any, tuple[str, ...]]:
+        """The options with what follows from machine and limits, and sentences that say why."""
+        return chosen, ()
 
     @classmethod
     def profile_values(cls, runtime_options: dict[str, Any]) -> dict[str, Any]:
-        cls._parse(runtime_options)
+        cls.parse(runtime_options)
         return {"runtime_options": runtime_options}
 
-    def runtime_options(self, options: argparse.Namespace, **given: Any) -> object:
-        """The profile's options, with those of the command line before them."""
-        chosen = {name: value for name, value in given.items() if value is not None}
-        return self._parse({**options.runtime_options, **chosen})
-
     @classmethod
-    def _parse(cls, runtime_options: dict[str, Any]) -> object:
+    def parse(cls, runtime_options: dict[str, Any]) -> Any:
+        """The validated dataclass; raises `BuildError`."""
         try:
             return parse_section(cls.options_type, runtime_options, "runtime_options")
         except EngineConfigError as error:
             raise BuildError(str(error)) from None
 
+    def chosen_options(self, options: argparse.Namespace) -> Any:
+        """The profile's options, with those of the command line before them."""
+        return self.parse(options.runtime_options)
+
+    def check_machine(self, options: argparse.Namespace) -> None:
+        self._machine(options)
+
+    def _machine(self, options: argparse.Namespace) -> tuple[Any, list[Gpu], str]:
+        """The options, the GPUs and the library's version; raises `BuildError`."""
+        check_memory(options.hardware)
+        chosen = self.chosen_options(options)
+        count = chosen.tensor_parallel_size * chosen.pipeline_parallel_size
+        gpus = choose_gpus(self.runtime, options.hardware, count, self.can_compute, self.needs)
+        version = self._library_version()
+        self.check_library(chosen, version)
+        return chosen, gpus, version
+
+    def _library_version(self) -> str:
+        version = installed_version(*self.packages)
+        if version is None:
+            raise BuildError(f"the package {self.packages[0]} is not installed; {self.install}")
+        if release_of(version) < self.oldest:
+            least = ".".join(map(str, self.oldest))
+            raise BuildError(
+                f"{self.packages[0]} is {version}, allowed is {least} or later; {self.install}"
+            )
+        return version
+
+    def plan(self, options: argparse.Namespace, llama: LlamaConfig) -> Plan:
+        chosen, gpus, version = self._machine(options)
+        check_parallel(llama, chosen.tensor_parallel_size)
+        fit = fit_gpu(
+            llama,
+            layout_bytes(complete_layout(llama)),
+            min(gpu_memory_bytes(gpu) for gpu in gpus),
+            len(gpus),
+            self.memory_share(chosen),
+        )
+        limits = plan_limits(
+            options,
+            llama,
+            max_seq_len=fit.max_seq_len,
+            max_batch_size=fit.max_batch_size,
+            max_num_tokens=fit.max_num_tokens,
+        )
+        fit.check(limits.max_seq_len)
+        chosen, why = self.settle(chosen, limits, gpus)
+        built_with = {self.packages[0]: version, **_facts(gpus)}
+        return Plan(limits, asdict(chosen), built_with, (*fit.reasons_for(limits), *why))
+
+    def write(self, checkpoint: Checkpoint, table: TokenTable, plan: Plan, folder: Path) -> None:
+        place_checkpoint(checkpoint, folder)
+
     def prove(self, folder: Path) -> None:
         prove_engine(folder)
+
+
+def release_of(version: str) -> tuple[int, int]:
+    """Major and minor number."""
+    numbers = [int(number) for number in re.findall(r"\d+", version)]
+    return numbers[0], numbers[1] if len(numbers) > 1 else 0
+
+
+def check_parallel(llama: LlamaConfig, parallel: int) -> None:
+    """Raise `BuildError` unless every GPU gets whole heads and whole blocks of 16 columns."""
+    for name, value, divisor in (
+        ("num_key_value_heads", llama.num_key_value_heads, parallel),
+        ("num_attention_heads", llama.num_attention_heads, parallel),
+        ("intermediate_size", llama.intermediate_size, 16 * parallel),
+    ):
+        if value % divisor:
+            raise BuildError(
+                f"tensor_parallel_size is {parallel}, allowed is a number that divides the model: "
+                f"its {name} {value} is no multiple of {divisor}"
+            )
 
 
 def place_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     """Put the weights into the engine's folder; hard links where they can be."""
     names = {tensor.path.name for tensor in checkpoint.tensors.values()}
-    names.add("model.safetensors.index.json")
-    names.add(QUANTIZATION)
+    names |= {"model.safetensors.index.json", QUANTIZATION}
     with Phase("placing the checkpoint in the engine"):
         for name in sorted(names):
             if (checkpoint.directory / name).is_file():
                 link_or_copy(checkpoint.directory / name, folder / name)
+
+
+def _facts(gpus: list[Gpu]) -> dict[str, str]:
+    first = gpus[0]
+    facts = {
+        "gpu": first.name,
+        "gpus": str(len(gpus)),
+        "compute_capability": first.compute_capability,
+        "driver": first.driver,
+    }
+    versions = {package: installed_version(package) for package in FACT_PACKAGES}
+    return facts | {package: version for package, version in versions.items() if version}

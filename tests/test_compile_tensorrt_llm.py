@@ -123,7 +123,7 @@ def test_newer_versions_build_no_tensorrt_engine(
         ((H100,), "1.2.1", (), r"NVIDIA H100 80GB HBM3 \(sm90\) is here; choose by the table"),
         ((TINY,), "1.2.1", (), r"GPU of 2\.0 GiB is too small: weights"),
         ((B200,), "", (), r"tensorrt_llm is not installed; use the image nvcr\.io"),
-        ((B200,), "0.21.0", (), r"TensorRT-LLM is 0\.21\.0, allowed is 1\.0 or later"),
+        ((B200,), "0.21.0", (), r"tensorrt_llm is 0\.21\.0, allowed is 1\.0 or later"),
         ((B200,), "1.2.1", ("--max-seq-len", "9000"), "--max-seq-len is 9000, allowed is at most"),
     ],
 )
@@ -180,7 +180,11 @@ def test_a_slip_in_a_profiles_options_is_named(tmp_path: Path, options: str, wor
     ("gpus", "text", "words"),
     [
         ((B200,), "hardware.gpus = 2", "2 GPUs are needed and 1 are to be seen"),
-        ((B200,), "runtime_options.tensor_parallel_size = 3", "3, allowed is a number that divi"),
+        (
+            (B200, B200, B200),
+            "runtime_options.tensor_parallel_size = 3",
+            "3, allowed is a number that divi",
+        ),
         ((RTX5090,), "hardware.compute_capabilities = ['10.0']", r"has compute capability 12\.0"),
         ((RTX5090,), "hardware.gpu_memory_gib = 96", "has 32 GiB of memory, the profile needs 96"),
         ((B200,), "runtime_options.attn_backend = 'FLASHINFER'", "flashinfer is not installed"),

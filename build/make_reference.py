@@ -1,0 +1,221 @@
+#!/usr/bin/env python3
+"""Write what a served model is verified against: the dequantized checkpoint's own answers.
+
+    python build/make_reference.py --checkpoint DIR --output FILE
+
+Plain numpy in f32, no code of any engine. The weights are read from the mapped files in every
+pass, so that 8B parameters need no more memory than 1B; all prompts share a pass. What is done is
+kept in FILE.partial, from where the same command goes on after an interruption.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from build_console import BuildError, Phase, run_script, say
+from checkpoint_digest import MEMORY, digest_checkpoint
+from llama_config import LlamaConfig
+from numpy.typing import NDArray
+from nvfp4_checkpoint import open_checkpoint
+from reference_file import (
+    PromptReference,
+    Reference,
+    Top,
+    as_top,
+    read_reference,
+    write_reference,
+    write_whole_file,
+)
+from reference_prompts import (
+    Prompt,
+    decoded,
+    is_dated,
+    load_tokenizer,
+    render_prompts,
+    template_source,
+)
+from streamed_reference import StreamedLlama
+
+MAKER_VERSION = "1"  # raise it when the same checkpoint and options give another file
+TOP = 20  # likeliest tokens of a position; a served token beyond them is a wrong one
+LARGE_BYTES = 2 * 10**9  # beyond, a pass takes seconds: fewer prompts, fewer tokens
+SMALL, LARGE = (None, 32), (6, 16)  # prompts (None: all) and tokens of each
+
+
+@dataclass
+class Progress:
+    """The positions that are done, kept in a file after every pass."""
+
+    path: Path
+    identity: dict[str, object]  # what they belong to
+    tops: list[list[Top]] = field(default_factory=list)
+
+    def load(self) -> None:
+        """Take over what an interrupted run left, if it is of the same work."""
+        try:
+            document = json.loads(self.path.read_text(encoding="utf-8"))
+            if document["identity"] == self.identity:
+                self.tops = [[as_top(top) for top in tops] for tops in document["tops"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+
+    def save(self) -> None:
+        """Kill-proof: the file is replaced as a whole."""
+        document = {"identity": self.identity, "tops": self.tops}
+        write_whole_file(self.path, json.dumps(document))
+
+
+def make_reference(
+    checkpoint: Path, output: Path, most_prompts: int | None = None, tokens: int | None = None
+) -> bool:
+    """Write the file; returns False if it is there already. Raises `BuildError`."""
+    opened = open_checkpoint(checkpoint)
+    config, is_large = opened.config, opened.data_bytes > LARGE_BYTES
+    usual_prompts, usual_tokens = LARGE if is_large else SMALL
+    tokens = tokens or usual_tokens
+    prompts = render_prompts(checkpoint, config, most_prompts or usual_prompts)
+    work = output.with_name(f"{output.name}.partial")
+    work.mkdir(parents=True, exist_ok=True)
+    sha256 = _digest(checkpoint, work)
+    made_with = {"make_reference": MAKER_VERSION, "numpy": np.__version__, "tokens": str(tokens)}
+    if _is_current(output, sha256, made_with, prompts):
+        say(f"{output} is up to date")
+        shutil.rmtree(work)
+        return False
+    identity: dict[str, object] = {
+        "sha256": sha256, "made_with": made_with, "prompts": [prompt.ids for prompt in prompts],
+    }  # fmt: skip
+    progress = Progress(work / "progress.json", identity, [[] for _ in prompts])
+    progress.load()
+    _continue_all(checkpoint, prompts, progress, tokens, config.eos_token_ids)
+    write_reference(output, _assembled(checkpoint, config, prompts, progress, sha256, made_with))
+    shutil.rmtree(work)
+    count = sum(map(len, progress.tops))
+    say(f"{output} is ready: {len(prompts)} prompts, {count} tokens")
+    return True
+
+
+def _assembled(
+    checkpoint: Path,
+    config: LlamaConfig,
+    prompts: list[Prompt],
+    progress: Progress,
+    sha256: str,
+    made_with: dict[str, str],
+) -> Reference:
+    tokenizer = load_tokenizer(checkpoint)
+    references = []
+    for prompt, tops in zip(prompts, progress.tops, strict=True):
+        text = decoded(tokenizer, [top[0][0] for top in tops])
+        references.append(
+            PromptReference(prompt.name, prompt.messages, prompt.text, prompt.ids, tops, text)
+        )
+    return Reference(
+        checkpoint=checkpoint.resolve().name,
+        checkpoint_sha256=sha256,
+        vocab_size=config.vocab_size,
+        eos_token_ids=list(config.eos_token_ids),
+        dated_template=is_dated(template_source(checkpoint)),
+        made_with=made_with,
+        prompts=references,
+    )
+
+
+def _digest(checkpoint: Path, work: Path) -> str:
+    """As the engine's; remembered in the working folder for the next attempt."""
+    digest = digest_checkpoint(checkpoint, work)
+    write_whole_file(work / MEMORY, json.dumps(digest))
+    sha256: str = digest["sha256"]
+    return sha256
+
+
+def _is_current(
+    output: Path, sha256: str, made_with: dict[str, str], prompts: list[Prompt]
+) -> bool:
+    if not output.exists():
+        return False
+    try:
+        found = read_reference(output)
+    except BuildError:  # of another version, or damaged: it is made anew
+        return False
+    asked = [prompt.ids for prompt in prompts]
+    same_work = found.checkpoint_sha256 == sha256 and found.made_with == made_with
+    return same_work and [prompt.prompt_ids for prompt in found.prompts] == asked
+
+
+def _continue_all(
+    checkpoint: Path,
+    prompts: list[Prompt],
+    progress: Progress,
+    tokens: int,
+    eos_ids: tuple[int, ...],
+) -> None:
+    """Greedy tokens for every prompt, each up to an end token or `tokens`."""
+    tops = progress.tops
+    done = max(map(len, tops))
+    if done:
+        say(f"going on after token {done} of {tokens}, kept in {progress.path.parent}")
+    fed = [
+        [*prompt.ids, *(t[0][0] for t in top)] for prompt, top in zip(prompts, tops, strict=True)
+    ]
+    llama = StreamedLlama(checkpoint, len(prompts))
+    name = f"computing {tokens - done} tokens of {len(prompts)} prompts"
+    with Phase(name, (tokens - done) * llama.pass_bytes) as phase:
+        llama.advance = phase.advance
+        while True:
+            active = [
+                index
+                for index, top in enumerate(tops)
+                if len(top) < tokens and not (top and top[-1][0][0] in eos_ids)
+            ]
+            if not active:
+                return
+            asked = [fed[index] if index in active else [] for index in range(len(prompts))]
+            hidden = llama.hidden_states(asked)
+            logits = llama.logits(np.stack([hidden[index][-1] for index in active]))
+            for index, row in zip(active, logits, strict=True):
+                tops[index].append(likeliest(row))
+                fed[index] = [tops[index][-1][0][0]]
+            progress.save()
+
+
+def likeliest(logits: NDArray[np.float32], count: int = TOP) -> Top:
+    """logits f32 [vocab] -> (token id, log-probability) of the `count` likeliest, best first."""
+    shifted = logits.astype(np.float64) - logits.max()
+    logprobs = shifted - np.log(np.exp(shifted).sum())
+    best = np.argsort(-logprobs, kind="stable")[:count]
+    return tuple((int(token_id), round(float(logprobs[token_id]), 7)) for token_id in best)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--checkpoint", type=Path, required=True, help="folder with the NVFP4 checkpoint")
+    add("--output", type=Path, required=True, help="the reference file")
+    add("--prompts", type=_count, help=f"of reference_prompts.json (all; {LARGE[0]} beyond 2 GB)")
+    add("--tokens", type=_count, help=f"of each prompt ({SMALL[1]}; {LARGE[1]} beyond 2 GB)")
+    return parser.parse_args()
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not allowed, allowed is at least 1")
+    return value
+
+
+def main() -> None:
+    """The command line."""
+    options = _arguments()
+    make_reference(options.checkpoint, options.output, options.prompts, options.tokens)
+
+
+if __name__ == "__main__":
+    run_script(main)

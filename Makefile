@@ -1,5 +1,5 @@
 # `make` alone prints the targets. Variables: PYTHON, HTTP_PORT, GRPC_PORT, METRICS_PORT, HOST, ONCE,
-# PROFILE, CHECKPOINT, ENGINE, RUNTIME, COMPILE_FLAGS.
+# PROFILE, CHECKPOINT, REFERENCE, ENGINE, RUNTIME, COMPILE_FLAGS.
 PYTHON ?= python3
 VENV ?= .venv
 HOST ?= 127.0.0.1
@@ -8,12 +8,13 @@ GRPC_PORT ?= 8001
 METRICS_PORT ?= 8002
 PROFILE ?= demo
 ENGINE ?= build/out/engine
+REFERENCE ?= build/out/reference-$(notdir $(PROFILE)).json
 PORTS = --host $(HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT)
 PY = $(VENV)/bin/python
 SETUP = $(PYTHON) build/setup_environment.py --venv $(VENV) --extras
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve engine repository doctor install test check table benchmark train-demo fuzz test-quantize clean clean-venv
+.PHONY: help demo serve engine repository verify doctor install test check table benchmark train-demo fuzz test-quantize clean clean-venv
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -31,6 +32,10 @@ engine: install  ## compile PROFILE (or its numbers for CHECKPOINT) and put it i
 repository:  ## the whole build of PROFILE (or of CHECKPOINT): fetch, compile, assemble, verify, in build/out/deployments
 	@$(SETUP) server,fetch
 	@$(PY) build/all.py --profile $(PROFILE) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(if $(RUNTIME),--runtime $(RUNTIME))
+
+verify: install  ## hold the running server against a reference of PROFILE's checkpoint (or CHECKPOINT)
+	@$(PY) build/make_reference.py --profile $(PROFILE) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) --output $(REFERENCE)
+	@$(PY) build/verify.py --profile $(PROFILE) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) --reference $(REFERENCE) --host $(HOST) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT)
 
 doctor: install  ## what this machine is, which runtimes fit it and why the others do not
 	@$(PY) build/doctor.py

@@ -80,12 +80,14 @@ def _source(profile: Profile) -> tuple[str, ...]:
 def verify(options: argparse.Namespace, ports: Ports) -> None:
     """Serve what was assembled, compare it with the reference, stop; raises `BuildError`."""
     output: Path = options.output
+    checkpoint = options.checkpoint or output / "checkpoint"
     server = ServerProcess(output / "repository", ports, output / "verify.log")
     try:
         server.start()
         where = ("--host", ports.host, "--grpc-port", str(ports.grpc))
-        reference = ("--reference", str(output / "reference.json"))
-        Step("verify", "verify.py", (*reference, "--profile", options.profile, *where)).run()
+        where += ("--metrics-port", str(ports.metrics))
+        what = ("--reference", str(output / "reference.json"), "--checkpoint", str(checkpoint))
+        Step("verify", "verify.py", (*what, "--profile", options.profile, *where)).run()
     finally:
         server.stop()
 

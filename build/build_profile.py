@@ -19,7 +19,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-PROFILES = Path(__file__).with_name("profiles")
+PROFILES = Path(__file__).resolve().with_name("profiles")
 HEX_DIGITS = frozenset("0123456789abcdef")
 
 
@@ -30,6 +30,11 @@ class CheckpointSource:
     repo: str = ""  # "owner/name"
     revision: str = ""  # a commit id; "" is what `main` is when it is first fetched
     directory: str = ""  # relative to the checkout, or absolute
+
+    @property
+    def folder(self) -> Path | None:
+        """Where `directory` is; None for a repository of the hub."""
+        return PROFILES.parents[1] / self.directory if self.directory else None
 
     def __post_init__(self) -> None:
         if bool(self.repo) == bool(self.directory):

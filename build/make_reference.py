@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from build_console import BuildError, Phase, run_script, say
+from build_profile import load_profile, profile_names
 from checkpoint_digest import MEMORY, digest_checkpoint
 from llama_config import LlamaConfig
 from numpy.typing import NDArray
@@ -197,7 +198,8 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, help="folder with the NVFP4 checkpoint")
+    add("--checkpoint", type=Path, help="folder with the NVFP4 checkpoint (the profile's)")
+    add("--profile", metavar="NAME", help=f"a file, or one of {', '.join(profile_names())}")
     add("--output", type=Path, required=True, help="the reference file")
     add("--prompts", type=_count, help=f"of reference_prompts.json (all; {LARGE[0]} beyond 2 GB)")
     add("--tokens", type=_count, help=f"of each prompt ({SMALL[1]}; {LARGE[1]} beyond 2 GB)")
@@ -214,7 +216,16 @@ def _count(text: str) -> int:
 def main() -> None:
     """The command line."""
     options = _arguments()
-    make_reference(options.checkpoint, options.output, options.prompts, options.tokens)
+    checkpoint = options.checkpoint
+    if checkpoint is None and options.profile:
+        checkpoint = load_profile(options.profile).checkpoint.folder
+    if checkpoint is None:
+        raise BuildError(
+            f"the profile {options.profile!r} names no folder of a checkpoint; give --checkpoint"
+            if options.profile
+            else "there is no checkpoint; give --checkpoint or --profile"
+        )
+    make_reference(checkpoint, options.output, options.prompts, options.tokens)
 
 
 if __name__ == "__main__":

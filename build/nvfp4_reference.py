@@ -78,9 +78,8 @@ def map_safetensors(path: Path) -> dict[str, Stored]:
     tensors: dict[str, Stored] = {}
     for name, entry in json.loads(data[8:start].tobytes()).items():
         if name != "__metadata__":
-            first, last = entry["data_offsets"]
-            raw = data[start + first : start + last]
-            tensors[name] = Stored(name, entry["dtype"], tuple(entry["shape"]), raw)
+            begin, end = (start + offset for offset in entry["data_offsets"])
+            tensors[name] = Stored(name, entry["dtype"], tuple(entry["shape"]), data[begin:end])
     return tensors
 
 
@@ -149,8 +148,7 @@ def load_checkpoint(directory: str | Path) -> Checkpoint:
 
 def read_config(directory: Path) -> dict[str, Any]:
     """The checkpoint's config.json."""
-    config: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    return config
+    return dict(json.loads((directory / "config.json").read_text(encoding="utf-8")))
 
 
 def rope_frequencies(config: dict[str, Any]) -> F32:
@@ -217,8 +215,7 @@ class ReferenceLlama:
         return self.logits(self.hidden_states([token_ids])[0])
 
     def hidden_states(self, token_ids: Sequence[Sequence[int]]) -> list[F32]:
-        """Append tokens, perhaps none, to each sequence; returns f32 [tokens, hidden] of each,
-        after the last norm. All rows of a pass go through a linear together."""
+        """Append tokens, perhaps none, to each sequence; returns f32 [tokens, hidden] of each."""
         ends = np.cumsum([len(ids) for ids in token_ids])[:-1]
         ids = np.concatenate([np.asarray(ids, np.int64) for ids in token_ids])
         hidden = self._rows("model.embed_tokens", ids)

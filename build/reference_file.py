@@ -64,10 +64,7 @@ def write_whole_file(path: Path, text: str) -> None:
     """A reader finds the old file or the new one, whenever the writer is killed."""
     aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        aside.write_text(text, encoding="utf-8")
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

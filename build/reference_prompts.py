@@ -99,7 +99,10 @@ def _rendered(checkpoint: Path, source: str, messages: list[dict[str, str]]) -> 
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     try:
         template = environment.from_string(source)
-        return template.render(messages=messages, add_generation_prompt=True, **tokens)
+        # transformers names tools and documents also where there are none.
+        return template.render(
+            messages=messages, tools=None, documents=None, add_generation_prompt=True, **tokens
+        )
     except TemplateError as error:
         raise BuildError(
             f"the chat template of {checkpoint} cannot be rendered ({error}); fetch it again"

@@ -1,0 +1,219 @@
+#!/usr/bin/env python3
+"""Hold a running server against a reference file; exit code 1 if it is beyond the tolerances.
+
+    python build/verify.py --profile NAME --reference FILE
+
+The model tensorrt_llm is asked for the greedy tokens of every prompt and their log-probabilities;
+where it goes another way than the reference, it is asked again from the reference's tokens, so
+that every position is compared. The ensemble's text must be the decoding of those tokens.
+`make verify` makes the reference first, where it is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from build_console import BuildError, run_script, say
+from build_profile import Profile, Tolerances, load_profile, profile_names
+from engine_description import EngineConfigError
+from reference_file import PromptReference, Reference, read_reference
+from reference_prompts import decoded, load_tokenizer
+from served_model import RequestRefused, ServedModel
+from verify_figures import Figures, ServedToken, beyond, compare, total
+
+TIMEOUT_S = 600.0  # of one request; a CPU takes its time over an 8B model
+HEADER = (
+    f"{'prompt':<12}{'tokens':>7}{'same':>6}{'unsure':>8}   {'log-probability error':^21}   "
+    f"{'perplexity':^19}   text\n"
+    f"{'':33}   {'mean':>10} {'max':>10}   {'served':>9} {'reference':>9}"
+)
+SAME, DIFFERS, NOT_COMPARED = "same", "differs", "not compared"
+
+
+def verify(
+    model: ServedModel, reference: Reference, allowed: Tolerances, tokenizer: Any = None
+) -> None:
+    """Print the table; raises `BuildError` naming the figures that are beyond tolerance.
+
+    Without a tokenizer, text is compared only where the tokens are the reference's.
+    """
+    model.check_ready()
+    not_compared = _check_checkpoint(model, reference)
+    log_probs, why = _has_log_probs(model, reference)
+    if not log_probs:
+        not_compared.append(f"log-probabilities and perplexity ({why})")
+    say(HEADER)
+    figures, texts = [], []
+    for prompt in reference.prompts:
+        served = served_tokens(model, prompt, log_probs)
+        figures.append(compare(prompt, served))
+        texts.append(check_text(model, reference, prompt, tokenizer))
+        say(_row(prompt.name, figures[-1], texts[-1]))
+    whole = total(figures)
+    say(_row("all", whole, ""))
+    if NOT_COMPARED in texts:
+        count = texts.count(NOT_COMPARED)
+        not_compared.append(f"the text of {count} prompts (their tokens differ; give --checkpoint)")
+    for what in not_compared:
+        say(f"not compared: {what}")
+    _judge(model, whole, texts, allowed, log_probs)
+
+
+def _judge(
+    model: ServedModel, whole: Figures, texts: list[str], allowed: Tolerances, log_probs: bool
+) -> None:
+    found = beyond(whole, allowed, log_probs)
+    wrong = [text for text in texts if text not in (SAME, NOT_COMPARED)]
+    if wrong:
+        found.append(
+            f"the ensemble's text differs for {len(wrong)} of {len(texts)} prompts, allowed are 0"
+        )
+    if found:
+        raise BuildError(f"the model at {model.url} is beyond the tolerances: {'; '.join(found)}")
+    held = [f"{whole.agreed} of {whole.positions} tokens are the reference's"]
+    if log_probs:
+        held.append(f"mean log-probability error {whole.mean_error:.2g}")
+        held[-1] += f" (allowed {allowed.max_logprob_error:g})"
+        held.append(f"perplexity ratio {whole.perplexity_ratio:.5f}")
+        held[-1] += f" (allowed {allowed.max_perplexity_ratio:g})"
+    say(f"verified within the tolerances: {', '.join(held)}")
+
+
+def _check_checkpoint(model: ServedModel, reference: Reference) -> list[str]:
+    """Raises `BuildError` for another checkpoint's server; returns what could not be compared."""
+    served, remedy = model.checkpoint_sha256(), "give the --reference of the served one"
+    if served is None:
+        _check_vocabulary(model, reference.vocab_size, remedy)
+        return ["the checkpoint (no metrics of the server tell its digest)"]
+    if served != reference.checkpoint_sha256:
+        raise BuildError(
+            f"the server at {model.url} serves the checkpoint {served[:12]}..., the reference is "
+            f"of {reference.checkpoint!r}, {reference.checkpoint_sha256[:12]}...; {remedy}"
+        )
+    return []
+
+
+def _check_vocabulary(model: ServedModel, size: int, remedy: str) -> None:
+    """The last id is taken and the next one is refused."""
+    try:
+        model.tokens([size - 1], 1, log_probs=False)
+        model.tokens([size], 1, log_probs=False)
+        why = f"{size} is an id there too"
+    except RequestRefused as error:
+        if f"input_ids holds {size}," in str(error):
+            return
+        why = str(error)
+    raise BuildError(
+        f"the server at {model.url} serves another model than the reference, which has {size} "
+        f"token ids ({why}); {remedy}"
+    )
+
+
+def _has_log_probs(model: ServedModel, reference: Reference) -> tuple[bool, str]:
+    """Whether the runtime tells them, and its refusal if not."""
+    try:
+        model.tokens(reference.prompts[0].prompt_ids, 1, log_probs=True)
+    except RequestRefused as error:
+        return False, str(error)
+    return True, ""
+
+
+def served_tokens(
+    model: ServedModel, prompt: PromptReference, log_probs: bool
+) -> list[ServedToken]:
+    """The token that the server chooses at each position of the reference's continuation."""
+    wanted, served = prompt.tokens, list[ServedToken]()
+    while len(served) < len(wanted):
+        done = len(served)
+        context = [*prompt.prompt_ids, *wanted[:done]]
+        answer = model.tokens(context, len(wanted) - done, log_probs)
+        logprobs: Sequence[float | None] = answer.logprobs or [None] * len(answer.tokens)
+        for token, logprob in zip(answer.tokens, logprobs, strict=True):
+            served.append((token, logprob))
+            if token != wanted[len(served) - 1]:
+                break  # what follows is of another context
+    return served
+
+
+def check_text(
+    model: ServedModel, reference: Reference, prompt: PromptReference, tokenizer: Any
+) -> str:
+    """The table's word for the ensemble's answer."""
+    chat = prompt.messages if not reference.dated_template else None
+    count = len(prompt.tokens)
+    text = model.text(chat or prompt.prompt, count)
+    if text.num_input_tokens != len(prompt.prompt_ids):
+        return f"prompt has {text.num_input_tokens} tokens, not {len(prompt.prompt_ids)}"
+    # Asked once more if it differs: a prefix that is cached may round otherwise than a fresh one.
+    for _ in range(2):
+        tokens = model.tokens(prompt.prompt_ids, count, log_probs=False).tokens
+        ends = [at for at, token in enumerate(tokens) if token in reference.eos_token_ids]
+        kept = tokens[: ends[0]] if ends else tokens
+        if tokens == prompt.tokens:
+            expected = prompt.text
+        elif tokenizer is not None:
+            expected = decoded(tokenizer, kept)
+        else:
+            return NOT_COMPARED
+        if (text.text, text.finish_reason) == (expected, "stop" if ends else "length"):
+            return SAME
+    return DIFFERS
+
+
+def _row(name: str, figures: Figures, text: str) -> str:
+    counts = f"{name:<12}{figures.positions:>7}{figures.agreed:>6}{figures.unsure:>8}"
+    if not figures.errors:
+        return f"{counts}   {NOT_COMPARED:^21}   {NOT_COMPARED:^19}   {text}"
+    served, truth = figures.perplexities
+    return (
+        f"{counts}   {figures.mean_error:>10.2e} {figures.max_error:>10.2e}   "
+        f"{served:>9.4f} {truth:>9.4f}   {text}"
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--reference", type=Path, required=True, help="as build/make_reference.py writes it")
+    add("--profile", metavar="NAME", help=f"a file, or one of {', '.join(profile_names())}")
+    add("--checkpoint", type=Path, help="whose tokenizer decodes what differs (the profile's)")
+    add("--host", default="127.0.0.1")
+    add("--grpc-port", type=int, default=8001)
+    add("--metrics-port", type=int, default=8002, help="tells which checkpoint is served")
+    add("--timeout-s", type=float, default=TIMEOUT_S, help=f"of one request ({TIMEOUT_S:g})")
+    tolerances = parser.add_argument_group("tolerances, in place of the profile's")
+    add = tolerances.add_argument
+    add("--same-tokens", action=argparse.BooleanOptionalAction)
+    add("--max-logprob-error", type=float, metavar="MEAN")
+    add("--max-perplexity-ratio", type=float, metavar="RATIO")
+    return parser.parse_args()
+
+
+def _tolerances(options: argparse.Namespace, profile: Profile | None) -> Tolerances:
+    names = [entry.name for entry in dataclasses.fields(Tolerances)]
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    try:
+        return dataclasses.replace(profile.verify if profile else Tolerances(), **given)
+    except EngineConfigError as error:
+        raise BuildError(f"{error}; correct the option of that name") from None
+
+
+def main() -> None:
+    """The command line."""
+    options = _arguments()
+    profile = load_profile(options.profile) if options.profile else None
+    allowed = _tolerances(options, profile)
+    reference = read_reference(options.reference)
+    folder = options.checkpoint or (profile.checkpoint.folder if profile else None)
+    model = ServedModel(options.host, options.grpc_port, options.metrics_port, options.timeout_s)
+    verify(model, reference, allowed, load_tokenizer(folder) if folder else None)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -19,9 +19,9 @@ from engine_fixtures import Answer, collect, drain, generate
 from tensorrt_llm_fakes.fake_executor import Behaviour
 from tensorrt_llm_fakes.fake_package import remove
 from tensorrt_llm_fakes.rig import LIMITS, VERSIONS, Rig, ask, greedy, prompt, start
-from token_engine import tensorrt_llm_engine, tensorrt_llm_loop
+from token_engine import async_engine, async_loop, tensorrt_llm_engine, tensorrt_llm_loop
+from token_engine.async_loop import EngineLost
 from token_engine.interface import SamplingParams
-from token_engine.tensorrt_llm_loop import EngineLost
 
 PATIENCE_S = 20.0
 Start = Callable[..., Rig]
@@ -339,7 +339,7 @@ def test_dead_workers_end_the_engine(
     started: Start, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody tells those who wait for a response."""
-    monkeypatch.setattr(tensorrt_llm_loop, "WATCH_S", 0.05)
+    monkeypatch.setattr(async_loop, "WATCH_S", 0.05)
     engine = started(version, behaviour=Behaviour(step_seconds=0.001, die_at_step=5)).engine
     engine.submit(ask(1, prompt(4), 100))
     with pytest.raises(EngineLost, match=r"workers are dead|was killed by signal 9"):
@@ -348,7 +348,7 @@ def test_dead_workers_end_the_engine(
 
 def test_workers_that_hang_end_the_engine(started: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that is stepped and gives nothing would look alive to the supervisor."""
-    monkeypatch.setattr(tensorrt_llm_loop, "WATCH_S", 0.05)
+    monkeypatch.setattr(async_loop, "WATCH_S", 0.05)
     limits = dataclasses.replace(LIMITS, hang_timeout_s=0.3)
     engine = started(behaviour=Behaviour(hang_at_step=5), limits=limits).engine
     engine.submit(ask(1, prompt(4), 100))
@@ -360,7 +360,7 @@ def test_workers_that_hang_end_the_engine(started: Start, monkeypatch: pytest.Mo
 
 def test_a_long_prefill_is_no_hang(started: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """It makes no token for many steps; the library's figures show that it moves."""
-    monkeypatch.setattr(tensorrt_llm_loop, "WATCH_S", 0.05)
+    monkeypatch.setattr(async_loop, "WATCH_S", 0.05)
     limits = dataclasses.replace(LIMITS, hang_timeout_s=3.0, max_num_tokens=8)
     engine = started(behaviour=Behaviour(step_seconds=0.05), limits=limits).engine
     ids = prompt(500)
@@ -369,7 +369,7 @@ def test_a_long_prefill_is_no_hang(started: Start, monkeypatch: pytest.MonkeyPat
 
 def test_being_idle_is_no_hang(started: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """A TensorRT engine reports no figures, so that the first token is the first sign."""
-    monkeypatch.setattr(tensorrt_llm_loop, "WATCH_S", 0.05)
+    monkeypatch.setattr(async_loop, "WATCH_S", 0.05)
     limits = dataclasses.replace(LIMITS, hang_timeout_s=2.0)
     behaviour = Behaviour(step_seconds=0.1)
     engine = started(behaviour=behaviour, limits=limits, backend="tensorrt").engine
@@ -415,7 +415,7 @@ def test_shutdown_with_work_left(started: Start, tmp_path: Path) -> None:
 def test_shutdown_does_not_wait_for_a_library_that_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tensorrt_llm_engine, "SHUTDOWN_PATIENCE_S", 0.2)
+    monkeypatch.setattr(async_engine, "SHUTDOWN_PATIENCE_S", 0.2)
     rig = start(tmp_path / "engine", behaviour=Behaviour(hang_on_shutdown=True))
     began = time.monotonic()
     rig.engine.shutdown()

@@ -7,34 +7,26 @@ it, and this file is what the engine process drives. `tensorrt_llm_versions.py` 
 
 from __future__ import annotations
 
-import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 from engine_config import EngineConfig, parse_section
 
-from token_engine.interface import (
-    EngineLoadError,
-    EngineStats,
-    GenerationRequest,
-    TokenDelta,
-    TokenEngine,
-)
+from token_engine.async_engine import AsyncEngine
+from token_engine.interface import EngineLoadError, EngineStats, GenerationRequest, TokenDelta
+from token_engine.library_results import one_line
 from token_engine.tensorrt_llm_arguments import check_deployment, llm_arguments
 from token_engine.tensorrt_llm_loop import GenerationLoop
 from token_engine.tensorrt_llm_options import TensorRtLlmOptions
 from token_engine.tensorrt_llm_refusals import refuse_unsupported
-from token_engine.tensorrt_llm_results import one_line
 from token_engine.tensorrt_llm_sampling import Part, library_params
 from token_engine.tensorrt_llm_versions import Library, import_library
 
-STEP_PATIENCE_S = 0.005  # of a step for its first token; a message waits no longer either
-SHUTDOWN_PATIENCE_S = 7.0  # less than the supervisor's
 
-
-class TensorRtLlmEngine(TokenEngine):
+class TensorRtLlmEngine(AsyncEngine):
     """See the module's docstring."""
+
+    _loop: GenerationLoop
 
     def __init__(self, directory: Path, config: EngineConfig) -> None:
         self._options = parse_section(TensorRtLlmOptions, config.runtime_options, "runtime_options")
@@ -42,10 +34,8 @@ class TensorRtLlmEngine(TokenEngine):
         self._library = import_library(self._options)
         check_deployment(directory, config, self._options, self._library)
         self._llm = _load(directory, config, self._options, self._library)
-        self._open: set[int] = set()  # without their last delta, and not cancelled
-        self._refused: list[TokenDelta] = []
         limits = config.limits
-        self._loop = GenerationLoop(
+        loop = GenerationLoop(
             self._llm,
             self._params,
             self._library.request_error,
@@ -53,10 +43,7 @@ class TensorRtLlmEngine(TokenEngine):
             limits.max_batch_size * self._options.pipeline_parallel_size,
             limits.hang_timeout_s,
         )
-
-    @property
-    def has_work(self) -> bool:
-        return bool(self._open)
+        super().__init__(loop)
 
     def submit(self, request: GenerationRequest) -> None:
         guides = bool(self._options.guided_decoding_backend)
@@ -74,35 +61,14 @@ class TensorRtLlmEngine(TokenEngine):
         model = self._config.model
         return library_params(part, self._library, model.vocab_size, model.eos_token_ids[0])
 
-    def cancel(self, key: int) -> None:
-        if key in self._open:
-            self._open.remove(key)
-            self._refused = [delta for delta in self._refused if delta.key != key]
-            self._loop.cancel(key)
-
-    def step(self) -> list[TokenDelta]:
-        """What has come since the last step; a pass of the GPU may have added nothing yet."""
-        come, self._refused = self._refused, []
-        come += self._loop.take(0 if come else STEP_PATIENCE_S)
-        deltas = [delta for delta in come if delta.key in self._open]  # else it was cancelled
-        self._open -= {delta.key for delta in deltas if delta.finish_reason}
-        return deltas
-
     def stats(self) -> EngineStats:
         active, queued = self._loop.counts()
         blocks = self._loop.kv_blocks
         # The library reports nothing while it is idle; its last figure is of the last step.
         return EngineStats(active, queued, blocks.total, blocks.used if active else 0)
 
-    def shutdown(self) -> None:
-        self._loop.close()
-        # Dead workers can hold it up for ever, and nobody is started anew before this ends.
-        thread = threading.Thread(target=self._llm.shutdown, daemon=True)
-        thread.start()
-        thread.join(SHUTDOWN_PATIENCE_S)
-        if thread.is_alive():
-            message = f"TensorRT-LLM did not shut down in {SHUTDOWN_PATIENCE_S:g} s"
-            print(message, file=sys.stderr, flush=True)
+    def _shutdown_library(self) -> None:
+        self._llm.shutdown()
 
 
 def _load(

@@ -20,7 +20,7 @@
     logprobs               logprobs: the number of likeliest tokens, and what asks for the chosen
     guide                  guided_decoding: json -> json_object, json_schema -> json,
                            regex -> regex, ebnf_grammar -> grammar
-    priority               none: the runtime keeps its own queue (tensorrt_llm_loop.py)
+    priority               none: the runtime keeps its own queue (async_loop.py)
 
 Nothing is tokenized or put into text: prompts go as ids, detokenize=False, and stop words of text
 are room 2's. Sources: tensorrt_llm/sampling_params.py, executor/base_worker.py,
@@ -36,6 +36,7 @@ from typing import Any
 import numpy as np
 
 from token_engine.interface import GenerationRequest, Guide
+from token_engine.library_results import seed_of_63_bits
 from token_engine.tensorrt_llm_versions import Library, SamplerAbilities, with_bad_sequences
 
 LEAST_TEMPERATURE = 1e-5  # at which no draw differs from the likeliest token any more
@@ -132,7 +133,7 @@ def _choice(request: GenerationRequest, vocab_size: int) -> dict[str, Any]:
         "temperature": max(sampling.temperature, LEAST_TEMPERATURE),
         "top_k": limited_top_k(request, vocab_size),
         "top_p": max(sampling.top_p, LEAST_TOP_P),
-        "seed": _seed_of_63_bits(sampling.seed),
+        "seed": seed_of_63_bits(sampling.seed),
     }
     if sampling.min_p:
         choice["min_p"] = sampling.min_p
@@ -171,10 +172,3 @@ def _guide(guide: Guide, library: Library) -> Any:
     if guide.kind == "json":
         return library.guided_decoding_params(json_object=True)
     return library.guided_decoding_params(**{GUIDE_FIELDS[guide.kind]: guide.text})
-
-
-def _seed_of_63_bits(seed: int) -> int:
-    """Larger seeds are hashed, not cut off."""
-    if seed < 2**63:
-        return seed
-    return (seed * 0x9E3779B97F4A7C15 % 2**64) >> 1  # Fibonacci hashing

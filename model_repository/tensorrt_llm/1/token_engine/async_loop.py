@@ -1,0 +1,202 @@
+"""The asyncio side of a library that answers on an asyncio loop, and the queue of what comes of it.
+
+Such a library's results belong to the loop that runs when a request is made. So a loop runs here,
+on a thread of its own: requests are made, awaited and aborted on it, and their tokens are handed to
+the engine's thread over a queue. Requests wait here, in the order of their priority, until the
+library's batch has room for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from token_engine.interface import Fault, GenerationRequest, TokenDelta
+from token_engine.library_results import IncompleteResponse, one_line
+
+CLOSE_PATIENCE_S = 2.0
+WATCH_S = 1.0
+
+Result = TypeVar("Result")
+
+
+class EngineLost(RuntimeError):
+    """The library is dead or hangs; the message says how that was seen."""
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """One request on its way through the library."""
+
+    request: GenerationRequest
+    params: Any = None  # the library's, where they are made before it is the request's turn
+    task: asyncio.Task[None] | None = None
+    result: Any = None  # the library's, once it has the request
+    cancelled: bool = False
+    made: list[int] = field(default_factory=list)
+    first_scheduled_ns: int = 0
+
+
+class AsyncLoop(ABC):
+    """Start with the constructor, end with `close`. Its methods are for the engine's thread."""
+
+    library: str  # its name, in sentences
+    request_errors: tuple[type[Exception], ...]  # of one request; any other is of the whole engine
+
+    def __init__(self, most_running: int, hang_timeout_s: float) -> None:
+        self._most_running = most_running
+        self._hang_timeout_s = hang_timeout_s
+        self._waiting: dict[int, Job] = {}  # in order of arrival
+        self._running: dict[int, Job] = {}  # in the library
+        self._outbox: queue.SimpleQueue[TokenDelta | Exception] = queue.SimpleQueue()
+        self._last_sign = time.monotonic()
+        self._loop = asyncio.new_event_loop()
+        self._helpers = {self._loop.create_task(self._watch())}
+        name = f"{self.library.lower()}-loop"
+        self._thread = threading.Thread(target=self._run_loop, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, request: GenerationRequest, params: Any = None) -> None:
+        """Queue a request."""
+        self._loop.call_soon_threadsafe(self._enqueue, Job(request, params))
+
+    def cancel(self, key: int) -> None:
+        """Abort a request; deltas that are on their way still come."""
+        self._loop.call_soon_threadsafe(self._abort, key)
+
+    def take(self, patience_s: float) -> list[TokenDelta]:
+        """What has come, waiting so long for the first; raises what is fatal."""
+        items: list[TokenDelta | Exception] = []
+        with contextlib.suppress(queue.Empty):
+            items.append(self._outbox.get(timeout=patience_s))
+            while True:
+                items.append(self._outbox.get_nowait())
+        if not items and not self._thread.is_alive():
+            raise EngineLost(f"the thread that speaks to {self.library} has ended")
+        deltas: list[TokenDelta] = []
+        for item in items:
+            if isinstance(item, Exception):
+                raise item
+            deltas.append(item)
+        return deltas
+
+    def counts(self) -> tuple[int, int]:
+        """Requests in the library, and waiting for it."""
+        return len(self._running), len(self._waiting)
+
+    def complete(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Run a coroutine on the loop and wait for its end."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def close(self) -> None:
+        """Abort everything and end the thread."""
+        if self._thread.is_alive():
+            closing = asyncio.run_coroutine_threadsafe(self._close(), self._loop)
+            with contextlib.suppress(Exception):  # then the library hangs: nobody waits for it
+                closing.result(CLOSE_PATIENCE_S)
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(CLOSE_PATIENCE_S)
+
+    # From here on: on the loop's thread.
+
+    @abstractmethod
+    async def _generate(self, job: Job) -> None:
+        """Run a request to its last delta; or, once it is cancelled, until the library frees it."""
+
+    @abstractmethod
+    def _abort_job(self, job: Job) -> None:
+        """Tell the library that a running request was cancelled."""
+
+    def _is_healthy(self) -> bool:
+        """Whether the library's workers live, as far as it tells."""
+        return True
+
+    def _help(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine beside the requests, until the end of all."""
+        task = self._loop.create_task(work)
+        self._helpers.add(task)
+        task.add_done_callback(self._helpers.discard)
+
+    def _run_loop(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
+
+    def _enqueue(self, job: Job) -> None:
+        self._waiting[job.request.key] = job
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._waiting and len(self._running) < self._most_running:
+            job = min(self._waiting.values(), key=lambda waiting: waiting.request.priority)
+            key = job.request.key
+            if not self._running:
+                self._last_sign = time.monotonic()  # idle until now, which is no hang
+            self._running[key] = self._waiting.pop(key)
+            job.task = self._loop.create_task(self._serve(job))
+
+    def _abort(self, key: int) -> None:
+        self._waiting.pop(key, None)
+        job = self._running.get(key)
+        if job is not None and not job.cancelled:
+            job.cancelled = True
+            self._abort_job(job)
+
+    async def _serve(self, job: Job) -> None:
+        try:
+            await self._generate(job)
+        except Exception as error:
+            if isinstance(error, (*self.request_errors, IncompleteResponse)):
+                self._fail(job, error)
+            else:
+                self._lose(error)
+        finally:
+            self._running.pop(job.request.key, None)
+            self._admit()
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        """End one request. What the library refuses before it made a token is the request's own
+        fault; afterwards it had accepted it."""
+        refused = not job.made and not isinstance(error, IncompleteResponse)
+        fault: Fault = "invalid" if refused else "engine"
+        self._outbox.put(TokenDelta(job.request.key, (), "error", one_line(error), fault))
+
+    def _lose(self, error: Exception) -> None:
+        lost = EngineLost(f"{self.library} has failed: {one_line(error)}")
+        lost.__cause__ = error
+        self._outbox.put(lost)
+
+    async def _watch(self) -> None:
+        """The engine's loop reports steps even when nothing comes; a hang must be seen here."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            if not self._is_healthy():
+                self._outbox.put(EngineLost(f"{self.library}'s workers are dead"))
+                return
+            silent = time.monotonic() - self._last_sign
+            if self._running and silent > self._hang_timeout_s:
+                self._outbox.put(EngineLost(f"{self.library} made no step in {silent:.0f} s"))
+                return
+
+    async def _close(self) -> None:
+        self._waiting.clear()
+        jobs = list(self._running.values())
+        for job in jobs:
+            if not job.cancelled:
+                job.cancelled = True
+                with contextlib.suppress(Exception):
+                    self._abort_job(job)
+        tasks = {job.task for job in jobs if job.task is not None} | self._helpers
+        while tasks:  # asyncio.wait_for, before Python 3.12, can swallow a cancellation
+            for task in tasks:
+                task.cancel()
+            _, tasks = await asyncio.wait(tasks, timeout=0.1)

@@ -1,0 +1,83 @@
+"""What the libraries' answers have in common, and what is made of them for the seam."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from token_engine.interface import FinishReason, TokenDelta, TokenLogprob
+
+
+class IncompleteResponse(RuntimeError):
+    """A response lacks what the library has promised; of one request, and not of its making."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """The tokens of one response; `finish_reason` is set with the last one."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    error: str = ""
+    first_scheduled_ns: int = 0
+    end_id: int = -1
+
+    def as_delta(self, key: int, first_scheduled_ns: int) -> TokenDelta:
+        """To the seam. The time is that of the request, which may have had an earlier part."""
+        last = self.finish_reason is not None
+        return TokenDelta(
+            key,
+            self.token_ids,
+            self.finish_reason,
+            self.error,
+            logprobs=self.logprobs,
+            first_scheduled_ns=first_scheduled_ns if last else 0,
+            end_id=self.end_id,
+        )
+
+
+def read_logprobs(
+    tokens: Sequence[int], entries: Sequence[Any], wanted: int, library: str
+) -> tuple[TokenLogprob, ...]:
+    """Out of {token id: object with `logprob`} of each token. An end id that was taken off the
+    tokens has an entry all the same."""
+    if len(entries) < len(tokens):
+        raise IncompleteResponse(
+            f"{library} sent {len(entries)} log-probabilities with {len(tokens)} tokens"
+        )
+    values = [{int(key): float(one.logprob) for key, one in entry.items()} for entry in entries]
+    return tuple(
+        make_logprob(token, each, wanted, library)
+        for token, each in zip(tokens, values, strict=False)
+    )
+
+
+def make_logprob(token: int, values: dict[int, float], wanted: int, library: str) -> TokenLogprob:
+    """Of one token, from the log-probabilities of some tokens, its own among them."""
+    if token not in values:
+        raise IncompleteResponse(f"{library} sent no log-probability of token {token}")
+    limited = {key: min(value, 0.0) for key, value in values.items()}
+    best = sorted(limited.items(), key=lambda pair: -pair[1])
+    return TokenLogprob(limited[token], tuple(best[:wanted]))
+
+
+def epoch_ns(monotonic_s: float) -> int:
+    """A time of the machine's steady clock, since the epoch."""
+    age_ns = time.monotonic_ns() - round(monotonic_s * 1e9)
+    return time.time_ns() - age_ns
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's message, for the middle of a sentence."""
+    text = " ".join(str(error).split())
+    return text[:300] if text else type(error).__name__
+
+
+def seed_of_63_bits(seed: int) -> int:
+    """For libraries that keep seeds as signed numbers. Larger seeds are hashed, not cut off."""
+    if seed < 2**63:
+        return seed
+    return (seed * 0x9E3779B97F4A7C15 % 2**64) >> 1  # Fibonacci hashing

@@ -195,7 +195,7 @@ class AsyncLoop(ABC):
                 job.cancelled = True
                 with contextlib.suppress(Exception):
                     self._abort_job(job)
-        tasks = {job.task for job in jobs if job.task is not None} | self._helpers
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}  # the library's among them
         while tasks:  # asyncio.wait_for, before Python 3.12, can swallow a cancellation
             for task in tasks:
                 task.cancel()

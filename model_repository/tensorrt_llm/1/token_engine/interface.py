@@ -94,12 +94,17 @@ class TokenDelta:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """A snapshot. Counts of requests, and of KV-cache blocks (0 where the runtime has none)."""
+    """A snapshot. Counts of requests, and of KV-cache blocks (0 where the runtime has none).
+
+    The last two are sums since the engine's start, 0 where the runtime does not tell them.
+    """
 
     active_requests: int = 0
     queued_requests: int = 0
     kv_blocks_total: int = 0
     kv_blocks_used: int = 0
+    prefix_tokens_looked_up: int = 0  # prompt tokens that the prefix cache was asked for
+    prefix_tokens_found: int = 0  # of these, those that it had
 
 
 class TokenEngine(ABC):

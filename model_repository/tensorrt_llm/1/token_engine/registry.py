@@ -53,6 +53,12 @@ def _tensorrt_llm(directory: Path, config: EngineConfig) -> TokenEngine:
     return TensorRtLlmEngine(directory, config)
 
 
+def _vllm(directory: Path, config: EngineConfig) -> TokenEngine:
+    from token_engine.vllm_engine import VllmEngine
+
+    return VllmEngine(directory, config)
+
+
 RUNTIMES: dict[str, Runtime] = {
     # Its presence and frequency penalties depend on the logit's sign (2026.4), so are not offered.
     "openvino": Runtime(
@@ -69,6 +75,7 @@ RUNTIMES: dict[str, Runtime] = {
     ),
     # What some of its versions, samplers or backends do not honour, it refuses itself.
     "tensorrt_llm": Runtime(_tensorrt_llm, frozenset(get_args(Feature))),
+    "vllm": Runtime(_vllm, frozenset(get_args(Feature))),
 }
 
 

@@ -8,11 +8,10 @@ out here keeps the library's default. 0, "" and {} leave a number, a word or a t
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from engine_config import EngineConfigError
+from token_engine.option_checks import require, require_at_least, require_one_of
 
 BACKENDS = ("pytorch", "tensorrt")
 # The library takes any other word, "flashinfer" too, for TRTLLM without a sound.
@@ -60,14 +59,14 @@ class KvCacheOptions:
 
     def __post_init__(self) -> None:
         fraction = self.free_gpu_memory_fraction
-        _require(
+        require(
             0 < fraction <= 1,
             "kv_cache_config.free_gpu_memory_fraction",
             fraction,
             "above 0 and up to 1",
         )
-        _require_at_least(0, self, "kv_cache_config", "max_tokens", "host_cache_size")
-        _require_one_of(KV_CACHE_DTYPES, self, "kv_cache_config", "dtype")
+        require_at_least(0, self, "kv_cache_config", "max_tokens", "host_cache_size")
+        require_one_of(KV_CACHE_DTYPES, self, "kv_cache_config", "dtype")
 
 
 @dataclass(frozen=True)
@@ -81,11 +80,11 @@ class CudaGraphOptions:
 
     def __post_init__(self) -> None:
         where, sizes, largest = "cuda_graph_config", self.batch_sizes, self.max_batch_size
-        _require(all(s >= 1 for s in sizes), f"{where}.batch_sizes", sizes, "sizes of at least 1")
-        _require_at_least(0, self, where, "max_batch_size")
+        require(all(s >= 1 for s in sizes), f"{where}.batch_sizes", sizes, "sizes of at least 1")
+        require_at_least(0, self, where, "max_batch_size")
         # Versions differ in what they make of both; that both say the same suits all of them.
         fits = not sizes or largest in (0, max(sizes))
-        _require(fits, f"{where}.max_batch_size", largest, "0, or the largest of batch_sizes")
+        require(fits, f"{where}.max_batch_size", largest, "0, or the largest of batch_sizes")
 
 
 @dataclass(frozen=True)
@@ -96,8 +95,8 @@ class SchedulerOptions:
     context_chunking_policy: str = ""
 
     def __post_init__(self) -> None:
-        _require_one_of(CAPACITY_POLICIES, self, "scheduler_config", "capacity_scheduler_policy")
-        _require_one_of(CHUNKING_POLICIES, self, "scheduler_config", "context_chunking_policy")
+        require_one_of(CAPACITY_POLICIES, self, "scheduler_config", "capacity_scheduler_policy")
+        require_one_of(CHUNKING_POLICIES, self, "scheduler_config", "context_chunking_policy")
 
 
 @dataclass(frozen=True)
@@ -124,16 +123,16 @@ class TensorRtLlmOptions:
     more_llm_arguments: dict[str, Any] = field(default_factory=dict)  # handed through
 
     def __post_init__(self) -> None:
-        _require_one_of(BACKENDS, self, "", "backend")
-        _require_one_of(ATTENTION_BACKENDS, self, "", "attn_backend")
-        _require_one_of(GUIDED_DECODING_BACKENDS, self, "", "guided_decoding_backend")
-        _require_one_of(SAMPLERS, self, "", "sampler_type")
-        _require_at_least(
+        require_one_of(BACKENDS, self, "", "backend")
+        require_one_of(ATTENTION_BACKENDS, self, "", "attn_backend")
+        require_one_of(GUIDED_DECODING_BACKENDS, self, "", "guided_decoding_backend")
+        require_one_of(SAMPLERS, self, "", "sampler_type")
+        require_at_least(
             1, self, "", "tensor_parallel_size", "pipeline_parallel_size", "stream_interval"
         )
         config = self.speculative_config
         named = not config or isinstance(config.get("decoding_type"), str)
-        _require(named, "speculative_config", config, "a table with a decoding_type")
+        require(named, "speculative_config", config, "a table with a decoding_type")
         self._check_more_arguments()
         if self.backend == "tensorrt":
             self._check_tensorrt()
@@ -141,7 +140,7 @@ class TensorRtLlmOptions:
     def _check_more_arguments(self) -> None:
         taken = {*RESERVED_ARGUMENTS, *(one.name for one in fields(self))}
         for name in self.more_llm_arguments:
-            _require(
+            require(
                 name not in taken,
                 "more_llm_arguments",
                 self.more_llm_arguments,
@@ -153,29 +152,9 @@ class TensorRtLlmOptions:
             if one.name in PYTORCH_ONLY:
                 value = getattr(self, one.name)
                 default = one.default_factory() if callable(one.default_factory) else one.default
-                _require(value == default, one.name, value, f"{default!r} with backend 'tensorrt'")
+                require(value == default, one.name, value, f"{default!r} with backend 'tensorrt'")
         guides = self.guided_decoding_backend
         allowed = "'xgrammar' or '' with backend 'tensorrt'"
-        _require(guides != "llguidance", "guided_decoding_backend", guides, allowed)
+        require(guides != "llguidance", "guided_decoding_backend", guides, allowed)
         dtype = self.kv_cache_config.dtype
-        _require(dtype == "auto", "kv_cache_config.dtype", dtype, "'auto' with backend 'tensorrt'")
-
-
-def _require_one_of(allowed: Collection[str], options: object, where: str, name: str) -> None:
-    value = getattr(options, name)
-    _require(value in allowed, _path(where, name), value, f"one of {', '.join(map(repr, allowed))}")
-
-
-def _require_at_least(least: int, options: object, where: str, *names: str) -> None:
-    for name in names:
-        value = getattr(options, name)
-        _require(value >= least, _path(where, name), value, f"at least {least}")
-
-
-def _path(where: str, name: str) -> str:
-    return f"{where}.{name}" if where else name
-
-
-def _require(condition: bool, name: str, value: object, allowed: str) -> None:
-    if not condition:
-        raise EngineConfigError(f"runtime_options.{name} is {value!r}, allowed is {allowed}")
+        require(dtype == "auto", "kv_cache_config.dtype", dtype, "'auto' with backend 'tensorrt'")

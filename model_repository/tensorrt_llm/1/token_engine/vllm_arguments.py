@@ -1,0 +1,118 @@
+"""An engine's description in the words of vLLM's `EngineArgs`, and what is checked before."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from pathlib import Path
+from typing import Any
+
+from engine_config import EngineConfig
+
+from token_engine.checkpoint_quantization import REBUILD, marlin_note, quantization_algorithm
+from token_engine.interface import EngineLoadError
+from token_engine.vllm_library import Library
+from token_engine.vllm_options import VllmOptions
+
+LEAST_FOR_MARLIN = (7, 5)
+MOST_LOGPROBS = 20  # as room 2 admits
+
+
+def model_directory(directory: Path, options: VllmOptions) -> Path:
+    """Where the checkpoint lies."""
+    return directory / options.model_directory if options.model_directory else directory
+
+
+def check_deployment(directory: Path, options: VllmOptions, library: Library) -> None:
+    """Raise `EngineLoadError` for what vLLM would say late, unclearly or not at all."""
+    algorithm = quantization_algorithm(model_directory(directory, options))
+    if options.quantization == "modelopt_fp4" and algorithm != "NVFP4":
+        raise EngineLoadError(
+            f"runtime_options.quantization is 'modelopt_fp4' and the checkpoint's quant_algo is "
+            f"{algorithm!r}, allowed is 'NVFP4'; {REBUILD}"
+        )
+    if not library.cuda:
+        if algorithm == "NVFP4":
+            raise EngineLoadError(
+                f"vLLM {library.version} finds no NVIDIA GPU and has no NVFP4 kernel for a CPU; "
+                "use the openvino runtime there, or write a BF16 copy of the checkpoint with "
+                "build/dense_checkpoint.py"
+            )
+        return
+    wanted = options.tensor_parallel_size * options.pipeline_parallel_size
+    if library.gpus < wanted:
+        raise EngineLoadError(
+            f"{library.gpus} GPUs are to be seen and tensor_parallel_size "
+            f"{options.tensor_parallel_size} times pipeline_parallel_size "
+            f"{options.pipeline_parallel_size} needs {wanted}; run 'make doctor', and give the "
+            "container its GPUs (docker run --gpus all)"
+        )
+    if algorithm == "NVFP4":
+        _check_fp4(library)
+
+
+def _check_fp4(library: Library) -> None:
+    if library.capability < LEAST_FOR_MARLIN:
+        raise EngineLoadError(
+            f"{library.gpu} has compute capability {library.capability[0]}."
+            f"{library.capability[1]}, allowed for NVFP4 is 7.5 or later; use the openvino runtime"
+        )
+    note = marlin_note(library.gpu, library.capability)
+    if note:
+        print(note, file=sys.stderr, flush=True)
+
+
+def engine_arguments(
+    directory: Path, config: EngineConfig, options: VllmOptions, library: Library
+) -> dict[str, Any]:
+    """Keyword arguments of `AsyncEngineArgs`; raises `EngineLoadError` for one it does not have."""
+    limits = config.limits
+    arguments: dict[str, Any] = {
+        "model": str(model_directory(directory, options)),
+        # The tokenizer is wanted by guided decoding alone, to know what text a token is.
+        "skip_tokenizer_init": not options.structured_outputs_backend,
+        "max_model_len": limits.max_seq_len,
+        "max_num_seqs": limits.max_batch_size,
+        "max_num_batched_tokens": limits.max_num_tokens,
+        "tensor_parallel_size": options.tensor_parallel_size,
+        "pipeline_parallel_size": options.pipeline_parallel_size,
+        "dtype": options.dtype,
+        "kv_cache_dtype": options.kv_cache_dtype,
+        "gpu_memory_utilization": options.gpu_memory_utilization,
+        "enable_prefix_caching": options.enable_prefix_caching,
+        "enforce_eager": options.enforce_eager,
+        "stream_interval": options.stream_interval,
+        "generation_config": "vllm",  # the checkpoint's would change what requests say
+        "scheduling_policy": "priority",
+        "logprobs_mode": "raw_logprobs",
+        "max_logprobs": MOST_LOGPROBS,
+        "disable_log_stats": True,  # of its own: the runtime's is given to AsyncLLM
+    }
+    arguments |= _where_given(options) | options.more_engine_args
+    for name in arguments:
+        if name not in library.argument_names:
+            nearest = difflib.get_close_matches(name, library.argument_names, n=1)
+            meant = f"did you mean {nearest[0]!r}? " if nearest else ""
+            raise EngineLoadError(
+                f"vLLM {library.version} has no argument {name!r}; {meant}"
+                f"correct runtime_options in {directory / 'engine.json'}"
+            )
+    return arguments
+
+
+def _where_given(options: VllmOptions) -> dict[str, Any]:
+    """Options that leave something to the library unless they say otherwise."""
+    given: dict[str, Any] = {
+        "quantization": options.quantization,
+        "kv_cache_memory_bytes": options.kv_cache_memory_bytes,
+        "num_gpu_blocks_override": options.num_gpu_blocks_override,
+        "block_size": options.block_size,
+        "cudagraph_capture_sizes": options.cudagraph_capture_sizes,
+        "attention_backend": options.attention_backend,
+        "linear_backend": "" if options.linear_backend == "auto" else options.linear_backend,
+        "speculative_config": options.speculative_config,
+        "compilation_config": options.compilation_config,
+    }
+    if options.structured_outputs_backend:
+        given["structured_outputs_config"] = {"backend": options.structured_outputs_backend}
+    return {name: value for name, value in given.items() if value}

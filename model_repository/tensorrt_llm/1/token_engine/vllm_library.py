@@ -1,0 +1,98 @@
+"""The installed vLLM: the one place that imports it.
+
+Tried with 0.32.0 (on a CPU), and written against 0.32 and 0.33. What the runtime uses is the same
+in both; an option that a later version lacks is named when the engine is loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from token_engine.checkpoint_quantization import Capability
+from token_engine.interface import EngineLoadError
+from token_engine.library_results import one_line
+
+OLDEST = (0, 32)
+INSTALL = "install vllm 0.32 or later into the Python that runs the engine"
+# A room admits so many; vLLM's own limits are lower, and a request beyond them ends its engine.
+BAD_WORDS, BAD_WORD_TOKENS = 256, 2048
+
+
+@dataclass(frozen=True)
+class Library:
+    """What the runtime uses of it."""
+
+    version: str
+    engine_args: Any  # the class AsyncEngineArgs
+    async_llm: Any  # the class
+    sampling_params: Any  # the class
+    structured_outputs_params: Any  # the class
+    delta: Any  # RequestOutputKind.DELTA
+    tokens_input: Any  # a prompt of token ids
+    request_errors: tuple[type[Exception], ...]  # of one request; any other is of the engine
+    cuda: bool
+    gpu: str  # its name; "" without CUDA
+    capability: Capability  # (0, 0) without CUDA
+    gpus: int
+
+    @property
+    def argument_names(self) -> set[str]:
+        """What this version's EngineArgs take."""
+        return {one.name for one in dataclasses.fields(self.engine_args)}
+
+
+def import_library() -> Library:
+    """Raises `EngineLoadError` if vLLM is not installed, too old or broken."""
+    _prepare_environment()
+    try:
+        package = importlib.import_module("vllm")
+        arguments = importlib.import_module("vllm.engine.arg_utils")
+        async_llm = importlib.import_module("vllm.v1.engine.async_llm")
+        sampling = importlib.import_module("vllm.sampling_params")
+        inputs = importlib.import_module("vllm.inputs")
+        client_error = importlib.import_module("vllm.exceptions").VLLMClientError
+        generate_error = importlib.import_module("vllm.v1.engine.exceptions").EngineGenerateError
+        platform = importlib.import_module("vllm.platforms").current_platform
+    except Exception as error:  # torch and CUDA fail in ways of their own when they are imported
+        raise EngineLoadError(f"vLLM cannot be imported ({one_line(error)}); {INSTALL}") from error
+    version = str(package.__version__)
+    if _release(version) < OLDEST:
+        raise EngineLoadError(f"vLLM is {version}, allowed is 0.32 or later; {INSTALL}")
+    return Library(
+        version,
+        arguments.AsyncEngineArgs,
+        async_llm.AsyncLLM,
+        sampling.SamplingParams,
+        sampling.StructuredOutputsParams,
+        sampling.RequestOutputKind.DELTA,
+        inputs.tokens_input,
+        (client_error, generate_error, ValueError),
+        *_gpus(platform),
+    )
+
+
+def _prepare_environment() -> None:
+    os.environ["VLLM_NO_USAGE_STATS"] = os.environ["VLLM_DO_NOT_TRACK"] = "1"
+    os.environ["HF_HUB_OFFLINE"] = "1"  # the checkpoint lies here
+    # This process has threads, and a fork of them may never run.
+    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+    os.environ["VLLM_MAX_NUM_BAD_WORDS"] = str(BAD_WORDS)
+    os.environ["VLLM_MAX_BAD_WORDS_TOTAL_TOKENS"] = str(BAD_WORD_TOKENS)
+
+
+def _gpus(platform: Any) -> tuple[bool, str, Capability, int]:
+    if not platform.is_cuda():
+        return False, "", (0, 0), 0
+    capability = platform.get_device_capability()
+    count = importlib.import_module("torch").cuda.device_count()
+    return True, str(platform.get_device_name()), (capability.major, capability.minor), count
+
+
+def _release(version: str) -> tuple[int, int]:
+    numbers = re.findall(r"\d+", version)
+    return (int(numbers[0]), int(numbers[1])) if len(numbers) > 1 else (0, 0)

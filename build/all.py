@@ -85,9 +85,9 @@ def verify(options: argparse.Namespace, ports: Ports) -> None:
     try:
         server.start()
         where = ("--host", ports.host, "--grpc-port", str(ports.grpc))
-        where += ("--metrics-port", str(ports.metrics))
+        metrics = ("--metrics-port", str(ports.metrics))
         what = ("--reference", str(output / "reference.json"), "--checkpoint", str(checkpoint))
-        Step("verify", "verify.py", (*what, "--profile", options.profile, *where)).run()
+        Step("verify", "verify.py", (*what, "--profile", options.profile, *where, *metrics)).run()
     finally:
         server.stop()
 

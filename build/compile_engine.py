@@ -48,6 +48,7 @@ STEPS = {
     "openvino": "compile_openvino:CompileStepOpenVino",
     "replay": "compile_replay:CompileStepReplay",
     "tensorrt_llm": "compile_tensorrt_llm:CompileStepTensorRtLlm",
+    "vllm": "compile_vllm:CompileStepVllm",
 }
 
 

@@ -52,8 +52,8 @@ class CompileStepTensorRtLlm(GpuCompileStep):
         chosen: TensorRtLlmOptions = self.parse({**options.runtime_options, **named})
         return chosen
 
-    def memory_share(self, chosen: TensorRtLlmOptions) -> float:
-        return chosen.kv_cache_config.free_gpu_memory_fraction
+    def memory_shares(self, chosen: TensorRtLlmOptions) -> tuple[float, float]:
+        return 1.0, chosen.kv_cache_config.free_gpu_memory_fraction
 
     def check_library(self, chosen: TensorRtLlmOptions, version: str) -> None:
         if chosen.backend == "tensorrt" and release_of(version) > LAST_WITH_ENGINES:

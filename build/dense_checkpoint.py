@@ -62,7 +62,7 @@ def write_dense_checkpoint(source: Path, output: Path) -> None:
 
 def _layout(checkpoint: Checkpoint) -> list[tuple[str, tuple[int, ...]]]:
     """(name, shape) of the weights, in the order in which they are written."""
-    shapes = []
+    shapes: list[tuple[str, tuple[int, ...]]] = []
     for name, tensor in sorted(checkpoint.tensors.items()):
         if not name.endswith(".weight"):
             continue  # a scale

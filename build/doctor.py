@@ -17,6 +17,8 @@ from pathlib import Path
 from build_console import say
 from compile_plan import installed_version
 from compile_tensorrt_llm import IMAGE
+from compile_vllm import CompileStepVllm
+from engine_description import marlin_note
 from machine_memory import GIB, machine_memory_bytes
 from nvidia_gpus import FAMILIES, Gpu, find_gpus
 from triton_installation import (
@@ -55,10 +57,10 @@ def main() -> int:
 def short_report() -> str:
     """One line for the demo: the machine, the server and the runtime."""
     facts = dict(machine())
-    fitting = next((verdict.runtime for verdict in runtimes() if verdict.fits), "none")
+    fitting = ", ".join(verdict.runtime for verdict in runtimes() if verdict.fits)
     return (
         f"machine: {facts['CPU']}, {facts['memory']}, GPU {facts['GPU']}; Python {PYTHON}, "
-        f"tritonserver {facts['tritonserver']}; runtime {fitting}"
+        f"tritonserver {facts['tritonserver']}; runtimes that fit: {fitting}"
     )
 
 
@@ -136,9 +138,17 @@ def _tensorrt_llm(gpus: list[Gpu]) -> Verdict:
 
 
 def _vllm(gpus: list[Gpu]) -> Verdict:
-    if not gpus:
-        return Verdict("vllm", False, "there is no NVIDIA GPU")
-    return Verdict("vllm", False, "this version of the repository has no adapter for it yet")
+    name = "vllm"
+    fitting = [gpu for gpu in gpus if gpu.has_fp4 or gpu.has_marlin]
+    if not fitting:
+        had = ", ".join(map(str, gpus)) or "no NVIDIA GPU"
+        return Verdict(name, False, f"{had} is here; NVFP4 needs Ampere (sm80) or later")
+    version = installed_version(*CompileStepVllm.packages)
+    if version is None:
+        reason = f"{fitting[0]} fits, but the package vllm is not installed"
+        return Verdict(name, False, f"{reason}; {CompileStepVllm.install}")
+    how = marlin_note(fitting[0].name, fitting[0].capability) or "NVFP4 tensor cores"
+    return Verdict(name, True, f"vllm {version} on {fitting[0]}: {how}")
 
 
 def _replay() -> Verdict:

@@ -20,6 +20,7 @@ from engine_config import (  # noqa: E402
     load_engine_config,
     parse_section,
 )
+from token_engine.checkpoint_quantization import marlin_note  # noqa: E402
 from token_engine.openvino_import import import_openvino  # noqa: E402
 from token_engine.openvino_options import (  # noqa: E402
     BYTES_OF_PRECISION,
@@ -28,6 +29,7 @@ from token_engine.openvino_options import (  # noqa: E402
 )
 from token_engine.registry import RUNTIMES  # noqa: E402
 from token_engine.tensorrt_llm_options import TensorRtLlmOptions  # noqa: E402
+from token_engine.vllm_options import VllmOptions  # noqa: E402
 
 __all__ = [
     "BYTES_OF_PRECISION",
@@ -40,8 +42,10 @@ __all__ = [
     "ModelFacts",
     "OpenVinoOptions",
     "TensorRtLlmOptions",
+    "VllmOptions",
     "import_openvino",
     "load_engine_config",
+    "marlin_note",
     "parse_section",
     "read_description",
     "write_description",

@@ -43,8 +43,8 @@ class GpuCompileStep(CompileStep):
         """Whether the runtime can serve the checkpoint on it."""
         return gpu.has_fp4
 
-    def memory_share(self, chosen: Any) -> float:
-        """The part of the GPU's memory, less weights and the rest, that the KV cache gets."""
+    def memory_shares(self, chosen: Any) -> tuple[float, float]:
+        """What the runtime takes of the GPU's memory, and the KV cache of what is left of that."""
         raise NotImplementedError
 
     def check_library(self, chosen: Any, version: str) -> None:
@@ -98,13 +98,10 @@ class GpuCompileStep(CompileStep):
     def plan(self, options: argparse.Namespace, llama: LlamaConfig) -> Plan:
         chosen, gpus, version = self._machine(options)
         check_parallel(llama, chosen.tensor_parallel_size)
-        fit = fit_gpu(
-            llama,
-            layout_bytes(complete_layout(llama)),
-            min(gpu_memory_bytes(gpu) for gpu in gpus),
-            len(gpus),
-            self.memory_share(chosen),
-        )
+        taken, kv_share = self.memory_shares(chosen)
+        memory = int(taken * min(gpu_memory_bytes(gpu) for gpu in gpus))
+        weights = layout_bytes(complete_layout(llama))
+        fit = fit_gpu(llama, weights, memory, len(gpus), kv_share)
         limits = plan_limits(
             options,
             llama,

@@ -40,6 +40,12 @@ class Gpu:
         return self.memory_mib * 2**20
 
     @property
+    def capability(self) -> tuple[int, int]:
+        """The compute capability as numbers."""
+        major, _, minor = self.compute_capability.partition(".")
+        return int(major), int(minor)
+
+    @property
     def has_fp4(self) -> bool:
         """Whether it has tensor cores for NVFP4."""
         return self.compute_capability in BLACKWELL
@@ -47,8 +53,7 @@ class Gpu:
     @property
     def has_marlin(self) -> bool:
         """Whether vLLM's and SGLang's Marlin kernel runs on it."""
-        major, _, minor = self.compute_capability.partition(".")
-        return (int(major), int(minor)) >= MARLIN_SINCE
+        return self.capability >= MARLIN_SINCE
 
     def __str__(self) -> str:
         return f"{self.name} (sm{self.compute_capability.replace('.', '')})"

@@ -53,9 +53,13 @@ class CompileStepOpenVino(CompileStep):
             "gives some of the requests that share blocks under load wrong tokens",
         )
 
+    def check_machine(self, options: argparse.Namespace) -> None:
+        super().check_machine(options)
+        _versions()
+
     def plan(self, options: argparse.Namespace, llama: LlamaConfig) -> Plan:
         limits = plan_limits(options, llama)
-        built_with = {name: _version(name) for name in ("openvino", "openvino-genai")}
+        built_with = _versions()
         chosen = _options(options, limits)
         check_memory(options.hardware, _least_memory(llama, chosen))
         return Plan(limits, asdict(chosen), built_with)
@@ -96,8 +100,11 @@ def _least_memory(llama: LlamaConfig, options: OpenVinoOptions) -> int:
     return weights + values * BYTES_OF_PRECISION[options.kv_cache_precision]
 
 
-def _version(package: str) -> str:
-    version = installed_version(package)
-    if version is None:
-        raise BuildError(f"{package} is not installed; run \"pip install '.[server]'\"")
-    return version
+def _versions() -> dict[str, str]:
+    versions: dict[str, str] = {}
+    for package in ("openvino", "openvino-genai"):
+        version = installed_version(package)
+        if version is None:
+            raise BuildError(f"{package} is not installed; run \"pip install '.[server]'\"")
+        versions[package] = version
+    return versions

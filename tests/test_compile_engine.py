@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from engine_fixtures import (
     write_checkpoint,
 )
 from nvfp4_checkpoint import open_checkpoint
+from test_checkpoint_values import swap_scales
 from token_engine.registry import make_engine
 from token_table import read_token_table
 from tokenizers import Tokenizer
@@ -204,6 +206,15 @@ def test_missing_checkpoint_and_tokenizer_are_named(checkpoint: Path, tmp_path: 
     (folder / "tokenizer.json").unlink()
     with pytest.raises(BuildError, match=r"tokenizer\.json does not exist"):
         build_engine(folder, tmp_path / "engine")
+
+
+def test_bad_weights_are_seen_before_anything_is_built(tmp_path: Path) -> None:
+    """A sound layout, and the two scales of every linear in each other's place."""
+    folder = shutil.copytree(DEMO / "checkpoint", tmp_path / "checkpoint")
+    swap_scales(folder)
+    with pytest.raises(BuildError, match="weight_scale_2 and input_scale look swapped in 42 of 42"):
+        build_engine(folder, tmp_path / "engine")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 
 def test_full_disk_is_one_sentence_and_keeps_the_old_engine(

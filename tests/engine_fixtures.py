@@ -36,7 +36,10 @@ def write_checkpoint(folder: Path, seed: int = 1, shard_bytes: int = 2**40, **sh
 
 def write_tokenizer(folder: Path) -> None:
     """Four special tokens, then the bytes 0x21 to 0x7e as one token each."""
-    special = [{"id": number, "content": f"<|{number}|>", "special": True} for number in range(4)]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    special = [
+        {"id": number, "content": f"<|{number}|>", "special": True, **flags} for number in range(4)
+    ]
     vocabulary = {chr(byte): byte for byte in range(0x21, 0x7F)}
     document = {
         "model": {"type": "BPE", "vocab": vocabulary, "merges": []},

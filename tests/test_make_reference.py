@@ -18,7 +18,7 @@ from conftest import BUILD, DEMO_CHECKPOINT
 from engine_fixtures import load_reference, random_prompt, write_checkpoint
 from llama_config import load_llama_config
 from processes import eventually
-from reference_file import Reference, read_reference
+from reference_file import Reference, read_reference, write_whole_file
 from reference_prompts import PROMPTS, render_prompts
 from streamed_reference import StreamedLlama
 from transformers import AutoTokenizer
@@ -212,3 +212,11 @@ def test_a_missing_checkpoint_is_one_sentence(
     assert line.startswith("error: ")
     assert sentence in line
     assert not list(tmp_path.iterdir())
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "reference.json"
+    write_whole_file(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_whole_file(path, "half of it \ud800")
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]

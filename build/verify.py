@@ -22,7 +22,7 @@ from build_profile import Profile, Tolerances, load_profile, profile_names
 from engine_description import EngineConfigError
 from reference_file import PromptReference, Reference, read_reference
 from reference_prompts import decoded, load_tokenizer
-from served_model import RequestRefused, ServedModel
+from served_model import RequestRefused, ServedModel, Text
 from verify_figures import Figures, ServedToken, beyond, compare, total
 
 TIMEOUT_S = 600.0  # of one request; a CPU takes its time over an 8B model
@@ -49,9 +49,9 @@ def verify(
     say(HEADER)
     figures, texts = [], []
     for prompt in reference.prompts:
-        served = served_tokens(model, prompt, log_probs)
+        served, answer = served_tokens(model, prompt, log_probs)
         figures.append(compare(prompt, served))
-        texts.append(check_text(model, reference, prompt, tokenizer))
+        texts.append(check_text(model, reference, prompt, answer, tokenizer))
         say(_row(prompt.name, figures[-1], texts[-1]))
     whole = total(figures)
     say(_row("all", whole, ""))
@@ -124,44 +124,57 @@ def _has_log_probs(model: ServedModel, reference: Reference) -> tuple[bool, str]
 
 def served_tokens(
     model: ServedModel, prompt: PromptReference, log_probs: bool
-) -> list[ServedToken]:
-    """The token that the server chooses at each position of the reference's continuation."""
-    wanted, served = prompt.tokens, list[ServedToken]()
+) -> tuple[list[ServedToken], list[int]]:
+    """The token that the server chooses at each position of the reference's continuation; and its
+    own continuation of the prompt."""
+    wanted, served, own = prompt.tokens, list[ServedToken](), list[int]()
     while len(served) < len(wanted):
         done = len(served)
         context = [*prompt.prompt_ids, *wanted[:done]]
         answer = model.tokens(context, len(wanted) - done, log_probs)
+        own = own or answer.tokens
         logprobs: Sequence[float | None] = answer.logprobs or [None] * len(answer.tokens)
         for token, logprob in zip(answer.tokens, logprobs, strict=True):
             served.append((token, logprob))
             if token != wanted[len(served) - 1]:
                 break  # what follows is of another context
-    return served
+    return served, own
 
 
 def check_text(
-    model: ServedModel, reference: Reference, prompt: PromptReference, tokenizer: Any
+    model: ServedModel,
+    reference: Reference,
+    prompt: PromptReference,
+    answer: list[int],
+    tokenizer: Any,
 ) -> str:
-    """The table's word for the ensemble's answer."""
+    """The table's word for the ensemble's text, given the engine's own answer to the prompt."""
     chat = prompt.messages if not reference.dated_template else None
     count = len(prompt.tokens)
     text = model.text(chat or prompt.prompt, count)
     if text.num_input_tokens != len(prompt.prompt_ids):
         return f"prompt has {text.num_input_tokens} tokens, not {len(prompt.prompt_ids)}"
-    # Asked once more if it differs: a prefix that is cached may round otherwise than a fresh one.
-    for _ in range(2):
-        tokens = model.tokens(prompt.prompt_ids, count, log_probs=False).tokens
-        ends = [at for at, token in enumerate(tokens) if token in reference.eos_token_ids]
-        kept = tokens[: ends[0]] if ends else tokens
-        if tokens == prompt.tokens:
-            expected = prompt.text
-        elif tokenizer is not None:
-            expected = decoded(tokenizer, kept)
-        else:
-            return NOT_COMPARED
-        if (text.text, text.finish_reason) == (expected, "stop" if ends else "length"):
-            return SAME
-    return DIFFERS
+    if tokenizer is None and answer != prompt.tokens:
+        return NOT_COMPARED
+    if _is_text_of(text, answer, reference, prompt, tokenizer):
+        return SAME
+    # Once more: a prefix that was cached meanwhile may round otherwise than a fresh one did.
+    answer = model.tokens(prompt.prompt_ids, count, log_probs=False).tokens
+    return SAME if _is_text_of(text, answer, reference, prompt, tokenizer) else DIFFERS
+
+
+def _is_text_of(
+    text: Text, tokens: list[int], reference: Reference, prompt: PromptReference, tokenizer: Any
+) -> bool:
+    """Whether it is what the tokens up to the first end token say, and ended as they did."""
+    ends = [at for at, token in enumerate(tokens) if token in reference.eos_token_ids]
+    if tokenizer is not None:
+        expected = decoded(tokenizer, tokens[: ends[0]] if ends else tokens)
+    elif tokens == prompt.tokens:
+        expected = prompt.text
+    else:
+        return False
+    return (text.text, text.finish_reason) == (expected, "stop" if ends else "length")
 
 
 def _row(name: str, figures: Figures, text: str) -> str:

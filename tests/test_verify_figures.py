@@ -103,9 +103,11 @@ def test_all_prompts_together() -> None:
 class Scripted(ServedModel):
     """Chooses the reference's token but at some positions; remembers what it was asked."""
 
-    def __init__(self, other: dict[int, int], text: str = "answer") -> None:
+    def __init__(
+        self, other: dict[int, int], text: str = "answer", finish_reason: str = "length"
+    ) -> None:
         super().__init__("127.0.0.1", 1, 1, 1.0)
-        self._other, self._text = other, text
+        self._other, self._text = other, Text(text, len(PROMPT.prompt_ids), finish_reason)
         self.asked: list[tuple[list[int], int]] = []
 
     def tokens(self, prompt_ids: Sequence[int], count: int, log_probs: bool) -> Generated:
@@ -119,12 +121,14 @@ class Scripted(ServedModel):
         return Generated(tokens, [-0.5] * count if log_probs else None, "length")
 
     def text(self, prompt: str | list[dict[str, str]], count: int) -> Text:
-        return Text(self._text, len(PROMPT.prompt_ids), "length")
+        return self._text
 
 
 def test_after_a_divergence_it_is_asked_again_from_the_reference_s_tokens() -> None:
     model = Scripted({0: 6, 2: 7})
-    assert [token for token, _ in served_tokens(model, PROMPT, True)] == [6, 8, 7]
+    served, own = served_tokens(model, PROMPT, True)
+    assert [token for token, _ in served] == [6, 8, 7]
+    assert own == [6, 499, 499]
     assert model.asked == [([1, 2], 3), ([1, 2, 5], 2)]
 
 
@@ -139,15 +143,33 @@ class Characters:
 REFERENCE = Reference("c", "0" * 64, 500, [2], False, {}, [PROMPT])
 
 
+def text_of(model: Scripted, answer: list[int], tokenizer: object = None) -> str:
+    return check_text(model, REFERENCE, PROMPT, answer, tokenizer)
+
+
 def test_text_is_the_decoding_of_the_tokens() -> None:
-    assert check_text(Scripted({}), REFERENCE, PROMPT, None) == SAME
-    assert check_text(Scripted({}, "other"), REFERENCE, PROMPT, Characters()) == "differs"
-    own = "\x06\u01f3\u01f3"
-    assert check_text(Scripted({0: 6}, own), REFERENCE, PROMPT, Characters()) == SAME
-    assert check_text(Scripted({0: 6}), REFERENCE, PROMPT, Characters()) == "differs"
-    assert check_text(Scripted({0: 6}), REFERENCE, PROMPT, None) == NOT_COMPARED
+    own, other = PROMPT.tokens, [6, 499, 499]
+    assert text_of(Scripted({}), own) == SAME
+    assert text_of(Scripted({}, "other"), own) == "differs"
+    assert text_of(Scripted({0: 6}, "\x06\u01f3\u01f3"), other, Characters()) == SAME
+    assert text_of(Scripted({0: 6}), other, Characters()) == "differs"
+    assert text_of(Scripted({0: 6}), other) == NOT_COMPARED
+
+
+def test_the_engine_is_asked_once_more_before_its_text_is_called_wrong() -> None:
+    model = Scripted({})
+    assert text_of(model, [6, 499, 499], Characters()) == "differs"
+    assert model.asked == [([1, 2], 3)]
+    again = Scripted({}, "\x05\x08\x06")
+    assert text_of(again, [6, 499, 499], Characters()) == SAME
+
+
+def test_text_ends_before_an_end_token() -> None:
+    ended = Scripted({}, "\x05", finish_reason="stop")
+    assert text_of(ended, [5, 2, 6], Characters()) == SAME
+    assert text_of(Scripted({}, "\x05"), [5, 2, 6], Characters()) == "differs"
 
 
 def test_a_prompt_of_other_tokens_is_told() -> None:
     longer = replace(PROMPT, prompt_ids=[1, 2, 3])
-    assert check_text(Scripted({}), REFERENCE, longer, None) == "prompt has 2 tokens, not 3"
+    assert check_text(Scripted({}), REFERENCE, longer, [], None) == "prompt has 2 tokens, not 3"

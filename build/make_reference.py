@@ -179,6 +179,11 @@ def _continue_all(
             asked = [fed[index] if index in active else [] for index in range(len(prompts))]
             hidden = llama.hidden_states(asked)
             logits = llama.logits(np.stack([hidden[index][-1] for index in active]))
+            if not np.isfinite(logits).all():
+                raise BuildError(
+                    f"the logits of {checkpoint} are not finite: its weights are damaged; check "
+                    "them with build/fetch_checkpoint.py, or fetch the checkpoint again"
+                )
             for index, row in zip(active, logits, strict=True):
                 tops[index].append(likeliest(row))
                 fed[index] = [tops[index][-1][0][0]]

@@ -79,8 +79,7 @@ def read_reference(path: Path) -> Reference:
             raise ValueError(
                 f"format_version is {document['format_version']}, allowed is {FORMAT_VERSION}"
             )
-        document["prompts"] = [_prompt(entry) for entry in document["prompts"]]
-        reference = Reference(**document)
+        reference = _reference(document)
     except FileNotFoundError:
         raise BuildError(f"the reference {path} does not exist; {make}") from None
     except KeyError as error:
@@ -92,11 +91,20 @@ def read_reference(path: Path) -> Reference:
     return reference
 
 
+def _reference(document: dict[str, Any]) -> Reference:
+    prompts = [_prompt(entry) for entry in document["prompts"]]
+    eos_ids = [int(token_id) for token_id in document["eos_token_ids"]]
+    vocab_size = int(document["vocab_size"])
+    found = {**document, "prompts": prompts, "eos_token_ids": eos_ids, "vocab_size": vocab_size}
+    return Reference(**found)
+
+
 def _prompt(entry: dict[str, Any]) -> PromptReference:
+    ids = [int(token_id) for token_id in entry["prompt_ids"]]
     top = [as_top(likeliest) for likeliest in entry["top"]]
     if not top or min(map(len, top)) < 2:
         raise ValueError(f"the prompt {entry['name']!r} has no tokens, or one without a second")
-    return PromptReference(**{**entry, "top": top})
+    return PromptReference(**{**entry, "prompt_ids": ids, "top": top})
 
 
 def as_top(entries: Sequence[Sequence[float]]) -> Top:

@@ -20,6 +20,7 @@ from llama_config import load_llama_config
 from processes import eventually
 from reference_file import Reference, read_reference, write_whole_file
 from reference_prompts import PROMPTS, render_prompts
+from safetensors_file import read_safetensors
 from streamed_reference import StreamedLlama
 from transformers import AutoTokenizer
 
@@ -174,6 +175,29 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
         make_reference.make_reference(checkpoint, tmp_path / "reference.json")
 
 
+def _changed(**changes: Any) -> str:
+    """A reference file of one token but for what is changed."""
+    prompt = {"name": "a", "messages": None, "prompt": "", "prompt_ids": [1], "text": ""}
+    document = {
+        "format_version": 1,
+        "checkpoint": "c",
+        "checkpoint_sha256": "",
+        "vocab_size": 9,
+        "eos_token_ids": [2],
+        "dated_template": False,
+        "made_with": {},
+        "prompts": [{**prompt, "top": [[[1, -0.1], [2, -3.0]]]}],
+    }
+    return json.dumps({**document, **changes})
+
+
+def test_a_reference_file_of_one_token_is_read(tmp_path: Path) -> None:
+    (tmp_path / "reference.json").write_text(_changed(), encoding="utf-8")
+    (prompt,) = read_reference(tmp_path / "reference.json").prompts
+    assert prompt.tokens == [1]
+    assert prompt.margin(0) == pytest.approx(2.9)
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
@@ -182,6 +206,13 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
         ("[]", "is no reference file"),
         ("{}", "it lacks 'format_version'"),
         ('{"format_version": 9}', "format_version is 9, allowed is 1"),
+        (_changed(vocab_size="many"), "invalid literal for int"),
+        (_changed(eos_token_ids=1), "not iterable"),
+        (_changed(extra=1), "unexpected keyword argument 'extra'"),
+        (_changed(prompts=[]), "holds no prompts"),
+        (_changed(prompts=[{"name": "a", "prompt_ids": ["x"], "top": []}]), "invalid literal"),
+        (_changed(prompts=[{"name": "a", "prompt_ids": [1], "top": []}]), "'a' has no tokens"),
+        (_changed(prompts=[{"name": "a", "prompt_ids": [1], "top": [[[1]]]}]), "not enough values"),
     ],
 )
 def test_what_is_no_reference_file_is_refused(
@@ -192,6 +223,18 @@ def test_what_is_no_reference_file_is_refused(
         path.write_text(content, encoding="utf-8")
     with pytest.raises(BuildError, match=sentence):
         read_reference(path)
+
+
+def test_damaged_weights_are_one_sentence(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint")
+    tensors = read_safetensors(checkpoint / "model.safetensors")
+    scale = tensors["model.layers.0.mlp.down_proj.weight_scale"]
+    with scale.path.open("r+b") as file:
+        file.seek(scale.offset)
+        file.write(b"\x7f")  # NaN
+    with pytest.raises(BuildError, match="are not finite: its weights are damaged"):
+        make_reference.make_reference(checkpoint, tmp_path / "reference.json")
+    assert not (tmp_path / "reference.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,13 @@ def test_no_server_is_one_sentence(demo_server: ServerProcess, reference: Path) 
     assert "no server of this repository answers" in failure(verify(demo_server, reference, *wrong))
 
 
+def test_a_server_that_takes_too_long_is_one_sentence(
+    demo_server: ServerProcess, reference: Path
+) -> None:
+    sentence = failure(verify(demo_server, reference, "--timeout-s", "0.0001"))
+    assert "failed (DEADLINE_EXCEEDED" in sentence
+
+
 def test_tolerances_that_make_no_sense_are_refused(
     demo_server: ServerProcess, reference: Path
 ) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from build_profile import Tolerances
 from reference_file import PromptReference, Reference, Top
+from reference_prompts import is_dated
 from served_model import Generated, ServedModel, Text
 from verify import NOT_COMPARED, SAME, check_text, served_tokens
 from verify_figures import Figures, ServedToken, beyond, compare, total
@@ -109,6 +110,7 @@ class Scripted(ServedModel):
         super().__init__("127.0.0.1", 1, 1, 1.0)
         self._other, self._text = other, Text(text, len(PROMPT.prompt_ids), finish_reason)
         self.asked: list[tuple[list[int], int]] = []
+        self.texts: list[str | list[dict[str, str]]] = []
 
     def tokens(self, prompt_ids: Sequence[int], count: int, log_probs: bool) -> Generated:
         self.asked.append((list(prompt_ids), count))
@@ -121,6 +123,7 @@ class Scripted(ServedModel):
         return Generated(tokens, [-0.5] * count if log_probs else None, "length")
 
     def text(self, prompt: str | list[dict[str, str]], count: int) -> Text:
+        self.texts.append(prompt)
         return self._text
 
 
@@ -173,3 +176,15 @@ def test_text_ends_before_an_end_token() -> None:
 def test_a_prompt_of_other_tokens_is_told() -> None:
     longer = replace(PROMPT, prompt_ids=[1, 2, 3])
     assert check_text(Scripted({}), REFERENCE, longer, [], None) == "prompt has 2 tokens, not 3"
+
+
+def test_a_chat_that_holds_a_date_is_sent_as_it_was_rendered() -> None:
+    chat = replace(PROMPT, messages=[{"role": "user", "content": "Hi"}])
+    model = Scripted({})
+    for dated in (False, True):
+        reference = replace(REFERENCE, dated_template=dated)
+        assert check_text(model, reference, chat, PROMPT.tokens, None) == SAME
+    assert model.texts == [chat.messages, "text"]
+    assert is_dated("{{ strftime_now('%d %b %Y') }}")
+    assert not is_dated("{{ messages }}")
+    assert not is_dated(None)

@@ -73,6 +73,7 @@ def test_every_command_is_run_by_some_test() -> None:
             "make serve",
             "make engine PROFILE=demo",
             "make repository PROFILE=demo",
+            "make verify",  # in test_verify.py
             "assemble_repository.py --check",
             "serve.py --model-repository",
             *NOT_RUN_HERE,

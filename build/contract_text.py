@@ -57,7 +57,7 @@ INPUTS: dict[str, Input] = {
     "embedding_bias_words": Input("embedding_bias", "none", "512 of 256 bytes", "words whose tokens get a bias, alone and after a space"),
     "embedding_bias_weights": Input("embedding_bias", "none", "finite, one for each word", "what is added to the logits of its tokens"),
     "guided_decoding_guide_type": Input("guided_decoding", "none", "`json`, `json_schema`, `regex`, `ebnf_grammar`", "what the whole output must match"),
-    "guided_decoding_guide": Input("guided_decoding", "none", "64 KiB", "the schema, regex or grammar; none with `json`"),
+    "guided_decoding_guide": Input("guided_decoding", "none", "64 KiB", "the schema, regex or grammar; none with `json`, which is any object or array"),
     "logprobs": Input("logprobs", "none", "0 to 20", "gives `top_logprobs`: of each token, and of so many of the likeliest (above 0: runtimes with top-N)"),
     "return_log_probs": Input("logprobs", "false", "false, true", "gives `output_log_probs` and `cum_log_probs`"),
     "return_context_logits": Input(REFUSED, "false", "false", "logits of the prompt"),

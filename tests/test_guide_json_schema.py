@@ -232,13 +232,15 @@ def test_random_schemas(schema: dict[str, Any], seed: int) -> None:
     assert matches(again, written)
 
 
-def test_any_json() -> None:
+def test_any_json_is_an_object_or_an_array() -> None:
     grammar = compiled("json", "")
-    values: list[Any] = [0, "é", [], {"a": [None, {"b": -1.5e10}]}]
+    values: list[Any] = [{}, [], [0, "é", True], {"a": [None, {"b": -1.5e10}]}]
     for value in values:
         assert matches(grammar, json.dumps(value, ensure_ascii=False))
+    for value in (0, "é", True, None):
+        assert not matches(grammar, json.dumps(value, ensure_ascii=False))
     for seed in range(100):
-        json.loads(write(grammar, Random(seed)))
+        assert isinstance(json.loads(write(grammar, Random(seed))), dict | list)
 
 
 def test_a_format_a_pattern_and_a_length_that_read_alike_are_three() -> None:

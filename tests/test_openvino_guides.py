@@ -106,7 +106,9 @@ def test_the_demo_checkpoint(tmp_path: Path) -> None:
     engine.shutdown()
     for n, answer in answers.items():
         check_answer(answer, guides[n % 3], text_of)
-    assert sum(answer.reason == "stop" for answer in answers.values()) > 12
+    ended = [n for n, answer in answers.items() if answer.reason == "stop"]
+    # A model of stories seldom ends a string by itself, and so no object.
+    assert sum(guides[n % 3] is WORDS for n in ended) > 4
 
 
 def test_characters_of_many_bytes(engine: OpenVinoEngine, text_of: Detokenizer) -> None:

@@ -34,10 +34,10 @@ from guide_language.json_values import (
     SHARED,
     STRING,
     VALUE,
-    any_value,
     braced,
     json_literal,
     json_rules,
+    object_or_array,
 )
 from guide_language.references import References, escaped
 from guide_language.schema_keywords import check_keywords, matches_type, types_of
@@ -55,10 +55,8 @@ def read_json_schema(schema: Any) -> Grammar:
 
 
 def any_json() -> Grammar:
-    """Any JSON value."""
-    rules = json_rules()
-    # A copy: the rules within are then always followed by something, which makes them cheaper.
-    return Grammar({**rules, ROOT: any_value(rules[STRING], rules[NUMBER])}, SHARED)
+    """Any JSON object or array: what upstream's guide type `json` is (xgrammar's own grammar)."""
+    return Grammar({**json_rules(), ROOT: object_or_array()}, SHARED)
 
 
 class _Reader:

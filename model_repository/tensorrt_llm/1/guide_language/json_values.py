@@ -47,27 +47,19 @@ COLON = Seq((literal(":"), optional(literal(" "))))
 
 def json_rules() -> dict[str, Node]:
     """The rules named above."""
+    constants = tuple(literal(word) for word in ("true", "false", "null"))
     return {
         STRING: quoted(Repeat(Alt((PLAIN, _escape())), 0, None)),
         NUMBER: _number(),
         INTEGER: Alt((literal("0"), Seq((optional(literal("-")), _POSITIVE)))),
-        VALUE: any_value(Call(STRING), Call(NUMBER)),
+        VALUE: Alt((Call(STRING), Call(NUMBER), *constants, object_or_array())),
     }
 
 
-def any_value(string: Node, number: Node) -> Node:
-    """Any JSON value; those within it are calls of `VALUE`."""
-    constants = tuple(literal(word) for word in ("true", "false", "null"))
+def object_or_array() -> Node:
+    """Any JSON object or array; the values within it are calls of `VALUE`."""
     member = Seq((Call(STRING), COLON, Call(VALUE)))
-    return Alt(
-        (
-            string,
-            number,
-            *constants,
-            braced("{", member, None, "}"),
-            braced("[", Call(VALUE), None, "]"),
-        )
-    )
+    return Alt((braced("{", member, None, "}"), braced("[", Call(VALUE), None, "]")))
 
 
 def braced(left: str, item: Node, most: int | None, right: str) -> Node:

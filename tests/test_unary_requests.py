@@ -15,6 +15,7 @@ from unary_requests import error_of
         ("Model ensemble - Error when running inference: Server not ready", "UNAVAILABLE", None),
         ("Server is stopping, scheduler for model has been stopped", "UNAVAILABLE", None),
         ("something else", "INTERNAL", None),
+        ("[request id: [NO] CODE] something else", "INTERNAL", None),
     ],
 )
 def test_an_error_keeps_its_code(message: str, code: str, said: str | None) -> None:

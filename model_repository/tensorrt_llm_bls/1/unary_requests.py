@@ -23,7 +23,10 @@ MEANINGLESS = {
     "use_draft_logits": "there is no draft model",
 }
 
-CODE = re.compile(r"\[([A-Z_]+)\] (.*)", re.DOTALL)
+# As the rooms begin a message; Triton's own may hold anything in brackets, a request id for one.
+CODE = re.compile(
+    r"\[(INVALID_ARG|UNSUPPORTED|UNAVAILABLE|NOT_FOUND|CANCELLED|INTERNAL)\] (.*)", re.DOTALL
+)
 # Of what Triton itself says, that which means: not now.
 STOPPING = ("Server not ready", "Server is stopping", "is not ready", "no available versions")
 # What a client's request parameters may be; see tensorrt_llm/1/request_parameters.py.

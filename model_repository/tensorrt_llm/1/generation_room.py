@@ -19,7 +19,7 @@ from engine_config import EngineConfigError, load_engine_config
 from engine_supervisor import EngineSupervisor
 from generation_inputs import GenerationInputs
 from output_text import TokenBytes
-from request_row import EngineUnavailable
+from request_row import EngineUnavailable, InvalidRequest
 from request_sequences import Reply, Request, Sequence, make_request
 from token_engine.interface import FinishReason, TokenDelta
 
@@ -87,7 +87,10 @@ class GenerationRoom:
         names: Set[str] = frozenset(),
         one_response: bool = False,
     ) -> None:
-        """Admit a request, or raise `EngineUnavailable` and use no reply."""
+        """Admit a request, or raise `EngineUnavailable` and use no reply.
+
+        Raises `InvalidRequest` for more sequences than are ever admitted.
+        """
         with self._changed:
             self._check_room_for(sum(row.num_sequences for row in rows))
             request = make_request(
@@ -109,12 +112,17 @@ class GenerationRoom:
         if self._draining:
             raise EngineUnavailable(SHUTTING_DOWN)
         limits = self.config.limits
-        if len(self._sequences) + wanted > limits.max_batch_size + limits.max_queue_size:
+        most = limits.max_batch_size + limits.max_queue_size
+        places = f"{limits.max_batch_size} running and {limits.max_queue_size} queued"
+        if wanted > most:
+            raise InvalidRequest(
+                f"the batch and num_return_sequences make {wanted} sequences, "
+                f"allowed are {most}: {places}"
+            )
+        if len(self._sequences) + wanted > most:
             raise EngineUnavailable(
                 f"Exceeds maximum queue size: {len(self._sequences)} sequences are in flight "
-                f"and {wanted} more are asked for, allowed are {limits.max_batch_size} running "
-                f"and {limits.max_queue_size} queued; "
-                "try again later"
+                f"and {wanted} more are asked for, allowed are {places}; try again later"
             )
 
     def cancel(self, key: int) -> None:
@@ -127,9 +135,10 @@ class GenerationRoom:
 
     def cancel_named(self, name: str) -> None:
         """End every request of that name."""
-        for key, request in list(self._requests.items()):
-            if name in request.names:
-                self.cancel(key)
+        with self._changed:
+            for key, request in list(self._requests.items()):
+                if name in request.names:
+                    self.cancel(key)
 
     def _end(self, sequence: Sequence, reason: FinishReason) -> None:
         """End a sequence that is still in the engine, and answer it."""
@@ -239,7 +248,9 @@ class GenerationRoom:
                 self._watch_drain()
 
     def _watch_cancels(self) -> None:
-        for key, request in list(self._requests.items()):
+        with self._changed:
+            requests = list(self._requests.items())
+        for key, request in requests:
             try:
                 if request.reply.cancelled():
                     self.cancel(key)

@@ -185,6 +185,8 @@ INVALID: list[tuple[dict[str, Any], str]] = [
     ({"repetition_penalty": 0.0}, "repetition_penalty is 0, allowed is above 0 and up to 100"),
     ({"presence_penalty": 2.5}, "presence_penalty is 2.5, allowed is -2 to 2"),
     ({"frequency_penalty": INF}, "frequency_penalty is inf"),
+    ({"len_penalty": NAN}, "length_penalty is nan, allowed are finite numbers"),
+    ({"beam_search_diversity_rate": -INF}, "beam_search_diversity_rate is -inf"),
     ({"end_id": -2}, "end_id is -2, allowed is at least -1"),
     ({"pad_id": -2}, "pad_id is -2"),
     ({"logprobs": 21}, "logprobs is 21, allowed is 0 to 20"),

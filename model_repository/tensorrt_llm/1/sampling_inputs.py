@@ -15,6 +15,10 @@ from token_engine.interface import SamplingParams
 
 LARGEST_INT32 = 2**31 - 1
 SEEDS = 2**64
+BEAM_NUMBERS = {
+    "len_penalty": "length_penalty",
+    "beam_search_diversity_rate": "beam_search_diversity_rate",
+}
 
 
 def read_sampling(row: Row) -> SamplingParams:
@@ -24,6 +28,7 @@ def read_sampling(row: Row) -> SamplingParams:
     top_p = _top_p(row)
     min_p = row.number("min_p", 0.0, 0, 1)
     seed = row.integer("seed", 0, 0, SEEDS - 1)
+    _check_beam_numbers(row)
     asked = "temperature" in row or top_k or min_p or _gives_top_p(row)
     greedy = not asked or temperature == 0 or top_k == 1
     sampling = SamplingParams(
@@ -49,6 +54,14 @@ def with_seed_of(sampling: SamplingParams, sequence: int) -> SamplingParams:
     if sampling.greedy or sequence == 0:
         return sampling
     return dataclasses.replace(sampling, seed=(sampling.seed + sequence) % SEEDS)
+
+
+def _check_beam_numbers(row: Row) -> None:
+    """They act on beams only; checked all the same."""
+    for name, called in BEAM_NUMBERS.items():
+        value = row.single(name, 0.0, called)
+        if not math.isfinite(value):
+            raise InvalidRequest(f"{called} is {value}, allowed are finite numbers")
 
 
 def _top_p(row: Row) -> float:

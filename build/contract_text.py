@@ -38,7 +38,7 @@ INPUTS: dict[str, Input] = {
     "stream": Input(ROOM, "false", "false, true", "a response for each step's tokens; `tensorrt_llm_bls` gives one response all the same"),
     "exclude_input_in_output": Input(ROOM, "true (upstream: false)", "false, true", "an explicit false puts the prompt before an unstreamed answer"),
     "stop_words": Input(ROOM, "none", "16 of 256 bytes", "matched on the text, wherever tokens begin and end; the text of a special token stops at that token too; empty ones are none"),
-    "include_stop_str_in_output": Input(ROOM, "false", "false, true", "whether the text ends with the stop word that ended it"),
+    "include_stop_str_in_output": Input(ROOM, "false", "false, true", "whether the text ends with the stop word that ended it; a special token is no text"),
     "bad_words": Input("bad_words", "none", "128 of 256 bytes", "never generated: each word's tokens, alone and after a space; not other letter case, not inside longer tokens. Empty ones are none"),
     "end_id": Input(ROOM, "none", "at least -1", "another id that ends the generation, besides all of the checkpoint's; -1, or one beyond the vocabulary: none does"),
     "pad_id": Input(ROOM, "the first end id", "at least -1", "fills up the prompts of a batch; never seen by the model"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -57,11 +56,6 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not within {PATIENCE_S:g} s: {what}"
         time.sleep(0.01)
-
-
-def signal_process(pid: int, number: int) -> None:
-    """As `kill -number pid`."""
-    os.kill(pid, number)
 
 
 def wait_until_the_engine_works(server: ServerProcess) -> None:

@@ -68,9 +68,9 @@ WRONG: list[tuple[str, Any]] = [
     ("temperature", -1.0), ("top_k", -1), ("top_p", NAN), ("top_p", 1.5), ("min_p", -0.5),
     ("min_p", NAN), ("min_p", 2.0), ("repetition_penalty", 0.0), ("repetition_penalty", -1.0),
     ("repetition_penalty", NAN), ("presence_penalty", 9.0), ("presence_penalty", NAN),
-    ("frequency_penalty", -9.0), ("frequency_penalty", INF), ("length_penalty", NAN), ("embedding_bias_words", b"\xff"),
-    ("embedding_bias_weights", NAN), ("guided_decoding_guide_type", b"xml"),
-    ("guided_decoding_guide", b"["), ("guided_decoding_guide", b"\xff"), ("logprobs", -1),
+    ("frequency_penalty", -9.0), ("frequency_penalty", INF), ("length_penalty", NAN),
+    ("embedding_bias_words", b"\xff"), ("embedding_bias_weights", NAN),
+    ("guided_decoding_guide_type", b"xml"), ("guided_decoding_guide", b"["), ("guided_decoding_guide", b"\xff"), ("logprobs", -1),
     ("logprobs", 21), ("priority", 1000), ("timeout_ms", -1),
 ]  # fmt: skip
 TYPES = {

@@ -42,9 +42,6 @@ class TokenBytes:
             self._all[token_id]: token_id for token_id in np.flatnonzero(special).tolist()
         }
 
-    def __len__(self) -> int:
-        return len(self._text)
-
     def join(self, token_ids: Iterable[int], keep_special: bool = False) -> bytes:
         """The bytes of `token_ids`, one after the other."""
         table = self._all if keep_special else self._text

@@ -47,11 +47,6 @@ class ProverProcess:
         self._guide: Guide | None = None
         self._deadline = 0.0
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether a guide is begun and without a result."""
-        return self._guide is not None
-
     def begin(self, guide: Guide) -> None:
         """Hand over a guide. Returns at once."""
         self._guide = guide

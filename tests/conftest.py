@@ -7,11 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from assemble_repository import assemble
 from llama_fp4 import Client
 from server_process import ServerProcess, free_ports
+from tensorrt_llm_fakes.fake_package import remove
+from tensorrt_llm_fakes.rig import Rig, Start, start
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
@@ -76,6 +79,21 @@ def serving(repository: Path, folder: Path) -> Iterator[ServerProcess]:
     finally:
         code = server.stop()
     assert code == 0, server.log()
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Start]:
+    """`started("1_2", ...)`: the TensorRT-LLM runtime on a fake of that version of the library."""
+    rigs: list[Rig] = []
+
+    def make(version: str = "1_2", **settings: Any) -> Rig:
+        rigs.append(start(tmp_path / "engine", version, **settings))
+        return rigs[-1]
+
+    yield make
+    for rig in rigs:
+        rig.engine.shutdown()
+    remove()
 
 
 @pytest.fixture

@@ -232,6 +232,20 @@ def test_a_parameter_of_the_wrong_type_is_refused_by_name(
     assert "named_errors is 'false', allowed are true and false" in json.loads(answer)["error"]
 
 
+@pytest.mark.parametrize("model", ["ensemble", "preprocessing", "tensorrt_llm", "tensorrt_llm_bls"])
+def test_a_parameter_that_means_nothing_is_refused_by_name(
+    replay_server: ServerProcess, model: str
+) -> None:
+    body = {
+        "preprocessing": {"QUERY": "Hello", "REQUEST_OUTPUT_LEN": 1},
+        "tensorrt_llm": {"input_ids": [1], "request_output_len": 1},
+    }.get(model, {"text_input": "Hello", "max_tokens": 1})
+    body["max_completion_tokens"] = 3
+    status, answer = post(replay_server, f"/v2/models/{model}/generate", body)
+    assert status == 400
+    assert "'max_completion_tokens' is neither an input nor a" in json.loads(answer)["error"]
+
+
 def test_ids_outside_the_vocabulary_are_refused(replay_server: ServerProcess) -> None:
     for bad in (-1, 10**6):
         arrays = {

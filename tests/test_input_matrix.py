@@ -70,8 +70,9 @@ WRONG: list[tuple[str, Any]] = [
     ("repetition_penalty", NAN), ("presence_penalty", 9.0), ("presence_penalty", NAN),
     ("frequency_penalty", -9.0), ("frequency_penalty", INF), ("length_penalty", NAN),
     ("embedding_bias_words", b"\xff"), ("embedding_bias_weights", NAN),
-    ("guided_decoding_guide_type", b"xml"), ("guided_decoding_guide", b"["), ("guided_decoding_guide", b"\xff"), ("logprobs", -1),
-    ("logprobs", 21), ("priority", 1000), ("timeout_ms", -1),
+    ("guided_decoding_guide_type", b"xml"), ("guided_decoding_guide", b"["),
+    ("guided_decoding_guide", b"\xff"), ("logprobs", -1), ("logprobs", 21), ("priority", 1000),
+    ("timeout_ms", -1),
 ]  # fmt: skip
 TYPES = {
     tensor.name: model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,27 +18,12 @@ import pytest
 from engine_fixtures import Answer, collect, drain, generate
 from tensorrt_llm_fakes.fake_executor import Behaviour
 from tensorrt_llm_fakes.fake_package import remove
-from tensorrt_llm_fakes.rig import LIMITS, VERSIONS, Rig, ask, greedy, prompt, start
+from tensorrt_llm_fakes.rig import LIMITS, VERSIONS, Rig, Start, ask, greedy, prompt, start
 from token_engine import async_engine, async_loop, tensorrt_llm_engine, tensorrt_llm_loop
 from token_engine.async_loop import EngineLost
 from token_engine.interface import SamplingParams
 
 PATIENCE_S = 20.0
-Start = Callable[..., Rig]
-
-
-@pytest.fixture
-def started(tmp_path: Path) -> Iterator[Start]:
-    rigs: list[Rig] = []
-
-    def make(version: str = "1_2", **settings: Any) -> Rig:
-        rigs.append(start(tmp_path / "engine", version, **settings))
-        return rigs[-1]
-
-    yield make
-    for rig in rigs:
-        rig.engine.shutdown()
-    remove()
 
 
 def eventually(condition: Callable[[], bool], what: str) -> None:

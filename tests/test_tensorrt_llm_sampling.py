@@ -6,41 +6,28 @@ wrong one, or reaches it unconverted, gives other tokens than the definitions he
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from engine_fixtures import Answer, generate
-from tensorrt_llm_fakes import fake_package
 from tensorrt_llm_fakes.fake_executor import Behaviour
-from tensorrt_llm_fakes.fake_package import remove
 from tensorrt_llm_fakes.fake_sampler import Floats, log_softmax, model_logits
-from tensorrt_llm_fakes.rig import END_IDS, VERSIONS, VOCAB, Rig, ask, greedy, prompt, start
-from token_engine.interface import GenerationRequest, Guide, SamplingParams, UnsupportedParameter
-from token_engine.tensorrt_llm_refusals import refuse_unsupported
-from token_engine.tensorrt_llm_versions import CPP_SAMPLER, TORCH_SAMPLER
-
-Start = Callable[..., Rig]
-GREEDY = SamplingParams()
-SAMPLED = replace(GREEDY, greedy=False)
-TORCH: dict[str, Any] = {"version": "1_2", "sampler_type": "TorchSampler"}
-
-
-@pytest.fixture
-def started(tmp_path: Path) -> Iterator[Start]:
-    rigs: list[Rig] = []
-
-    def make(version: str = "1_2", **settings: Any) -> Rig:
-        rigs.append(start(tmp_path / "engine", version, **settings))
-        return rigs[-1]
-
-    yield make
-    for rig in rigs:
-        rig.engine.shutdown()
-    remove()
+from tensorrt_llm_fakes.rig import (
+    END_IDS,
+    GREEDY,
+    SAMPLED,
+    TORCH,
+    VERSIONS,
+    VOCAB,
+    Start,
+    ask,
+    greedy,
+    prompt,
+)
+from token_engine.interface import GenerationRequest, Guide, SamplingParams
 
 
 def penalized(
@@ -385,106 +372,3 @@ def test_guides(started: Start, version: str, guide: Guide, field: str, text: st
     }
     assert {name for name, value in given.items() if value} == {field}
     assert rig.llm.arguments["skip_tokenizer_init"] is False
-
-
-REFUSALS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
-    (
-        {"version": "1_0"},
-        {"sampling": replace(GREEDY, presence_penalty=0.5)},
-        "presence_penalty is 0.5, the tensorrt_llm runtime allows only 0",
-    ),
-    (
-        {"version": "1_0"},
-        {"sampling": replace(SAMPLED, frequency_penalty=-1)},
-        "frequency_penalty is -1",
-    ),
-    ({"version": "1_2"}, {"logprobs": 1}, "logprobs is 1, .* only 0, the chosen token's"),
-    (
-        {"version": "1_2"},
-        {"logprobs": 0, "sampling": replace(SAMPLED, temperature=0.5)},
-        "return_log_probs is true, .* only false with temperature 0.5",
-    ),
-    (
-        {"version": "head"},
-        {"logprobs": 0, "sampling": replace(GREEDY, repetition_penalty=2)},
-        "false with repetition_penalty",
-    ),
-    (
-        {"version": "head"},
-        {"logprobs": 0, "sampling": replace(GREEDY, presence_penalty=1)},
-        "false with presence_penalty",
-    ),
-    (
-        {"version": "head"},
-        {"logprobs": 0, "sampling": replace(GREEDY, frequency_penalty=1)},
-        "false with frequency_penalty",
-    ),
-    ({"version": "head"}, {"logprobs": 0, "token_bias": ((9, 1.0),)}, "false with embedding_bias"),
-    ({"version": "head"}, {"logprobs": 0, "bad_words": ((9,),)}, "false with bad_words"),
-    ({"version": "head"}, {"logprobs": 0, "min_tokens": 2, "end_ids": (2,)}, "with min_tokens"),
-    ({"version": "head"}, {"logprobs": 0, "guide": Guide("json"), "end_ids": (2,)}, "with a guide"),
-    (TORCH, {"sampling": replace(SAMPLED, min_p=0.1)}, r"min_p is 0.1, .* only 0 \(TorchSampler\)"),
-    (TORCH, {"sampling": replace(GREEDY, repetition_penalty=1.2)}, "repetition_penalty is 1.2"),
-    (TORCH, {"sampling": replace(GREEDY, presence_penalty=1.2)}, "presence_penalty is 1.2"),
-    (TORCH, {"bad_words": ((9,),)}, "bad_words is 1 token sequences, .* only none"),
-    (TORCH, {"logprobs": 3, "sampling": SAMPLED}, "return_log_probs is true, .* with sampling"),
-    (
-        {"guided_decoding_backend": ""},
-        {"guide": Guide("json"), "end_ids": (2,)},
-        "guided_decoding_guide_type is json",
-    ),
-    ({}, {"guide": Guide("json")}, "ignore_eos is true, .* only false with a guide"),
-    ({}, {"guide": Guide("json"), "end_ids": (2,), "min_tokens": 3}, "min_tokens is 3, .* 0 with"),
-    ({"backend": "tensorrt"}, {"logprobs": 0}, "return_log_probs is true, .* TensorRT engine"),
-    ({"speculative_config": {"decoding_type": "NGram"}}, {"sampling": SAMPLED}, "temperature is 1"),
-    (
-        {"speculative_config": {"decoding_type": "NGram"}},
-        {"min_tokens": 2, "end_ids": (2,)},
-        "min_tokens is 2",
-    ),
-    ({"speculative_config": {"decoding_type": "NGram"}}, {"logprobs": 0}, "return_log_probs is"),
-]
-
-
-@pytest.mark.parametrize(("settings", "asked", "expected"), REFUSALS, ids=str)
-def test_what_is_not_honoured_is_refused(
-    started: Start, settings: dict[str, Any], asked: dict[str, Any], expected: str
-) -> None:
-    rig = started(**settings)
-    with pytest.raises(UnsupportedParameter, match=expected):
-        rig.engine.submit(ask(1, prompt(4), 5, **asked))
-    assert not rig.engine.has_work
-    assert rig.llm.requests == []
-
-
-@pytest.mark.parametrize(
-    ("top_k", "fits"), [(1024, True), (1025, False), (128_255, False), (128_256, True)]
-)
-def test_top_k_beyond_what_the_sampler_can(top_k: int, fits: bool) -> None:
-    """The C++ sampler cuts it off at 1024 without a word; a whole vocabulary is no limit."""
-    request = ask(1, prompt(4), 5, (), replace(SAMPLED, top_k=top_k))
-    refuse_unsupported(request, TORCH_SAMPLER, True, 128_256)
-    if fits:
-        refuse_unsupported(request, CPP_SAMPLER, True, 128_256)
-    else:
-        with pytest.raises(UnsupportedParameter, match=f"top_k is {top_k}, .* 0 to 1024"):
-            refuse_unsupported(request, CPP_SAMPLER, True, 128_256)
-
-
-def test_bad_sequences_are_refused_where_the_library_keeps_them_elsewhere(
-    started: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make = fake_package.make_sampling_params
-
-    def moved(signatures: dict[str, Any]) -> Any:
-        params = make(signatures)
-        params._get_bad_words = lambda self: [[one] for one in self.bad_token_ids or []]
-        return params
-
-    monkeypatch.setattr(fake_package, "make_sampling_params", moved)
-    engine = started().engine
-    with pytest.raises(UnsupportedParameter, match="bad_words is sequences of several tokens"):
-        engine.submit(ask(1, prompt(4), 5, bad_words=((5, 6),)))
-    first = greedy(prompt(4), 1)[0]
-    answer = generate(engine, ask(2, prompt(4), 5, bad_words=((first,),)))[2]
-    assert answer.tokens[0] != first

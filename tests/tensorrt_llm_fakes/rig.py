@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ VOCAB = 300  # more than there are bytes: the fake's guides are made of these
 END_IDS = [2, 3, 4]
 LIMITS = Limits(max_seq_len=600, max_batch_size=4, max_num_tokens=64, max_queue_size=8)
 VERSIONS = ("1_0", "1_2", "head")
+GREEDY = SamplingParams()
+SAMPLED = replace(GREEDY, greedy=False)
+TORCH: dict[str, Any] = {"version": "1_2", "sampler_type": "TorchSampler"}
 
 
 @dataclass
@@ -37,6 +40,9 @@ class Rig:
     def sent(self) -> Any:
         """The `SamplingParams` of the last request that the library got."""
         return self.llm.requests[-1][1]
+
+
+Start = Callable[..., Rig]  # the fixture `started`: a version and settings
 
 
 def engine_config(limits: Limits = LIMITS, **options: Any) -> EngineConfig:

@@ -202,6 +202,10 @@ but those that Triton keeps for itself and does not show to a model: `priority`,
 `sequence_*` of the protocol have no effect here. Of these names the inputs `priority` and
 `timeout_ms` do what one expects.
 
+Triton 2.51 tells the rooms that a gRPC client has left `ensemble` with the request's next response
+and not before, so a request that is not streamed, or still waits, goes on until then; `stop` with
+its id ends it at once, as do `timeout_ms` and leaving a call of `tensorrt_llm_bls`.
+
 A batch's responses come one for each sequence, marked with `batch_index` and `sequence_index`; the
 final flag rides on the last one. `tensorrt_llm_bls` puts them together, a row for each sequence.
 

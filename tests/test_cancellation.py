@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from conftest import MakeRepository
-from llama_fp4 import Chunk, Client
+from llama_fp4 import Chunk, Client, LlamaError
 from processes import (
     PATIENCE_S,
     engine_of,
@@ -193,6 +193,23 @@ def test_a_timeout_ends_the_text_with_what_there_is(
     assert chunks[-1].finish_reason == "timeout"
     made = sum(chunk.num_output_tokens for chunk in chunks)
     assert 1 <= made < LONG
+    wait_until_the_engine_rests(paced_server)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_call_of_our_client_that_is_too_late_frees_its_slot(
+    paced_server: ServerProcess, paced_client: Client, streamed: bool
+) -> None:
+    """Also where no response tells Triton's next step of it: unstreamed, or in the queue."""
+
+    def late(_: int) -> str:
+        with pytest.raises(LlamaError) as caught:
+            list(paced_client.stream("Hello", max_tokens=LONG, stream=streamed, timeout_s=1.0))
+        return caught.value.code
+
+    with ThreadPoolExecutor(4) as pool:  # two of them wait for the others
+        assert set(pool.map(late, range(4))) == {"DEADLINE_EXCEEDED"}
+    assert paced_client.generate("Hi", max_tokens=3, timeout_s=PATIENCE_S)
     wait_until_the_engine_rests(paced_server)
 
 

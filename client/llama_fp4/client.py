@@ -6,8 +6,10 @@ deadline, a status and a cancellation of its own; leaving the loop over its chun
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -19,6 +21,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 MAX_MESSAGE_BYTES = 64 * 2**20
 # Where gRPC's name of a status is not Triton's.
 GRPC_NAMES = {"INVALID_ARG": "INVALID_ARGUMENT", "UNSUPPORTED": "UNIMPLEMENTED"}
+LEFT = (grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)  # how an RPC ended
+STOP_TIMEOUT_S = 5.0
 ZERO = bytes(4)  # a number 0, or a string of length 0
 
 PACKED: dict[str, Callable[[Any], bytes]] = {
@@ -102,6 +106,8 @@ class Client:
             yield from _chunks(call)
         finally:
             call.cancel()
+            if call.code() in LEFT:
+                self._stop(request.id)
 
     def generate(self, prompt: str | Sequence[Mapping[str, str]], **options: Any) -> str:
         """The whole answer as one string; arguments as for `stream`."""
@@ -130,6 +136,18 @@ class Client:
     ) -> None:
         self.close()
 
+    def _stop(self, request_id: str) -> None:
+        """Have the engine drop a request that was left.
+
+        Triton 2.51 tells it of an RPC's end only with its next response, and a request that waits
+        or is not streamed has none soon.
+        """
+        stop = service_pb2.ModelInferRequest(model_name="tensorrt_llm", id=request_id)
+        _add(stop, "stop", "BOOL", [struct.pack("<?", True)])
+        with contextlib.suppress(grpc.RpcError, ValueError):  # ValueError: the channel is closed
+            for _ in self._stub.ModelStreamInfer(iter([stop]), timeout=STOP_TIMEOUT_S):
+                pass
+
     def _request(
         self,
         prompt: str | Sequence[Mapping[str, str]],
@@ -138,7 +156,7 @@ class Client:
         stream: bool,
         options: Mapping[str, Any],
     ) -> Any:
-        request = service_pb2.ModelInferRequest(model_name=self._model)
+        request = service_pb2.ModelInferRequest(model_name=self._model, id=uuid.uuid4().hex)
         request.parameters["named_errors"].bool_param = True
         if isinstance(prompt, str):
             _add(request, "text_input", "BYTES", [_packed_text(prompt)])

@@ -73,6 +73,9 @@ class EngineConfig:
     limits: Limits
     runtime_options: dict[str, Any] = field(default_factory=dict)
     built_with: dict[str, str] = field(default_factory=dict)  # package -> version
+    # The interpreter that runs the engine process, by its absolute path; "": the server's own. For
+    # a runtime whose packages do not go together with the server's (vLLM needs numpy 2).
+    engine_python: str = ""
 
 
 def load_engine_config(engine_directory: Path) -> EngineConfig:

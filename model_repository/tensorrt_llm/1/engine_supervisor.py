@@ -10,6 +10,7 @@ neither a caller nor the reader may wait for that.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -70,8 +71,10 @@ class EngineSupervisor:
         hang_timeout_s: float,
         listener: EngineListener,
         log: Callable[[str], None],
+        python: str = "",
     ) -> None:
         self._directory = engine_directory
+        self._python = python  # "": this one
         self._hang_timeout_s = hang_timeout_s
         self._listener = listener
         self._log = log
@@ -120,12 +123,14 @@ class EngineSupervisor:
 
     def _start_child(self) -> _Child:
         """Start an engine process and wait for its Ready; raises `EngineLoadError`."""
+        python, environment = _interpreter(self._python)
         ours, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, str(ENGINE_PROGRAM), str(self._directory), str(theirs.fileno())],
+                [python, str(ENGINE_PROGRAM), str(self._directory), str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
+                env=environment,
             )
         child = _Child(process, Connection(ours.detach()))
         self._starting = process
@@ -209,6 +214,21 @@ class EngineSupervisor:
     def _take_step(self, step: StepDone) -> None:
         self.stats = step.stats
         self._listener.on_deltas(step.deltas)
+
+
+def _interpreter(python: str) -> tuple[str, dict[str, str]]:
+    """The engine process's interpreter and environment; raises `EngineLoadError`."""
+    environment = dict(os.environ)
+    if not python:
+        return sys.executable, environment
+    if not (os.path.isabs(python) and os.access(python, os.X_OK)):
+        raise EngineLoadError(
+            f"engine_python is {python!r}, allowed is the absolute path of a Python interpreter; "
+            "correct it in engine.json"
+        )
+    for name in ("PYTHONHOME", "PYTHONPATH"):  # of another Python's packages
+        environment.pop(name, None)
+    return python, environment
 
 
 def _death(process: subprocess.Popen[bytes]) -> str:

@@ -46,7 +46,11 @@ class GenerationRoom:
         self._log = log
         self._token_bytes = load_token_bytes(engine_directory)
         self._supervisor = EngineSupervisor(
-            engine_directory, self.config.limits.hang_timeout_s, self, log
+            engine_directory,
+            self.config.limits.hang_timeout_s,
+            self,
+            log,
+            self.config.engine_python,
         )
         self._requests: dict[int, Request] = {}  # by their key, while a sequence is in the engine
         self._sequences: dict[int, Sequence] = {}  # in the engine, by their key

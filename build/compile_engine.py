@@ -131,6 +131,7 @@ def _describe(
         limits=plan.limits,
         runtime_options=plan.runtime_options,
         built_with={"compile_engine": COMPILER_VERSION, **plan.built_with},
+        engine_python=options.engine_python,
     )
 
 
@@ -171,6 +172,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="folder with the NVFP4 checkpoint and its tokenizer",
     )
     add("--output", type=Path, required=not checks, help="the engine's folder")
+    add(
+        "--engine-python",
+        default="",
+        metavar="PATH",
+        help="the interpreter whose packages the runtime is in, where they do not go together with "
+        "the server's (vLLM beside nvidia-pytriton); an absolute path, the same where it is served",
+    )
     add("--model-name", help="how the engine calls the model (the checkpoint folder's name)")
     limits = parser.add_argument_group("limits; on a GPU they follow from its memory")
     add = limits.add_argument

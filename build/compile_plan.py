@@ -9,6 +9,7 @@ import argparse
 import importlib.metadata
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from token_table import TokenTable
 DEFAULT_MAX_SEQ_LEN = 4096  # or the model's own limit, where that is lower
 DEFAULT_MAX_BATCH_SIZE = 16
 DEFAULT_MAX_NUM_TOKENS = 64
+INTERPRETER_S = 60.0
 
 Section = TypeVar("Section")
 
@@ -122,14 +124,38 @@ def validated(section: Callable[..., Section], **values: Any) -> Section:
         raise BuildError(f"{error}; correct the option of that name") from None
 
 
-def installed_version(*names: str) -> str | None:
-    """The version of the first of these packages that is installed, without importing it."""
+def installed_version(*names: str, python: str = "") -> str | None:
+    """The version of the first of these packages that is installed, without importing it.
+
+    `python` is another interpreter whose packages are meant; raises `BuildError` if it is none.
+    """
+    if python:
+        return _version_elsewhere(python, names)
     for name in names:
         try:
             return importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
     return None
+
+
+def _version_elsewhere(python: str, names: tuple[str, ...]) -> str | None:
+    found = "(v for v in (d.version for n in sys.argv[1:] for d in m.distributions(name=n)))"
+    code = f"import sys, importlib.metadata as m; print(next({found}, ''))"
+    try:
+        done = subprocess.run(
+            [python, "-c", code, *names],
+            capture_output=True,
+            text=True,
+            timeout=INTERPRETER_S,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise BuildError(
+            f"--engine-python is {python!r}, allowed is the absolute path of a Python interpreter "
+            f"({error})"
+        ) from None
+    return done.stdout.strip() or None
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -80,12 +80,12 @@ class GpuCompileStep(CompileStep):
         chosen = self.chosen_options(options)
         count = chosen.tensor_parallel_size * chosen.pipeline_parallel_size
         gpus = choose_gpus(self.runtime, options.hardware, count, self.can_compute, self.needs)
-        version = self._library_version()
+        version = self._library_version(options.engine_python)
         self.check_library(chosen, version)
         return chosen, gpus, version
 
-    def _library_version(self) -> str:
-        version = installed_version(*self.packages)
+    def _library_version(self, python: str) -> str:
+        version = installed_version(*self.packages, python=python)
         if version is None:
             raise BuildError(f"the package {self.packages[0]} is not installed; {self.install}")
         if release_of(version) < self.oldest:
@@ -111,7 +111,7 @@ class GpuCompileStep(CompileStep):
         )
         fit.check(limits.max_seq_len)
         chosen, why = self.settle(chosen, limits, gpus)
-        built_with = {self.packages[0]: version, **_facts(gpus)}
+        built_with = {self.packages[0]: version, **_facts(gpus, options.engine_python)}
         return Plan(limits, asdict(chosen), built_with, (*fit.reasons_for(limits), *why))
 
     def write(self, checkpoint: Checkpoint, table: TokenTable, plan: Plan, folder: Path) -> None:
@@ -151,7 +151,7 @@ def place_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
                 link_or_copy(checkpoint.directory / name, folder / name)
 
 
-def _facts(gpus: list[Gpu]) -> dict[str, str]:
+def _facts(gpus: list[Gpu], python: str) -> dict[str, str]:
     first = gpus[0]
     facts = {
         "gpu": first.name,
@@ -159,5 +159,5 @@ def _facts(gpus: list[Gpu]) -> dict[str, str]:
         "compute_capability": first.compute_capability,
         "driver": first.driver,
     }
-    versions = {package: installed_version(package) for package in FACT_PACKAGES}
-    return facts | {package: version for package, version in versions.items() if version}
+    versions = {name: installed_version(name, python=python) for name in FACT_PACKAGES}
+    return facts | {name: version for name, version in versions.items() if version}

@@ -40,7 +40,9 @@ def prove_engine(folder: Path) -> None:
     """Load the engine in `folder`, fill its batch once, end it; raises `BuildError`."""
     config = load_engine_config(folder)
     collector = _Collector()
-    supervisor = EngineSupervisor(folder, config.limits.hang_timeout_s, collector, say)
+    supervisor = EngineSupervisor(
+        folder, config.limits.hang_timeout_s, collector, say, config.engine_python
+    )
     try:
         with Phase("first run: loading, tuning, CUDA graphs"):
             supervisor.start()

@@ -17,12 +17,9 @@ from compile_engine import compile_engine, parse_arguments
 from conftest import DEMO_CHECKPOINT
 from engine_config import EngineConfig, load_engine_config
 from engine_fixtures import write_checkpoint
+from gpu_machine import B200, H100, RTX5090, SMALL, add_distribution, capability, show_gpus
 
 SITE = Path(__file__).parent / "tensorrt_llm_fakes" / "site"
-B200 = "NVIDIA B200, 10.0, 183359, 590.44.01"
-RTX5090 = "NVIDIA GeForce RTX 5090, 12.0, 32607, 590.44.01"
-H100 = "NVIDIA H100 80GB HBM3, 9.0, 81559, 580.159.04"
-TINY = "NVIDIA small, 12.0, 2048, 590.44.01"
 Machine = Callable[..., None]
 
 
@@ -31,20 +28,14 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Say which GPUs nvidia-smi shows, and which TensorRT-LLM is installed."""
 
     def tell(*gpus: str, version: str = "1.2.1", fake: str = "1_2") -> None:
-        tools = tmp_path / "machine"
-        tools.mkdir(exist_ok=True)
-        (tools / "nvidia-smi").write_text("#!/bin/sh\n" + "".join(f"echo '{g}'\n" for g in gpus))
-        (tools / "nvidia-smi").chmod(0o755)
-        monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+        show_gpus(tmp_path / "machine", monkeypatch, *gpus)
         if version:
-            info = tools / f"tensorrt_llm-{version}.dist-info"
-            info.mkdir()
-            (info / "METADATA").write_text(f"Name: tensorrt_llm\nVersion: {version}\n")
-        monkeypatch.syspath_prepend(tools)
+            add_distribution(tmp_path / "machine", "tensorrt_llm", version)
+        monkeypatch.syspath_prepend(tmp_path / "machine")
         monkeypatch.setenv("PYTHONPATH", str(SITE))
         told: dict[str, object] = {"version": fake, "gpus": len(gpus)}
         if gpus:
-            told["compute_capability"] = [int(n) for n in gpus[0].split(", ")[1].split(".")]
+            told["compute_capability"] = capability(gpus[0])
         monkeypatch.setenv("TENSORRT_LLM_FAKE", json.dumps(told))
 
     return tell
@@ -121,7 +112,7 @@ def test_newer_versions_build_no_tensorrt_engine(
     [
         ((), "1.2.1", (), "needs the FP4 tensor cores of Blackwell .*, and no NVIDIA GPU is"),
         ((H100,), "1.2.1", (), r"NVIDIA H100 80GB HBM3 \(sm90\) is here; choose by the table"),
-        ((TINY,), "1.2.1", (), r"GPU of 2\.0 GiB is too small: weights"),
+        ((SMALL,), "1.2.1", (), r"GPU of 2\.0 GiB is too small: weights"),
         ((B200,), "", (), r"tensorrt_llm is not installed; use the image nvcr\.io"),
         ((B200,), "0.21.0", (), r"tensorrt_llm is 0\.21\.0, allowed is 1\.0 or later"),
         ((B200,), "1.2.1", ("--max-seq-len", "9000"), "--max-seq-len is 9000, allowed is at most"),

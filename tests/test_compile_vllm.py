@@ -1,0 +1,89 @@
+"""vLLM's compile step: an interpreter of its own with the fake library, and a told `nvidia-smi`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from build_console import BuildError
+from build_profile import profile_names
+from compile_engine import compile_engine, parse_arguments
+from conftest import DEMO_CHECKPOINT
+from engine_config import EngineConfig, load_engine_config
+from gpu_machine import B200, H200, T4, add_distribution, capability, show_gpus
+
+SITE = Path(__file__).parent / "library_fakes" / "site"
+
+
+def tell(folder: Path, patch: pytest.MonkeyPatch, gpu: str, version: str = "0.32.0") -> Path:
+    """A machine with that GPU; returns the interpreter that has vLLM."""
+    show_gpus(folder / "machine", patch, *filter(None, [gpu]))
+    packages = folder / "packages"
+    if version:
+        add_distribution(packages, "vllm", version)
+    python = folder / "python-with-vllm"
+    path = shlex.quote(f"{SITE}:{packages}")
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={path} exec {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
+    behaviour = {"capability": capability(gpu)} if gpu else {}
+    patch.setenv("VLLM_FAKE", json.dumps({"version": "0_32", **behaviour}))
+    return python
+
+
+def build(folder: Path, python: Path, *arguments: str) -> EngineConfig:
+    common = ["--checkpoint", str(DEMO_CHECKPOINT), "--output", str(folder / "engine")]
+    common += ["--engine-python", str(python), "--max-batch-size", "4"]
+    compile_engine(parse_arguments([*common, *arguments]))
+    return load_engine_config(folder / "engine")
+
+
+def test_the_h200s_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "llama-3.1-8b-h200-vllm" in profile_names()
+    python = tell(tmp_path, monkeypatch, H200)
+    config = build(tmp_path, python, "--profile", "llama-3.1-8b-h200-vllm")
+    assert (config.runtime, config.engine_python) == ("vllm", str(python))
+    assert config.runtime_options["quantization"] == "modelopt_fp4"
+    assert config.built_with["vllm"] == "0.32.0"
+    assert config.built_with["compute_capability"] == "9.0"
+    said = capsys.readouterr().out
+    assert "NVIDIA H200 (sm90) has no FP4 tensor cores: the Marlin kernel" in said
+    assert "first run: 4 sequences at once, 128 tokens" in said
+    weights = tmp_path / "engine" / "model.safetensors"
+    assert os.path.samefile(weights, DEMO_CHECKPOINT / "model.safetensors")
+
+
+def test_blackwell_has_no_need_of_marlin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build(tmp_path, tell(tmp_path, monkeypatch, B200), "--runtime", "vllm")
+    assert "Marlin" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("gpu", "version", "words"),
+    [
+        ("", "0.32.0", "needs a GPU with the Marlin kernel .*, and no NVIDIA GPU is to be seen"),
+        (T4, "0.32.0", r"and Tesla T4 \(sm75\) is here; choose by the table"),
+        (H200, "", r"the package vllm is not installed; install vllm 0\.32"),
+        (H200, "0.11.0", r"vllm is 0\.11\.0, allowed is 0\.32 or later"),
+    ],
+)
+def test_what_cannot_be_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: str, version: str, words: str
+) -> None:
+    python = tell(tmp_path, monkeypatch, gpu, version)
+    with pytest.raises(BuildError, match=words):
+        build(tmp_path, python, "--runtime", "vllm")
+    assert not (tmp_path / "engine").exists()
+
+
+def test_no_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tell(tmp_path, monkeypatch, H200)
+    with pytest.raises(BuildError, match="nowhere', allowed is the absolute path of a Python"):
+        build(tmp_path, tmp_path / "nowhere", "--runtime", "vllm")

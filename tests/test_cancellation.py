@@ -28,6 +28,7 @@ from processes import (
 )
 from server_process import ServerProcess, free_ports
 from triton_calls import infer_inputs, post, stream
+from upstream_calls import UpstreamStream
 
 STEP_S = 0.03
 LONG = 2000  # tokens: a minute, twice as long as anything here is waited for
@@ -193,6 +194,16 @@ def test_a_timeout_ends_the_text_with_what_there_is(
     assert chunks[-1].finish_reason == "timeout"
     made = sum(chunk.num_output_tokens for chunk in chunks)
     assert 1 <= made < LONG
+    wait_until_the_engine_rests(paced_server)
+
+
+def test_a_client_of_room_2_that_leaves_before_any_response(paced_server: ServerProcess) -> None:
+    ones = {name: np.ones((1, 1), np.int32) for name in ("input_ids", "input_lengths")}
+    with UpstreamStream(paced_server) as upstream:
+        upstream.send("tensorrt_llm", {**ones, "request_output_len": np.array([[LONG]], np.int32)})
+        wait_until_the_engine_works(paced_server)
+        with pytest.raises(triton.InferenceServerException, match="cancelled"):
+            upstream.close(cancel=True)
     wait_until_the_engine_rests(paced_server)
 
 

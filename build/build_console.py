@@ -32,12 +32,14 @@ def say(line: str) -> None:
 class Phase:
     """`with Phase("writing the weights", total_bytes) as phase: ... phase.advance(n)`.
 
-    Prints the phase's name, its progress in bytes while it works, and its seconds at the end.
+    Prints the phase's name, its progress while it works, in GB or else in whole things that
+    `unit` calls by name, and its seconds at the end.
     """
 
-    def __init__(self, name: str, total_bytes: int = 0) -> None:
+    def __init__(self, name: str, total: int = 0, unit: str = "") -> None:
         self._name = name
-        self._total = total_bytes
+        self._total = total
+        self._unit = unit
         self._done = 0
         self._terminal = sys.stdout.isatty()
         self._interval = PROGRESS_INTERVAL_S if self._terminal else PLAIN_PROGRESS_INTERVAL_S
@@ -50,12 +52,14 @@ class Phase:
         return self
 
     def advance(self, count: int) -> None:
-        """Say that `count` more bytes are done."""
+        """Say that `count` more bytes, or things, are done."""
         self._done += count
         now = time.monotonic()
         if self._total and now - self._last >= self._interval:
             self._last = now
             share = f"{self._done / 1e9:.1f} of {self._total / 1e9:.1f} GB"
+            if self._unit:
+                share = f"{self._unit} {self._done:,} of {self._total:,}"
             start, end = ("\r", "\x1b[K") if self._terminal else ("", "\n")
             print(f"{start}{self._name} ... {share}", end=end, flush=True)
 

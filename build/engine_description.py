@@ -27,6 +27,7 @@ from token_engine.openvino_options import (  # noqa: E402
     KV_BLOCK_TOKENS,
     OpenVinoOptions,
 )
+from token_engine.openvino_requirements import available_bytes  # noqa: E402
 from token_engine.registry import RUNTIMES  # noqa: E402
 from token_engine.tensorrt_llm_options import TensorRtLlmOptions  # noqa: E402
 from token_engine.vllm_options import VllmOptions  # noqa: E402
@@ -43,6 +44,7 @@ __all__ = [
     "OpenVinoOptions",
     "TensorRtLlmOptions",
     "VllmOptions",
+    "available_bytes",
     "import_openvino",
     "load_engine_config",
     "marlin_note",

@@ -69,6 +69,20 @@ def _stated(sibling: Any) -> tuple[str, StatedFile]:
     return sibling.rfilename, StatedFile(sibling.size, blob_sha1=sibling.blob_id or "")
 
 
+def dataset_file(repo: str, commit: str, name: str) -> Path:
+    """A dataset's file in huggingface_hub's own cache, fetched if it lacks; raises `BuildError`."""
+    hub = _huggingface_hub()
+    from huggingface_hub import constants
+
+    try:
+        return Path(hub.hf_hub_download(repo, name, repo_type="dataset", revision=commit))
+    except Exception as error:
+        raise BuildError(
+            f"{constants.ENDPOINT} does not give {name} of the dataset {repo} "
+            f"({type(error).__name__}); give local text with --calib-data FILE.jsonl, or {NO_HUB}"
+        ) from error
+
+
 def download(source: HubFiles, name: str, partial: Path, advance: Advance) -> None:
     """Append to `partial` what it lacks of the file; raises `BuildError`.
 

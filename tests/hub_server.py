@@ -170,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
         request = Request(self.command, path, self._begin, authorization, host)
         self.hub.requests.append(request)
         api = re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/(.+)", path)
-        resolve = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+        resolve = re.fullmatch(r"/(?:datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         stored = re.fullmatch(r"/lfs/([^/]+/[^/]+)/([^/]+)/(.+)", path)
         if api:
             self._api(api[1], api[2])
@@ -207,6 +207,8 @@ class _Handler(BaseHTTPRequestHandler):
         if name in self.hub.renamed:
             target = self.path.replace(name, self.hub.renamed[name])
             return self._answer(307, {"Location": target})
+        if name not in self.hub.repositories:
+            return self._answer(401, {"X-Error-Code": "RepoNotFound"})
         repository = self.hub.repositories[name]
         commit = {"X-Repo-Commit": revision}
         if repository.gated_status:

@@ -14,7 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-CALIBRATION_TEXTS = 128
+from build_console import BuildError
+
+CALIBRATION_TEXTS, HELD_OUT_TEXTS = 128, 64
 OUTPUT = Path(__file__).parent / "out" / "demo"
 
 
@@ -26,12 +28,14 @@ def make(output: Path, work: Path, device_name: str, steps: int | None, per_kind
     """Run the stages that are not done yet; raises ValueError or OSError with one sentence."""
     from dataclasses import replace
 
+    from calibration_data import TextOptions
     from demo import corpus
     from demo.check_layout import check_layout
     from demo.make_tokenizer import write_tokenizer
     from demo.shape import Recipe
-    from demo.train import pick_device, train
-    from quantize import quantize, read_calibration
+    from demo.train import train
+    from quantize import Job, quantize
+    from torch_device import pick_device
 
     started = time.perf_counter()
     device = pick_device(device_name)
@@ -50,8 +54,9 @@ def make(output: Path, work: Path, device_name: str, steps: int | None, per_kind
         train(tokenizer / "tokenizer.json", recipe, work, bf16, device)
     shutil.copytree(tokenizer, bf16, dirs_exist_ok=True)
     _say(started, "quantize: NVFP4 with an FP8 KV cache")
-    corpus.write_calibration(calibration, CALIBRATION_TEXTS)
-    quantize(bf16, read_calibration(calibration), output, max_tokens=recipe.row_length)
+    corpus.write_calibration(calibration, CALIBRATION_TEXTS + HELD_OUT_TEXTS)
+    texts = TextOptions(calibration, CALIBRATION_TEXTS, recipe.row_length)
+    quantize(Job(bf16, output, texts, device.type))
     _say(started, f"check: the layout is right, {check_layout(output):,} bytes")
     _evaluate(started, bf16, output, device, per_kind)
 
@@ -96,7 +101,7 @@ def main() -> int:
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
         make(output, work, arguments.device, arguments.steps, arguments.per_kind)
-    except (OSError, ValueError) as error:
+    except (BuildError, OSError, ValueError) as error:
         print(f"make_demo_checkpoint: {error}", file=sys.stderr)
         return 1
     except ImportError as error:

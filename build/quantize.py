@@ -1,139 +1,188 @@
-"""Quantize a BF16 Llama directory to NVFP4 with nvidia-modelopt; runs on the CPU and on a GPU.
+#!/usr/bin/env python3
+"""Step two of the build: a BF16 Llama 3.x becomes an NVFP4 checkpoint, with nvidia-modelopt.
 
-NVFP4 weights and activations in blocks of 16 and FP8 scales for the KV cache: the layout of
-nvidia/Llama-3.1-8B-Instruct-FP4. Calibration runs the given texts once through the model.
+    python build/quantize.py --model DIR --output DIR                            on cnn_dailymail
+    python build/quantize.py --model DIR --output DIR --calib-data FILE.jsonl    on local text
+
+The layout is that of nvidia/Llama-3.1-8B-Instruct-FP4: NVFP4 weights and activations in blocks of
+16, FP8 scales for the KV cache. The result is checked as a fetched checkpoint is, measured (weight
+error of every layer, perplexity before and after) and then takes its place; a result that is up to
+date is left alone. A calibration that was killed goes on where it stood.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
+import gc
+import hashlib
+import importlib.metadata
+import importlib.util
 import json
-import shutil
 import sys
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-COPIED = (
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
+from build_console import BuildError, run_script, say
+from calibration_data import TextOptions, Texts, encode, gather_texts
+from checkpoint_check import check_content
+from checkpoint_layout import complete_layout, layout_bytes
+from quantization_memory import memory_needed
+from quantization_report import REPORT, Report, lines_of, read_report, write_report
+from source_model import SourceModel, open_source
+from whole_output import written_whole
+
+QUANTIZER_VERSION = "1"  # raise it when the same model and texts give another result
+EXTRA = ("torch", "modelopt", "transformers", "accelerate")
 
 
-def read_calibration(path: Path) -> list[str]:
-    """The texts of a JSON-lines file of {"text": ...}; raises ValueError for anything else."""
-    texts: list[str] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            texts.append(str(json.loads(line)["text"]))
-        except (json.JSONDecodeError, KeyError, TypeError):
-            raise ValueError(f'{path}:{number} is not a JSON object with "text"') from None
-    if not texts:
-        raise ValueError(f"{path} has no calibration text")
-    return texts
+@dataclass(frozen=True)
+class Job:
+    """One quantization."""
+
+    model: Path
+    output: Path
+    texts: TextOptions
+    device: str = "auto"
 
 
-def quantization_recipe() -> dict[str, Any]:
-    """modelopt's NVFP4_DEFAULT_CFG with its FP8 rules for the KV cache."""
-    import modelopt.torch.quantization as mtq
+def quantize(job: Job) -> Report:
+    """Make `job.output`, or leave it if it is up to date; raises `BuildError` or `OSError`."""
+    source = open_source(job.model)
+    check_extra()
+    made_of = _made_of(source, job.texts)
+    report = read_report(job.output, made_of)
+    if report is None:
+        report = _make(job, source, made_of)
+        say(f"{job.output} is ready")
+    else:
+        say(f"{job.output} is up to date; its report:")
+    for line in lines_of(report):
+        say(line)
+    return report
 
-    recipe: dict[str, Any] = copy.deepcopy(mtq.NVFP4_DEFAULT_CFG)
-    recipe["quant_cfg"] += copy.deepcopy(
-        [rule for rule in mtq.FP8_KV_CFG["quant_cfg"] if "bmm_quantizer" in str(rule)]
+
+def check_extra() -> None:
+    """Raise `BuildError` unless the packages of the `quantize` extra are there."""
+    missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
+    if missing:
+        raise BuildError(
+            f"{missing[0]} is missing; install the `quantize` extra with "
+            "pip install '.[quantize]', or use .venv-quantize, which 'make test-quantize' makes"
+        )
+
+
+def _made_of(source: SourceModel, texts: TextOptions) -> dict[str, Any]:
+    versions = {name: importlib.metadata.version(name) for name in ("nvidia-modelopt", "torch")}
+    return {
+        "source": source.fingerprint(),
+        "texts": texts.fingerprint(),
+        "versions": {**versions, "quantizer": QUANTIZER_VERSION},
+    }
+
+
+def _make(job: Job, source: SourceModel, made_of: dict[str, Any]) -> Report:
+    needed = layout_bytes(complete_layout(source.config))
+    with written_whole(job.output, REPORT, needed) as folder:
+        texts = gather_texts(job.texts)
+        report = _fill(folder, job, source, texts, made_of)
+    _state_file(job.output).unlink(missing_ok=True)
+    return report
+
+
+def _fill(
+    folder: Path, job: Job, source: SourceModel, texts: Texts, made_of: dict[str, Any]
+) -> Report:
+    # Imported here: torch and modelopt take seconds, and none is needed to refuse bad input.
+    from torch_device import check_memory, pick_device
+
+    device = pick_device(job.device)
+    check_memory(device, memory_needed(source), f"quantizing {job.model} on {device}")
+
+    from calibration_state import CalibrationState
+    from modelopt_quantizer import calibrate, export, load_model
+    from quantization_measure import perplexities, weight_errors
+    from streamed_llama import predicted_tokens
+    from transformers_llama import quiet
+
+    quiet()
+    limits = job.texts.calib_tokens, source.config.vocab_size
+    batches = encode(job.model, texts.calibration, *limits)
+    held_out = encode(job.model, texts.held_out, *limits)
+    key = hashlib.sha256(json.dumps([made_of, device.type]).encode()).hexdigest()
+    state = CalibrationState(_state_file(job.output), key)
+    model = calibrate(load_model(source, device), batches, state)
+    export(model, source, folder)
+    del model
+    gc.collect()
+    say(check_content(folder))
+    report = Report(
+        made_of=made_of,
+        weight_errors=weight_errors(source, folder, device),
+        perplexity=perplexities(source, folder, held_out, device),
+        texts=len(held_out),
+        tokens=predicted_tokens(held_out),
+        device=device.type,
     )
-    return recipe
+    write_report(folder, report)
+    return report
 
 
-def calibration_ids(model_dir: Path, texts: list[str], max_tokens: int) -> Iterator[list[int]]:
-    """Token ids of each text; the texts carry their own begin-of-text token, or get one."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    for text in texts:
-        has_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
-        ids: list[int] = tokenizer.encode(text, add_special_tokens=not has_bos)
-        yield ids[:max_tokens]
+def _state_file(output: Path) -> Path:
+    return output.absolute().with_name(f"{output.name}.calibration")
 
 
-def quantize(model_dir: Path, texts: list[str], output: Path, max_tokens: int) -> None:
-    """Write the NVFP4 directory `output`; appears there only when it is complete."""
-    import modelopt.torch.quantization as mtq
-    import torch
-    from modelopt.torch.export import export_hf_checkpoint
-    from transformers import AutoModelForCausalLM
-
-    model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16)
-    batches = list(calibration_ids(model_dir, texts, max_tokens))
-
-    def calibrate(calibrated: torch.nn.Module) -> None:
-        # One text at a time: padding would be calibrated too.
-        with torch.no_grad():
-            for ids in batches:
-                calibrated(torch.tensor([ids], device=model.device))
-
-    model = mtq.quantize(model, quantization_recipe(), calibrate)
-    aside = output.with_name(output.name + ".tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    with torch.inference_mode():
-        export_hf_checkpoint(model, export_dir=str(aside))
-    _restore_source_files(model_dir, aside)
-    shutil.rmtree(output, ignore_errors=True)
-    aside.rename(output)
-
-
-def _restore_source_files(model_dir: Path, exported: Path) -> None:
-    """Keep the source's config.json and add `quantization_config` to it; copy the tokenizer.
-
-    transformers 5 exports rope_theta and rope_scaling as rope_parameters, which older readers
-    take for theta 10000 and no scaling, without a word.
-    """
-    written = json.loads((exported / "config.json").read_text(encoding="utf-8"))
-    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
-    config["quantization_config"] = written["quantization_config"]
-    (exported / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    for name in COPIED:
-        if (model_dir / name).exists():
-            shutil.copyfile(model_dir / name, exported / name)
-
-
-def main() -> int:
-    """Command line; see --help."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, required=True, help="BF16 Hugging Face directory")
-    parser.add_argument(
-        "--calib-data",
-        type=Path,
-        required=True,
-        metavar="FILE.jsonl",
-        help='one {"text": ...} a line',
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, required=True, help="NVFP4 directory to write")
-    parser.add_argument(
-        "--calib-tokens",
-        type=int,
-        default=512,
-        metavar="N",
-        help="tokens taken of each text (default 512)",
+    add, texts = parser.add_argument, TextOptions()
+    add("--model", type=Path, required=True, metavar="DIR", help="BF16 Hugging Face folder")
+    add("--output", type=Path, required=True, metavar="DIR", help="NVFP4 folder to write")
+    add("--calib-data", type=Path, metavar="FILE.jsonl",
+        help='{"text": ...} a line (default: cnn_dailymail 3.0.0 from the hub)')  # fmt: skip
+    add("--eval-data", type=Path, metavar="FILE.jsonl",
+        help="to measure perplexity on (default: the texts behind the calibration's)")  # fmt: skip
+    for name, what in (
+        ("calib-samples", "texts to calibrate on"),
+        ("calib-tokens", "tokens taken of each text"),
+        ("eval-samples", "texts to measure perplexity on, at most"),
+    ):
+        default = getattr(texts, name.replace("-", "_"))
+        add(f"--{name}", type=int, metavar="N", default=default, help=f"{what} ({default})")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """The command line."""
+    options = _arguments()
+    for name, least in (("calib_samples", 1), ("calib_tokens", 2), ("eval_samples", 1)):
+        if getattr(options, name) < least:
+            raise BuildError(
+                f"--{name.replace('_', '-')} is {getattr(options, name)}, allowed is at least "
+                f"{least}"
+            )
+    texts = TextOptions(
+        calib_data=options.calib_data,
+        calib_samples=options.calib_samples,
+        calib_tokens=options.calib_tokens,
+        eval_data=options.eval_data,
+        eval_samples=options.eval_samples,
     )
-    arguments = parser.parse_args()
     try:
-        texts = read_calibration(arguments.calib_data)
-        if not (arguments.model / "config.json").is_file():
-            raise ValueError(f"{arguments.model} has no config.json")
-        quantize(arguments.model, texts, arguments.output, arguments.calib_tokens)
-    except (OSError, ValueError) as error:
-        print(f"quantize: {error}", file=sys.stderr)
-        return 1
-    except ImportError as error:
-        print(f"quantize: {error.name} is missing; install the `quantize` extra", file=sys.stderr)
-        return 1
-    print(f"quantize: NVFP4 checkpoint in {arguments.output}")
-    return 0
+        quantize(Job(options.model, options.output, texts, options.device))
+    except KeyboardInterrupt:
+        if not _state_file(options.output).exists():
+            raise
+        print(
+            f"interrupted; the calibration so far is kept in {_state_file(options.output)}, the "
+            "same command goes on from there",
+            file=sys.stderr,
+            flush=True,
+        )
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -264,6 +264,7 @@ GOOD: dict[str, Edit] = {
     "no KV scales": without("k_scale", "v_scale"),
     # Model Optimizer 0.35 clamps them to 1.0 from below, 0.47 writes amax / 448.
     "KV scales of amax / 448": scalar(0.015, f"{LAYER}self_attn.k_proj.k_scale"),
+    "KV scales above 1": scalar(2.5, f"{LAYER}self_attn.k_proj.k_scale"),
     "rows of zeros, whose scale is 1": lambda folder: (
         store(f"{O_PROJ}.weight", 80, bytes(8 * 100))(folder),
         store(f"{O_PROJ}.weight_scale", 10, b"\x38" * 100)(folder),

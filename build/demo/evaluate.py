@@ -18,21 +18,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from build_console import BuildError
+from stored_weights import StoredWeights
 from tokenizers import Tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM
+from torch_device import DEVICES, pick_device
+from transformers import LlamaForCausalLM
+from transformers_llama import Llama, transformers_config
 
 from demo import corpus
 from demo.packing import pack
 from demo.shape import Recipe
-from demo.train import Llama, batch_loss, pick_device
+from demo.train import batch_loss
 
-BLOCK = 16  # values that share one scale
-E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 # Documents that packing drew for the two parts of the shipped checkpoint's training.
 GENERAL_DOCUMENTS, DRILL_DOCUMENTS = 53_395, 18_548
-MAX_NEW_TOKENS = 400
+MAX_NEW_TOKENS, MAX_SHORT_TOKENS = 400, 100  # of stories, and of all other answers
 BATCH = 32
+PERPLEXITY_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -49,53 +51,15 @@ class Score:
         return sum(self.exact.values()) / len(self.exact)
 
 
-def quantize_activation(x: torch.Tensor, input_scale: float) -> torch.Tensor:
-    """Round x [..., in] as an NVFP4 GEMM does: e2m1 values in blocks of 16 with e4m3 scales."""
-    blocks = x.reshape(*x.shape[:-1], -1, BLOCK)
-    scale = blocks.abs().amax(-1, keepdim=True) / (6.0 * input_scale)
-    scale = scale.clamp(2.0**-9, 448.0).to(torch.float8_e4m3fn).float() * input_scale
-    ratio = (blocks / scale).clamp(-6.0, 6.0)
-    grid = torch.tensor(E2M1, device=x.device)
-    bounds = (grid[1:] + grid[:-1]) / 2
-    code = torch.bucketize(ratio.abs(), bounds)  # a tie goes down,
-    tie_up = (ratio.abs() == bounds[code.clamp(max=6)]) & (code % 2 == 1)  # or to the even code
-    return (grid[(code + tie_up).clamp(max=7)] * ratio.sign() * scale).flatten(-2)
-
-
-def dequantize(packed: torch.Tensor, scale: torch.Tensor, scale_2: torch.Tensor) -> torch.Tensor:
-    """uint8 [out, in/2], e4m3 [out, in/16], f32 [] -> f32 [out, in]; low nibble first."""
-    grid = torch.tensor([*E2M1, *(-value for value in E2M1)])
-    codes = torch.stack([packed & 0xF, packed >> 4], dim=-1).flatten(-2).long()
-    blocks = grid[codes].reshape(len(packed), -1, BLOCK)
-    return (blocks * (scale.float() * scale_2)[..., None]).flatten(-2)
-
-
 def load_model(directory: Path, device: torch.device, activations: bool) -> Llama:
     """The dequantized model in f32; with `activations`, quantized linears round their inputs."""
-    values: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    values.pop("quantization_config", None)
+    stored = StoredWeights(directory, device)
     factory: Any = LlamaForCausalLM
-    model = factory(LlamaConfig(**{**values, "torch_dtype": "float32"})).eval()
-    stored = load_file(str(directory / "model.safetensors"))
-    weights: dict[str, torch.Tensor] = {}
-    for name, value in stored.items():
-        if value.dtype == torch.uint8:
-            weights[name] = dequantize(value, stored[f"{name}_scale"], stored[f"{name}_scale_2"])
-        elif name.endswith(".weight"):
-            weights[name] = value.float()
-    model.load_state_dict(weights)
-    for name in weights if activations else ():
-        layer = name.removesuffix(".weight")
-        if f"{layer}.input_scale" in stored:
-            _round_inputs(model.get_submodule(layer), float(stored[f"{layer}.input_scale"]))
-    return model.to(device)
-
-
-def _round_inputs(layer: torch.nn.Module, input_scale: float) -> None:
-    def hook(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-        return (quantize_activation(inputs[0], input_scale),)
-
-    layer.register_forward_pre_hook(hook)
+    model = factory(transformers_config(directory, "float32")).eval().to(device)
+    model.load_state_dict({name: stored.weight(name) for name in model.state_dict()})
+    if activations:
+        stored.round_inputs(model)
+    return model
 
 
 def answers(
@@ -134,7 +98,7 @@ def exact_match(
     for stories in (False, True):  # apart, so that a long answer holds up no batch of short ones
         part = [chat for chat in chats if ("story" in chat.kind) == stories]
         prompts = [corpus.render_prompt(chat.messages) for chat in part]
-        limit = MAX_NEW_TOKENS if stories else 100
+        limit = MAX_NEW_TOKENS if stories else MAX_SHORT_TOKENS
         for chat, text in zip(part, answers(model, tokenizer, prompts, limit), strict=True):
             right[chat.kind].append(text == chat.answer)
             if text != chat.answer:
@@ -142,7 +106,7 @@ def exact_match(
                 wrong.append(f"{chat.kind}: {question!r} -> {text!r}, not {chat.answer!r}")
     prompts = [corpus.BOS + prompt for prompt, _ in corpus.raw_prompts()]
     for (prompt, texts), text in zip(
-        corpus.raw_prompts(), answers(model, tokenizer, prompts, 100), strict=True
+        corpus.raw_prompts(), answers(model, tokenizer, prompts, MAX_SHORT_TOKENS), strict=True
     ):
         right["raw"].append(text in texts)
         if text not in texts:
@@ -150,8 +114,9 @@ def exact_match(
     return {kind: sum(results) / len(results) for kind, results in right.items()}
 
 
-def perplexity(model: Llama, tokenizer: Tokenizer, rows: int = 64) -> float:
-    """Of the answer tokens in held-out documents, `rows` rows of 512 tokens."""
+def perplexity(model: Llama, tokenizer: Tokenizer) -> float:
+    """Of the answer tokens in held-out documents, in rows of 512 tokens."""
+    rows = PERPLEXITY_ROWS
     packed = pack(tokenizer, corpus.EVAL_SEED + 1, rows, 512)
     losses, counts = [], []
     for row in range(rows):
@@ -216,7 +181,7 @@ def _parse_arguments() -> argparse.Namespace:
     add("--nvfp4", type=Path, help="NVFP4 directory")
     add("--per-kind", type=int, default=50, help="questions per kind (default 50)")
     add("--seen", action="store_true", help="also tell which questions the training text holds")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--device", choices=DEVICES, default="auto")
     add("--json", type=Path, help="also write the results here")
     return parser.parse_args()
 
@@ -250,7 +215,7 @@ def main() -> int:
     arguments = _parse_arguments()
     try:
         print(measure(arguments))
-    except (OSError, ValueError) as error:
+    except (BuildError, OSError, ValueError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 1
     return 0

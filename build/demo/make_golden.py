@@ -18,11 +18,11 @@ from typing import Any
 import torch
 import transformers
 from tokenizers import Tokenizer
+from transformers_llama import Llama
 
 from demo import corpus
 from demo.evaluate import load_model
 from demo.questions import KINDS
-from demo.train import Llama
 
 MIN_MARGIN = 1e-2  # logits between the best and the second token, at every step
 SEED = 2024

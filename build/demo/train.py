@@ -13,19 +13,20 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
+from build_console import BuildError
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch.nn import functional
+from torch_device import DEVICES, pick_device
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers_llama import Llama
 
 from demo import corpus
 from demo.packing import Packed, concatenate, pack
 from demo.shape import Recipe, generation_config, model_config
-
-Llama: TypeAlias = Any  # transformers' LlamaForCausalLM, whose own types are not strict
 
 
 def build_model(recipe: Recipe, vocab_size: int) -> Llama:
@@ -208,22 +209,13 @@ def train(
     write_model(model, recipe, output)
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto` takes the GPU where there is one; raises ValueError for a device that is missing."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: this machine has no CUDA GPU")
-    return torch.device(name)
-
-
 def main() -> int:
     """Command line: `python -m demo.train --help`, from `build/`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json")
     parser.add_argument("--work", type=Path, required=True, help="directory of the resumable state")
     parser.add_argument("--output", type=Path, required=True, help="BF16 directory to write")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument(
         "--set",
         nargs="*",
@@ -237,7 +229,7 @@ def main() -> int:
         recipe = Recipe().with_values(arguments.values)
         device = pick_device(arguments.device)
         train(arguments.tokenizer, recipe, arguments.work, arguments.output, device)
-    except (OSError, ValueError) as error:
+    except (BuildError, OSError, ValueError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 1
     return 0

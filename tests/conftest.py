@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -108,5 +109,8 @@ def demo_client(demo_server: ServerProcess) -> Iterator[Client]:
         yield client
 
 
-# What needs torch has an environment and a target of its own: `make test-quantize`.
-collect_ignore = [] if importlib.util.find_spec("torch") else ["quantize"]
+# What needs torch or vLLM has an environment and a target of its own: `make test-quantize`, and
+# `make test-vllm`, which names vLLM's interpreter to the tests that run beside the server.
+collect_ignore = [] if importlib.util.find_spec("modelopt") else ["quantize"]
+collect_ignore += [] if importlib.util.find_spec("vllm") else ["with_vllm/test_vllm_itself.py"]
+collect_ignore += [] if "VLLM_PYTHON" in os.environ else ["with_vllm/test_ensemble_vllm.py"]

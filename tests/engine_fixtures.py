@@ -5,24 +5,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from compile_engine import compile_engine, parse_arguments
+from engine_answers import Answer as Answer
+from engine_answers import Floats as Floats
+from engine_answers import collect as collect
+from engine_answers import drain as drain
+from engine_answers import generate as generate
 from engine_config import EngineConfig, load_engine_config
 from make_checkpoint import make_checkpoint
 from model_shapes import SHAPES
 from nvfp4_reference import ReferenceLlama, load_checkpoint
-from token_engine.interface import GenerationRequest, SamplingParams, TokenEngine, TokenLogprob
+from token_engine.interface import GenerationRequest, SamplingParams
 from token_engine.openvino_engine import OpenVinoEngine
 from token_engine.openvino_import import import_openvino
 
 DEMO = Path(__file__).parents[1] / "build" / "demo"
 OPENVINO, _ = import_openvino()  # before any test module imports it with its telemetry
-Floats = npt.NDArray[np.float64]
 Adjust = Callable[[Floats, list[int]], Floats]
 SURE_MARGIN = 1e-3  # logits; f32 arithmetic in another order moves them by about 1e-6
 
@@ -119,48 +122,3 @@ def request(
     """A request; greedy unless told otherwise."""
     chosen = sampling or SamplingParams()
     return GenerationRequest(key, tuple(prompt), max_tokens, end_ids, chosen, **more)
-
-
-@dataclasses.dataclass
-class Answer:
-    """What one request got."""
-
-    tokens: list[int] = dataclasses.field(default_factory=list)
-    reason: str = ""
-    error: str = ""
-    fault: str = ""
-    logprobs: list[TokenLogprob] = dataclasses.field(default_factory=list)
-    first_scheduled_ns: int = dataclasses.field(default=0, compare=False)
-
-
-def drain(
-    engine: TokenEngine, answers: dict[int, Answer] | None = None, most_steps: int = 100_000
-) -> dict[int, Answer]:
-    """Step until there is no more work; fails when a request hangs or ends twice."""
-    answers = {} if answers is None else answers
-    for _ in range(most_steps):
-        if not engine.has_work:
-            return answers
-        collect(engine.step(), answers)
-    raise AssertionError(f"still at work after {most_steps} steps")
-
-
-def collect(deltas: Iterable[Any], answers: dict[int, Answer]) -> None:
-    """Add one step's deltas to the answers."""
-    for delta in deltas:
-        answer = answers.setdefault(delta.key, Answer())
-        assert not answer.reason, f"request {delta.key} got a delta after its last one"
-        answer.tokens += delta.token_ids
-        answer.reason = delta.finish_reason or ""
-        answer.error = delta.error
-        answer.fault = delta.fault if delta.finish_reason == "error" else ""
-        answer.logprobs += delta.logprobs
-        assert delta.finish_reason or not delta.first_scheduled_ns
-        answer.first_scheduled_ns = delta.first_scheduled_ns
-
-
-def generate(engine: TokenEngine, *requests: GenerationRequest) -> dict[int, Answer]:
-    """Submit all at once and step to the end."""
-    for one in requests:
-        engine.submit(one)
-    return drain(engine)

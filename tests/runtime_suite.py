@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_fixtures import Answer, Floats, collect, drain
+from engine_answers import Answer, Floats, collect, drain
 from token_engine.interface import (
     GenerationRequest,
     SamplingParams,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_fixtures import drain
+from engine_answers import drain
 from library_fakes.rigs import LIMITS, Rig, logits, prompt, start_vllm, subject_of
 from library_fakes.signatures import remove
 from library_fakes.worker import Behaviour
@@ -212,6 +212,17 @@ def test_a_long_prefill_is_no_hang(started: Start, monkeypatch: pytest.MonkeyPat
     rig = started(behaviour=Behaviour(step_seconds=0.05), limits=limits)
     ask(rig, 1, 500, 2)
     assert len(drain(rig.engine)[1].tokens) == 2
+
+
+def test_seeds_on_a_cpu_do_not_end_the_worker(started: Start) -> None:
+    """vLLM's worker dies there of a request with a seed whose prompt is computed in chunks."""
+    rig = started(behaviour=Behaviour(capability=None))
+    sampling = replace(SAMPLED, seed=3)
+    for key in range(6):
+        ask(rig, key, 150 + key, 5, sampling=sampling)
+    answers = drain(rig.engine)
+    assert [len(answers[key].tokens) for key in range(6)] == [5] * 6
+    assert rig.llm.args.enable_chunked_prefill is False
 
 
 def test_an_abort_before_the_library_has_the_request_is_made_again(started: Start) -> None:

@@ -189,6 +189,7 @@ class AsyncLLM:
             self.args.max_num_batched_tokens,
             self.args.max_model_len,
             package.behaviour,
+            self.args.enable_chunked_prefill is not False,
         )
         config = json.loads((Path(self.args.model) / "config.json").read_text(encoding="utf-8"))
         self._vocab_size = int(config["vocab_size"])
@@ -209,6 +210,9 @@ class AsyncLLM:
             raise AssertionError("the default loggers write to Prometheus' global registry")
         if args.max_num_batched_tokens < args.max_num_seqs:
             raise ValueError("max_num_batched_tokens must be at least max_num_seqs")
+        whole = args.max_num_batched_tokens >= args.max_model_len
+        if args.enable_chunked_prefill is False and not whole:
+            raise ValueError("max_num_batched_tokens is smaller than max_model_len")
         if args.tensor_parallel_size * args.pipeline_parallel_size > 8:
             raise RuntimeError("Engine core initialization failed. See root cause above.")
 
@@ -269,6 +273,7 @@ class AsyncLLM:
             Chooser(self._wishes(ids, params)),
             emit_on(self._loop, lambda emission: collector.put(self._output(emission))),
             given["priority"],
+            params.seed is not None,
         )
 
     def _wishes(self, ids: list[int], params: Any) -> Wishes:

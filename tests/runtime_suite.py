@@ -189,9 +189,11 @@ class RuntimeSuite:
         return replace(request, key=next(subject.keys))
 
     def test_any_end_id_stops_and_is_not_part_of_the_output(self, subject: Subject) -> None:
-        prompt = subject.prompt(20, 3)
-        (first,) = subject.answer(subject.request(prompt, 20))
-        whole = first.tokens
+        for seed in range(20):
+            prompt = subject.prompt(20, seed)
+            whole = subject.answer(subject.request(prompt, 20))[0].tokens
+            if len(set(whole[:4])) == 4:
+                break
         place = next(i for i, token in enumerate(whole) if i >= 2 and token not in whole[:i])
         end = whole[place]
         never = next(t for t in range(5, subject.vocab_size) if t not in whole)
@@ -239,7 +241,9 @@ class RuntimeSuite:
             for _ in range(2)
         ]
         assert rounds[0] == rounds[1]
-        assert len({tuple(answer.tokens) for answer in rounds[0]}) == len(seeds)
+        # Torch's generator on a CPU knows a seed's lower 32 bits alone.
+        different = len({tuple(answer.tokens) for answer in rounds[0]})
+        assert different == len(seeds) if subject.exact else different >= 4
 
     def test_greedy_ignores_the_sampling_numbers(self, subject: Subject) -> None:
         prompt = subject.prompt(10, 7)
@@ -308,7 +312,7 @@ class RuntimeSuite:
             of_output += chosen(prompt, False)[: len(expected)] != expected
         assert of_prompt + of_output  # else nothing was shown
 
-    @pytest.mark.parametrize(("presence", "frequency"), [(1.5, 0), (0, 1.0), (-2, 0), (0.7, -1.2)])
+    @pytest.mark.parametrize(("presence", "frequency"), [(1.5, 0), (0, 1.0), (-2, 0), (-0.5, 1.5)])
     def test_penalties_are_openais_of_the_output(
         self, subject: Subject, presence: float, frequency: float
     ) -> None:
@@ -367,8 +371,10 @@ class RuntimeSuite:
                 assert len(logprob.top) == wanted
                 given = [value for _, value in logprob.top]
                 assert given == sorted(given, reverse=True)
+                own = [values[one] for one, _ in logprob.top]
+                assert given == pytest.approx(own, abs=subject.logprob_error)
                 best = np.sort(values)[::-1][:wanted]
-                assert given == pytest.approx(best.tolist(), abs=subject.logprob_error)
+                assert own == pytest.approx(best.tolist(), abs=2 * subject.logprob_error)
                 fed.append(token)
 
     def test_a_guide_holds(self, subject: Subject) -> None:

@@ -18,7 +18,7 @@ OPTIONS: dict[str, Any] = {
     "kv_cache_memory_bytes": 64 * 2**20,
     "enforce_eager": True,
 }
-LIMITS = ("--max-seq-len", "512", "--max-batch-size", "4", "--max-num-tokens", "64")
+LIMITS = ("--max-seq-len", "2048", "--max-batch-size", "4", "--max-num-tokens", "64")
 
 
 @pytest.fixture(scope="session")

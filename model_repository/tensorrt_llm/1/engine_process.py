@@ -117,5 +117,7 @@ class EngineLoop:
         return refused
 
 
+if __name__ == "__mp_main__":  # a process that a library has spawned
+    die_with_parent()  # else it stays, and keeps the GPU's memory, when this one is killed
 if __name__ == "__main__":
     sys.exit(main(Path(sys.argv[1]), Connection(int(sys.argv[2]))))

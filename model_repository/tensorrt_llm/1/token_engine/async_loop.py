@@ -16,15 +16,13 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from token_engine.interface import Fault, GenerationRequest, TokenDelta
 from token_engine.library_results import IncompleteResponse, one_line
 
 CLOSE_PATIENCE_S = 2.0
 WATCH_S = 1.0
-
-Result = TypeVar("Result")
 
 
 class EngineLost(RuntimeError):
@@ -90,10 +88,6 @@ class AsyncLoop(ABC):
     def counts(self) -> tuple[int, int]:
         """Requests in the library, and waiting for it."""
         return len(self._running), len(self._waiting)
-
-    def complete(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Run a coroutine on the loop and wait for its end."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def close(self) -> None:
         """Abort everything and end the thread."""

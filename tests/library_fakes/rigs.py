@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from engine_config import EngineConfig, Limits, ModelFacts
-from library_fakes import fake_vllm
+from library_fakes import fake_sglang, fake_vllm
 from library_fakes.signatures import install
 from library_fakes.worker import Behaviour
 from runtime_suite import Subject
@@ -44,7 +44,7 @@ def engine_config(runtime: str, limits: Limits = LIMITS, **options: Any) -> Engi
 def write_model(folder: Path, **config: Any) -> Path:
     """What a fake reads of a checkpoint."""
     folder.mkdir(exist_ok=True)
-    text = json.dumps({"vocab_size": VOCAB, **config})
+    text = json.dumps({"vocab_size": VOCAB, "max_position_embeddings": 4096, **config})
     (folder / "config.json").write_text(text, encoding="utf-8")
     return folder
 
@@ -62,6 +62,20 @@ def start_vllm(
     if not (folder / "config.json").exists():
         write_model(folder)
     return Rig(make_engine(folder, engine_config("vllm", limits, **options)), package)
+
+
+def start_sglang(
+    folder: Path,
+    behaviour: Behaviour | None = None,
+    limits: Limits = LIMITS,
+    **options: Any,
+) -> Rig:
+    """Load a SGLang engine on the fake, in this process."""
+    package = fake_sglang.Package("0_5_23", behaviour or Behaviour())
+    install(package.modules())
+    if not (folder / "config.json").exists():
+        write_model(folder)
+    return Rig(make_engine(folder, engine_config("sglang", limits, **options)), package)
 
 
 def prompt(length: int, seed: int = 1) -> tuple[int, ...]:

@@ -81,6 +81,7 @@ class Worker:
         self._steps = 0
         self.dead = False
         self.most_active = 0
+        self.tokens_prefilled = 0
         self.on_step: Callable[[], None] = lambda: None
         self.on_death: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -162,6 +163,7 @@ class Worker:
                 if chunk < missing and work.seeded and self._how.capability is None:
                     self._how.die_at_step = self._steps + 1  # as vLLM's worker does on a CPU
                 work.prefilled += chunk
+                self.tokens_prefilled += chunk
                 budget -= chunk
             if work.prefilled == len(work.prompt):
                 emissions.append(self._advance(work, longest))

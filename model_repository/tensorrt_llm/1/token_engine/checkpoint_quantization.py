@@ -1,4 +1,4 @@
-"""How the checkpoint in an engine's folder is quantized, and what a GPU makes of NVFP4."""
+"""What the checkpoint in an engine's folder says of itself, and what a GPU makes of NVFP4."""
 
 from __future__ import annotations
 
@@ -24,6 +24,15 @@ def quantization_algorithm(directory: Path) -> str:
     if (directory / "hf_quant_config.json").is_file():
         facts = _read(directory / "hf_quant_config.json").get("quantization") or {}
     return str(facts.get("quant_algo") or facts.get("quant_method") or "")
+
+
+def longest_context(directory: Path) -> int:
+    """`max_position_embeddings` of the checkpoint; raises `EngineLoadError`."""
+    length = _read(directory / "config.json").get("max_position_embeddings")
+    if not isinstance(length, int):
+        path = directory / "config.json"
+        raise EngineLoadError(f"{path} has no max_position_embeddings; {REBUILD}")
+    return length
 
 
 def marlin_note(gpu: str, capability: Capability) -> str:

@@ -59,6 +59,12 @@ def _vllm(directory: Path, config: EngineConfig) -> TokenEngine:
     return VllmEngine(directory, config)
 
 
+def _sglang(directory: Path, config: EngineConfig) -> TokenEngine:
+    from token_engine.sglang_engine import SglangEngine
+
+    return SglangEngine(directory, config)
+
+
 RUNTIMES: dict[str, Runtime] = {
     # Its presence and frequency penalties depend on the logit's sign (2026.4), so are not offered.
     "openvino": Runtime(
@@ -76,6 +82,8 @@ RUNTIMES: dict[str, Runtime] = {
     # What some of its versions, samplers or backends do not honour, it refuses itself.
     "tensorrt_llm": Runtime(_tensorrt_llm, frozenset(get_args(Feature))),
     "vllm": Runtime(_vllm, frozenset(get_args(Feature))),
+    # Its repetition penalty leaves the prompt out, and it knows no bad words (0.5.23).
+    "sglang": Runtime(_sglang, frozenset(get_args(Feature)) - {"repetition_penalty", "bad_words"}),
 }
 
 

@@ -1,0 +1,57 @@
+"""The installed SGLang: the one place that imports it.
+
+Written against the sources of 0.5.23; no build of it runs on a CPU alone, so it is tested on a fake
+of those. Earlier versions differ in what a request may ask for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from token_engine.checkpoint_quantization import Capability
+from token_engine.interface import EngineLoadError
+from token_engine.library_results import one_line
+
+OLDEST = (0, 5, 23)
+INSTALL = "install sglang 0.5.23 or later into the Python that runs the engine"
+
+
+@dataclass(frozen=True)
+class Library:
+    """What the runtime uses of it."""
+
+    version: str
+    engine: Any  # the class
+    argument_names: frozenset[str]  # of ServerArgs
+    gpu: str  # its name; "" without one
+    capability: Capability  # (0, 0) without one
+    gpus: int
+
+
+def import_library() -> Library:
+    """Raises `EngineLoadError` if SGLang is not installed, too old or broken."""
+    # Else log-probabilities are of the logits after temperature. Read when it is imported.
+    os.environ["SGLANG_RETURN_ORIGINAL_LOGPROB"] = "1"
+    os.environ["HF_HUB_OFFLINE"] = "1"  # the checkpoint lies here
+    try:
+        package = importlib.import_module("sglang")
+        engine = importlib.import_module("sglang.srt.entrypoints.engine").Engine
+        arguments = importlib.import_module("sglang.srt.server_args").ServerArgs
+        cuda = importlib.import_module("torch").cuda
+    except Exception as error:  # torch and CUDA fail in ways of their own when they are imported
+        raise EngineLoadError(
+            f"SGLang cannot be imported ({one_line(error)}); {INSTALL}"
+        ) from error
+    version = str(package.__version__)
+    if tuple(int(number) for number in re.findall(r"\d+", version)[:3]) < OLDEST:
+        raise EngineLoadError(f"SGLang is {version}, allowed is 0.5.23 or later; {INSTALL}")
+    names = frozenset(arguments.__struct_fields__)
+    count = cuda.device_count()
+    if not count:
+        return Library(version, engine, names, "", (0, 0), 0)
+    name, capability = cuda.get_device_name(0), cuda.get_device_capability(0)
+    return Library(version, engine, names, str(name), tuple(capability), count)

@@ -1,0 +1,141 @@
+"""A request in SGLang's words. Knows no running engine.
+
+    here                   sampling_params of the library, and arguments of `async_generate`
+    ---------------------  ---------------------------------------------------------------------
+    greedy                 temperature=0; top_k, top_p, min_p and sampling_seed stay unset
+    temperature            temperature (below 1e-6 it is greedy)
+    top_k                  top_k; -1 for no limit
+    top_p                  top_p
+    min_p                  min_p, after top_k and top_p
+    seed                   sampling_seed, hashed into 63 bits. Honoured by deterministic inference
+                           alone: without it requests that sample are refused
+    repetition_penalty     none: SGLang's acts on the output alone, ours on the prompt too. Refused
+    presence_penalty       presence_penalty: OpenAI's, of the output alone
+    frequency_penalty      frequency_penalty: likewise
+    max_tokens             max_new_tokens, always (the library's own default is 128)
+    end_ids                stop_token_ids; none: ignore_eos=True, which stops at no stop id either
+    min_tokens             min_new_tokens, where there are end ids
+    bad_words              none: refused
+    token_bias             logit_bias, with ids as words
+    logprobs               return_logprob and top_logprobs_num; of the logits before temperature
+                           (SGLANG_RETURN_ORIGINAL_LOGPROB), but after penalties, bias, bans and
+                           guides: refused with those
+    guide                  json -> json_schema="$$ANY$$", json_schema, regex, ebnf_grammar -> ebnf.
+                           Refused with ignore_eos and with min_tokens
+    priority               priority, with enable_priority_scheduling and
+                           schedule_low_priority_values_first
+
+Prompts go as input_ids; stop words of text are room 2's. Sources: sglang/srt of 0.5.23:
+sampling/sampling_params.py, sampling/penaltylib, layers/sampler.py, managers/schedule_batch.py,
+managers/tokenizer_manager.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from token_engine.interface import GenerationRequest, Guide, UnsupportedParameter
+from token_engine.library_results import seed_of_63_bits
+
+GUIDE_FIELDS = {"json_schema": "json_schema", "regex": "regex", "ebnf_grammar": "ebnf"}
+ANY_JSON = "$$ANY$$"
+
+Refusal = tuple[str, object, str]  # the input's name, its value, what is allowed
+
+
+def refuse_unsupported(request: GenerationRequest, guides: bool, seeds: bool) -> None:
+    """Raise `UnsupportedParameter` for the first thing asked for that is not to be had."""
+    for name, value, allowed in (
+        *_refused_choices(request, seeds),
+        *_refused_guides(request, guides),
+        *_refused_logprobs(request),
+    ):
+        raise UnsupportedParameter(f"{name} is {value}, the sglang runtime allows only {allowed}")
+
+
+def _refused_choices(request: GenerationRequest, seeds: bool) -> Iterator[Refusal]:
+    sampling = request.sampling
+    if not sampling.greedy and not seeds:
+        allowed = "0: its engine has enable_deterministic_inference false, and honours no seed"
+        yield "temperature", f"{sampling.temperature:g}", allowed
+    if sampling.repetition_penalty != 1:
+        yield "repetition_penalty", f"{sampling.repetition_penalty:g}", "1"
+    if request.bad_words:
+        yield "bad_words", f"{len(request.bad_words)} token sequences", "none"
+
+
+def _refused_guides(request: GenerationRequest, guides: bool) -> Iterator[Refusal]:
+    if request.guide is None:
+        return
+    if not guides:
+        yield "guided_decoding_guide_type", request.guide.kind, "none: its engine has no backend"
+    if not request.end_ids:
+        yield "ignore_eos", "true", "false with a guide"
+    if request.min_tokens:
+        yield "min_tokens", request.min_tokens, "0 with a guide"
+
+
+def _refused_logprobs(request: GenerationRequest) -> Iterator[Refusal]:
+    if request.logprobs is None:
+        return
+    sampling = request.sampling
+    for changes, what in (
+        (sampling.presence_penalty, "presence_penalty"),
+        (sampling.frequency_penalty, "frequency_penalty"),
+        (request.token_bias, "embedding_bias"),
+        (request.min_tokens and request.end_ids, "min_tokens"),
+        (request.guide, "a guide"),
+    ):
+        if changes:
+            yield "return_log_probs", "true", f"false with {what}"
+
+
+def library_arguments(request: GenerationRequest) -> dict[str, Any]:
+    """Keyword arguments of `async_generate` for a request that is not refused."""
+    return {
+        "input_ids": list(request.prompt_ids),
+        "sampling_params": _sampling_params(request),
+        "stream": True,
+        "rid": str(request.key),
+        "priority": request.priority,
+        "return_logprob": request.logprobs is not None,
+        "top_logprobs_num": request.logprobs or 0,
+    }
+
+
+def _sampling_params(request: GenerationRequest) -> dict[str, Any]:
+    params: dict[str, Any] = {
+        "max_new_tokens": request.max_tokens,
+        "ignore_eos": not request.end_ids,
+        "presence_penalty": request.sampling.presence_penalty,
+        "frequency_penalty": request.sampling.frequency_penalty,
+        **_choice(request),
+    }
+    if request.end_ids:
+        params["stop_token_ids"] = list(request.end_ids)
+        params["min_new_tokens"] = request.min_tokens
+    if request.token_bias:
+        params["logit_bias"] = {str(token): bias for token, bias in request.token_bias}
+    if request.guide is not None:
+        params |= _guide(request.guide)
+    return params
+
+
+def _choice(request: GenerationRequest) -> dict[str, Any]:
+    sampling = request.sampling
+    if sampling.greedy:
+        return {"temperature": 0.0}
+    return {
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k or -1,
+        "top_p": sampling.top_p,
+        "min_p": sampling.min_p,
+        "sampling_seed": seed_of_63_bits(sampling.seed),
+    }
+
+
+def _guide(guide: Guide) -> dict[str, Any]:
+    if guide.kind == "json":
+        return {"json_schema": ANY_JSON}
+    return {GUIDE_FIELDS[guide.kind]: guide.text}

@@ -1,0 +1,289 @@
+"""A fake `sglang`, made of recorded signatures, that behaves as 0.5.23's sources say.
+
+Sources: sglang/srt/entrypoints/engine.py, managers/{tokenizer_manager,scheduler,schedule_batch,
+tp_worker}.py, sampling/sampling_params.py, sampling/penaltylib, layers/sampler.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+from library_fakes.choices import Chooser, Wishes
+from library_fakes.signatures import bound, load_signatures, module, record_class
+from library_fakes.worker import BLOCKS, Behaviour, Emission, Work, Worker, emit_on
+
+EOS = frozenset({2, 3, 4})  # of the model's config and its tokenizer
+WHOLE_VOCABULARY = 1 << 30
+
+
+def check_params(params: Any) -> None:
+    """`SamplingParams.__post_init__` and `verify`."""
+    if 0 <= params.temperature < 1e-6:
+        params.temperature, params.top_k = 1.0, 1
+    if params.top_k == -1 or params.top_k == "<TOP_K_ALL>":
+        params.top_k = WHOLE_VOCABULARY
+    checks = {
+        "temperature": math.isfinite(params.temperature) and params.temperature >= 0,
+        "top_p": 0 < params.top_p <= 1,
+        "top_k": params.top_k >= 1,
+        "min_p": 0 <= params.min_p <= 1,
+        "presence_penalty": -2 <= params.presence_penalty <= 2,
+        "frequency_penalty": -2 <= params.frequency_penalty <= 2,
+        "repetition_penalty": 0 < params.repetition_penalty <= 2,
+        "min_new_tokens": 0 <= params.min_new_tokens <= params.max_new_tokens,
+        "sampling_seed": params.sampling_seed is None or -(2**63) <= params.sampling_seed < 2**63,
+        "logit_bias": all(isinstance(key, str) for key in params.logit_bias or {}),
+    }
+    for name, right in checks.items():
+        if not right:
+            raise ValueError(f"{name} is wrong, got {getattr(params, name)}.")
+    guides = (params.json_schema, params.regex, params.ebnf, params.structural_tag)
+    if sum(one is not None for one in guides) > 1:
+        raise ValueError("Only one of json_schema, regex, ebnf, or structural_tag can be set.")
+
+
+class Package:
+    """The modules of one version."""
+
+    def __init__(self, version: str, behaviour: Behaviour) -> None:
+        self.signatures = load_signatures(f"sglang_{version}")
+        self.behaviour = behaviour
+        self.llms: list[Any] = []  # engines, in order of their making
+        self.sampling_params = record_class(
+            "SamplingParams", self.signatures["sampling_params"], __post_init__=check_params
+        )
+        self.server_args = record_class(
+            "ServerArgs",
+            [[name, value, kind] for name, value, kind in self.signatures["server_args"]],
+            __struct_fields__=tuple(one[0] for one in self.signatures["server_args"]),
+        )
+
+    def modules(self) -> dict[str, ModuleType]:
+        """By the name they are imported under."""
+        package = self
+
+        class BoundEngine(Engine):
+            def __init__(self, **kwargs: Any) -> None:
+                super().__init__(package, kwargs)
+
+        capability, count = self.behaviour.capability, self.behaviour.gpus
+        cuda = SimpleNamespace(
+            device_count=lambda: count if capability else 0,
+            get_device_name=lambda index: "NVIDIA Fake",
+            get_device_capability=lambda index: capability,
+        )
+        modules = {
+            "torch": {"cuda": cuda},
+            "sglang": {"__version__": self.signatures["version"], "fake": self},
+            "sglang.srt": {},
+            "sglang.srt.entrypoints": {},
+            "sglang.srt.entrypoints.engine": {"Engine": BoundEngine},
+            "sglang.srt.server_args": {"ServerArgs": self.server_args},
+        }
+        return {
+            name: module(name, **({"__path__": []} if name != "torch" else {}), **values)
+            for name, values in modules.items()
+        }
+
+
+class State:
+    """Of one request, in the tokenizer manager."""
+
+    def __init__(self) -> None:
+        self.outputs: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.output_ids: list[int] = []
+        self.logprobs: list[Any] = []
+        self.top_logprobs: list[Any] = []
+
+
+class Engine:
+    """sglang/srt/entrypoints/engine.py, and its tokenizer manager."""
+
+    def __init__(self, package: Package, kwargs: dict[str, Any]) -> None:
+        self._package = package
+        self.server_args = package.server_args(**kwargs)
+        args = self.server_args
+        config = json.loads((Path(args.model_path) / "config.json").read_text(encoding="utf-8"))
+        self._vocab_size = int(config["vocab_size"])
+        if args.context_length > config["max_position_embeddings"]:
+            raise ValueError("context_length is greater than the derived context_length")
+        if args.tp_size * args.pp_size > 8:
+            raise RuntimeError("Rank 0 scheduler died during initialization.")
+        self.worker = Worker(
+            args.max_running_requests,
+            args.chunked_prefill_size,
+            args.context_length,
+            package.behaviour,
+        )
+        self._states: dict[str, State] = {}
+        self.requests: list[tuple[list[int], Any, dict[str, Any]]] = []
+        self.tokenizer_manager = SimpleNamespace(
+            abort_request=self._abort_request, get_loads=self._get_loads
+        )
+        package.llms.append(self)
+
+    async def async_generate(self, *args: Any, **kwargs: Any) -> Any:
+        given = bound(self._package.signatures["async_generate"], args, kwargs)
+        stream = self._generate(given)
+        return stream if given["stream"] is True else await stream.__anext__()
+
+    async def _generate(self, given: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        rid, ids, args = given["rid"], given["input_ids"], self.server_args
+        if rid in self._states:
+            raise ValueError(f"Duplicate request ID detected: {rid}")
+        params = self._package.sampling_params(**given["sampling_params"])
+        await asyncio.sleep(0)  # until here an abort finds nothing
+        if len(ids) >= args.context_length:
+            raise ValueError(f"The input ({len(ids)} tokens) is longer than the model's context")
+        if params.min_new_tokens and args.skip_tokenizer_init:
+            raise ValueError("min_new_tokens is unavailable when skip_tokenizer_init=True")
+        if given["priority"] and not args.enable_priority_scheduling:
+            raise ValueError("Using priority requires --enable-priority-scheduling")
+        state = self._states[rid] = State()
+        longest = args.context_length - 1  # max_req_len of tp_worker.py
+        self.requests.append((ids, params, given))
+        if len(ids) >= longest - 5:
+            del self._states[rid]
+            yield self._refusal(rid, f"Input length ({len(ids)} tokens) exceeds the maximum")
+            return
+        limit = min(params.max_new_tokens, longest - len(ids) - 1)
+        loop = asyncio.get_running_loop()
+        work = self._work(rid, ids, params, given, limit)
+        work.emit = emit_on(loop, lambda emission: self._take(state, emission, given))
+        self.worker.submit(work)
+        try:
+            finished = False
+            while not finished:
+                output = await state.outputs.get()
+                while not state.outputs.empty():
+                    output = self._joined(output, state.outputs.get_nowait())
+                finished = output["meta_info"]["finish_reason"] is not None
+                yield output
+        except BaseException:
+            self.worker.abort(rid)
+            raise
+        finally:
+            self._states.pop(rid, None)
+
+    def _work(
+        self, rid: str, ids: list[int], params: Any, given: dict[str, Any], limit: int
+    ) -> Work:
+        stops = frozenset(params.stop_token_ids or ()) | EOS
+        args = self.server_args
+        seeds = args.enable_deterministic_inference is True
+        guide = params.json_schema or params.regex or params.ebnf
+        if guide is not None and args.grammar_backend == "none":
+            raise ValueError("Grammar-based generation is not supported")
+        wishes = Wishes(
+            ids,
+            self._vocab_size,
+            temperature=0 if params.top_k == 1 else params.temperature,
+            top_k=0 if params.top_k == WHOLE_VOCABULARY else params.top_k,
+            top_p=params.top_p,
+            min_p=params.min_p,
+            seed=(42 if params.sampling_seed is None else params.sampling_seed)
+            if seeds
+            else id(ids),
+            presence_penalty=params.presence_penalty,
+            frequency_penalty=params.frequency_penalty,
+            bias={int(key): value for key, value in (params.logit_bias or {}).items()},
+            banned_before=params.min_new_tokens,
+            banned=stops,
+            guide=None if guide is None else list(guide.encode()),
+            guide_end=frozenset(params.stop_token_ids or EOS),
+            logprobs=given["top_logprobs_num"] if given["return_logprob"] else None,
+            raw_logprobs=False,
+        )
+        if os.environ.get("SGLANG_RETURN_ORIGINAL_LOGPROB") != "1":
+            raise AssertionError("log-probabilities would be of the logits after temperature")
+        sign = 1 if args.schedule_low_priority_values_first is True else -1
+        return Work(
+            rid,
+            ids,
+            limit,
+            frozenset() if params.ignore_eos else stops,  # ignore_eos: no stop id stops either
+            Chooser(wishes),
+            lambda emission: None,
+            sign * (given["priority"] or 0),
+        )
+
+    def _take(self, state: State, emission: Emission, given: dict[str, Any]) -> None:
+        offset = len(state.output_ids)
+        if emission.token is not None:
+            state.output_ids.append(emission.token)
+        if emission.logprobs is not None and emission.token is not None:
+            values = sorted(emission.logprobs.items(), key=lambda pair: -pair[1])
+            state.logprobs.append((emission.logprobs[emission.token], emission.token, None))
+            best = [(value, one, None) for one, value in values[: given["top_logprobs_num"]]]
+            state.top_logprobs.append(best or None)
+        state.outputs.put_nowait(self._output(state, emission, offset, given))
+
+    def _output(
+        self, state: State, emission: Emission, offset: int, given: dict[str, Any]
+    ) -> dict[str, Any]:
+        incremental = self.server_args.incremental_streaming_output is True
+        since = offset if incremental else 0
+        reasons: dict[str, Any] = {
+            "": None,
+            "stop": {"type": "stop", "matched": emission.token},
+            "length": {"type": "length", "length": len(state.output_ids)},
+            "abort": {"type": "abort", "message": "Aborted", "status_code": None},
+            "error": {"type": "abort", "message": "NaN in the logits", "status_code": 500},
+        }
+        meta_info: dict[str, Any] = {
+            "id": emission.work.key,
+            "finish_reason": reasons[emission.finish],
+            "prompt_tokens": len(emission.work.prompt),
+            "completion_tokens": len(state.output_ids),
+            "cached_tokens": len(emission.work.prompt) // 2,
+        }
+        if given["return_logprob"]:
+            meta_info["output_token_logprobs"] = state.logprobs[since:]
+            if given["top_logprobs_num"] > 0:
+                meta_info["output_top_logprobs"] = state.top_logprobs[since:]
+        return {"text": "", "output_ids": state.output_ids[since:], "meta_info": meta_info}
+
+    def _joined(self, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+        """`_coalesce_streaming_chunks`."""
+        if self.server_args.incremental_streaming_output is not True:
+            return new
+        meta_info = dict(new["meta_info"])
+        for key in ("output_token_logprobs", "output_top_logprobs"):
+            if key in meta_info:
+                meta_info[key] = [*old["meta_info"][key], *meta_info[key]]
+        return {**new, "output_ids": old["output_ids"] + new["output_ids"], "meta_info": meta_info}
+
+    def _refusal(self, rid: str, message: str) -> dict[str, Any]:
+        reason = {"type": "abort", "message": message, "status_code": 400}
+        return {"text": "", "output_ids": [], "meta_info": {"id": rid, "finish_reason": reason}}
+
+    def _abort_request(self, *args: Any, **kwargs: Any) -> None:
+        rid = bound(self._package.signatures["abort_request"], args, kwargs)["rid"]
+        state, work = self._states.get(rid), self.worker.abort(rid)
+        if state is not None and work is not None:
+            given = {"return_logprob": False, "top_logprobs_num": 0}
+            output = self._output(state, Emission(work, None, finish="abort"), 0, given)
+            state.outputs.put_nowait({**output, "output_ids": []})
+
+    async def _get_loads(self) -> list[Any]:
+        active, waiting = self.worker.counts
+        return [
+            SimpleNamespace(
+                num_running_reqs=active,
+                num_waiting_reqs=waiting,
+                num_used_tokens=self.worker.tokens_held,
+                max_total_num_tokens=BLOCKS * 16,
+                total_prefill_uncached_tokens=self.worker.tokens_prefilled,
+            )
+        ]
+
+    def shutdown(self, *args: Any, **kwargs: Any) -> None:
+        bound(self._package.signatures["shutdown"], args, kwargs)
+        self.worker.shutdown()

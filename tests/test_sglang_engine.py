@@ -1,0 +1,263 @@
+"""The SGLang runtime on a fake of the library: the shared suite, and what is SGLang's own.
+
+The fake is made of recorded signatures and behaves as the library's sources say
+(tests/library_fakes). What only hardware can show is not shown here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engine_answers import drain
+from engine_config import EngineConfigError
+from library_fakes.rigs import LIMITS, Rig, prompt, start_sglang, subject_of, write_model
+from library_fakes.signatures import remove
+from library_fakes.worker import Behaviour
+from runtime_suite import SAMPLED, RuntimeSuite, Subject, eventually
+from token_engine import async_loop, sglang_loop
+from token_engine.async_loop import EngineLost
+from token_engine.interface import EngineLoadError, Guide, UnsupportedParameter
+from token_engine.sglang_library import import_library
+from token_engine.sglang_options import RESERVED_ARGUMENTS, SglangOptions
+
+Start = Callable[..., Rig]
+NVFP4 = {"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}
+
+
+@pytest.fixture
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    monkeypatch.setattr(sglang_loop, "LOADS_PAUSE_S", 0.001)
+    rigs: list[Rig] = []
+
+    def make(**settings: Any) -> Rig:
+        rigs.append(start_sglang(tmp_path / "engine", **settings))
+        return rigs[-1]
+
+    yield make
+    for rig in rigs:
+        rig.engine.shutdown()
+    remove("sglang", "torch")
+
+
+class TestSglang(RuntimeSuite):
+    @pytest.fixture
+    def subject(self, started: Start) -> Subject:
+        rig = started(behaviour=Behaviour(step_seconds=0.002))
+        return subject_of("sglang", rig, tells_first_pass=False)
+
+    def test_a_guide_holds(self, subject: Subject) -> None:
+        for kind, text, expected in (
+            ("json", "", b"$$ANY$$"),  # the library's word for any JSON value
+            ("json_schema", '{"a": 1}', b'{"a": 1}'),
+            ("regex", "[ab]+", b"[ab]+"),
+            ("ebnf_grammar", "root ::= x", b"root ::= x"),
+        ):
+            guide = Guide(kind, text)  # type: ignore[arg-type]
+            one = subject.request(prompt(5), 40, end_ids=subject.eos, guide=guide)
+            (answer,) = subject.answer(one)
+            assert (bytes(answer.tokens), answer.reason) == (expected, "stop")
+
+
+def ask(rig: Rig, key: int, length: int, max_tokens: int, **more: Any) -> None:
+    one = subject_of("sglang", rig).request(prompt(length, key), max_tokens, **more)
+    rig.engine.submit(replace(one, key=key))
+
+
+def test_what_the_library_is_told(started: Start) -> None:
+    rig = started(mem_fraction_static=0.8, more_server_args={"random_seed": 5})
+    args = rig.llm.server_args
+    assert (args.max_running_requests, args.chunked_prefill_size) == (4, 64)
+    assert (args.mem_fraction_static, args.random_seed) == (0.8, 5)
+    assert args.sampling_defaults == "openai"  # else the checkpoint's temperature changes requests
+    ask(rig, 1, 5, 30, end_ids=(7, 8), priority=3)
+    drain(rig.engine)
+    ids, params, given = rig.llm.requests[-1]
+    assert (ids, given["priority"]) == (list(prompt(5, 1)), 3)
+    assert (params.max_new_tokens, params.stop_token_ids, params.ignore_eos) == (30, [7, 8], False)
+
+
+def test_a_request_gets_every_token_up_to_the_limit(started: Start) -> None:
+    """The library cuts off two tokens of its context, and refuses the last seven of a prompt."""
+    rig = started()
+    for key, length in enumerate((1, 300, 599)):
+        ask(rig, key, length, 600 - length)
+        assert len(drain(rig.engine)[key].tokens) == 600 - length
+
+
+@pytest.mark.parametrize(
+    ("options", "more", "expected"),
+    [
+        (
+            {},
+            {"sampling": replace(SAMPLED, repetition_penalty=1.5)},
+            "repetition_penalty is 1.5, the sglang runtime allows only 1",
+        ),
+        ({}, {"bad_words": ((5,),)}, "bad_words is 1 token sequences, the sglang runtime"),
+        (
+            {"enable_deterministic_inference": False},
+            {"sampling": SAMPLED},
+            "temperature is 1, the sglang runtime allows only 0: its engine has enable_determ",
+        ),
+        ({}, {"guide": Guide("json")}, "ignore_eos is true, the sglang runtime allows only false"),
+        (
+            {},
+            {"guide": Guide("json"), "end_ids": (2,), "min_tokens": 2},
+            "min_tokens is 2, the sglang runtime allows only 0 with a guide",
+        ),
+        (
+            {"grammar_backend": "none"},
+            {"guide": Guide("regex", "a"), "end_ids": (2,)},
+            "guided_decoding_guide_type is regex, the sglang runtime allows only none",
+        ),
+        (
+            {},
+            {"logprobs": 0, "sampling": replace(SAMPLED, presence_penalty=1.0)},
+            "return_log_probs is true, the sglang runtime allows only false with presence_penalty",
+        ),
+        ({}, {"logprobs": 0, "token_bias": ((5, 1.0),)}, "only false with embedding_bias"),
+    ],
+)
+def test_what_it_cannot_do_is_refused_by_name(
+    started: Start, options: dict[str, Any], more: dict[str, Any], expected: str
+) -> None:
+    rig = started(**options)
+    with pytest.raises(UnsupportedParameter, match=expected):
+        ask(rig, 1, 4, 5, **more)
+    assert not rig.engine.has_work
+
+
+def test_prefix_cache_hits_are_counted(started: Start) -> None:
+    rig = started()
+    ask(rig, 1, 100, 5)
+    drain(rig.engine)
+    stats = rig.engine.stats()
+    assert (stats.prefix_tokens_looked_up, stats.prefix_tokens_found) == (100, 50)
+
+
+def test_requests_that_fail_end_alone(started: Start) -> None:
+    """One by the engine's fault, one by its own, which the library sees only later."""
+    rig = started(behaviour=Behaviour(fail={7: 3}))
+    bad = subject_of("sglang", rig).request((7, *prompt(4)), 9)
+    rig.engine.submit(bad)
+    ask(rig, 2, 4, 9)
+    ask(rig, 3, 601, 9)  # room 2 lets no such prompt in
+    answers = drain(rig.engine)
+    assert (answers[bad.key].error, answers[bad.key].fault) == ("NaN in the logits", "engine")
+    assert len(answers[2].tokens) == 9
+    assert answers[3].fault == "invalid"
+    assert "Input length (601 tokens)" in answers[3].error
+
+
+def test_a_scheduler_that_hangs_ends_the_engine(
+    started: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its figures are read all the time; that they stand still is what tells."""
+    monkeypatch.setattr(async_loop, "WATCH_S", 0.05)
+    rig = started(behaviour=Behaviour(hang_at_step=5), limits=replace(LIMITS, hang_timeout_s=0.3))
+    ask(rig, 1, 4, 100)
+    with pytest.raises(EngineLost, match="SGLang made no step in"):
+        drain(rig.engine)
+
+
+def test_a_long_prefill_is_no_hang(started: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(async_loop, "WATCH_S", 0.05)
+    limits = replace(LIMITS, hang_timeout_s=2.0, max_num_tokens=8)
+    rig = started(behaviour=Behaviour(step_seconds=0.05), limits=limits)
+    ask(rig, 1, 500, 2)
+    assert len(drain(rig.engine)[1].tokens) == 2
+
+
+def test_an_abort_before_the_library_has_the_request_is_made_again(started: Start) -> None:
+    rig = started(behaviour=Behaviour(step_seconds=0.002))
+    for key in range(30):
+        ask(rig, key, 4, 500)
+        rig.engine.cancel(key)
+    eventually(lambda: rig.llm.worker.counts == (0, 0) and not rig.llm._states, "nothing left")
+
+
+def test_what_the_incremental_output_spares(started: Start) -> None:
+    """Without it each output has everything so far, and tokens would come twice."""
+    rig = started(behaviour=Behaviour(step_seconds=0.002))
+    rig.llm.server_args.incremental_streaming_output = False
+    ask(rig, 1, 4, 10)
+    assert len(drain(rig.engine)[1].tokens) > 10
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"dtype": "fp32"}, "dtype is 'fp32', allowed is one of 'auto'"),
+        ({"quantization": "awq"}, "quantization is 'awq', allowed is one of '', 'modelopt_fp4'"),
+        ({"fp4_gemm_runner_backend": "x"}, "fp4_gemm_runner_backend is 'x'"),
+        ({"grammar_backend": ""}, "grammar_backend is ''"),
+        ({"mem_fraction_static": 1}, "mem_fraction_static is 1.0, allowed is 0 and up, below 1"),
+        ({"tensor_parallel_size": 2}, "unknown key 'tensor_parallel_size'"),
+        ({"page_sizes": 2}, "did you mean 'page_size'"),
+        *(
+            ({"more_server_args": {name: 1}}, f"more_server_args is .*no {name}: ")
+            for name in (*RESERVED_ARGUMENTS, "tp_size")
+        ),
+    ],
+)
+def test_wrong_options_are_named(tmp_path: Path, options: dict[str, Any], expected: str) -> None:
+    with pytest.raises(EngineConfigError, match=expected):
+        start_sglang(tmp_path / "engine", **options)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "options", "expected"),
+    [
+        (Behaviour(capability=(7, 5)), {}, r"has compute capability 7\.5, allowed for NVFP4 is 8"),
+        (Behaviour(capability=None), {}, r"0 GPUs are to be seen and tp_size 1 times .* needs 1"),
+        (Behaviour(gpus=1), {"tp_size": 2}, r"1 GPUs are to be seen and tp_size 2 .* needs 2"),
+        (Behaviour(gpus=9), {"tp_size": 9}, r"SGLang 0\.5\.23 cannot load .*Rank 0 scheduler"),
+        (Behaviour(), {"more_server_args": {"hf_tokn": 1}}, r"has no argument 'hf_tokn'"),
+    ],
+)
+def test_a_machine_that_does_not_fit(
+    tmp_path: Path, behaviour: Behaviour, options: dict[str, Any], expected: str
+) -> None:
+    folder = write_model(tmp_path / "engine", **NVFP4)
+    with pytest.raises(EngineLoadError, match=expected) as error:
+        start_sglang(folder, behaviour, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_the_models_own_length_less_what_the_library_keeps(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "engine", max_position_embeddings=606)
+    with pytest.raises(EngineLoadError, match="max_seq_len is 600, allowed .* at most 599"):
+        start_sglang(folder)
+    write_model(folder, max_position_embeddings=607)
+    start_sglang(folder).engine.shutdown()
+
+
+def test_marlin_is_told_where_the_gpu_has_no_fp4(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_model(tmp_path / "engine", **NVFP4)
+    start_sglang(folder, Behaviour(capability=(9, 0)), quantization="modelopt_fp4")
+    assert "(sm90) has no FP4 tensor cores: the Marlin kernel" in capsys.readouterr().err
+    start_sglang(folder, Behaviour(capability=(10, 0))).engine.shutdown()
+    assert capsys.readouterr().err == ""
+
+
+def test_every_option_is_an_argument_of_the_library(started: Start) -> None:
+    ours = {"model_directory", "more_server_args"}
+    fields = set(SglangOptions.__dataclass_fields__) - ours
+    rig = started()
+    assert fields <= set(rig.package.server_args.__struct_fields__)
+
+
+def test_versions(started: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    started()
+    monkeypatch.setattr(sys.modules["sglang"], "__version__", "0.5.9.post1")
+    with pytest.raises(EngineLoadError, match=r"SGLang is 0\.5\.9\.post1, allowed is 0\.5\.23"):
+        import_library()
+    monkeypatch.setitem(sys.modules, "sglang.srt.entrypoints.engine", None)
+    with pytest.raises(EngineLoadError, match=r"SGLang cannot be imported .*install sglang"):
+        import_library()

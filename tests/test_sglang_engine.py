@@ -230,7 +230,7 @@ def test_a_machine_that_does_not_fit(
 
 def test_the_models_own_length_less_what_the_library_keeps(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "engine", max_position_embeddings=606)
-    with pytest.raises(EngineLoadError, match="max_seq_len is 600, allowed .* at most 599"):
+    with pytest.raises(EngineLoadError, match=r"max_seq_len is 600, allowed .* at most 599"):
         start_sglang(folder)
     write_model(folder, max_position_embeddings=607)
     start_sglang(folder).engine.shutdown()

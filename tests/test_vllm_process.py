@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +22,7 @@ from engine_config import load_engine_config
 from engine_description import write_description
 from generation_inputs import read_inputs
 from generation_room import GenerationRoom
-from processes import eventually
+from processes import eventually, is_alive
 from request_row import EngineUnavailable
 from tensorrt_llm_fakes.fake_sampler import model_logits
 from test_generation_room import Recorder
@@ -119,6 +121,30 @@ def test_a_dead_engine_core_is_replaced(opened: Opened) -> None:
     assert events[-1].startswith("the engine process ended with exit code 1")
     eventually(lambda: "the engine is ready again" in log, "a new engine process")
     assert retried(room).tokens() == model_tokens(room, 5)
+
+
+def test_what_the_library_spawned_ends_with_a_killed_engine_process(
+    opened: Opened, tmp_path: Path
+) -> None:
+    """It would keep the GPU's memory, and the next engine process would not fit."""
+    pid_file = tmp_path / "spawned"
+    room = opened(spawns=str(pid_file))
+    spawned = int(pid_file.read_text())
+    assert is_alive(spawned)
+    wait_until_the_hook_is_set(spawned)
+    child = room._supervisor._child
+    assert child is not None
+    os.kill(child.process.pid, signal.SIGKILL)
+    eventually(lambda: not is_alive(spawned), "the spawned process is gone")
+
+
+def wait_until_the_hook_is_set(pid: int) -> None:
+    """The spawned process imports the main module first, and then sleeps."""
+
+    def sleeps() -> bool:
+        return "nanosleep" in Path(f"/proc/{pid}/wchan").read_text()
+
+    eventually(sleeps, "the spawned process runs")
 
 
 def retried(room: GenerationRoom) -> Recorder:

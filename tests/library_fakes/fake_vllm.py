@@ -9,6 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import multiprocessing
+import os
+import time
 from collections.abc import AsyncIterator
 from enum import Enum
 from pathlib import Path
@@ -203,6 +206,8 @@ class AsyncLLM:
         self.worker.on_death = self._die
         self._loop: Any = None
         package.llms.append(self)
+        if package.behaviour.spawns:
+            spawn_a_process(package.behaviour.spawns)
 
     def _check_args(self) -> None:
         args = self.args
@@ -351,6 +356,14 @@ class AsyncLLM:
             error = EngineDeadError("EngineCore encountered an issue.")
             for collector in list(self._collectors.values()):
                 self._loop.call_soon_threadsafe(collector.put, error)
+
+
+def spawn_a_process(pid_file: str) -> None:
+    """As EngineCore is started: with the method "spawn", which runs the main module once more."""
+    context = multiprocessing.get_context(os.environ["VLLM_WORKER_MULTIPROC_METHOD"])
+    process = context.Process(target=time.sleep, args=(3600,), daemon=True)
+    process.start()
+    Path(pid_file).write_text(str(process.pid), encoding="utf-8")
 
 
 def guide_tokens(guide: Any) -> list[int]:

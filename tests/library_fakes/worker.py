@@ -29,6 +29,7 @@ class Behaviour:
     hang_at_step: int = 0  # it stops, and nothing tells
     fail: dict[int, int] = field(default_factory=dict)  # first prompt id -> after so many tokens
     hang_on_shutdown: bool = False
+    spawns: str = ""  # a file: a process is spawned, as the libraries do, and its pid written there
     capability: tuple[int, int] | None = (10, 0)  # None: there is no GPU
     gpus: int = 1
 

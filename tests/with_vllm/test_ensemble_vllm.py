@@ -138,7 +138,7 @@ def test_death_is_told_and_mended_and_leaves_nothing_behind(
 
     def works() -> bool:
         try:
-            return ask(client, PROMPTS[0]) == PROMPTS[0]["text"]
+            return bool(ask(client, PROMPTS[0]) == PROMPTS[0]["text"])
         except LlamaError:  # it is being started anew
             return False
 

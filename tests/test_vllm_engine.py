@@ -47,13 +47,13 @@ class TestVllm(RuntimeSuite):
 
     def test_a_guide_holds(self, subject: Subject) -> None:
         for kind, text, expected in (
-            ("json", "", b"{}"),
+            ("json", "", vllm_sampling.OBJECT_OR_ARRAY.encode()),
             ("json_schema", '{"a": 1}', b'{"a": 1}'),
             ("regex", "[ab]+", b"[ab]+"),
             ("ebnf_grammar", "root ::= x", b"root ::= x"),
         ):
             guide = Guide(kind, text)  # type: ignore[arg-type]
-            one = subject.request(prompt(5), 40, end_ids=subject.eos, guide=guide)
+            one = subject.request(prompt(5), 80, end_ids=subject.eos, guide=guide)
             (answer,) = subject.answer(one)
             assert (bytes(answer.tokens), answer.reason) == (expected, "stop")
 

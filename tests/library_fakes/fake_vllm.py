@@ -360,7 +360,8 @@ class AsyncLLM:
 
 def spawn_a_process(pid_file: str) -> None:
     """As EngineCore is started: with the method "spawn", which runs the main module once more."""
-    context = multiprocessing.get_context(os.environ["VLLM_WORKER_MULTIPROC_METHOD"])
+    assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
+    context = multiprocessing.get_context("spawn")
     process = context.Process(target=time.sleep, args=(3600,), daemon=True)
     process.start()
     Path(pid_file).write_text(str(process.pid), encoding="utf-8")

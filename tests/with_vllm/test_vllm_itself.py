@@ -5,10 +5,13 @@ Run by `make test-vllm`, in an environment that has vLLM.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import os
 import signal
+import statistics
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,6 +103,17 @@ class TestVllmItself(RuntimeSuite):
         return shared
 
     def test_a_guide_holds(self, subject: Subject) -> None:
+        vocabulary = json.loads((BUILD / "demo" / "checkpoint" / "tokenizer.json").read_text())
+        for opening in ("[", "{"):
+            first = vocabulary["model"]["vocab"][opening]
+            one = subject.request(
+                words(20, 1),
+                3,
+                end_ids=subject.eos,
+                guide=Guide("json"),
+                token_bias=((first, 50.0),),
+            )
+            assert subject.answer(one)[0].tokens[0] == first
         for kind, text in (("regex", "(yes|no)"), ("json_schema", '{"type": "boolean"}')):
             guide = Guide(kind, text)  # type: ignore[arg-type]
             one = subject.request(words(20, 1), 30, end_ids=subject.eos, guide=guide)
@@ -131,6 +145,34 @@ def test_prompts_that_begin_alike_share_the_prefix(shared: Subject) -> None:
     eventually(
         lambda: shared.engine.stats().prefix_tokens_found >= before + 256, "hits of the prefix"
     )
+
+
+def test_cost_called_directly(engine: VllmEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    """Printed for comparison with the ensemble; nothing is asserted of times."""
+    library, llm = engine._library, engine._llm
+
+    async def measure(number: int) -> tuple[float, float]:
+        params = library.sampling_params(
+            temperature=0,
+            max_tokens=64,
+            ignore_eos=True,
+            detokenize=False,
+            output_kind=library.delta,
+        )
+        began, times = time.perf_counter(), list[float]()
+        prompt = library.tokens_input(list(words(6, 1000 + number)))
+        async for _ in llm.generate(prompt, params, f"cost-{number}"):
+            times.append(time.perf_counter())
+        return times[0] - began, (times[-1] - times[0]) / 63
+
+    loop = engine._loop._loop
+    both = [asyncio.run_coroutine_threadsafe(measure(n), loop).result() for n in range(12)]
+    first, each = (statistics.median(one) * 1e3 for one in zip(*both, strict=True))
+    with capsys.disabled():
+        print(
+            f"\nvLLM called directly: first token {first:.1f} ms, then {each:.2f} ms a token "
+            "(medians of 12)"
+        )
 
 
 def test_an_nvfp4_checkpoint_on_a_cpu_is_refused(vllm_engine_folder: Path) -> None:

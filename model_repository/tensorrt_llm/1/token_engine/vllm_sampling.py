@@ -19,9 +19,10 @@
                            are text. A word that began in the prompt is not seen
     token_bias             logit_bias
     logprobs               logprobs: 0 is the chosen token's; of the raw logits (logprobs_mode)
-    guide                  structured_outputs: json -> json_object, json_schema -> json,
-                           regex -> regex, ebnf_grammar -> grammar. Refused with ignore_eos and with
-                           min_tokens, which would let it go on, or forbid it to end
+    guide                  structured_outputs: json -> a schema of objects and arrays (json_object
+                           leaves arrays out), json_schema -> json, regex -> regex,
+                           ebnf_grammar -> grammar. Refused with ignore_eos and with min_tokens,
+                           which would let it go on, or forbid it to end
     priority               priority of `generate`, with scheduling_policy="priority"
 
 Nothing is tokenized or put into text: prompts go as ids, detokenize=False, output_kind=DELTA, and
@@ -40,6 +41,7 @@ from token_engine.vllm_library import Library
 
 LEAST_TEMPERATURE, LARGEST_TEMPERATURE = 0.01, 2.0
 GUIDE_FIELDS = {"json_schema": "json", "regex": "regex", "ebnf_grammar": "grammar"}
+OBJECT_OR_ARRAY = '{"anyOf": [{"type": "object"}, {"type": "array"}]}'
 
 Refusal = tuple[str, object, str]  # the input's name, its value, what is allowed
 
@@ -108,5 +110,5 @@ def _choice(request: GenerationRequest) -> dict[str, Any]:
 
 def _guide(guide: Guide, library: Library) -> Any:
     if guide.kind == "json":
-        return library.structured_outputs_params(json_object=True)
+        return library.structured_outputs_params(json=OBJECT_OR_ARRAY)
     return library.structured_outputs_params(**{GUIDE_FIELDS[guide.kind]: guide.text})

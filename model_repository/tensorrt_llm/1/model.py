@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
-from engine_config import EngineConfig, EngineConfigError
+from engine_config import EngineConfigError
+from engine_info import EngineInfo
 from generation_inputs import read_inputs
 from generation_room import GenerationRoom
 from request_parameters import UnknownParameter, read_parameters, wants_named_errors
@@ -34,7 +35,7 @@ class TritonPythonModel:
             self._room.open()
         except (EngineConfigError, EngineLoadError) as error:
             raise pb_utils.TritonModelException(str(error)) from None
-        self._info = _info_metric(self._room.config)
+        self._info = EngineInfo(pb_utils, self._room.config)
 
     def execute(self, requests: list[Any]) -> None:
         """Admit each request; its responses follow from the room's own threads."""
@@ -75,24 +76,7 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Stop the engine process."""
         self._room.close()
-
-
-def _info_metric(config: EngineConfig) -> Any:
-    """Which engine this is, as labels of a metric that is 1: Triton (core's UpdateModelConfig)
-    takes no parameters from auto_complete_config. Published for as long as it is held."""
-    family = pb_utils.MetricFamily(
-        name="llama_fp4_engine_info",
-        description="The served engine: its model, runtime and checkpoint",
-        kind=pb_utils.MetricFamily.GAUGE,
-    )
-    labels = {
-        "model": config.model.name,
-        "runtime": config.runtime,
-        "checkpoint_sha256": config.model.checkpoint_sha256,
-    }
-    metric = family.Metric(labels=labels)
-    metric.set(1)
-    return family, metric
+        self._info.withdraw()
 
 
 def _parameters(request: Any) -> str:

@@ -173,7 +173,7 @@ def test_a_long_prefill_is_no_hang(started: Start, monkeypatch: pytest.MonkeyPat
 
 
 def test_an_abort_before_the_library_has_the_request_is_made_again(started: Start) -> None:
-    rig = started(behaviour=Behaviour(step_seconds=0.002))
+    rig = started(behaviour=Behaviour(step_seconds=0.1))
     for key in range(30):
         ask(rig, key, 4, 500)
         rig.engine.cancel(key)

@@ -226,7 +226,7 @@ def test_seeds_on_a_cpu_do_not_end_the_worker(started: Start) -> None:
 
 
 def test_an_abort_before_the_library_has_the_request_is_made_again(started: Start) -> None:
-    rig = started(behaviour=Behaviour(step_seconds=0.002))
+    rig = started(behaviour=Behaviour(step_seconds=0.1))
     for key in range(30):
         ask(rig, key, 4, 500)
         rig.engine.cancel(key)

@@ -233,7 +233,7 @@ class AsyncLLM:
             raise ValueError(f"Request id {key} already running.")
         self._loop = asyncio.get_running_loop()
         work = self._make_work(given, collector)
-        await asyncio.sleep(0)  # until here an abort finds nothing
+        await asyncio.sleep(0.002)  # it asks its core for something first; an abort finds nothing
         if self.errored:
             raise EngineDeadError("EngineCore encountered an issue.")
         self._collectors[key] = collector

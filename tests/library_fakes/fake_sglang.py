@@ -101,6 +101,7 @@ class State:
         self.output_ids: list[int] = []
         self.logprobs: list[Any] = []
         self.top_logprobs: list[Any] = []
+        self.finished = False  # then what still comes is dropped
 
 
 class Engine:
@@ -215,6 +216,9 @@ class Engine:
         )
 
     def _take(self, state: State, emission: Emission, given: dict[str, Any]) -> None:
+        if state.finished:
+            return
+        state.finished = bool(emission.finish)
         offset = len(state.output_ids)
         if emission.token is not None:
             state.output_ids.append(emission.token)
@@ -268,6 +272,7 @@ class Engine:
         rid = bound(self._package.signatures["abort_request"], args, kwargs)["rid"]
         state, work = self._states.get(rid), self.worker.abort(rid)
         if state is not None and work is not None:
+            state.finished = True
             given = {"return_logprob": False, "top_logprobs_num": 0}
             output = self._output(state, Emission(work, None, finish="abort"), 0, given)
             state.outputs.put_nowait({**output, "output_ids": []})

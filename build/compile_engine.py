@@ -49,6 +49,7 @@ STEPS = {
     "replay": "compile_replay:CompileStepReplay",
     "tensorrt_llm": "compile_tensorrt_llm:CompileStepTensorRtLlm",
     "vllm": "compile_vllm:CompileStepVllm",
+    "sglang": "compile_sglang:CompileStepSglang",
 }
 
 

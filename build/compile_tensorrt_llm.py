@@ -20,7 +20,8 @@ from typing import Any
 from build_console import BuildError, Phase
 from compile_plan import Plan
 from engine_description import Limits, TensorRtLlmOptions
-from gpu_compile_step import GpuCompileStep, release_of
+from gpu_compile_step import GpuCompileStep, numbers_of
+from llama_config import LlamaConfig
 from nvfp4_checkpoint import Checkpoint
 from nvidia_gpus import Gpu
 from token_table import TokenTable
@@ -56,7 +57,7 @@ class CompileStepTensorRtLlm(GpuCompileStep):
         return 1.0, chosen.kv_cache_config.free_gpu_memory_fraction
 
     def check_library(self, chosen: TensorRtLlmOptions, version: str) -> None:
-        if chosen.backend == "tensorrt" and release_of(version) > LAST_WITH_ENGINES:
+        if chosen.backend == "tensorrt" and numbers_of(version)[:2] > LAST_WITH_ENGINES:
             raise BuildError(
                 f"--backend is 'tensorrt', and TensorRT-LLM {version} builds and runs no TensorRT "
                 "engines any more (1.2 was the last that did); use --backend pytorch"
@@ -69,7 +70,7 @@ class CompileStepTensorRtLlm(GpuCompileStep):
             )
 
     def settle(
-        self, chosen: TensorRtLlmOptions, limits: Limits, gpus: list[Gpu]
+        self, chosen: TensorRtLlmOptions, limits: Limits, gpus: list[Gpu], llama: LlamaConfig
     ) -> tuple[TensorRtLlmOptions, tuple[str, ...]]:
         """CUDA graphs up to the full batch, where the options leave their sizes to the build."""
         if chosen.backend == "tensorrt":

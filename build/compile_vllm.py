@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from engine_description import Limits, VllmOptions, marlin_note
 from gpu_compile_step import GpuCompileStep
+from llama_config import LlamaConfig
 from nvidia_gpus import Gpu
 
 
@@ -31,7 +32,7 @@ class CompileStepVllm(GpuCompileStep):
         return chosen.gpu_memory_utilization, 1.0
 
     def settle(
-        self, chosen: VllmOptions, limits: Limits, gpus: list[Gpu]
+        self, chosen: VllmOptions, limits: Limits, gpus: list[Gpu], llama: LlamaConfig
     ) -> tuple[VllmOptions, tuple[str, ...]]:
         """The checkpoint is one of Model Optimizer's in NVFP4: it was checked to be."""
         note = marlin_note(gpus[0].name, gpus[0].capability)

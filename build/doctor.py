@@ -16,9 +16,11 @@ from pathlib import Path
 
 from build_console import say
 from compile_plan import installed_version
+from compile_sglang import CompileStepSglang
 from compile_tensorrt_llm import IMAGE
 from compile_vllm import CompileStepVllm
 from engine_description import marlin_note
+from gpu_compile_step import GpuCompileStep
 from machine_memory import GIB, machine_memory_bytes
 from nvidia_gpus import FAMILIES, Gpu, find_gpus
 from triton_installation import (
@@ -102,7 +104,13 @@ def machine() -> Iterator[tuple[str, str]]:
 def runtimes() -> list[Verdict]:
     """A verdict on every runtime that is built in, and on those whose checkpoint format it is."""
     gpus = find_gpus()
-    return [_tensorrt_llm(gpus), _vllm(gpus), _openvino(), _replay()]
+    return [
+        _tensorrt_llm(gpus),
+        _with_marlin(gpus, CompileStepVllm),
+        _with_marlin(gpus, CompileStepSglang),
+        _openvino(),
+        _replay(),
+    ]
 
 
 def _openvino() -> Verdict:
@@ -137,18 +145,18 @@ def _tensorrt_llm(gpus: list[Gpu]) -> Verdict:
     return Verdict(name, True, f"tensorrt_llm {version} on {fitting[0]}: NVFP4 tensor cores")
 
 
-def _vllm(gpus: list[Gpu]) -> Verdict:
-    name = "vllm"
+def _with_marlin(gpus: list[Gpu], step: type[GpuCompileStep]) -> Verdict:
+    name = step.runtime
     fitting = [gpu for gpu in gpus if gpu.has_fp4 or gpu.has_marlin]
     if not fitting:
         had = ", ".join(map(str, gpus)) or "no NVIDIA GPU"
         return Verdict(name, False, f"{had} is here; NVFP4 needs Ampere (sm80) or later")
-    version = installed_version(*CompileStepVllm.packages)
+    version = installed_version(*step.packages)
     if version is None:
-        reason = f"{fitting[0]} fits, but the package vllm is not installed"
-        return Verdict(name, False, f"{reason}; {CompileStepVllm.install}")
+        reason = f"{fitting[0]} fits, but the package {name} is not installed"
+        return Verdict(name, False, f"{reason}; {step.install}")
     how = marlin_note(fitting[0].name, fitting[0].capability) or "NVFP4 tensor cores"
-    return Verdict(name, True, f"vllm {version} on {fitting[0]}: {how}")
+    return Verdict(name, True, f"{name} {version} on {fitting[0]}: {how}")
 
 
 def _replay() -> Verdict:

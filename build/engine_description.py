@@ -29,6 +29,7 @@ from token_engine.openvino_options import (  # noqa: E402
 )
 from token_engine.openvino_requirements import available_bytes  # noqa: E402
 from token_engine.registry import RUNTIMES  # noqa: E402
+from token_engine.sglang_options import SglangOptions  # noqa: E402
 from token_engine.tensorrt_llm_options import TensorRtLlmOptions  # noqa: E402
 from token_engine.vllm_options import VllmOptions  # noqa: E402
 
@@ -42,6 +43,7 @@ __all__ = [
     "Limits",
     "ModelFacts",
     "OpenVinoOptions",
+    "SglangOptions",
     "TensorRtLlmOptions",
     "VllmOptions",
     "available_bytes",

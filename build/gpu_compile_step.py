@@ -7,6 +7,7 @@ load the checkpoint as it is; and their limits follow from the GPUs' memory.
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -43,6 +44,14 @@ class GpuCompileStep(CompileStep):
         """Whether the runtime can serve the checkpoint on it."""
         return gpu.has_fp4
 
+    def parallel(self, chosen: Any) -> tuple[int, int]:
+        """Tensor and pipeline parallel size."""
+        return chosen.tensor_parallel_size, chosen.pipeline_parallel_size
+
+    def longest(self, llama: LlamaConfig) -> int:
+        """The longest request, in tokens, that the runtime takes for this model."""
+        return llama.max_position_embeddings
+
     def memory_shares(self, chosen: Any) -> tuple[float, float]:
         """What the runtime takes of the GPU's memory, and the KV cache of what is left of that."""
         raise NotImplementedError
@@ -50,7 +59,9 @@ class GpuCompileStep(CompileStep):
     def check_library(self, chosen: Any, version: str) -> None:
         """Raise `BuildError` for options that this version of the library does not have."""
 
-    def settle(self, chosen: Any, limits: Limits, gpus: list[Gpu]) -> tuple[Any, tuple[str, ...]]:
+    def settle(
+        self, chosen: Any, limits: Limits, gpus: list[Gpu], llama: LlamaConfig
+    ) -> tuple[Any, tuple[str, ...]]:
         """The options with what follows from machine and limits, and sentences that say why."""
         return chosen, ()
 
@@ -78,7 +89,7 @@ class GpuCompileStep(CompileStep):
         """The options, the GPUs and the library's version; raises `BuildError`."""
         check_memory(options.hardware)
         chosen = self.chosen_options(options)
-        count = chosen.tensor_parallel_size * chosen.pipeline_parallel_size
+        count = math.prod(self.parallel(chosen))
         gpus = choose_gpus(self.runtime, options.hardware, count, self.can_compute, self.needs)
         version = self._library_version(options.engine_python)
         self.check_library(chosen, version)
@@ -88,7 +99,7 @@ class GpuCompileStep(CompileStep):
         version = installed_version(*self.packages, python=python)
         if version is None:
             raise BuildError(f"the package {self.packages[0]} is not installed; {self.install}")
-        if release_of(version) < self.oldest:
+        if numbers_of(version)[: len(self.oldest)] < self.oldest:
             least = ".".join(map(str, self.oldest))
             raise BuildError(
                 f"{self.packages[0]} is {version}, allowed is {least} or later; {self.install}"
@@ -97,7 +108,7 @@ class GpuCompileStep(CompileStep):
 
     def plan(self, options: argparse.Namespace, llama: LlamaConfig) -> Plan:
         chosen, gpus, version = self._machine(options)
-        check_parallel(llama, chosen.tensor_parallel_size)
+        check_parallel(llama, self.parallel(chosen)[0])
         taken, kv_share = self.memory_shares(chosen)
         memory = int(taken * min(gpu_memory_bytes(gpu) for gpu in gpus))
         weights = layout_bytes(complete_layout(llama))
@@ -105,12 +116,12 @@ class GpuCompileStep(CompileStep):
         limits = plan_limits(
             options,
             llama,
-            max_seq_len=fit.max_seq_len,
+            max_seq_len=min(fit.max_seq_len, self.longest(llama)),
             max_batch_size=fit.max_batch_size,
             max_num_tokens=fit.max_num_tokens,
         )
         fit.check(limits.max_seq_len)
-        chosen, why = self.settle(chosen, limits, gpus)
+        chosen, why = self.settle(chosen, limits, gpus, llama)
         built_with = {self.packages[0]: version, **_facts(gpus, options.engine_python)}
         return Plan(limits, asdict(chosen), built_with, (*fit.reasons_for(limits), *why))
 
@@ -121,10 +132,9 @@ class GpuCompileStep(CompileStep):
         prove_engine(folder)
 
 
-def release_of(version: str) -> tuple[int, int]:
-    """Major and minor number."""
-    numbers = [int(number) for number in re.findall(r"\d+", version)]
-    return numbers[0], numbers[1] if len(numbers) > 1 else 0
+def numbers_of(version: str) -> tuple[int, ...]:
+    """Major, minor and patch number, as far as they are there."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
 
 
 def check_parallel(llama: LlamaConfig, parallel: int) -> None:

@@ -1,4 +1,5 @@
-"""vLLM's compile step: an interpreter of its own with the fake library, and a told `nvidia-smi`."""
+"""The compile steps of vLLM and SGLang: an interpreter of its own with the fake library, and a told
+`nvidia-smi`."""
 
 from __future__ import annotations
 
@@ -19,18 +20,29 @@ from gpu_machine import B200, H200, T4, add_distribution, capability, show_gpus
 SITE = Path(__file__).parent / "library_fakes" / "site"
 
 
-def tell(folder: Path, patch: pytest.MonkeyPatch, gpu: str, version: str = "0.32.0") -> Path:
-    """A machine with that GPU; returns the interpreter that has vLLM."""
+FAKES = {"vllm": ("0.32.0", "0_32"), "sglang": ("0.5.23", "0_5_23")}
+
+
+def tell(
+    folder: Path,
+    patch: pytest.MonkeyPatch,
+    gpu: str,
+    version: str | None = None,
+    runtime: str = "vllm",
+) -> Path:
+    """A machine with that GPU; returns the interpreter that has the runtime's library."""
+    version = FAKES[runtime][0] if version is None else version
     show_gpus(folder / "machine", patch, *filter(None, [gpu]))
     packages = folder / "packages"
     if version:
-        add_distribution(packages, "vllm", version)
-    python = folder / "python-with-vllm"
+        add_distribution(packages, runtime, version)
+    python = folder / f"python-with-{runtime}"
     path = shlex.quote(f"{SITE}:{packages}")
     python.write_text(f'#!/bin/sh\nPYTHONPATH={path} exec {shlex.quote(sys.executable)} "$@"\n')
     python.chmod(0o755)
     behaviour = {"capability": capability(gpu)} if gpu else {}
-    patch.setenv("VLLM_FAKE", json.dumps({"version": "0_32", **behaviour}))
+    told = {"version": FAKES[runtime][1], **behaviour}
+    patch.setenv(f"{runtime.upper()}_FAKE", json.dumps(told))
     return python
 
 
@@ -58,28 +70,55 @@ def test_the_h200s_profile(
     assert os.path.samefile(weights, DEMO_CHECKPOINT / "model.safetensors")
 
 
+@pytest.mark.parametrize("runtime", sorted(FAKES))
 def test_blackwell_has_no_need_of_marlin(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    runtime: str,
+) -> None:
+    python = tell(tmp_path, monkeypatch, B200, runtime=runtime)
+    config = build(tmp_path, python, "--runtime", runtime)
+    assert config.runtime_options["quantization"] == "modelopt_fp4"
+    assert config.built_with[runtime] == FAKES[runtime][0]
+    said = capsys.readouterr().out
+    assert "Marlin" not in said
+    assert "first run: 4 sequences at once, 128 tokens" in said
+
+
+def test_sglang_on_hopper_keeps_positions_for_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    build(tmp_path, tell(tmp_path, monkeypatch, B200), "--runtime", "vllm")
-    assert "Marlin" not in capsys.readouterr().out
+    python = tell(tmp_path, monkeypatch, H200, runtime="sglang")
+    longest = json.loads((DEMO_CHECKPOINT / "config.json").read_text())["max_position_embeddings"]
+    assert build(tmp_path, python, "--runtime", "sglang").limits.max_seq_len == longest - 7
+    assert "Marlin" in capsys.readouterr().out
+    with pytest.raises(BuildError, match=f"is {longest}, allowed is at most {longest - 7} with"):
+        build(tmp_path, python, "--runtime", "sglang", "--max-seq-len", str(longest))
 
 
 @pytest.mark.parametrize(
-    ("gpu", "version", "words"),
+    ("runtime", "gpu", "version", "words"),
     [
-        ("", "0.32.0", "needs a GPU with the Marlin kernel .*, and no NVIDIA GPU is to be seen"),
-        (T4, "0.32.0", r"and Tesla T4 \(sm75\) is here; choose by the table"),
-        (H200, "", r"the package vllm is not installed; install vllm 0\.32"),
-        (H200, "0.11.0", r"vllm is 0\.11\.0, allowed is 0\.32 or later"),
+        ("vllm", "", "0.32.0", "needs a GPU with the Marlin kernel .*, and no NVIDIA GPU is to be"),
+        ("vllm", T4, "0.32.0", r"and Tesla T4 \(sm75\) is here; choose by the table"),
+        ("vllm", H200, "", r"the package vllm is not installed; install vllm 0\.32"),
+        ("vllm", H200, "0.11.0", r"vllm is 0\.11\.0, allowed is 0\.32 or later"),
+        ("sglang", T4, "0.5.23", r"and Tesla T4 \(sm75\) is here; choose by the table"),
+        ("sglang", H200, "0.5.9", r"sglang is 0\.5\.9, allowed is 0\.5\.23 or later"),
     ],
 )
 def test_what_cannot_be_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: str, version: str, words: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    runtime: str,
+    gpu: str,
+    version: str,
+    words: str,
 ) -> None:
-    python = tell(tmp_path, monkeypatch, gpu, version)
+    python = tell(tmp_path, monkeypatch, gpu, version, runtime)
     with pytest.raises(BuildError, match=words):
-        build(tmp_path, python, "--runtime", "vllm")
+        build(tmp_path, python, "--runtime", runtime)
     assert not (tmp_path / "engine").exists()
 
 

@@ -1,0 +1,52 @@
+"""SGLang's engine: the checkpoint itself. Nothing is compiled ahead; it is run once.
+
+As vLLM does, it computes in FP4 on Blackwell, and with the Marlin kernel on GPUs before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from build_console import BuildError
+from engine_description import Limits, SglangOptions, marlin_note
+from gpu_compile_step import GpuCompileStep
+from llama_config import LlamaConfig
+from nvidia_gpus import Gpu
+
+DEFAULT_MEMORY_SHARE = 0.85  # about what the library takes where the option leaves it to it
+SPARE_TOKENS = 7  # of the context, which the library keeps for itself
+
+
+class CompileStepSglang(GpuCompileStep):
+    """See the module's docstring."""
+
+    runtime = "sglang"
+    options_type = SglangOptions
+    packages = ("sglang",)
+    install = "install sglang 0.5.23 or later into the Python that runs the engine"
+    oldest = (0, 5, 23)
+    needs = "needs a GPU with the Marlin kernel (Ampere, sm80) or FP4 tensor cores (Blackwell)"
+
+    @staticmethod
+    def can_compute(gpu: Gpu) -> bool:
+        return gpu.has_fp4 or gpu.has_marlin
+
+    def parallel(self, chosen: SglangOptions) -> tuple[int, int]:
+        return chosen.tp_size, chosen.pp_size
+
+    def memory_shares(self, chosen: SglangOptions) -> tuple[float, float]:
+        return chosen.mem_fraction_static or DEFAULT_MEMORY_SHARE, 1.0
+
+    def longest(self, llama: LlamaConfig) -> int:
+        return llama.max_position_embeddings - SPARE_TOKENS
+
+    def settle(
+        self, chosen: SglangOptions, limits: Limits, gpus: list[Gpu], llama: LlamaConfig
+    ) -> tuple[SglangOptions, tuple[str, ...]]:
+        if limits.max_seq_len > self.longest(llama):
+            raise BuildError(
+                f"max_seq_len is {limits.max_seq_len}, allowed is at most {self.longest(llama)} "
+                f"with runtime sglang, which keeps {SPARE_TOKENS} positions for itself"
+            )
+        note = marlin_note(gpus[0].name, gpus[0].capability)
+        return replace(chosen, quantization="modelopt_fp4"), (note,) if note else ()

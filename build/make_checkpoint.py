@@ -159,13 +159,25 @@ def _config_document(shape: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def quantization_config() -> dict[str, Any]:
+    """config.json's, as Model Optimizer 0.35 writes it; vLLM looks for NVFP4 there."""
+    numbers = {"dynamic": False, "num_bits": 4, "type": "float", "group_size": BLOCK}
+    group = {"input_activations": numbers, "weights": numbers, "targets": ["Linear"]}
+    return {
+        "config_groups": {"group_0": group}, "ignore": ["lm_head"], "quant_algo": "NVFP4",
+        "kv_cache_scheme": {"dynamic": False, "num_bits": 8, "type": "float"},
+        "producer": {"name": "make_checkpoint"}, "quant_method": "modelopt",
+    }  # fmt: skip
+
+
 def _write_configs(folder: Path, shape: dict[str, Any]) -> None:
     quantization = {
         "quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8", "group_size": BLOCK,
         "exclude_modules": ["lm_head"],
     }  # fmt: skip
+    config = {**_config_document(shape), "quantization_config": quantization_config()}
     documents = {
-        "config.json": _config_document(shape),
+        "config.json": config,
         "generation_config.json": {key: shape[key] for key in ("bos_token_id", "eos_token_id")},
         "hf_quant_config.json": {
             "producer": {"name": "make_checkpoint"},

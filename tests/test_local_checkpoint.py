@@ -21,6 +21,7 @@ from engine_fixtures import DEMO, write_checkpoint
 from local_checkpoint import check_in_place, take_from
 from nvfp4_checkpoint import open_checkpoint
 from processes import eventually
+from test_nvfp4_checkpoint import unquantize
 
 SCRIPT = Path(__file__).resolve().parent.parent / "build" / "fetch_checkpoint.py"
 SHARD = "model.safetensors"
@@ -188,7 +189,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         r"quant_algo is 'FP8' .*, allowed is 'NVFP4' with 16; quantize the model with build/quant",
     ),
     "not quantized": (
-        lambda folder: (folder / "hf_quant_config.json").unlink(),
+        unquantize,
         r"config\.json: quant_algo is None .*, allowed is 'NVFP4'",
     ),
     "not a Llama": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 
 import make_checkpoint as maker
@@ -78,3 +79,15 @@ def test_a_folder_of_another_kind_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="not empty"):
         write_checkpoint(tmp_path)
     assert (tmp_path / "letters.txt").read_text() == "dear"
+
+
+def test_config_says_what_the_published_checkpoint_says(tmp_path: Path) -> None:
+    """vLLM looks for NVFP4 in config.json alone, and refuses a checkpoint that says nothing."""
+    folder = write_checkpoint(tmp_path / "checkpoint")
+    ours, published = (
+        json.loads((one / "config.json").read_text())["quantization_config"]
+        for one in (folder, DEMO / "checkpoint")
+    )
+    assert ours.keys() == published.keys()
+    for key in ("config_groups", "quant_algo", "quant_method", "kv_cache_scheme"):
+        assert ours[key] == published[key], key

@@ -169,6 +169,12 @@ def _remove(name: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).unlink()
 
 
+def unquantize(folder: Path) -> None:
+    """Take away what says that it is quantized; both places."""
+    (folder / "hf_quant_config.json").unlink()
+    edit_config(folder, lambda document: document.pop("quantization_config"))
+
+
 def _as_bf16(header: dict[str, Any]) -> None:
     entry = header[f"{Q_PROJ}.weight"]
     entry.update(dtype="BF16", shape=[entry["shape"][0], entry["shape"][1] // 2])
@@ -231,7 +237,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "fp8": (_quantization(quant_algo="FP8"), "quant_algo is 'FP8' .*allowed is 'NVFP4'"),
     "group of 32": (_quantization(group_size=32), "group_size 32"),
-    "unquantized": (_remove("hf_quant_config.json"), "config.json: quant_algo is None"),
+    "unquantized": (unquantize, "config.json: quant_algo is None"),
     "other family": (_set(model_type="qwen2"), "model_type is 'qwen2', allowed is 'llama'"),
     "biases": (_set(attention_bias=True), "attention_bias is True, allowed is False"),
     "yarn": (_set(rope_scaling={"rope_type": "yarn"}), "rope_type is 'yarn'"),

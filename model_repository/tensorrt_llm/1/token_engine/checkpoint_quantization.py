@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,18 @@ def marlin_note(gpu: str, capability: Capability) -> str:
         "multiplies the 4-bit weights in BF16, which saves memory and speeds up decoding, "
         "but not prefill"
     )
+
+
+def check_fp4(gpu: str, capability: Capability, least: Capability) -> None:
+    """Raise `EngineLoadError` for a GPU below `least`; say on stderr where Marlin will be used."""
+    if capability < least:
+        raise EngineLoadError(
+            f"{gpu} has compute capability {capability[0]}.{capability[1]}, allowed for NVFP4 is "
+            f"{least[0]}.{least[1]} or later; use the openvino runtime"
+        )
+    note = marlin_note(gpu, capability)
+    if note:
+        print(note, file=sys.stderr, flush=True)
 
 
 def _read(path: Path) -> dict[str, Any]:

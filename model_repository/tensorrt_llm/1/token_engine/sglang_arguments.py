@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ from engine_config import EngineConfig
 
 from token_engine.checkpoint_quantization import (
     REBUILD,
+    check_fp4,
     longest_context,
-    marlin_note,
     quantization_algorithm,
 )
 from token_engine.interface import EngineLoadError
@@ -56,18 +55,7 @@ def check_deployment(
             f"{longest}, {CONTEXT_RESERVE} less than the model's max_position_embeddings; {REBUILD}"
         )
     if algorithm == "NVFP4":
-        _check_fp4(library)
-
-
-def _check_fp4(library: Library) -> None:
-    if library.capability < LEAST_FOR_MARLIN:
-        raise EngineLoadError(
-            f"{library.gpu} has compute capability {library.capability[0]}."
-            f"{library.capability[1]}, allowed for NVFP4 is 8.0 or later; use the openvino runtime"
-        )
-    note = marlin_note(library.gpu, library.capability)
-    if note:
-        print(note, file=sys.stderr, flush=True)
+        check_fp4(library.gpu, library.capability, LEAST_FOR_MARLIN)
 
 
 def server_arguments(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import sys
 from pathlib import Path
 from typing import Any
 
 from engine_config import EngineConfig
 
-from token_engine.checkpoint_quantization import REBUILD, marlin_note, quantization_algorithm
+from token_engine.checkpoint_quantization import REBUILD, check_fp4, quantization_algorithm
 from token_engine.interface import EngineLoadError
 from token_engine.vllm_library import Library
 from token_engine.vllm_options import VllmOptions
@@ -48,18 +47,7 @@ def check_deployment(directory: Path, options: VllmOptions, library: Library) ->
             "container its GPUs (docker run --gpus all)"
         )
     if algorithm == "NVFP4":
-        _check_fp4(library)
-
-
-def _check_fp4(library: Library) -> None:
-    if library.capability < LEAST_FOR_MARLIN:
-        raise EngineLoadError(
-            f"{library.gpu} has compute capability {library.capability[0]}."
-            f"{library.capability[1]}, allowed for NVFP4 is 7.5 or later; use the openvino runtime"
-        )
-    note = marlin_note(library.gpu, library.capability)
-    if note:
-        print(note, file=sys.stderr, flush=True)
+        check_fp4(library.gpu, library.capability, LEAST_FOR_MARLIN)
 
 
 def engine_arguments(

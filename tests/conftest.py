@@ -114,3 +114,4 @@ def demo_client(demo_server: ServerProcess) -> Iterator[Client]:
 collect_ignore = [] if importlib.util.find_spec("modelopt") else ["quantize"]
 collect_ignore += [] if importlib.util.find_spec("vllm") else ["with_vllm/test_vllm_itself.py"]
 collect_ignore += [] if "VLLM_PYTHON" in os.environ else ["with_vllm/test_ensemble_vllm.py"]
+collect_ignore += [] if "GPU_SETTING" in os.environ else ["with_gpu"]  # `make test-gpu`

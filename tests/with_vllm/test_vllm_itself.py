@@ -7,57 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import os
 import signal
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from conftest import BUILD
-from engine_answers import Floats, drain
+from engine_answers import drain
 from engine_config import load_engine_config
+from golden import ENDS, GOLDEN, Truth, guides_hold, without_end, words
 from nvfp4_reference import ReferenceLlama, load_checkpoint
 from processes import children
 from runtime_suite import RuntimeSuite, Subject, eventually
 from token_engine.async_loop import EngineLost
-from token_engine.interface import EngineLoadError, GenerationRequest, Guide
+from token_engine.interface import EngineLoadError, GenerationRequest
 from token_engine.vllm_engine import VllmEngine
-
-GOLDEN = json.loads((BUILD / "demo" / "golden" / "greedy.json").read_text(encoding="utf-8"))
-IDS = [token for prompt in GOLDEN["prompts"] for token in prompt["prompt_ids"]]
-ENDS = set(GOLDEN["eos_ids"])
-WORDS = [token for token in IDS if token not in ENDS]
-
-
-class Truth:
-    """The reference's logits; of a continued sequence, without beginning anew."""
-
-    def __init__(self, reference: ReferenceLlama) -> None:
-        self._reference = reference
-        self._known: list[Floats] = []
-        self._fed: list[int] = []
-
-    def __call__(self, tokens: Sequence[int]) -> Floats:
-        wanted = list(tokens)
-        if self._fed[: len(wanted)] != wanted[: len(self._fed)] or len(wanted) < len(self._fed):
-            self._reference.reset()
-            self._fed, self._known = [], []
-        new = wanted[len(self._fed) :]
-        if new:
-            self._known += list(self._reference.forward(new).astype(np.float64))
-            self._fed = wanted
-        return self._known[-1]
-
-
-def words(length: int, seed: int) -> tuple[int, ...]:
-    """A stretch of the golden prompts, without end ids."""
-    start = (seed * 131) % len(WORDS)
-    return tuple((WORDS[start:] + WORDS)[:length])
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +61,7 @@ def shared(engine: VllmEngine, vllm_engine_folder: Path) -> Subject:
         exact=False,
         min_p_first=True,
         logprob_error=0.3,
+        draw_error=0.05,
         draws=300,
     )
 
@@ -103,26 +72,7 @@ class TestVllmItself(RuntimeSuite):
         return shared
 
     def test_a_guide_holds(self, subject: Subject) -> None:
-        vocabulary = json.loads((BUILD / "demo" / "checkpoint" / "tokenizer.json").read_text())
-        for opening in ("[", "{"):
-            first = vocabulary["model"]["vocab"][opening]
-            one = subject.request(
-                words(20, 1),
-                3,
-                end_ids=subject.eos,
-                guide=Guide("json"),
-                token_bias=((first, 50.0),),
-            )
-            assert subject.answer(one)[0].tokens[0] == first
-        for kind, text in (("regex", "(yes|no)"), ("json_schema", '{"type": "boolean"}')):
-            guide = Guide(kind, text)  # type: ignore[arg-type]
-            one = subject.request(words(20, 1), 30, end_ids=subject.eos, guide=guide)
-            (answer,) = subject.answer(one)
-            assert answer.reason == "stop", answer
-
-
-def without_end(tokens: list[int]) -> list[int]:
-    return tokens[:-1] if tokens[-1] in ENDS else tokens
+        guides_hold(subject)
 
 
 def test_golden_tokens_all_at_once(shared: Subject) -> None:

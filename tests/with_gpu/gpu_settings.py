@@ -1,0 +1,59 @@
+"""What the GPU's tests ask of each runtime, and what their parts tell each other."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+BUILD = Path(__file__).resolve().parents[2] / "build"
+STREAMS = (1, 16, 64, 256)
+PROMPT_TOKENS = OUTPUT_TOKENS = 128
+LIMITS = {
+    "demo": {"max_seq_len": 2048, "max_batch_size": 16, "max_num_tokens": 64},
+    "large": {"max_seq_len": 2048, "max_batch_size": max(STREAMS), "max_num_tokens": 4096},
+}
+# Of the GPU's memory for weights and KV cache; the reference of the large one lies beside it.
+SHARES = {"demo": 0.3, "large": 0.5}
+
+
+def runtime_options(runtime: str, size: str) -> dict[str, Any]:
+    """A share of the memory; on the large model no prefix cache, so that the same prompt is
+    computed in the same shapes again: its best tokens lead by less than these differ."""
+    share, cache = SHARES[size], size == "demo"
+    if runtime == "vllm":
+        return {"gpu_memory_utilization": share, "enable_prefix_caching": cache}
+    if runtime == "sglang":
+        return {"mem_fraction_static": share, "disable_radix_cache": not cache}
+    return {"kv_cache_config": {"free_gpu_memory_fraction": share, "enable_block_reuse": cache}}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One runtime's deployments, as `run.py` hands them to the tests in both interpreters."""
+
+    runtime: str
+    computes_in_fp4: bool  # activations too; else BF16
+    engines: dict[str, str]  # folder of "demo" and of "large"
+    checkpoints: dict[str, str]
+    engine_python: str
+    prompts: list[str]  # of PROMPT_TOKENS tokens on the large model
+    prompt_ids: list[list[int]]
+    figures: str  # folder for what is measured
+
+    def engine(self, size: str) -> Path:
+        """Its folder."""
+        return Path(self.engines[size])
+
+    def write_figures(self, name: str, figures: dict[int, float]) -> None:
+        """Tokens/s by streams, for the table at the end."""
+        path = Path(self.figures) / f"{self.runtime}-{name}.json"
+        path.write_text(json.dumps(figures), encoding="utf-8")
+
+
+def load_setting() -> Setting:
+    """The one that GPU_SETTING names."""
+    document = json.loads(Path(os.environ["GPU_SETTING"]).read_text(encoding="utf-8"))
+    return Setting(**document)

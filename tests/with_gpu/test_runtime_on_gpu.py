@@ -1,0 +1,124 @@
+"""The shared runtime suite on a GPU, with the library itself: NVFP4 bytes of the demo checkpoint,
+and of a random one of the 8B shape. Run by `make test-gpu` in the interpreter that has the library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from engine_answers import drain
+from engine_config import load_engine_config
+from golden import ENDS, PROMPTS, Truth, guides_hold, without_end, words
+from nvfp4_reference import ReferenceLlama, load_checkpoint
+from runtime_suite import RuntimeSuite, Subject, eventually
+from token_engine.interface import GenerationRequest, TokenEngine
+from token_engine.registry import make_engine
+from with_gpu.direct_calls import tokens_per_second
+from with_gpu.gpu_settings import OUTPUT_TOKENS, STREAMS, Setting
+from with_gpu.torch_reference import TorchReference
+
+# By how much a logit may be off, against f32: measured with BF16 arithmetic and an FP8 KV cache on
+# both checkpoints; FP4 activations are expected to be off by more, and were not measured.
+MARGINS = {"demo": 0.25, "large": 0.35}
+FP4_MARGIN = 1.0
+
+
+def make_subject(setting: Setting, size: str) -> Iterator[Subject]:
+    folder = setting.engine(size)
+    config = load_engine_config(folder)
+    engine = make_engine(folder, config)
+    try:
+        warm_up(engine, config.limits.max_batch_size)
+        truth = Truth(TorchReference(Path(setting.checkpoints[size])))
+        margin = FP4_MARGIN if setting.computes_in_fp4 else MARGINS[size]
+        yield Subject(
+            setting.runtime,
+            engine,
+            truth,
+            words,
+            config.model.vocab_size,
+            tuple(config.model.eos_token_ids),
+            config.limits.max_batch_size,
+            config.limits.max_num_tokens,
+            config.limits.max_seq_len,
+            margin=margin,
+            exact=False,
+            min_p_first=setting.runtime == "vllm",
+            logprob_error=2 * margin,
+            # The random model's best tokens are so near to each other that a different one may be
+            # the last within top_k.
+            draw_error=0.05 if size == "demo" else 0.3,
+            tells_first_pass=setting.runtime != "sglang",
+        )
+    finally:
+        engine.shutdown()
+
+
+def warm_up(engine: TokenEngine, count: int) -> None:
+    for key in range(count):
+        engine.submit(GenerationRequest(10**6 + key, words(20, key), 2, ()))
+    drain(engine)
+
+
+class TestDemoCheckpoint(RuntimeSuite):
+    @pytest.fixture(scope="class")
+    def subject(self, setting: Setting) -> Iterator[Subject]:
+        yield from make_subject(setting, "demo")
+
+    def test_a_guide_holds(self, subject: Subject) -> None:
+        guides_hold(subject)
+
+    def test_golden_tokens_all_at_once(self, subject: Subject, setting: Setting) -> None:
+        """The reference's, wherever they lead by what the arithmetic moves."""
+        requests = [
+            subject.request(one["prompt_ids"], one["max_new_tokens"], end_ids=tuple(sorted(ENDS)))
+            for one in PROMPTS
+        ]
+        answers = subject.answer(*requests)
+        same = [
+            (answer.tokens, answer.reason) == (without_end(one["tokens"]), one["finish_reason"])
+            for one, answer in zip(PROMPTS, answers, strict=True)
+        ]
+        assert sum(same) >= (45 if setting.computes_in_fp4 else len(PROMPTS))
+
+    def test_prompts_that_begin_alike_share_the_prefix(self, subject: Subject) -> None:
+        prompt = words(400, 77)
+        before = subject.engine.stats().prefix_tokens_found
+        for _ in range(2):
+            subject.answer(subject.request(prompt, 5))
+        eventually(
+            lambda: subject.engine.stats().prefix_tokens_found >= before + 256, "hits of the prefix"
+        )
+
+
+class TestLargeRandomCheckpoint(RuntimeSuite):
+    @pytest.fixture(scope="class")
+    def subject(self, setting: Setting) -> Iterator[Subject]:
+        yield from make_subject(setting, "large")
+
+    def test_a_guide_holds(self, subject: Subject) -> None:
+        guides_hold(subject)
+
+    def test_tokens_per_second_called_directly(self, subject: Subject, setting: Setting) -> None:
+        """Printed beside the ensemble's; nothing is asserted of times."""
+        setting.write_figures(
+            "direct",
+            {
+                streams: tokens_per_second(
+                    setting.runtime, subject.engine, setting.prompt_ids, streams, OUTPUT_TOKENS
+                )
+                for streams in STREAMS
+            },
+        )
+
+
+def test_the_reference_is_numpys(setting: Setting) -> None:
+    folder = Path(setting.checkpoints["demo"])
+    prompt = words(40, 3)
+    expected = ReferenceLlama(load_checkpoint(folder)).forward(prompt)
+    reference = TorchReference(folder)
+    got = np.concatenate([reference.forward(prompt[:25]), reference.forward(prompt[25:])])
+    assert np.abs(got - expected).max() < 1e-3

@@ -73,7 +73,8 @@ def guides_hold(subject: Subject) -> None:
             guide=Guide("json"),
             token_bias=((first, 50.0),),
         )
-        assert subject.answer(one)[0].tokens[0] == first
+        (answer,) = subject.answer(one)
+        assert answer.tokens[:1] == [first], answer
     for kind, text in (("regex", "(yes|no)"), ("json_schema", '{"type": "boolean"}')):
         guide = Guide(kind, text)  # type: ignore[arg-type]
         one = subject.request(words(20, 1), 30, end_ids=subject.eos, guide=guide)

@@ -284,7 +284,12 @@ class RuntimeSuite:
     def test_sampling_follows_the_plain_definition(
         self, subject: Subject, sampling: SamplingParams
     ) -> None:
-        prompt = subject.prompt(15, 8)
+        # One whose best token leads by what the arithmetic is off: a low temperature shows no less.
+        prompt = next(
+            prompt
+            for prompt in (subject.prompt(15, seed) for seed in itertools.count(8))
+            if np.ptp(np.sort(subject.logits(prompt))[-2:]) > subject.margin
+        )
         expected = distribution(subject.logits(prompt).copy(), sampling, subject.min_p_first)
         answers = subject.answer(
             *(

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from with_gpu.gpu_settings import Setting, load_setting
 
+pytest.register_assert_rewrite("runtime_suite", "golden")  # what a failure saw is worth seeing
+
 
 @pytest.fixture(scope="session")
 def setting() -> Setting:

@@ -31,12 +31,20 @@ def serve(setting: Setting, size: str, folder: Path) -> Iterator[ServerProcess]:
     yield from serving(folder / "model_repository", folder)
 
 
+@pytest.fixture(scope="class")
+def demo(setting: Setting, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    yield from serve(setting, "demo", tmp_path_factory.mktemp("gpu-demo"))
+
+
+@pytest.fixture(scope="class")
+def large(setting: Setting, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    yield from serve(setting, "large", tmp_path_factory.mktemp("gpu-large"))
+
+
 class TestDemoCheckpoint:
-    @pytest.fixture(scope="class")
-    def server(
-        self, setting: Setting, tmp_path_factory: pytest.TempPathFactory
-    ) -> Iterator[ServerProcess]:
-        yield from serve(setting, "demo", tmp_path_factory.mktemp("gpu-demo"))
+    @pytest.fixture
+    def server(self, demo: ServerProcess) -> ServerProcess:
+        return demo
 
     def test_golden_tokens_and_texts(self, server: ServerProcess, setting: Setting) -> None:
         same = 0
@@ -73,11 +81,9 @@ def answers(client: Client) -> bool:
 
 
 class TestLargeRandomCheckpoint:
-    @pytest.fixture(scope="class")
-    def server(
-        self, setting: Setting, tmp_path_factory: pytest.TempPathFactory
-    ) -> Iterator[ServerProcess]:
-        yield from serve(setting, "large", tmp_path_factory.mktemp("gpu-large"))
+    @pytest.fixture
+    def server(self, large: ServerProcess) -> ServerProcess:
+        return large
 
     @pytest.mark.timeout(600)
     def test_tokens_per_second(self, server: ServerProcess, setting: Setting) -> None:

@@ -52,9 +52,10 @@ class Setting:
         return Path(self.engines[size])
 
     def write_figures(self, name: str, figures: dict[int, float]) -> None:
-        """Tokens/s by streams, for the table at the end."""
+        """Tokens/s by streams, for the table at the end; printed at once too."""
         path = Path(self.figures) / f"{self.runtime}-{name}.json"
         path.write_text(json.dumps(figures), encoding="utf-8")
+        print(f"{name}, tokens/s by streams: {figures}", flush=True)
 
 
 def load_setting() -> Setting:

@@ -40,6 +40,7 @@ RUNTIMES = ("tensorrt_llm", "vllm", "sglang")  # the first that fits is the one 
 VLLM_VENV = TESTS.parent / ".venv-vllm"
 NEEDED = "pytest, pytest_timeout, numpy, torch, tritonclient.grpc"  # beside the library
 PROMPTS = 64
+PARTS = {"ensemble": "test_ensemble_on_gpu.py", "runtime": "test_runtime_on_gpu.py"}
 
 
 def main() -> None:
@@ -50,6 +51,7 @@ def main() -> None:
     add = parser.add_argument
     add("--runtime", choices=RUNTIMES, help="default: the first of these that fits the GPU")
     add("--engine-python", default="", help="the interpreter that has the runtime's library")
+    add("--part", choices=tuple(PARTS), action="append", help="default: both, in this order")
     add("--option", action="append", default=[], metavar="KEY=JSON", help="of runtime_options")
     options = parser.parse_args()
     gpus = find_gpus()
@@ -61,7 +63,7 @@ def main() -> None:
     say(f"{'date':<14}{time.strftime('%Y-%m-%d')}")
     say(f"{'runtime':<14}{runtime} {installed_version(*packages(runtime), python=python)}\n")
     setting = prepare(runtime, python, gpus[0], dict(map(read_option, options.option)))
-    failed = run_tests(setting)
+    failed = run_tests(setting, options.part or list(PARTS))
     print_figures(setting)
     if failed:
         raise BuildError(f"{' and '.join(failed)} failed; see above")
@@ -203,20 +205,19 @@ def make_prompts() -> tuple[list[str], list[list[int]]]:
     return texts, ids
 
 
-def run_tests(setting: Setting) -> list[str]:
+def run_tests(setting: Setting, parts: list[str]) -> list[str]:
     """The parts that failed."""
     path = OUT / "setting.json"
     path.write_text(json.dumps(asdict(setting)), encoding="utf-8")
     environment = {**os.environ, "GPU_SETTING": str(path)}
+    pythons = {"ensemble": sys.executable, "runtime": setting.engine_python}
     failed = []
-    for python, name in (
-        (setting.engine_python, "test_runtime_on_gpu.py"),
-        (sys.executable, "test_ensemble_on_gpu.py"),
-    ):
-        say(f"\n{name} in {python}")
-        command = [python, "-m", "pytest", str(TESTS / "with_gpu" / name), "--timeout", "600"]
+    for part in parts:
+        say(f"\n{PARTS[part]} in {pythons[part]}")
+        test = str(TESTS / "with_gpu" / PARTS[part])
+        command = [pythons[part], "-m", "pytest", test, "--timeout", "600", "-rP"]
         if subprocess.call(command, env=environment, cwd=TESTS.parent) != 0:
-            failed.append(name)
+            failed.append(PARTS[part])
     return failed
 
 

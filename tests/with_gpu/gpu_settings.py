@@ -13,7 +13,12 @@ STREAMS = (1, 16, 64, 256)
 PROMPT_TOKENS = OUTPUT_TOKENS = 128
 LIMITS = {
     "demo": {"max_seq_len": 2048, "max_batch_size": 16, "max_num_tokens": 64},
-    "large": {"max_seq_len": 2048, "max_batch_size": max(STREAMS), "max_num_tokens": 4096},
+    "large": {
+        "max_seq_len": 2048,
+        "max_batch_size": max(STREAMS),
+        "max_num_tokens": 4096,
+        "max_queue_size": 2 * max(STREAMS),
+    },
 }
 # Of the GPU's memory for weights and KV cache; the reference of the large one lies beside it.
 SHARES = {"demo": 0.3, "large": 0.5}

@@ -7,203 +7,25 @@ and among those that are as near elsewhere; draws are compared with themselves, 
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from random import Random
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from engine_answers import Answer, Floats, collect, drain
-from token_engine.interface import (
-    GenerationRequest,
-    SamplingParams,
-    TokenDelta,
-    TokenEngine,
-    UnsupportedParameter,
-)
-from token_engine.registry import RUNTIMES
-
-PATIENCE_S = 60.0
-GREEDY = SamplingParams()
-SAMPLED = replace(GREEDY, greedy=False)
-Adjust = Callable[[Floats, list[int]], Floats]
+from engine_answers import Floats
+from runtime_streams import StreamSuite
+from runtime_subject import GREEDY as GREEDY
+from runtime_subject import SAMPLED as SAMPLED
+from runtime_subject import Subject as Subject
+from runtime_subject import differ, distribution, occurrence, repetition
+from runtime_subject import eventually as eventually
+from token_engine.interface import SamplingParams, TokenDelta
 
 
-@dataclass
-class Subject:
-    """An engine under test and the truth about its model."""
-
-    runtime: str
-    engine: TokenEngine
-    logits: Callable[[Sequence[int]], Floats]  # of the token after these
-    prompt: Callable[[int, int], tuple[int, ...]]  # (length, seed): ids that end nothing
-    vocab_size: int
-    eos: tuple[int, ...]  # of the checkpoint
-    max_batch_size: int
-    max_num_tokens: int
-    max_seq_len: int
-    margin: float = 0.0  # by which the best logit must lead to be sure
-    exact: bool = True  # whether tokens are the same in any batch
-    min_p_first: bool = False  # before top_k and top_p
-    logprob_error: float = 1e-9
-    draw_error: float = 0.0  # of a distribution that is drawn from, as a total variation distance
-    draws: int = 400
-    tells_first_pass: bool = True
-    keys: Any = dataclasses.field(default_factory=lambda: itertools.count(1))
-
-    def has(self, feature: str) -> bool:
-        """Whether the registry offers it."""
-        return feature in RUNTIMES[self.runtime].features
-
-    def request(self, prompt: Sequence[int], max_tokens: int, **more: Any) -> GenerationRequest:
-        """With a key of its own; greedy unless told otherwise."""
-        fields: dict[str, Any] = {"end_ids": (), **more}
-        return GenerationRequest(next(self.keys), tuple(prompt), max_tokens, **fields)
-
-    def answer(self, *requests: GenerationRequest) -> list[Answer]:
-        """Submitted all at once, stepped to the end."""
-        for one in requests:
-            self.engine.submit(one)
-        answers = drain(self.engine)
-        return [answers[one.key] for one in requests]
-
-    def sure(
-        self,
-        prompt: Sequence[int],
-        count: int,
-        adjust: Adjust | None = None,
-        margin: float = 0.0,
-        answer: Sequence[int] = (),
-    ) -> list[int]:
-        """The truth's greedy tokens, up to where its two best come too close to be sure.
-
-        With `answer`, the engine's tokens, it goes on from there with the one that is in it, as
-        long as that one is as close to the best.
-        """
-        margin = max(self.margin, margin)
-        output: list[int] = []
-        while len(output) < count:
-            logits = self.logits([*prompt, *output]).copy()
-            if adjust is not None:
-                logits = adjust(logits, output)
-            second, first = np.sort(logits)[-2:]
-            best = int(logits.argmax())
-            if first - second <= margin:
-                if len(output) >= len(answer) or first - logits[answer[len(output)]] > margin:
-                    break
-                best = answer[len(output)]
-            output.append(best)
-        return output
-
-
-def differ(tokens: Sequence[int], others: Sequence[int]) -> bool:
-    """Whether they do, as far as both go."""
-    return any(one != other for one, other in zip(tokens, others, strict=False))
-
-
-def repetition(penalty: float, prompt: Sequence[int], logits: Floats, output: list[int]) -> Floats:
-    """Keskar et al. 2019, of prompt and output."""
-    seen = list({*prompt, *output})
-    logits[seen] *= np.where(logits[seen] < 0, penalty, 1 / penalty)
-    return logits
-
-
-def occurrence(presence: float, frequency: float, logits: Floats, output: list[int]) -> Floats:
-    """OpenAI's formula, of the output alone."""
-    for token in set(output):
-        logits[token] -= presence + frequency * output.count(token)
-    return logits
-
-
-def distribution(logits: Floats, sampling: SamplingParams, min_p_first: bool) -> Floats:
-    """Temperature; then top_k, of these the fewest that reach top_p; min_p before or after."""
-    shares = np.exp((logits - logits.max()) / sampling.temperature)
-    shares /= shares.sum()
-    if min_p_first:
-        shares[shares < sampling.min_p * shares.max()] = 0
-    order = np.argsort(-shares)
-    if sampling.top_k:
-        shares[order[sampling.top_k :]] = 0
-    reached = np.cumsum(shares[order]) / shares.sum()
-    shares[order[np.searchsorted(reached, sampling.top_p) + 1 :]] = 0
-    shares[shares < sampling.min_p * shares.max()] = 0
-    result: Floats = shares / shares.sum()
-    return result
-
-
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    """Poll until it holds; fails the test if it never does."""
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, f"never: {what}"
-        time.sleep(0.005)
-
-
-class RuntimeSuite:
+class RuntimeSuite(StreamSuite):
     """Collected in the subclasses."""
-
-    def test_greedy_tokens_are_the_models(self, subject: Subject) -> None:
-        compared = 0
-        prompts = [subject.prompt(length, length) for length in (1, 7, 20, 33)]
-        answers = subject.answer(*(subject.request(prompt, 30) for prompt in prompts))
-        for prompt, answer in zip(prompts, answers, strict=True):
-            expected = subject.sure(prompt, 30, answer=answer.tokens)
-            compared += len(expected)
-            assert answer.tokens[: len(expected)] == expected
-            assert (len(answer.tokens), answer.reason) == (30, "length")
-        assert compared >= 20
-        assert not subject.engine.has_work
-
-    def test_tokens_come_as_they_are_made(self, subject: Subject) -> None:
-        subject.engine.submit(subject.request(subject.prompt(5, 1), 40))
-        deltas: list[TokenDelta] = []
-        while subject.engine.has_work:
-            deltas += subject.engine.step()
-        assert len(deltas) >= 5
-        assert sum(len(delta.token_ids) for delta in deltas) == 40
-        assert [delta.finish_reason for delta in deltas[:-1]] == [None] * (len(deltas) - 1)
-
-    def mixed(self, subject: Subject) -> list[GenerationRequest]:
-        samplings = (
-            GREEDY,
-            replace(SAMPLED, temperature=0.8, seed=1),
-            replace(SAMPLED, temperature=1.3, top_k=5, seed=2),
-            replace(SAMPLED, top_p=0.7, seed=2**64 - 1),
-        )
-        return [
-            subject.request(
-                subject.prompt(length, length), 6 + place, sampling=samplings[place % 4]
-            )
-            for place, length in enumerate((3, 30, 64, 65, 100, 1, 150, 40, 33, 70))
-        ]
-
-    def test_together_alone_and_joining_late(self, subject: Subject) -> None:
-        requests = self.mixed(subject)
-        alone = [subject.answer(one)[0] for one in requests]
-        together = subject.answer(*(self.again(subject, one) for one in requests))
-        late = [self.again(subject, one) for one in requests]
-        joined: dict[int, Answer] = {}
-        for one in late:
-            subject.engine.submit(one)
-            collect(subject.engine.step(), joined)
-        drain(subject.engine, joined)
-        for one, *answers in zip(
-            requests, alone, together, [joined[one.key] for one in late], strict=True
-        ):
-            assert {len(answer.tokens) for answer in answers} == {one.max_tokens}
-            if subject.exact:
-                assert answers[0].tokens == answers[1].tokens == answers[2].tokens
-            elif one.sampling.greedy:
-                for answer in answers:
-                    sure = subject.sure(one.prompt_ids, one.max_tokens, answer=answer.tokens)
-                    assert answer.tokens[: len(sure)] == sure
-
-    def again(self, subject: Subject, request: GenerationRequest) -> GenerationRequest:
-        return replace(request, key=next(subject.keys))
 
     def test_any_end_id_stops_and_is_not_part_of_the_output(self, subject: Subject) -> None:
         for seed in range(20):
@@ -257,7 +79,7 @@ class RuntimeSuite:
             ]
             for _ in range(2)
         ]
-        assert rounds[0] == rounds[1]
+        assert rounds[0] == rounds[1] or not subject.seeds
         # Torch's generator on a CPU knows a seed's lower 32 bits alone.
         different = len({tuple(answer.tokens) for answer in rounds[0]})
         assert different == len(seeds) if subject.exact else different >= 4
@@ -284,6 +106,9 @@ class RuntimeSuite:
     def test_sampling_follows_the_plain_definition(
         self, subject: Subject, sampling: SamplingParams
     ) -> None:
+        if sampling.min_p and not subject.has("min_p"):
+            self.refused(subject, "min_p", sampling=sampling)
+            return
         # One whose best token leads by what the arithmetic is off: a low temperature shows no less.
         prompt = next(
             prompt
@@ -342,6 +167,11 @@ class RuntimeSuite:
         self, subject: Subject, presence: float, frequency: float
     ) -> None:
         """Greedy, and with a temperature that no draw feels: they act before the division by it."""
+        if not subject.has("presence_penalty"):
+            name = "presence_penalty" if presence else "frequency_penalty"
+            sampling = replace(GREEDY, presence_penalty=presence, frequency_penalty=frequency)
+            self.refused(subject, name, sampling=sampling)
+            return
         shown = 0
         for seed, sampling in enumerate((GREEDY, GREEDY, replace(SAMPLED, temperature=0.02)) * 2):
             chosen = replace(sampling, presence_penalty=presence, frequency_penalty=frequency)
@@ -358,11 +188,13 @@ class RuntimeSuite:
             shown += differ(subject.sure(prompt, 24, answer=answer.tokens), expected)
         assert shown
 
-    def test_bias_and_bad_words(self, subject: Subject) -> None:
+    def test_token_bias(self, subject: Subject) -> None:
         prompt = subject.prompt(18, 9)
+        if not subject.has("embedding_bias"):
+            self.refused(subject, "embedding_bias", token_bias=((5, 1.0),))
+            return
         (answer,) = subject.answer(subject.request(prompt, 10))
         plain = subject.sure(prompt, 10, answer=answer.tokens)
-        assert len(plain) >= 3
         bias = ((plain[0], -1000.0), (next(iter({5, 6, 7} - {*plain})), 0.25))
 
         def biased(logits: Floats, _: list[int]) -> Floats:
@@ -373,6 +205,12 @@ class RuntimeSuite:
         (answer,) = subject.answer(subject.request(prompt, 10, token_bias=bias))
         expected = subject.sure(prompt, 10, biased, answer=answer.tokens)
         assert answer.tokens[: len(expected)] == expected
+
+    def test_bad_words(self, subject: Subject) -> None:
+        prompt = subject.prompt(18, 9)
+        (answer,) = subject.answer(subject.request(prompt, 10))
+        plain = subject.sure(prompt, 10, answer=answer.tokens)
+        assert len(plain) >= 3
         words = ((plain[0],), (plain[1], plain[2]))
         if not subject.has("bad_words"):
             self.refused(subject, "bad_words", bad_words=words)
@@ -385,7 +223,16 @@ class RuntimeSuite:
 
     def test_logprobs_are_of_the_raw_logits(self, subject: Subject) -> None:
         prompt = subject.prompt(14, 10)
-        for wanted, sampling in ((0, GREEDY), (3, replace(SAMPLED, temperature=1.7, seed=4))):
+        if not subject.has("logprobs"):
+            self.refused(subject, "return_log_probs", logprobs=0)
+            return
+        several = 3 if subject.has("top_logprobs") else 0
+        if not several:
+            self.refused(subject, "logprobs", logprobs=3)
+        drawn = GREEDY
+        if subject.drawn_logprobs:
+            drawn = replace(SAMPLED, temperature=subject.drawn_logprobs, seed=4)
+        for wanted, sampling in ((0, GREEDY), (several, drawn)):
             request = subject.request(prompt, 8, logprobs=wanted, sampling=sampling)
             (answer,) = subject.answer(request)
             assert len(answer.logprobs) == len(answer.tokens) == 8
@@ -406,157 +253,3 @@ class RuntimeSuite:
 
     def test_a_guide_holds(self, subject: Subject) -> None:
         raise NotImplementedError("each subclass knows what its guides match")
-
-    def refused(self, subject: Subject, name: str, **more: Any) -> None:
-        """The whole request is, by name; and nothing of it stays."""
-        with pytest.raises(UnsupportedParameter, match=rf"^{name} is .*, the {subject.runtime} "):
-            subject.engine.submit(subject.request(subject.prompt(4, 1), 5, **more))
-        assert not subject.engine.has_work
-
-    def test_the_batch_is_never_larger_and_those_that_wait_are_counted(
-        self, subject: Subject
-    ) -> None:
-        count = subject.max_batch_size + 6
-        for key in range(count):
-            subject.engine.submit(subject.request(subject.prompt(4, key), 60))
-        seen, answers = [], dict[int, Answer]()
-        while subject.engine.has_work:
-            collect(subject.engine.step(), answers)
-            stats = subject.engine.stats()
-            seen.append((stats.active_requests, stats.queued_requests))
-            assert 0 <= stats.kv_blocks_used <= stats.kv_blocks_total
-        assert max(active for active, _ in seen) == subject.max_batch_size
-        assert max(queued for _, queued in seen) >= 6
-        assert [len(answer.tokens) for answer in answers.values()] == [60] * count
-        eventually(lambda: self.is_idle(subject), "an idle engine's statistics")
-
-    def is_idle(self, subject: Subject) -> bool:
-        subject.engine.step()
-        stats = subject.engine.stats()
-        return (stats.active_requests, stats.queued_requests, stats.kv_blocks_used) == (0, 0, 0)
-
-    def test_kv_blocks_are_reported(self, subject: Subject) -> None:
-        one = subject.request(subject.prompt(100, 1), 120)
-        subject.engine.submit(one)
-        most, answers = 0, dict[int, Answer]()
-        while subject.engine.has_work:
-            collect(subject.engine.step(), answers)
-            most = max(most, subject.engine.stats().kv_blocks_used)
-        assert most > 0
-        assert subject.engine.stats().kv_blocks_total > 0
-
-    def test_the_longest_request(self, subject: Subject) -> None:
-        """A prompt of many chunks, up to the last token that fits."""
-        length = subject.max_seq_len - 3
-        (answer,) = subject.answer(subject.request(subject.prompt(length, 2), 3))
-        assert (len(answer.tokens), answer.reason) == (3, "length")
-
-    def test_of_those_that_wait_the_lowest_number_starts_first(self, subject: Subject) -> None:
-        long = [
-            subject.request(subject.prompt(3, key), 100) for key in range(subject.max_batch_size)
-        ]
-        for one in long:
-            subject.engine.submit(one)
-        answers: dict[int, Answer] = {}
-        while len(answers) < len(long):  # all of them run
-            collect(subject.engine.step(), answers)
-        late = [
-            subject.request(subject.prompt(5, 50 + key), 1, priority=priority)
-            for key, priority in enumerate((0, 5, -3, -3, 9))
-        ]
-        for one in late:
-            subject.engine.submit(one)
-        made = {key: len(answer.tokens) for key, answer in answers.items()}
-        while any(len(answers[key].tokens) < count + 4 for key, count in made.items()):
-            collect(subject.engine.step(), answers)  # until the library has seen all of them
-        subject.engine.cancel(long[0].key)
-        order: list[int] = []
-        while len(order) < len(late):
-            ended = [delta.key for delta in subject.engine.step() if delta.finish_reason]
-            order += [key for key in ended if key in {one.key for one in late}]
-        for one in long:
-            subject.engine.cancel(one.key)
-        assert order == [late[place].key for place in (2, 3, 0, 1, 4)]
-        drain(subject.engine)
-
-    def test_cancel_at_every_phase(self, subject: Subject) -> None:
-        """Queued, in prefill, while decoding, after the end, twice, and unknown ones."""
-        engine = subject.engine
-        running = [
-            subject.request(subject.prompt(3, key), 200) for key in range(subject.max_batch_size)
-        ]
-        for one in running:
-            engine.submit(one)
-        answers: dict[int, Answer] = {}
-        while len(answers) < len(running):
-            collect(engine.step(), answers)
-        queued = subject.request(subject.prompt(6, 1), 5)
-        engine.submit(queued)
-        engine.cancel(queued.key)  # perhaps before the library has it
-        second = subject.request(subject.prompt(6, 2), 5)
-        engine.submit(second)
-        engine.step()
-        engine.cancel(second.key)
-        engine.cancel(running[0].key)  # while decoding
-        prefill = subject.request(subject.prompt(subject.max_seq_len - 9, 3), 5)
-        engine.submit(prefill)
-        engine.step()
-        engine.cancel(prefill.key)
-        engine.cancel(-5)
-        last = subject.request(subject.prompt(6, 4), 3)
-        engine.submit(last)
-        for one in running[1:]:
-            engine.cancel(one.key)
-            engine.cancel(one.key)
-        drained = drain(engine)
-        assert list(drained) == [last.key]
-        engine.cancel(last.key)
-        eventually(lambda: self.is_idle(subject), "all places and KV blocks free")
-
-    def test_storm_of_cancels_harms_nobody(self, subject: Subject) -> None:
-        engine, random = subject.engine, Random(1)
-        requests = self.mixed(subject)
-        truth = [subject.answer(one)[0] for one in requests]
-        answers: dict[int, Answer] = {}
-        alive: dict[int, int] = {}
-        cancelled: set[int] = set()
-        for turn in range(120):
-            one = self.again(subject, requests[turn % 10])
-            engine.submit(one)
-            alive[one.key] = turn % 10
-            for _ in range(random.randrange(3)):
-                victim = random.choice(list(alive))
-                if not answers.get(victim, Answer()).reason:
-                    cancelled.add(victim)
-                engine.cancel(victim)
-            deltas = engine.step()
-            assert not cancelled & {delta.key for delta in deltas}
-            collect(deltas, answers)
-        drain(engine, answers)
-        survivors = alive.keys() - cancelled
-        assert len(cancelled) > 20
-        assert len(survivors) > 20
-        for key in survivors:
-            expected = truth[alive[key]]
-            assert len(answers[key].tokens) == len(expected.tokens)
-            if subject.exact:
-                assert answers[key] == expected
-        eventually(lambda: self.is_idle(subject), "all places and KV blocks free")
-
-    def test_the_time_of_the_first_pass(self, subject: Subject) -> None:
-        before = time.time_ns()
-        (answer,) = subject.answer(subject.request(subject.prompt(4, 1), 5))
-        if not subject.tells_first_pass:
-            assert answer.first_scheduled_ns == 0
-            return
-        assert before - 50e6 <= answer.first_scheduled_ns <= time.time_ns() + 50e6
-
-    def test_a_step_waits_for_a_token_but_not_for_long(self, subject: Subject) -> None:
-        one = subject.request(subject.prompt(4, 1), 300)
-        subject.engine.submit(one)
-        began, steps = time.monotonic(), 0
-        while time.monotonic() - began < 0.2:
-            subject.engine.step()
-            steps += 1
-        subject.engine.cancel(one.key)
-        assert steps >= 3

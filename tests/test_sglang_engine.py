@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from engine_answers import drain
 from engine_config import EngineConfigError
-from library_fakes.rigs import LIMITS, Rig, prompt, start_sglang, subject_of, write_model
+from library_fakes.rigs import Rig, prompt, start_sglang, subject_of, write_model
 from library_fakes.signatures import remove
 from library_fakes.worker import Behaviour
+from library_suite import LibrarySuite
 from runtime_suite import SAMPLED, RuntimeSuite, Subject, eventually
-from token_engine import async_loop, sglang_loop
-from token_engine.async_loop import EngineLost
+from token_engine import sglang_loop
 from token_engine.interface import EngineLoadError, Guide, UnsupportedParameter
 from token_engine.sglang_library import import_library
 from token_engine.sglang_options import RESERVED_ARGUMENTS, SglangOptions
@@ -44,7 +44,13 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     remove("sglang", "torch")
 
 
-class TestSglang(RuntimeSuite):
+class TestSglang(RuntimeSuite, LibrarySuite):
+    """Its library tells of no death: it ends the whole process."""
+
+    runtime = "sglang"
+    library = "SGLang"
+    behaviour = Behaviour
+
     @pytest.fixture
     def subject(self, started: Start) -> Subject:
         rig = started(behaviour=Behaviour(step_seconds=0.002))
@@ -131,14 +137,6 @@ def test_what_it_cannot_do_is_refused_by_name(
     assert not rig.engine.has_work
 
 
-def test_prefix_cache_hits_are_counted(started: Start) -> None:
-    rig = started()
-    ask(rig, 1, 100, 5)
-    drain(rig.engine)
-    stats = rig.engine.stats()
-    assert (stats.prefix_tokens_looked_up, stats.prefix_tokens_found) == (100, 50)
-
-
 def test_requests_that_fail_end_alone(started: Start) -> None:
     """One by the engine's fault, one by its own, which the library sees only later."""
     rig = started(behaviour=Behaviour(fail={7: 3}))
@@ -151,25 +149,6 @@ def test_requests_that_fail_end_alone(started: Start) -> None:
     assert len(answers[2].tokens) == 9
     assert answers[3].fault == "invalid"
     assert "Input length (601 tokens)" in answers[3].error
-
-
-def test_a_scheduler_that_hangs_ends_the_engine(
-    started: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its figures are read all the time; that they stand still is what tells."""
-    monkeypatch.setattr(async_loop, "WATCH_S", 0.05)
-    rig = started(behaviour=Behaviour(hang_at_step=5), limits=replace(LIMITS, hang_timeout_s=0.3))
-    ask(rig, 1, 4, 100)
-    with pytest.raises(EngineLost, match="SGLang made no step in"):
-        drain(rig.engine)
-
-
-def test_a_long_prefill_is_no_hang(started: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(async_loop, "WATCH_S", 0.05)
-    limits = replace(LIMITS, hang_timeout_s=2.0, max_num_tokens=8)
-    rig = started(behaviour=Behaviour(step_seconds=0.05), limits=limits)
-    ask(rig, 1, 500, 2)
-    assert len(drain(rig.engine)[1].tokens) == 2
 
 
 def test_an_abort_before_the_library_has_the_request_is_made_again(started: Start) -> None:

@@ -6,7 +6,6 @@ The fake is made of the recorded signatures of two versions and behaves as their
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +13,12 @@ from typing import Any
 
 import pytest
 from engine_answers import drain
-from library_fakes.rigs import LIMITS, Rig, logits, prompt, start_vllm, subject_of
+from library_fakes.rigs import Rig, logits, prompt, start_vllm, subject_of
 from library_fakes.signatures import remove
 from library_fakes.worker import Behaviour
+from library_suite import ToldDeathSuite
 from runtime_suite import GREEDY, SAMPLED, RuntimeSuite, Subject, eventually
-from token_engine import async_engine, async_loop, vllm_sampling
+from token_engine import vllm_sampling
 from token_engine.async_loop import EngineLost
 from token_engine.interface import Guide, UnsupportedParameter
 
@@ -39,7 +39,11 @@ def started(tmp_path: Path) -> Iterator[Start]:
     remove("vllm", "torch")
 
 
-class TestVllm(RuntimeSuite):
+class TestVllm(RuntimeSuite, ToldDeathSuite):
+    runtime = "vllm"
+    library = "vLLM"
+    behaviour = Behaviour
+
     @pytest.fixture(params=["0_32", "0_33"])
     def subject(self, started: Start, request: pytest.FixtureRequest) -> Subject:
         rig = started(request.param, behaviour=Behaviour(step_seconds=0.0005))
@@ -129,15 +133,6 @@ def test_temperatures_at_the_edges_are_as_asked(started: Start) -> None:
         assert rig.llm.requests[-1][1].temperature == temperature
 
 
-def test_prefix_cache_hits_are_counted(started: Start) -> None:
-    rig = started()
-    ask(rig, 1, 4, 5)
-    drain(rig.engine)
-    eventually(lambda: rig.engine.stats().prefix_tokens_found > 0, "statistics of a step")
-    stats = rig.engine.stats()
-    assert stats.prefix_tokens_found * 10 == stats.prefix_tokens_looked_up * 4
-
-
 def test_tokens_that_come_together_are_one_delta(started: Start) -> None:
     """The library joins what nobody has taken yet."""
     rig = started()
@@ -171,49 +166,6 @@ def test_what_the_library_refuses_later_is_the_requests_fault(started: Start) ->
     assert "The decoder prompt (length 600)" in answer.error
 
 
-@pytest.mark.parametrize("busy", [True, False])
-def test_a_dead_engine_core_ends_the_engine(
-    started: Start, monkeypatch: pytest.MonkeyPatch, busy: bool
-) -> None:
-    """A request hears of it; an idle engine must look."""
-    monkeypatch.setattr(async_loop, "WATCH_S", 0.05)
-    rig = started(behaviour=Behaviour(step_seconds=0.001, die_at_step=20))
-    if busy:
-        ask(rig, 1, 4, 100)
-        with pytest.raises(EngineLost, match=r"vLLM has failed: EngineCore|workers are dead"):
-            drain(rig.engine)
-    else:
-        rig.llm.worker.dead = True
-
-        def lost() -> bool:
-            try:
-                rig.engine.step()
-            except EngineLost as error:
-                return "vLLM's workers are dead" in str(error)
-            return False
-
-        eventually(lost, "the death is seen")
-
-
-def test_an_engine_core_that_hangs_ends_the_engine(
-    started: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(async_loop, "WATCH_S", 0.05)
-    rig = started(behaviour=Behaviour(hang_at_step=5), limits=replace(LIMITS, hang_timeout_s=0.3))
-    ask(rig, 1, 4, 100)
-    with pytest.raises(EngineLost, match="vLLM made no step in"):
-        drain(rig.engine)
-
-
-def test_a_long_prefill_is_no_hang(started: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It makes no token for many steps; the library's statistics show that it moves."""
-    monkeypatch.setattr(async_loop, "WATCH_S", 0.05)
-    limits = replace(LIMITS, hang_timeout_s=2.0, max_num_tokens=8)
-    rig = started(behaviour=Behaviour(step_seconds=0.05), limits=limits)
-    ask(rig, 1, 500, 2)
-    assert len(drain(rig.engine)[1].tokens) == 2
-
-
 def test_seeds_on_a_cpu_do_not_end_the_worker(started: Start) -> None:
     """vLLM's worker dies there of a request with a seed whose prompt is computed in chunks."""
     rig = started(behaviour=Behaviour(capability=None))
@@ -232,28 +184,6 @@ def test_an_abort_before_the_library_has_the_request_is_made_again(started: Star
         rig.engine.cancel(key)
     eventually(lambda: rig.llm.worker.counts == (0, 0) and not rig.llm._collectors, "nothing left")
     eventually(lambda: rig.engine.stats().queued_requests == 0, "no place held here")
-
-
-def test_shutdown_with_work_left(tmp_path: Path) -> None:
-    rig = start_vllm(tmp_path / "engine", behaviour=Behaviour(step_seconds=0.001))
-    for key in range(9):
-        ask(rig, key, 4, 500)
-    rig.engine.step()
-    rig.engine.shutdown()
-    assert not rig.llm.worker._thread.is_alive()
-    remove("vllm", "torch")
-
-
-def test_shutdown_does_not_wait_for_a_library_that_hangs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(async_engine, "SHUTDOWN_PATIENCE_S", 0.2)
-    rig = start_vllm(tmp_path / "engine", behaviour=Behaviour(hang_on_shutdown=True))
-    began = time.monotonic()
-    rig.engine.shutdown()
-    assert time.monotonic() - began < 5
-    assert "vLLM did not shut down in 0.2 s" in capsys.readouterr().err
-    remove("vllm", "torch")
 
 
 TRAPS: list[tuple[str, Callable[[dict[str, Any]], object]]] = [

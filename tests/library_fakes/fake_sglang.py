@@ -246,7 +246,7 @@ class Engine:
             "finish_reason": reasons[emission.finish],
             "prompt_tokens": len(emission.work.prompt),
             "completion_tokens": len(state.output_ids),
-            "cached_tokens": len(emission.work.prompt) // 2,
+            "cached_tokens": int(len(emission.work.prompt) * self.worker.hit_rate),
         }
         if given["return_logprob"]:
             meta_info["output_token_logprobs"] = state.logprobs[since:]

@@ -345,7 +345,7 @@ class AsyncLLM:
             num_running_reqs=active,
             num_waiting_reqs=waiting,
             kv_cache_usage=self.worker.blocks_used / (BLOCKS - 1),
-            prefix_cache_stats=SimpleNamespace(queries=10, hits=4),
+            prefix_cache_stats=SimpleNamespace(queries=10, hits=10 * self.worker.hit_rate),
         )
         if self._loop is not None and not self._loop.is_closed():
             for logger in self._loggers:

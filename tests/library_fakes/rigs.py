@@ -13,7 +13,7 @@ from engine_config import EngineConfig, Limits, ModelFacts
 from library_fakes import fake_sglang, fake_vllm
 from library_fakes.signatures import install
 from library_fakes.worker import Behaviour
-from runtime_suite import Subject
+from runtime_subject import Subject
 from tensorrt_llm_fakes.fake_sampler import Floats, model_logits
 from token_engine.interface import TokenEngine
 from token_engine.registry import make_engine
@@ -33,6 +33,11 @@ class Rig:
     @property
     def llm(self) -> Any:
         return self.package.llms[-1]
+
+    @property
+    def worker(self) -> Any:
+        """What batches the requests within it."""
+        return self.llm.worker
 
 
 def engine_config(runtime: str, limits: Limits = LIMITS, **options: Any) -> EngineConfig:

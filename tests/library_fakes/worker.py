@@ -82,6 +82,7 @@ class Worker:
         self._steps = 0
         self.dead = False
         self.most_active = 0
+        self.hit_rate = 0.5  # of the prefix cache
         self.tokens_prefilled = 0
         self.on_step: Callable[[], None] = lambda: None
         self.on_death: Callable[[], None] = lambda: None
@@ -110,6 +111,10 @@ class Worker:
             self._stopping = True
             self._lock.notify()
         self._thread.join()
+
+    @property
+    def is_running(self) -> bool:
+        return self._thread.is_alive()
 
     @property
     def counts(self) -> tuple[int, int]:

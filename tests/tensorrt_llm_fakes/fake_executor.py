@@ -75,6 +75,8 @@ class Executor:
         self.doing_shutdown = False
         self.dead = False
         self.most_active = 0
+        self.hit_rate = 0.5  # of the prefix cache
+        self._blocks_looked_up = 0
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
@@ -126,10 +128,14 @@ class Executor:
         self._thread.join()
 
     @property
-    def active_requests(self) -> int:
-        """For tests: what holds a place or waits for one."""
+    def is_running(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """(active, waiting)"""
         with self._lock:
-            return len(self._active) + len(self._waiting)
+            return len(self._active), len(self._waiting)
 
     # The worker's side.
 
@@ -155,6 +161,7 @@ class Executor:
         self._drop_aborted()
         while self._waiting and len(self._active) < self._arguments["max_batch_size"]:
             self._active.append(self._waiting.pop(0))
+            self._blocks_looked_up += 2
         self.most_active = max(self.most_active, len(self._active))
         budget = self._arguments["max_num_tokens"]
         for job in list(self._active):
@@ -219,12 +226,19 @@ class Executor:
         if not self._arguments.get("enable_iter_perf_stats") or self._iter_stats_result is None:
             return
         used = sum(-(-(job.prefilled + len(job.output)) // BLOCK_TOKENS) for job in self._active)
+        reused = int(self._blocks_looked_up * self.hit_rate)
         self._iter_stats_result.queue.put(
             {
                 "iter": self._steps,
                 "numActiveRequests": len(self._active),
                 "numQueuedRequests": len(self._waiting),
-                "kvCacheStats": {"maxNumBlocks": 1000, "usedNumBlocks": used},
+                "kvCacheStats": {
+                    "maxNumBlocks": 1000,
+                    "usedNumBlocks": used,
+                    "tokensPerBlock": BLOCK_TOKENS,
+                    "reusedBlocks": reused,
+                    "missedBlocks": self._blocks_looked_up - reused,
+                },
             }
         )
 

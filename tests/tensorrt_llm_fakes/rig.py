@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from engine_config import EngineConfig, Limits, ModelFacts
+from engine_config import EngineConfig, Limits
+from library_fakes import rigs
+from library_fakes.rigs import END_IDS as END_IDS
+from library_fakes.rigs import LIMITS as LIMITS
+from library_fakes.rigs import VOCAB as VOCAB
+from library_fakes.rigs import Rig as LibraryRig
+from library_fakes.rigs import prompt as prompt
+from library_fakes.rigs import write_model as write_model
 from tensorrt_llm_fakes.fake_executor import Behaviour
 from tensorrt_llm_fakes.fake_package import Package, install
 from tensorrt_llm_fakes.fake_sampler import Floats, model_logits
 from token_engine.interface import GenerationRequest, SamplingParams
 from token_engine.tensorrt_llm_engine import TensorRtLlmEngine
 
-VOCAB = 300  # more than there are bytes: the fake's guides are made of these
-END_IDS = [2, 3, 4]
-LIMITS = Limits(max_seq_len=600, max_batch_size=4, max_num_tokens=64, max_queue_size=8)
 VERSIONS = ("1_0", "1_2", "head")
 GREEDY = SamplingParams()
 SAMPLED = replace(GREEDY, greedy=False)
@@ -26,15 +28,15 @@ TORCH: dict[str, Any] = {"version": "1_2", "sampler_type": "TorchSampler"}
 
 
 @dataclass
-class Rig:
+class Rig(LibraryRig):
     """An engine, the package it runs on, and the `LLM` it made."""
 
     engine: TensorRtLlmEngine
     package: Package
 
     @property
-    def llm(self) -> Any:
-        return self.package.llms[-1]
+    def worker(self) -> Any:
+        return self.llm._executor
 
     @property
     def sent(self) -> Any:
@@ -47,15 +49,7 @@ Start = Callable[..., Rig]  # the fixture `started`: a version and settings
 
 def engine_config(limits: Limits = LIMITS, **options: Any) -> EngineConfig:
     """The description of an engine for the fake."""
-    model = ModelFacts("fake", VOCAB, 1, END_IDS, "0" * 64)
-    return EngineConfig(1, "tensorrt_llm", model, limits, options)
-
-
-def write_model(folder: Path) -> Path:
-    """What the fake reads of a checkpoint."""
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({"vocab_size": VOCAB}), encoding="utf-8")
-    return folder
+    return rigs.engine_config("tensorrt_llm", limits, **options)
 
 
 def start(
@@ -69,11 +63,6 @@ def start(
     package = install(version, behaviour or Behaviour())
     engine = TensorRtLlmEngine(write_model(folder), engine_config(limits, **options))
     return Rig(engine, package)
-
-
-def prompt(length: int, seed: int = 1) -> tuple[int, ...]:
-    """Token ids that end nothing."""
-    return tuple(np.random.default_rng(seed).integers(5, VOCAB, length).tolist())
 
 
 def ask(

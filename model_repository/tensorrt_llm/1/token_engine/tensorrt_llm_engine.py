@@ -65,7 +65,10 @@ class TensorRtLlmEngine(AsyncEngine):
         active, queued = self._loop.counts()
         blocks = self._loop.kv_blocks
         # The library reports nothing while it is idle; its last figure is of the last step.
-        return EngineStats(active, queued, blocks.total, blocks.used if active else 0)
+        used = blocks.used if active else 0
+        return EngineStats(
+            active, queued, blocks.total, used, blocks.prefix_queries, blocks.prefix_hits
+        )
 
     def _shutdown_library(self) -> None:
         self._llm.shutdown()

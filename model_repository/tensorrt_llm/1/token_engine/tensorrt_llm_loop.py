@@ -26,6 +26,8 @@ class KvBlocks:
 
     total: int = 0
     used: int = 0
+    prefix_queries: int = 0  # tokens of prompts that were looked up, since the start
+    prefix_hits: int = 0  # of these, those whose KV was there
 
 
 class GenerationLoop(AsyncLoop):
@@ -118,6 +120,14 @@ class GenerationLoop(AsyncLoop):
             while True:
                 async for stats in self._llm.get_stats_async(timeout=WATCH_S):
                     self._last_sign = time.monotonic()
-                    kv = stats.get("kvCacheStats") or {}
-                    self.kv_blocks = KvBlocks(kv.get("maxNumBlocks", 0), kv.get("usedNumBlocks", 0))
+                    self.kv_blocks = read_kv_blocks(stats.get("kvCacheStats") or {})
                 await asyncio.sleep(STATS_PAUSE_S)
+
+
+def read_kv_blocks(kv: dict[str, Any]) -> KvBlocks:
+    """Out of `kvCacheStats`, whose counts of reused and missed blocks are sums since the start."""
+    tokens = kv.get("tokensPerBlock", 0)
+    hits = kv.get("reusedBlocks", 0)
+    queries = hits + kv.get("missedBlocks", 0)
+    total, used = kv.get("maxNumBlocks", 0), kv.get("usedNumBlocks", 0)
+    return KvBlocks(total, used, queries * tokens, hits * tokens)

@@ -1,0 +1,141 @@
+"""What every runtime over a library with workers of its own promises, on a fake of that library.
+
+A subclass names the runtime and brings the `started` fixture. Its requests and tokens are in
+`runtime_suite.py`; the same in a real engine process, in `test_library_processes.py`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import pytest
+from engine_answers import Answer, collect, drain
+from library_fakes.rigs import LIMITS, Rig, prompt, subject_of
+from runtime_subject import eventually
+from token_engine import async_engine, async_loop
+from token_engine.async_loop import EngineLost
+
+Start = Callable[..., Rig]
+
+
+class LibrarySuite:
+    """Collected in the subclasses."""
+
+    runtime: ClassVar[str]
+    library: ClassVar[str]  # its name, in sentences
+    behaviour: ClassVar[Any]  # the class of its fake's
+
+    def ask(self, rig: Rig, key: int, length: int, max_tokens: int, **more: Any) -> list[int]:
+        """Submit one; returns the greedy tokens that it is to get."""
+        subject = subject_of(self.runtime, rig)
+        one = replace(subject.request(prompt(length, key), max_tokens, **more), key=key)
+        rig.engine.submit(one)
+        return subject.sure(one.prompt_ids, max_tokens)
+
+    def test_workers_that_hang_end_the_engine(
+        self, started: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An engine that is stepped and gives nothing would look alive to the supervisor."""
+        monkeypatch.setattr(async_loop, "WATCH_S", 0.05)
+        limits = replace(LIMITS, hang_timeout_s=0.3)
+        rig = started(behaviour=self.behaviour(hang_at_step=5), limits=limits)
+        began = time.monotonic()
+        self.ask(rig, 1, 4, 100)
+        with pytest.raises(EngineLost, match=f"{self.library} made no step in"):
+            drain(rig.engine)
+        assert time.monotonic() - began >= 0.3
+
+    def test_a_long_prefill_is_no_hang(
+        self, started: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It makes no token for many steps; the library's figures show that it moves."""
+        monkeypatch.setattr(async_loop, "WATCH_S", 0.05)
+        limits = replace(LIMITS, hang_timeout_s=2.0, max_num_tokens=8)
+        rig = started(behaviour=self.behaviour(step_seconds=0.05), limits=limits)
+        expected = self.ask(rig, 1, 500, 2)
+        assert drain(rig.engine)[1].tokens == expected
+
+    def test_what_breaks_inside_is_fatal(
+        self, started: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of a request that was not to blame: the whole engine is started anew."""
+        rig = started()
+        monkeypatch.setattr(rig.worker, "submit", None)
+        self.ask(rig, 1, 4, 100)
+        with pytest.raises(EngineLost, match=f"{self.library} has failed: 'NoneType'"):
+            drain(rig.engine)
+
+    def test_a_cancelled_request_gives_its_place_away(self, started: Start) -> None:
+        """In the library's own batch too."""
+        rig = started(behaviour=self.behaviour(step_seconds=0.002))
+        for key in range(LIMITS.max_batch_size):
+            self.ask(rig, key, 4, 500)
+        expected = self.ask(rig, 9, 4, 3)
+        rig.engine.cancel(2)
+        answers: dict[int, Answer] = {}
+        while not answers.get(9, Answer()).reason:
+            collect(rig.engine.step(), answers)
+        assert answers[9].tokens == expected
+        assert 2 not in answers
+        assert rig.worker.most_active == LIMITS.max_batch_size
+        for key in (0, 1, 3):
+            rig.engine.cancel(key)
+        assert not rig.engine.has_work
+        eventually(lambda: rig.worker.counts == (0, 0), "the library has freed all places")
+
+    def test_prefix_cache_hits_are_counted(self, started: Start) -> None:
+        rig = started()
+        self.ask(rig, 1, 100, 5)
+        drain(rig.engine)
+        eventually(lambda: rig.engine.stats().prefix_tokens_found > 0, "figures of a step")
+        stats = rig.engine.stats()
+        assert stats.prefix_tokens_found / stats.prefix_tokens_looked_up == rig.worker.hit_rate
+
+    def test_shutdown_with_work_left(self, started: Start) -> None:
+        threads = threading.active_count()
+        rig = started(behaviour=self.behaviour(step_seconds=0.001))
+        for key in range(9):
+            self.ask(rig, key, 4, 500)
+        rig.engine.step()
+        worker = rig.worker
+        rig.engine.shutdown()
+        assert not worker.is_running
+        eventually(lambda: threading.active_count() <= threads, "no thread left")
+
+    def test_shutdown_does_not_wait_for_a_library_that_hangs(
+        self,
+        started: Start,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setattr(async_engine, "SHUTDOWN_PATIENCE_S", 0.2)
+        behaviour = self.behaviour(hang_on_shutdown=True)
+        rig = started(behaviour=behaviour)
+        began = time.monotonic()
+        rig.engine.shutdown()
+        assert time.monotonic() - began < 5
+        assert f"{self.library} did not shut down in 0.2 s" in capsys.readouterr().err
+        behaviour.hang_on_shutdown = False
+
+
+class ToldDeathSuite(LibrarySuite):
+    """Of a library that tells when its workers are dead."""
+
+    @pytest.mark.parametrize("busy", [True, False])
+    def test_dead_workers_end_the_engine(
+        self, started: Start, monkeypatch: pytest.MonkeyPatch, busy: bool
+    ) -> None:
+        """A request may hear of it; an idle engine must look."""
+        monkeypatch.setattr(async_loop, "WATCH_S", 0.05)
+        rig = started(behaviour=self.behaviour(step_seconds=0.001, die_at_step=20))
+        if busy:
+            self.ask(rig, 1, 4, 100)
+        else:
+            rig.worker.dead = True
+        told = rf"{self.library}('s workers are dead| has failed: .*(signal 9|EngineCore))"
+        with pytest.raises(EngineLost, match=told):
+            eventually(lambda: bool(rig.engine.step()) and False, "the death is seen")

@@ -87,6 +87,18 @@ class LibrarySuite:
         assert not rig.engine.has_work
         eventually(lambda: rig.worker.counts == (0, 0), "the library has freed all places")
 
+    def test_a_step_neither_spins_nor_waits_for_long(self, started: Start) -> None:
+        """It may get nothing, but must not hold up the engine process's loop."""
+        rig = started(behaviour=self.behaviour(step_seconds=0.3))
+        self.ask(rig, 1, 4, 30)
+        rig.engine.step()  # the first token may come at once
+        began, steps = time.monotonic(), 0
+        while time.monotonic() - began < 0.1:
+            rig.engine.step()
+            steps += 1
+        assert 3 <= steps <= 30
+        rig.engine.cancel(1)
+
     def test_prefix_cache_hits_are_counted(self, started: Start) -> None:
         rig = started()
         self.ask(rig, 1, 100, 5)

@@ -49,6 +49,8 @@ class RuntimeSuite(StreamSuite):
         assert deltas[-1].end_id == end
 
     def test_without_end_ids_the_checkpoints_own_do_not_stop(self, subject: Subject) -> None:
+        if not subject.has("embedding_bias"):
+            return  # such a runtime has a test of its own, on a checkpoint that ends with any token
         bias = tuple((token, 1000.0) for token in subject.eos[:1])
         wants = subject.request(subject.prompt(9, 4), 8, token_bias=bias)
         (answer,) = subject.answer(wants)
@@ -58,15 +60,28 @@ class RuntimeSuite(StreamSuite):
         assert (answer.tokens, answer.reason) == ([], "stop")
 
     def test_no_end_id_before_min_tokens(self, subject: Subject) -> None:
+        """None of them, and no other token is banned; then the first one ends it."""
         prompt = subject.prompt(12, 5)
-        likely = np.argsort(-subject.logits(prompt))[:3].tolist()
-        ends = tuple(sorted({*likely, *subject.eos}))
-        for least in (1, 5, 12):
-            (answer,) = subject.answer(subject.request(prompt, 12, end_ids=ends, min_tokens=least))
+        (plain,) = subject.answer(subject.request(prompt, 12))
+        ends = tuple(sorted({*plain.tokens, *subject.eos}))
+        for least in (0, 1, 2, 5, 11, 20):
+
+            def banned(logits: Floats, output: list[int], least: int = least) -> Floats:
+                if len(output) < least:
+                    logits[list(ends)] = -np.inf
+                return logits
+
+            (answer,) = subject.answer(subject.request(prompt, 20, end_ids=ends, min_tokens=least))
             assert len(answer.tokens) >= least
             assert not {*answer.tokens} & {*ends}
+            expected = subject.sure(prompt, 20, banned, answer=answer.tokens)
+            place = next((i for i, token in enumerate(expected) if token in ends), None)
+            if place is None:
+                assert answer.tokens[: len(expected)] == expected
+            else:
+                assert (answer.tokens, answer.reason) == (expected[:place], "stop")
         (without,) = subject.answer(subject.request(prompt, 12, min_tokens=12))
-        sure = subject.sure(prompt, 12)
+        sure = subject.sure(prompt, 12, answer=without.tokens)
         assert without.tokens[: len(sure)] == sure
 
     def test_seeds_over_the_whole_range(self, subject: Subject) -> None:
@@ -195,7 +210,11 @@ class RuntimeSuite(StreamSuite):
             return
         (answer,) = subject.answer(subject.request(prompt, 10))
         plain = subject.sure(prompt, 10, answer=answer.tokens)
-        bias = ((plain[0], -1000.0), (next(iter({5, 6, 7} - {*plain})), 0.25))
+        bias = (
+            (plain[0], -1000.0),
+            (next(iter({5, 6, 7} - {*plain})), 0.25),
+            (subject.vocab_size - 1, -1.0),
+        )
 
         def biased(logits: Floats, _: list[int]) -> Floats:
             for token, value in bias:

@@ -1,18 +1,20 @@
-"""The OpenVINO runtime against plain definitions: whoever shares the batch, the tokens stay."""
+"""The OpenVINO runtime: the shared suite on the library itself, and what is its own."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from random import Random
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from engine_fixtures import (
     OPENVINO,
+    SURE_MARGIN,
     Answer,
     build_engine,
+    changed_config,
     collect,
     drain,
     generate,
@@ -23,11 +25,14 @@ from engine_fixtures import (
     sure_greedy,
     write_checkpoint,
 )
+from golden import Truth
 from nvfp4_reference import ReferenceLlama
-from token_engine.interface import GenerationRequest, SamplingParams
+from runtime_suite import RuntimeSuite, Subject
+from token_engine.interface import Guide
 from token_engine.openvino_engine import OpenVinoEngine
 
 Floats = npt.NDArray[np.float64]
+VOCAB = 512
 PROMPT = random_prompt(20, seed=1)
 
 
@@ -51,40 +56,55 @@ def reference(checkpoint: Path) -> ReferenceLlama:
     return load_reference(checkpoint)
 
 
-def sampled(
-    seed: int, temperature: float = 1.5, top_k: int = 0, top_p: float = 1.0
-) -> SamplingParams:
-    return SamplingParams(False, temperature, top_k, top_p, seed=seed)
-
-
-def mixed_requests() -> list[GenerationRequest]:
-    """Greedy and sampled, short and longer than one prefill chunk."""
-    samplings = (
-        None,
-        sampled(1),
-        sampled(2, 0.8, 5),
-        sampled(3, 1.2, 0, 0.7),
-        sampled(4, 2.0, 9, 0.5),
+@pytest.fixture(scope="module")
+def shared(folder: Path, reference: ReferenceLlama) -> Iterator[Subject]:
+    config = changed_config(folder, max_batch_size=4, max_num_tokens=64)
+    engine = OpenVinoEngine(folder, config)
+    yield Subject(
+        "openvino",
+        engine,
+        Truth(reference),
+        random_prompt,
+        config.model.vocab_size,
+        tuple(config.model.eos_token_ids),
+        config.limits.max_batch_size,
+        config.limits.max_num_tokens,
+        config.limits.max_seq_len,
+        margin=SURE_MARGIN,
+        logprob_error=1e-5,
     )
-    return [
-        request(key, random_prompt(length, seed=key), 12 + key, (), samplings[key % 5])
-        for key, length in enumerate((3, 30, 64, 65, 100, 1, 150, 40, 33, 70))
-    ]
+    engine.shutdown()
 
 
-def test_tokens_do_not_depend_on_the_batch(engine: OpenVinoEngine) -> None:
-    """Everyone alone, all at once, and each joining while the earlier ones decode."""
-    requests = mixed_requests()
-    alone = {one.key: generate(engine, one)[one.key] for one in requests}
-    together = generate(engine, *requests)
-    joined: dict[int, Answer] = {}
-    for one in requests:
-        engine.submit(one)
-        collect(engine.step(), joined)
-        collect(engine.step(), joined)
-    drain(engine, joined)
-    assert together == alone
-    assert joined == alone
+class TestOpenVino(RuntimeSuite):
+    """The library itself, in f32 as its truth is: the reference on the dequantized weights."""
+
+    @pytest.fixture
+    def subject(self, shared: Subject) -> Subject:
+        return shared
+
+    def test_a_guide_holds(self, subject: Subject) -> None:
+        """Each printable byte is a token here; more is in test_openvino_guides.py."""
+        for kind, text in (("regex", "(yes|no)"), ("json_schema", '{"type": "boolean"}')):
+            guide = Guide(kind, text)  # type: ignore[arg-type]
+            one = subject.request(PROMPT, 30, end_ids=subject.eos, guide=guide)
+            (answer,) = subject.answer(one)
+            assert answer.reason == "stop", answer
+            assert bytes(answer.tokens).decode() in ("yes", "no", "true", "false")
+
+
+def test_without_end_ids_the_checkpoints_own_do_not_stop(
+    engine: OpenVinoEngine, tmp_path: Path, checkpoint: Path
+) -> None:
+    """`generation_config.json` is not consulted: the request says everything."""
+    whole = generate(engine, request(1, PROMPT, 20))[1].tokens
+    copy = shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    (copy / "generation_config.json").write_text(f'{{"eos_token_id": {whole[2]}}}')
+    other = load_engine(build_engine(copy, tmp_path / "engine"))
+    never = next(token for token in range(4, VOCAB) if token not in whole)
+    answers = generate(other, request(1, PROMPT, 20), request(2, PROMPT, 20, (never,)))
+    assert answers[1].tokens == whole
+    assert answers[2].tokens == whole
 
 
 def test_a_late_joiner_in_the_batch_equals_the_reference(
@@ -145,68 +165,6 @@ def test_a_long_prefill_does_not_hold_up_the_others(folder: Path) -> None:
     keys = [[delta.key for delta in engine.step()] for _ in range(20)]
     assert keys[:19] == [[1]] * 19
     drain(engine)
-
-
-def test_any_end_id_stops_and_is_not_part_of_the_output(engine: OpenVinoEngine) -> None:
-    whole = generate(engine, request(1, PROMPT, 20))[1].tokens
-    first = next(i for i, token in enumerate(whole) if i >= 4 and token not in whole[:i])
-    end = whole[first]
-    never = next(token for token in range(4, 512) if token not in whole)
-    cases = {(end,): first, (never, end): first, (end, never): first, (never,): 20, (): 20}
-    for key, (end_ids, length) in enumerate(cases.items(), 2):
-        answer = generate(engine, request(key, PROMPT, 20, end_ids))[key]
-        assert answer.tokens == whole[:length]
-        assert answer.reason == ("stop" if length == first else "length")
-    last = generate(engine, request(99, PROMPT, first + 1, (end,)))[99]
-    assert (last.tokens, last.reason) == (whole[:first], "stop")
-    at_once = generate(engine, request(98, PROMPT, 20, (whole[0],)))[98]
-    assert (at_once.tokens, at_once.reason) == ([], "stop")
-
-
-def test_without_end_ids_the_checkpoints_own_do_not_stop(
-    engine: OpenVinoEngine, tmp_path: Path, checkpoint: Path
-) -> None:
-    """`generation_config.json` is not consulted: the request says everything."""
-    whole = generate(engine, request(1, PROMPT, 20))[1].tokens
-    copy = shutil.copytree(checkpoint, tmp_path / "checkpoint")
-    (copy / "generation_config.json").write_text(f'{{"eos_token_id": {whole[2]}}}')
-    other = load_engine(build_engine(copy, tmp_path / "engine"))
-    never = next(token for token in range(4, 512) if token not in whole)
-    answers = generate(other, request(1, PROMPT, 20), request(2, PROMPT, 20, (never,)))
-    assert answers[1].tokens == whole
-    assert answers[2].tokens == whole
-
-
-def test_storm_of_cancels_harms_nobody(engine: OpenVinoEngine) -> None:
-    """Cancels at every stage: before the first step, in prefill, decoding, ended, unknown."""
-    random = Random(1)
-    requests = {one.key: one for one in mixed_requests()}
-    truth = {key: generate(engine, one)[key] for key, one in requests.items()}
-    answers: dict[int, Answer] = {}
-    alive: list[int] = []
-    cancelled: set[int] = set()
-    for turn in range(150):
-        key = 1000 + turn
-        one = requests[turn % 10]
-        engine.submit(request(key, one.prompt_ids, one.max_tokens, (), one.sampling))
-        alive.append(key)
-        for _ in range(random.randrange(3)):
-            victim = random.choice(alive)
-            if not answers.get(victim, Answer()).reason:
-                cancelled.add(victim)
-            engine.cancel(victim)
-        engine.cancel(-5)
-        if random.random() < 0.7:
-            deltas = engine.step()
-            assert not cancelled & {delta.key for delta in deltas}
-            collect(deltas, answers)
-    drain(engine, answers)
-    assert len(cancelled) > 30
-    survivors = set(alive) - cancelled
-    assert len(survivors) > 30
-    for key in survivors:
-        assert answers[key] == truth[(key - 1000) % 10]
-    assert engine.stats().kv_blocks_used == 0
 
 
 def test_cancel_frees_the_kv_cache(folder: Path) -> None:

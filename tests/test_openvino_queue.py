@@ -38,17 +38,6 @@ def timed_steps(engine: OpenVinoEngine, answers: dict[int, Answer]) -> list[int]
     return [*begun, time.time_ns()]
 
 
-def test_the_lowest_priority_number_starts_first(folder: Path) -> None:
-    """Among equals the first that came; who runs is not put aside."""
-    engine = load_engine(folder, max_batch_size=1)
-    engine.submit(request(0, PROMPT, 5, priority=9))
-    engine.step()
-    for key, priority in enumerate((5, -1, 5, 0, -1), 1):
-        engine.submit(request(key, PROMPT, 3, priority=priority))
-    engine.cancel(4)
-    assert list(drain(engine)) == [0, 2, 5, 1, 3]
-
-
 def test_first_pass_of_those_who_wait_for_a_place(folder: Path) -> None:
     engine = load_engine(folder, max_batch_size=2)
     for key, tokens in enumerate((4, 8, 5)):

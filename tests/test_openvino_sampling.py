@@ -16,7 +16,6 @@ from engine_fixtures import (
     load_reference,
     random_prompt,
     request,
-    sure_greedy,
     write_checkpoint,
 )
 from nvfp4_reference import ReferenceLlama
@@ -47,26 +46,6 @@ def engine(folder: Path) -> OpenVinoEngine:
 @pytest.fixture(scope="module")
 def reference(checkpoint: Path) -> ReferenceLlama:
     return load_reference(checkpoint)
-
-
-def test_seeds_over_the_whole_range(engine: OpenVinoEngine) -> None:
-    seeds = (0, 1, 2**32 - 1, 2**32, 2**63, 2**64 - 1)
-    draws = []
-    for turn in range(2):
-        requests = [
-            request(key, PROMPT, 16, (), replace(SAMPLED, seed=seed))
-            for key, seed in enumerate(seeds)
-        ]
-        answers = generate(engine, *(requests if turn else reversed(requests)))
-        draws.append([answers[key].tokens for key in range(len(seeds))])
-    assert draws[0] == draws[1]
-    assert len({tuple(tokens) for tokens in draws[0][:4]}) == 4
-
-
-def test_greedy_ignores_the_sampling_numbers(engine: OpenVinoEngine) -> None:
-    odd = replace(GREEDY, temperature=5.0, top_k=3, top_p=0.1, min_p=0.9, seed=9)
-    answers = generate(engine, request(1, PROMPT, 8), request(2, PROMPT, 8, (), odd))
-    assert answers[1] == answers[2]
 
 
 def plain_distribution(logits: Floats, sampling: SamplingParams, banned: Sequence[int]) -> Floats:
@@ -136,53 +115,6 @@ def test_sampling_follows_the_plain_definition(
     # What a sample of this size differs by on average; seeds are fixed, so this cannot flicker.
     noise = np.sqrt(2 / np.pi * expected * (1 - expected) / draws).sum() / 2
     assert distance < 1.5 * noise + 0.01
-
-
-@pytest.mark.parametrize("penalty", [0.7, 1.3, 3.0])
-def test_repetition_penalty_of_prompt_and_output(
-    engine: OpenVinoEngine, reference: ReferenceLlama, penalty: float
-) -> None:
-    sampling = replace(GREEDY, repetition_penalty=penalty)
-    of_prompt = of_output = 0
-    for seed in range(6):
-        prompt = random_prompt(60, seed=seed)
-        tokens = generate(engine, request(seed, prompt, 40, (), sampling))[seed].tokens
-
-        def chosen(seen: Sequence[int], output: bool, prompt: Sequence[int] = prompt) -> list[int]:
-            return sure_greedy(
-                reference,
-                prompt,
-                40,
-                lambda logits, so_far: repetition_penalized(
-                    logits, seen, so_far if output else (), penalty
-                ),
-            )
-
-        expected = chosen(prompt, True)
-        assert tokens[: len(expected)] == expected
-        of_prompt += chosen((), True)[: len(expected)] != expected
-        of_output += chosen(prompt, False)[: len(expected)] != expected
-    assert of_prompt  # else the prompt made no difference, and nothing was shown
-    assert of_output
-
-
-def test_no_end_id_before_min_tokens(engine: OpenVinoEngine, reference: ReferenceLlama) -> None:
-    plain = sure_greedy(reference, PROMPT, 12)
-    ends = tuple(plain)
-    for key, least in enumerate((0, 1, 2, 5, 11)):
-
-        def banned(logits: Floats, output: list[int], least: int = least) -> Floats:
-            if len(output) < least:
-                logits[list(ends)] = -np.inf
-            return logits
-
-        whole = sure_greedy(reference, PROMPT, 30, banned)
-        length = next(i for i, token in enumerate(whole) if token in ends)
-        assert length >= least
-        answer = generate(engine, request(key, PROMPT, 30, ends, min_tokens=least))[key]
-        assert (answer.tokens, answer.reason) == (whole[:length], "stop")
-    without = generate(engine, request(9, PROMPT, 12, (), min_tokens=12))[9]
-    assert without.tokens[: len(plain)] == plain
 
 
 def test_min_tokens_up_to_max_tokens(engine: OpenVinoEngine) -> None:

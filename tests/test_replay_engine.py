@@ -3,21 +3,46 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
+from engine_answers import Floats
 from engine_config import EngineConfig, Limits, ModelFacts
-from engine_fixtures import Answer, collect, drain, generate, request
+from engine_fixtures import Answer, collect, generate, request
+from runtime_streams import StreamSuite
+from runtime_subject import Subject
 from token_engine.interface import Guide, SamplingParams, UnsupportedParameter
 from token_engine.replay_engine import ReplayEngine
 
 
-def load_replay(batch: int = 4, step_seconds: float = 0.0) -> ReplayEngine:
+def load_replay(batch: int = 4, step_seconds: float = 0.0, length: int = 64) -> ReplayEngine:
     model = ModelFacts("model", 100, 1, [97, 98], "")
-    limits = Limits(64, batch, 64, 4)
+    limits = Limits(length, batch, 64, 4)
     options = {"step_seconds": step_seconds}
     return ReplayEngine(EngineConfig(1, "replay", model, limits, options))
+
+
+def random_words(length: int, seed: int) -> tuple[int, ...]:
+    return tuple(np.random.default_rng(seed).integers(5, 97, length).tolist())
+
+
+def playback(prompt: Sequence[int], count: int) -> list[int]:
+    return [prompt[place % len(prompt)] for place in range(count)]
+
+
+def no_logits(tokens: Sequence[int]) -> Floats:
+    raise AssertionError("a runtime without a model has none")
+
+
+class TestReplay(StreamSuite):
+    @pytest.fixture
+    def subject(self) -> Subject:
+        engine, eos = load_replay(4, 0.0005, 600), (97, 98)
+        facts = (no_logits, random_words, 100, eos, 4, 64, 600)
+        return Subject("replay", engine, *facts, tells_kv_blocks=False, play=playback)
 
 
 def test_the_prompt_without_its_end_ids_is_played_cyclically() -> None:
@@ -34,18 +59,6 @@ def test_sampling_has_no_effect() -> None:
     odd = SamplingParams(False, 3.0, 2, 0.1, 0.9, 7, 2.0, 1.0, -1.0)
     answers = generate(load_replay(), request(1, (5, 6), 4), request(2, (5, 6), 4, (), odd))
     assert answers[1] == answers[2]
-
-
-def test_the_lowest_priority_number_starts_first() -> None:
-    engine = load_replay(batch=1)
-    engine.submit(request(0, (5,), 5, priority=9))
-    engine.step()
-    for key, priority in enumerate((5, -1, 5, 0, -1), 1):
-        engine.submit(request(key, (5,), 3, priority=priority))
-    engine.cancel(4)
-    stats = engine.stats()
-    assert (stats.active_requests, stats.queued_requests) == (1, 4)
-    assert list(drain(engine)) == [0, 2, 5, 1, 3]
 
 
 def test_the_last_delta_says_when_the_first_step_began() -> None:

@@ -95,26 +95,6 @@ def test_each_stage_of_a_pipeline_has_its_batch(started: Start) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_any_end_id_stops_and_is_not_part_of_the_output(started: Start, version: str) -> None:
-    """Also as the last token allowed, which the library calls "length" for all but the first."""
-    engine = started(version).engine
-    ids = prompt(20)
-    whole = greedy(ids, 20)
-    place = next(i for i, token in enumerate(whole) if i >= 4 and token not in whole[:i])
-    end = whole[place]
-    never = next(token for token in range(5, 300) if token not in whole)
-    cases = {(end,): "stop", (never, end): "stop", (end, never): "stop", (never,): "length"}
-    for key, (end_ids, reason) in enumerate(cases.items()):
-        for limit in (20, place + 1):
-            if reason == "stop" or limit == 20:
-                answer = generate(engine, ask(key, ids, limit, end_ids))[key]
-                expected = whole[:place] if reason == "stop" else whole
-                assert (answer.tokens, answer.reason) == (expected, reason)
-    at_once = generate(engine, ask(98, ids, 20, (never, whole[0])))[98]
-    assert (at_once.tokens, at_once.reason) == ([], "stop")
-
-
-@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("guides", ["", "xgrammar"])  # whether the library has a tokenizer
 def test_without_end_ids_nothing_ends_a_generation(
     started: Start, version: str, guides: str
@@ -216,17 +196,3 @@ def test_being_idle_is_no_hang(started: Start, monkeypatch: pytest.MonkeyPatch) 
     time.sleep(2.3)
     ids = prompt(190)
     assert generate(engine, ask(1, ids, 2))[1].tokens == greedy(ids, 2)
-
-
-def test_a_step_waits_for_a_token_but_not_for_long(started: Start) -> None:
-    engine = started(behaviour=Behaviour(step_seconds=0.3)).engine
-    engine.submit(ask(1, prompt(4), 3))
-    drain_first = engine.step  # the first token may come at once
-    drain_first()
-    began = time.monotonic()
-    steps = 0
-    while time.monotonic() - began < 0.1:
-        engine.step()
-        steps += 1
-    assert 3 <= steps <= 30  # neither spins nor holds up the engine's loop
-    engine.cancel(1)

@@ -8,11 +8,11 @@ hashes; --check DIR compares such a repository, wherever it was copied to, with 
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 from pathlib import Path
 
 from build_console import BuildError, Phase, run_script, say
+from compile_plan import link_or_copy
 from repository_manifest import MANIFEST, check_manifest, write_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,7 +81,7 @@ def _install(
     aside.mkdir(parents=True)
     for source in sorted(engine.iterdir()):
         if names is None or source.name in (*names, *if_there):
-            _link_or_copy(source, aside / source.name)
+            _place(source, aside / source.name)
     missing = [name for name in names or () if not (aside / name).is_file()]
     if missing:
         raise BuildError(
@@ -93,17 +93,14 @@ def _install(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
-    """A hard link costs nothing of 6 GB; on another file system it is a copy."""
-    if source.is_dir():
-        target.mkdir()
-        for path in sorted(source.iterdir()):
-            _link_or_copy(path, target / path.name)
+def _place(source: Path, target: Path) -> None:
+    """A file or a whole folder; hard links where they can be."""
+    if not source.is_dir():
+        link_or_copy(source, target)
         return
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+    target.mkdir()
+    for path in sorted(source.iterdir()):
+        _place(path, target / path.name)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import errno
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
@@ -88,6 +89,13 @@ def _one_line_failures() -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             fail(f"the disk is full ({error}); free space there and run the same command again")
         fail(f"{error}; mend that and run the same command again")
+
+
+def stop_resumable(what: str, place: Path) -> NoReturn:
+    """End an interrupted script whose progress stays: `what` is kept in `place`."""
+    message = f"interrupted; {what} is kept in {place}, the same command goes on from there"
+    print(message, file=sys.stderr, flush=True)
+    raise SystemExit(130) from None
 
 
 def run_script(main: Callable[[], None]) -> None:

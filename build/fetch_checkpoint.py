@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from pathlib import Path
 
-from build_console import BuildError, run_script
+from build_console import BuildError, run_script, stop_resumable
 from fetch_folder import download_folder
 from hub_download import COMMIT, fetch
 from local_checkpoint import check_in_place, take_from
@@ -83,13 +82,7 @@ def main() -> None:
         from_hub = options.output is not None and options.source is None
         if not from_hub or not download_folder(options.output).exists():
             raise
-        print(
-            f"interrupted; what has arrived is kept in {download_folder(options.output)}, the same "
-            "command goes on from there",
-            file=sys.stderr,
-            flush=True,
-        )
-        raise SystemExit(130) from None
+        stop_resumable("what has arrived", download_folder(options.output))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from build_console import BuildError, Phase, run_script, say
+from build_console import BuildError, Phase, run_script, say, stop_resumable
 from build_profile import load_profile, profile_names
 from checkpoint_digest import MEMORY, digest_checkpoint
 from llama_config import LlamaConfig
@@ -80,7 +80,7 @@ def make_reference(
     usual_prompts, usual_tokens = LARGE if is_large else SMALL
     tokens = tokens or usual_tokens
     prompts = render_prompts(checkpoint, config, most_prompts or usual_prompts)
-    work = output.with_name(f"{output.name}.partial")
+    work = _work_folder(output)
     work.mkdir(parents=True, exist_ok=True)
     sha256 = _digest(checkpoint, work)
     made_with = {"make_reference": MAKER_VERSION, "numpy": np.__version__, "tokens": str(tokens)}
@@ -99,6 +99,10 @@ def make_reference(
     count = sum(map(len, progress.tops))
     say(f"{output} is ready: {len(prompts)} prompts, {count} tokens")
     return True
+
+
+def _work_folder(output: Path) -> Path:
+    return output.with_name(f"{output.name}.partial")
 
 
 def _assembled(
@@ -230,7 +234,12 @@ def main() -> None:
             if options.profile
             else "there is no checkpoint; give --checkpoint or --profile"
         )
-    make_reference(checkpoint, options.output, options.prompts, options.tokens)
+    try:
+        make_reference(checkpoint, options.output, options.prompts, options.tokens)
+    except KeyboardInterrupt:
+        if not _work_folder(options.output).exists():
+            raise
+        stop_resumable("what is computed", _work_folder(options.output))
 
 
 if __name__ == "__main__":

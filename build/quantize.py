@@ -18,12 +18,11 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from build_console import BuildError, run_script, say
+from build_console import BuildError, run_script, say, stop_resumable
 from calibration_data import TextOptions, Texts, encode, gather_texts
 from checkpoint_check import check_content
 from checkpoint_layout import complete_layout, layout_bytes
@@ -175,13 +174,7 @@ def main() -> None:
     except KeyboardInterrupt:
         if not _state_file(options.output).exists():
             raise
-        print(
-            f"interrupted; the calibration so far is kept in {_state_file(options.output)}, the "
-            "same command goes on from there",
-            file=sys.stderr,
-            flush=True,
-        )
-        raise SystemExit(130) from None
+        stop_resumable("the calibration so far", _state_file(options.output))
 
 
 if __name__ == "__main__":

@@ -123,16 +123,24 @@ def test_without_a_chat_template_there_are_raw_prompts(
     assert [prompt.messages for prompt in reference.prompts] == [None] * 3
 
 
-def test_an_interrupted_run_goes_on(tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_run_goes_on(tiny: Path, tmp_path: Path, number: signal.Signals) -> None:
     """Killed between any two instructions: what is there then, another run goes on from."""
     output, whole = tmp_path / "reference.json", tmp_path / "whole.json"
     make_reference.make_reference(tiny, whole, tokens=100)
     command = [*SCRIPT, "--checkpoint", str(tiny), "--output", str(output), "--tokens", "100"]
-    progress = tmp_path / "reference.json.partial" / "progress.json"
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        eventually(progress.exists, "a pass is done")
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    work = tmp_path / "reference.json.partial"
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        eventually((work / "progress.json").exists, "a pass is done")
+        process.send_signal(number)
+        said = process.communicate()[1]
+    if number == signal.SIGINT:
+        assert process.returncode == 130
+        kept = f"interrupted; what is computed is kept in {work}, the same command goes on from "
+        assert said == f"{kept}there\n"
+    else:
+        assert process.returncode == -signal.SIGKILL
     assert not output.exists()
     again = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert "going on after token " in again

@@ -181,7 +181,16 @@ def test_a_sampler_can_be_named(tmp_path: Path) -> None:
         ("1_2", {"tensor_parallel_size": 2}, r"1 are to be seen and .*needs 2; .*make doctor"),
         ("1_2", {"behaviour": Behaviour(gpus=0)}, r"no NVIDIA GPU is to be seen .*make doctor"),
         ("1_2", {"attn_backend": "FLASHINFER"}, r"flashinfer is not installed; set .*'TRTLLM'"),
-        ("1_2", {"more_llm_arguments": {"warp": 9}}, r"got invalid argument: warp\); correct runt"),
+        (
+            "1_2",
+            {"more_llm_arguments": {"warp": 9}},
+            r"1\.2\.1 has no argument .warp.; correct",
+        ),
+        (
+            "head",
+            {"more_llm_arguments": {"print_iter_logs": True}},
+            r"has no argument 'print_iter_logs'; did you mean 'print_iter_log'\? correct",
+        ),
         ("1_2", {"more_llm_arguments": {"fast_build": True}}, r"specific to TensorRT backend"),
         ("1_2", {"model_directory": "elsewhere"}, r"elsewhere/config\.json does not exist; rebuil"),
     ],

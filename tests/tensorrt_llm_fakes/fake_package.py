@@ -111,8 +111,12 @@ class Package:
                 "tensorrt_llm.executor.utils", RequestError=RequestError
             ),
         }
+        arguments = modules["tensorrt_llm.llmapi.llm_args"].__dict__
         if self.has_decoding_base_config:
-            modules["tensorrt_llm.llmapi.llm_args"].__dict__["DecodingBaseConfig"] = DecodingConfig
+            arguments["DecodingBaseConfig"] = DecodingConfig
+        if engines:
+            of_engines = {*self.signatures["tensorrt_arguments"], *self.signatures["tensorrt_only"]}
+            arguments["TrtLlmArgs"] = SimpleNamespace(model_fields=dict.fromkeys(of_engines))
         if engines:
             name = "tensorrt_llm._tensorrt_engine"
             modules[name] = module(name, LLM=self.llm_class("tensorrt"))

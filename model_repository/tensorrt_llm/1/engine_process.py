@@ -7,6 +7,7 @@ It ends when it is told to, when the pipe closes, or when its parent dies.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import time
@@ -35,12 +36,17 @@ def main(engine_directory: Path, connection: Connection) -> int:
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the server's to handle
     try:
-        engine = _start_engine(engine_directory, connection)
+        config = load_engine_config(engine_directory)
+        engine = _load(engine_directory, config, connection)
     except (EngineLoadError, EngineConfigError) as error:
         connection.send(Failed(str(error)))
         return 1
     try:
+        _warm_up(engine, config, connection)
         EngineLoop(engine, connection).run()
+    except EngineLoadError as error:
+        connection.send(Failed(str(error)))
+        return 1
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the server is gone; so is everyone who waited for tokens
     finally:
@@ -48,19 +54,23 @@ def main(engine_directory: Path, connection: Connection) -> int:
     return 0
 
 
-def _start_engine(engine_directory: Path, connection: Connection) -> TokenEngine:
-    config = load_engine_config(engine_directory)
+def _load(engine_directory: Path, config: EngineConfig, connection: Connection) -> TokenEngine:
     started = time.monotonic()
     engine = make_engine(engine_directory, config)
-    loaded = time.monotonic()
-    connection.send(Progress("engine load", loaded - started))
-    _warm_up(engine, config)
-    connection.send(Progress("warm-up", time.monotonic() - loaded))
-    connection.send(Ready(engine.stats()))
+    with contextlib.suppress(BrokenPipeError):  # the server is gone, as the warm-up will see
+        connection.send(Progress("engine load", time.monotonic() - started))
     return engine
 
 
-def _warm_up(engine: TokenEngine, config: EngineConfig) -> None:
+def _warm_up(engine: TokenEngine, config: EngineConfig, connection: Connection) -> None:
+    """Make the engine ready, and say so."""
+    started = time.monotonic()
+    _generate_once(engine, config)
+    connection.send(Progress("warm-up", time.monotonic() - started))
+    connection.send(Ready(engine.stats()))
+
+
+def _generate_once(engine: TokenEngine, config: EngineConfig) -> None:
     """One short generation: a first pass repacks weights, compiles kernels, fills allocators.
 
     Its prompt fills one prefill chunk where it can, since runtimes prepare each shape anew.

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import difflib
+from collections.abc import Collection, Iterable
+from pathlib import Path
 
 from engine_config import EngineConfigError
+
+from token_engine.interface import EngineLoadError
 
 
 def require(condition: bool, name: str, value: object, allowed: str) -> None:
@@ -25,6 +29,20 @@ def require_at_least(least: int, options: object, where: str, *names: str) -> No
     for name in names:
         value = getattr(options, name)
         require(value >= least, _path(where, name), value, f"at least {least}")
+
+
+def require_known_arguments(
+    given: Iterable[str], known: Collection[str], library: str, directory: Path
+) -> None:
+    """Raise `EngineLoadError` for an argument that the library, a name and a version, lacks."""
+    for name in given:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            meant = f"did you mean {nearest[0]!r}? " if nearest else ""
+            raise EngineLoadError(
+                f"{library} has no argument {name!r}; {meant}"
+                f"correct runtime_options in {directory / 'engine.json'}"
+            )
 
 
 def _path(where: str, name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from token_engine.checkpoint_quantization import (
     quantization_algorithm,
 )
 from token_engine.interface import EngineLoadError
+from token_engine.option_checks import require_known_arguments
 from token_engine.sglang_library import Library
 from token_engine.sglang_options import SglangOptions
 
@@ -94,12 +94,6 @@ def server_arguments(
     }
     arguments |= {name: value for name, value in given.items() if value}
     arguments |= options.more_server_args
-    for name in arguments:
-        if name not in library.argument_names:
-            nearest = difflib.get_close_matches(name, library.argument_names, n=1)
-            meant = f"did you mean {nearest[0]!r}? " if nearest else ""
-            raise EngineLoadError(
-                f"SGLang {library.version} has no argument {name!r}; {meant}"
-                f"correct runtime_options in {directory / 'engine.json'}"
-            )
+    name = f"SGLang {library.version}"
+    require_known_arguments(arguments, library.argument_names, name, directory)
     return arguments

@@ -13,6 +13,7 @@ from typing import Any
 from engine_config import EngineConfig
 
 from token_engine.interface import EngineLoadError
+from token_engine.option_checks import require_known_arguments
 from token_engine.tensorrt_llm_options import (
     CudaGraphOptions,
     KvCacheOptions,
@@ -99,6 +100,8 @@ def llm_arguments(
         arguments["tokenizer"] = str(directory)  # the engine's own folder need not have one
     if options.backend == "pytorch":
         arguments |= _pytorch_arguments(config, options) | library.sampler_arguments
+    name = f"TensorRT-LLM {library.version}"
+    require_known_arguments(options.more_llm_arguments, library.argument_names, name, directory)
     return arguments | options.more_llm_arguments
 
 

@@ -91,6 +91,7 @@ class Library:
     guided_decoding_params: Any  # the class
     request_error: type[Exception]  # of one request; any other exception is of the whole engine
     torch: Any
+    argument_names: frozenset[str]  # of the LLM, with either backend
     sampler: SamplerAbilities
     sampler_arguments: dict[str, Any]  # of the LLM, to get that sampler
 
@@ -128,9 +129,16 @@ def import_library(options: TensorRtLlmOptions) -> Library:
         llmapi.GuidedDecodingParams,
         errors.RequestError,
         torch,
+        _argument_names(),
         sampler,
         arguments,
     )
+
+
+def _argument_names() -> frozenset[str]:
+    module = importlib.import_module("tensorrt_llm.llmapi.llm_args")
+    classes = (getattr(module, name, None) for name in ("TorchLlmArgs", "TrtLlmArgs"))
+    return frozenset().union(*(one.model_fields for one in classes if one is not None))
 
 
 def _prepare_environment() -> None:

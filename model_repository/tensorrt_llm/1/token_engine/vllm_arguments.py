@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from engine_config import EngineConfig
 
 from token_engine.checkpoint_quantization import REBUILD, check_fp4, quantization_algorithm
 from token_engine.interface import EngineLoadError
+from token_engine.option_checks import require_known_arguments
 from token_engine.vllm_library import Library
 from token_engine.vllm_options import VllmOptions
 
@@ -82,14 +82,8 @@ def engine_arguments(
         whole = max(limits.max_num_tokens, limits.max_seq_len)
         arguments |= {"enable_chunked_prefill": False, "max_num_batched_tokens": whole}
     arguments |= _where_given(options) | options.more_engine_args
-    for name in arguments:
-        if name not in library.argument_names:
-            nearest = difflib.get_close_matches(name, library.argument_names, n=1)
-            meant = f"did you mean {nearest[0]!r}? " if nearest else ""
-            raise EngineLoadError(
-                f"vLLM {library.version} has no argument {name!r}; {meant}"
-                f"correct runtime_options in {directory / 'engine.json'}"
-            )
+    name = f"vLLM {library.version}"
+    require_known_arguments(arguments, library.argument_names, name, directory)
     return arguments
 
 

@@ -1,6 +1,7 @@
 """Write model_repository/README.md: every tensor's way, default, range and what honours it.
 
-Generated from the committed config.pbtxt files, the runtimes' registry and contract_text.py.
+Generated from the committed config.pbtxt files, the tables in the runtimes' docstrings, which
+must agree with their registry, and contract_text.py.
 With --check nothing is written, and the exit code is 1 if the file is not what would be written.
 """
 
@@ -17,13 +18,13 @@ from contract_text import (
     OUTPUTS,
     REFUSED,
     ROOM,
-    SAMPLING,
     STEP_INPUTS,
     STEP_OUTPUTS,
     Input,
 )
 from engine_description import RUNTIMES
 from google.protobuf import text_format
+from runtime_tables import outcome
 from tritonclient.grpc import model_config_pb2
 
 REPOSITORY = Path(__file__).resolve().parent.parent / "model_repository"
@@ -133,12 +134,7 @@ def _row(name: str, tensor: Any, way: tuple[str, ...], words: Input) -> tuple[st
 def _honoured(by: str, runtime: str) -> str:
     if by == REFUSED:
         return "refused"
-    line = RUNTIMES[runtime]
-    if by == ROOM:
-        return "yes"
-    if by != SAMPLING and by not in line.features:
-        return "refused"
-    return "yes" if line.samples else "no effect"
+    return "yes" if by == ROOM else outcome(runtime, by)
 
 
 def _output_rows(ensemble: Any) -> Iterator[tuple[str, ...]]:

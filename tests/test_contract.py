@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import contract_table
 import pytest
+import runtime_tables
 from build_console import BuildError
 from contract_table import read_configs, render
+from token_engine.registry import RUNTIMES
 from tritonclient.grpc import model_config_pb2
 from upstream_contract import CONTRACT, tensors
 
@@ -89,3 +95,41 @@ def test_a_tensor_without_words_stops_the_table() -> None:
     configs["ensemble"].input.add(name="new_input")
     with pytest.raises(BuildError, match=r"contract_text.INPUTS lacks \['new_input'\]"):
         render(configs)
+
+
+def change_table(
+    runtime: str, change: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a copy of the runtimes' folder."""
+    folder = shutil.copytree(runtime_tables.FOLDER, tmp_path / "token_engine")
+    monkeypatch.setattr(runtime_tables, "FOLDER", folder)
+    path = runtime_tables.table_path(runtime)
+    path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("row", ["min_p", "seed", "presence_penalty", "token_bias", "guide"])
+def test_a_wrong_row_of_a_runtimes_docstring_stops_the_table(
+    runtime: str, row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_refused = runtime_tables.read_table(runtime)[row] == "refused"
+    words = "told to the library" if is_refused else "refused"
+    change_table(
+        runtime,
+        lambda text: re.sub(rf"(?m)^(    {row} +).*$", rf"\1{words}", text, count=1),
+        tmp_path,
+        monkeypatch,
+    )
+    with pytest.raises(BuildError, match=rf"{runtime}_\w+\.py says .* of {row}, registry.py '"):
+        render(CONFIGS)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_row_that_is_not_there_stops_the_table(
+    runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change_table(
+        runtime, lambda text: re.sub(r"(?m)^    top_p +.*\n", "", text), tmp_path, monkeypatch
+    )
+    with pytest.raises(BuildError, match=r"table in .* lacks \['top_p'\]"):
+        render(CONFIGS)

@@ -130,8 +130,8 @@ def test_an_interrupted_run_goes_on(tiny: Path, tmp_path: Path, number: signal.S
     make_reference.make_reference(tiny, whole, tokens=100)
     command = [*SCRIPT, "--checkpoint", str(tiny), "--output", str(output), "--tokens", "100"]
     work = tmp_path / "reference.json.partial"
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, **pipes) as process:
+    nothing, pipe = subprocess.DEVNULL, subprocess.PIPE
+    with subprocess.Popen(command, text=True, stdout=nothing, stderr=pipe) as process:
         eventually((work / "progress.json").exists, "a pass is done")
         process.send_signal(number)
         said = process.communicate()[1]

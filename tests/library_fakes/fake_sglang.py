@@ -10,6 +10,7 @@ import asyncio
 import json
 import math
 import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -17,6 +18,7 @@ from typing import Any
 
 from library_fakes.choices import Chooser, Wishes
 from library_fakes.signatures import bound, load_signatures, module, record_class
+from library_fakes.spawned import spawn_a_process
 from library_fakes.worker import BLOCKS, Behaviour, Emission, Work, Worker, emit_on
 
 EOS = frozenset({2, 3, 4})  # of the model's config and its tokenizer
@@ -123,6 +125,9 @@ class Engine:
             args.context_length,
             package.behaviour,
         )
+        self.worker.on_death = end_this_process
+        if package.behaviour.spawns:
+            spawn_a_process(package.behaviour.spawns)
         self._states: dict[str, State] = {}
         self.requests: list[tuple[list[int], Any, dict[str, Any]]] = []
         self.tokenizer_manager = SimpleNamespace(
@@ -292,3 +297,8 @@ class Engine:
     def shutdown(self, *args: Any, **kwargs: Any) -> None:
         bound(self._package.signatures["shutdown"], args, kwargs)
         self.worker.shutdown()
+
+
+def end_this_process() -> None:
+    """`running_phase_sigquit_handler`: the death of a scheduler takes the engine with it."""
+    os.kill(os.getpid(), signal.SIGQUIT)

@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import multiprocessing
 import os
-import time
 from collections.abc import AsyncIterator
 from enum import Enum
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 
 from library_fakes.choices import Chooser, Wishes
 from library_fakes.signatures import bound, load_signatures, module, record_class
+from library_fakes.spawned import spawn_a_process
 from library_fakes.worker import BLOCKS, Behaviour, Emission, Work, Worker, emit_on
 
 EOS = 2  # of the fake's tokenizer
@@ -207,6 +206,7 @@ class AsyncLLM:
         self._loop: Any = None
         package.llms.append(self)
         if package.behaviour.spawns:
+            assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
             spawn_a_process(package.behaviour.spawns)
 
     def _check_args(self) -> None:
@@ -356,15 +356,6 @@ class AsyncLLM:
             error = EngineDeadError("EngineCore encountered an issue.")
             for collector in list(self._collectors.values()):
                 self._loop.call_soon_threadsafe(collector.put, error)
-
-
-def spawn_a_process(pid_file: str) -> None:
-    """As EngineCore is started: with the method "spawn", which runs the main module once more."""
-    assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=time.sleep, args=(3600,), daemon=True)
-    process.start()
-    Path(pid_file).write_text(str(process.pid), encoding="utf-8")
 
 
 def guide_tokens(guide: Any) -> list[int]:

@@ -37,6 +37,7 @@ class Behaviour:
     time_out: dict[int, int] = field(default_factory=dict)  # the same, with finish reason timeout
     lose_aborts: bool = False  # an aborted request gets no last response
     hang_on_shutdown: bool = False
+    spawns: str = ""  # a file: a process is spawned, and its pid written there
     gpus: int = 1
     compute_capability: tuple[int, int] = (10, 0)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from library_fakes.spawned import spawn_a_process
 from tensorrt_llm_fakes.fake_executor import Executor
 from tensorrt_llm_fakes.fake_results import RequestError, RequestOutput
 from tensorrt_llm_fakes.fake_sampler import Kind
@@ -83,6 +84,8 @@ class LLM:
             self.arguments, self.kind, config["vocab_size"], package.behaviour
         )
         package.llms.append(self)
+        if package.behaviour.spawns:
+            spawn_a_process(package.behaviour.spawns)
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         signatures = self._package.signatures

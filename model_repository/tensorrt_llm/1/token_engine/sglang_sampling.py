@@ -9,13 +9,13 @@
     min_p                  min_p, after top_k and top_p
     seed                   sampling_seed, hashed into 63 bits. Honoured by deterministic inference
                            alone: without it requests that sample are refused
-    repetition_penalty     none: SGLang's acts on the output alone, ours on the prompt too. Refused
+    repetition_penalty     refused: SGLang's acts on the output alone, ours on the prompt too
     presence_penalty       presence_penalty: OpenAI's, of the output alone
     frequency_penalty      frequency_penalty: likewise
     max_tokens             max_new_tokens, always (the library's own default is 128)
     end_ids                stop_token_ids; none: ignore_eos=True, which stops at no stop id either
     min_tokens             min_new_tokens, where there are end ids
-    bad_words              none: refused
+    bad_words              refused: the library has none
     token_bias             logit_bias, with ids as words
     logprobs               return_logprob and top_logprobs_num; of the logits before temperature
                            (SGLANG_RETURN_ORIGINAL_LOGPROB), but after penalties, bias, bans and

@@ -1,0 +1,15 @@
+"""What the libraries spawn beside the process that loads them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from pathlib import Path
+
+
+def spawn_a_process(pid_file: str) -> None:
+    """With the method "spawn", which runs the main module once more; writes down its pid."""
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=time.sleep, args=(3600,), daemon=True)
+    process.start()
+    Path(pid_file).write_text(str(process.pid), encoding="utf-8")

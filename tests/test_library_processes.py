@@ -1,0 +1,75 @@
+"""The runtimes over a library with workers of its own, each in a real engine process."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from process_suite import HERE, Opened, ProcessSuite, ask, model_tokens
+from process_suite import replay as replay
+from token_engine.interface import EngineLoadError
+
+FAKES = HERE / "library_fakes" / "site"
+
+
+class TestTensorRtLlm(ProcessSuite):
+    runtime = "tensorrt_llm"
+    site = HERE / "tensorrt_llm_fakes" / "site"
+    version = "1_2"
+    library = "TensorRT-LLM"
+
+    @pytest.mark.parametrize("version", ["1_0", "1_2", "head"])
+    def test_in_the_servers_own_interpreter(self, opened: Opened, version: str) -> None:
+        """As in NVIDIA's image, which has the library on its path."""
+        room = opened(python="", version=version)
+        assert ask(room, 12).tokens() == model_tokens(room, 12)
+
+    def test_a_refusal(self, opened: Opened) -> None:
+        refused = ask(opened(), 20, logprobs=np.int32(3))
+        assert refused.events.get(timeout=20) == (
+            "logprobs is 3, the tensorrt_llm runtime allows only 0, the chosen token's "
+            "(TRTLLMSampler)"
+        )
+
+    def test_a_machine_without_gpus(self, opened: Opened) -> None:
+        with pytest.raises(EngineLoadError, match=r"no NVIDIA GPU is to be seen .*make doctor"):
+            opened(gpus=0)
+
+
+class TestVllm(ProcessSuite):
+    runtime = "vllm"
+    site = FAKES
+    version = "0_32"
+    library = "vLLM"
+
+    def test_a_refusal(self, opened: Opened) -> None:
+        refused = ask(opened(), 5, temperature=np.float32(3.0))
+        assert refused.events.get(timeout=20) == (
+            "temperature is 3, the vllm runtime allows only 0, and 0.01 to 2"
+        )
+
+    @pytest.mark.parametrize(
+        ("python", "expected"),
+        [
+            ("/nonexistent/bin/python", "engine_python is '/nonexistent/bin/python', allowed is"),
+            ("python3", "engine_python is 'python3', allowed is the absolute path"),
+        ],
+    )
+    def test_an_interpreter_that_is_not_there_is_named(
+        self, opened: Opened, python: str, expected: str
+    ) -> None:
+        with pytest.raises(EngineLoadError, match=expected):
+            opened(python=python)
+
+
+class TestSglang(ProcessSuite):
+    runtime = "sglang"
+    site = FAKES
+    version = "0_5_23"
+    library = "SGLang"
+    death = "the engine process was killed by signal 3"  # SIGQUIT, of the library
+
+    def test_a_refusal(self, opened: Opened) -> None:
+        asked = {"presence_penalty": np.float32(1), "return_log_probs": True}
+        assert ask(opened(), 5, **asked).events.get(timeout=20) == (
+            "return_log_probs is true, the sglang runtime allows only false with presence_penalty"
+        )

@@ -81,6 +81,8 @@ class LibrarySuite:
             collect(rig.engine.step(), answers)
         assert answers[9].tokens == expected
         assert 2 not in answers
+        # Else it began only when the others, which are as long as the cancelled one, had ended.
+        assert [answers[key].reason for key in (0, 1, 3)] == ["", "", ""]
         assert rig.worker.most_active == LIMITS.max_batch_size
         for key in (0, 1, 3):
             rig.engine.cancel(key)

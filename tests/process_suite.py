@@ -197,6 +197,21 @@ class ProcessSuite:
         eventually(lambda: "the engine is ready again" in log, "a new engine process")
         assert retried(room).tokens() == model_tokens(room, 5)
 
+    @pytest.mark.parametrize("way", ["told to end", "the warm-up hangs", "workers hang later"])
+    def test_the_library_is_shut_down_on_every_way_out(
+        self, opened: Opened, tmp_path: Path, way: str
+    ) -> None:
+        noted = tmp_path / "shutdowns"
+        told = {"notes_shutdown": str(noted), "hang_timeout_s": 1.0}
+        if way == "the warm-up hangs":
+            with pytest.raises(EngineLoadError, match=r"first forward pass failed: .*made no step"):
+                opened(**told, hang_at_step=1)
+        elif way == "told to end":
+            opened(**told).close()
+        else:
+            ask(opened(**told, hang_at_step=60), 500)
+        eventually(noted.exists, "the library's shutdown")
+
     def test_what_the_library_spawned_ends_with_a_killed_engine_process(
         self, opened: Opened, tmp_path: Path
     ) -> None:

@@ -57,9 +57,9 @@ def distribution(logits: Floats, sampling: SamplingParams) -> Floats:
     return result
 
 
-EDGES = [
-    replace(SAMPLED, temperature=1e-30),
-    replace(SAMPLED, temperature=2.0, top_p=1e-30),
+EDGES = [  # 0 in the library's f32, which it refuses
+    replace(SAMPLED, temperature=1e-50),
+    replace(SAMPLED, temperature=2.0, top_p=1e-50),
 ]
 MORE = [
     replace(SAMPLED, temperature=0.8, min_p=0.2),

@@ -1,4 +1,4 @@
-"""What the libraries spawn beside the process that loads them."""
+"""What a test of another process sees of the library in it."""
 
 from __future__ import annotations
 
@@ -13,3 +13,10 @@ def spawn_a_process(pid_file: str) -> None:
     process = context.Process(target=time.sleep, args=(3600,), daemon=True)
     process.start()
     Path(pid_file).write_text(str(process.pid), encoding="utf-8")
+
+
+def note_shutdown(path: str) -> None:
+    """The library was told to shut down; nothing is written without a path."""
+    if path:
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write("shutdown\n")

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from library_fakes.spawned import note_shutdown
+
 BLOCK_TOKENS = 16
 BLOCKS = 1000
 
@@ -29,6 +31,7 @@ class Behaviour:
     hang_at_step: int = 0  # it stops, and nothing tells
     fail: dict[int, int] = field(default_factory=dict)  # first prompt id -> after so many tokens
     hang_on_shutdown: bool = False
+    notes_shutdown: str = ""  # a file that gets a line for each
     spawns: str = ""  # a file: a process is spawned, as the libraries do, and its pid written there
     capability: tuple[int, int] | None = (10, 0)  # None: there is no GPU
     gpus: int = 1
@@ -105,6 +108,7 @@ class Worker:
         return None
 
     def shutdown(self) -> None:
+        note_shutdown(self._how.notes_shutdown)
         if self._how.hang_on_shutdown:
             time.sleep(3600)
         with self._lock:

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from library_fakes.spawned import note_shutdown
 from tensorrt_llm_fakes.fake_results import (
     IterationResult,
     RequestError,
@@ -37,6 +38,7 @@ class Behaviour:
     time_out: dict[int, int] = field(default_factory=dict)  # the same, with finish reason timeout
     lose_aborts: bool = False  # an aborted request gets no last response
     hang_on_shutdown: bool = False
+    notes_shutdown: str = ""  # a file that gets a line for each
     spawns: str = ""  # a file: a process is spawned, and its pid written there
     gpus: int = 1
     compute_capability: tuple[int, int] = (10, 0)
@@ -121,6 +123,7 @@ class Executor:
         return self._iter_stats_result
 
     def shutdown(self) -> None:
+        note_shutdown(self._how.notes_shutdown)
         if self._how.hang_on_shutdown:
             time.sleep(3600)
         with self._lock:
@@ -245,12 +248,12 @@ class Executor:
 
 
 def sampling_config_error(params: Any) -> str:
-    """What cpp/tensorrt_llm/executor/samplingConfig.cpp checks."""
+    """What cpp/tensorrt_llm/executor/samplingConfig.cpp checks, of numbers in f32."""
     checks = {
-        "topP": params.top_p is None or 0 < params.top_p <= 1,
+        "topP": params.top_p is None or 0 < np.float32(params.top_p) <= 1,
         "topK": params.top_k is None or params.top_k >= 0,
         # Later 0 is let in, and divides by 1e-6: neither greedy nor what was asked for.
-        "temperature": params.temperature is None or params.temperature > 0,
+        "temperature": params.temperature is None or np.float32(params.temperature) > 0,
         "minP": params.min_p is None or 0 <= params.min_p <= 1,
         "repetitionPenalty": params.repetition_penalty is None or params.repetition_penalty > 0,
         "seed": params.seed is None or 0 <= params.seed < 2**64,

@@ -8,13 +8,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from build_console import BuildError
-from engine_description import Limits, SglangOptions, marlin_note
+from engine_description import CONTEXT_RESERVE, Limits, SglangOptions, marlin_note
 from gpu_compile_step import GpuCompileStep
 from llama_config import LlamaConfig
 from nvidia_gpus import Gpu
 
 DEFAULT_MEMORY_SHARE = 0.85  # about what the library takes where the option leaves it to it
-SPARE_TOKENS = 7  # of the context, which the library keeps for itself
 
 
 class CompileStepSglang(GpuCompileStep):
@@ -38,7 +37,7 @@ class CompileStepSglang(GpuCompileStep):
         return chosen.mem_fraction_static or DEFAULT_MEMORY_SHARE, 1.0
 
     def longest(self, llama: LlamaConfig) -> int:
-        return llama.max_position_embeddings - SPARE_TOKENS
+        return llama.max_position_embeddings - CONTEXT_RESERVE
 
     def settle(
         self, chosen: SglangOptions, limits: Limits, gpus: list[Gpu], llama: LlamaConfig
@@ -46,7 +45,7 @@ class CompileStepSglang(GpuCompileStep):
         if limits.max_seq_len > self.longest(llama):
             raise BuildError(
                 f"max_seq_len is {limits.max_seq_len}, allowed is at most {self.longest(llama)} "
-                f"with runtime sglang, which keeps {SPARE_TOKENS} positions for itself"
+                f"with runtime sglang, which keeps {CONTEXT_RESERVE} positions for itself"
             )
         note = marlin_note(gpus[0].name, gpus[0].capability)
         return replace(chosen, quantization="modelopt_fp4"), (note,) if note else ()

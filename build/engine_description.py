@@ -29,12 +29,13 @@ from token_engine.openvino_options import (  # noqa: E402
 )
 from token_engine.openvino_requirements import available_bytes  # noqa: E402
 from token_engine.registry import RUNTIMES  # noqa: E402
-from token_engine.sglang_options import SglangOptions  # noqa: E402
+from token_engine.sglang_options import CONTEXT_RESERVE, SglangOptions  # noqa: E402
 from token_engine.tensorrt_llm_options import TensorRtLlmOptions  # noqa: E402
 from token_engine.vllm_options import VllmOptions  # noqa: E402
 
 __all__ = [
     "BYTES_OF_PRECISION",
+    "CONTEXT_RESERVE",
     "FORMAT_VERSION",
     "KV_BLOCK_TOKENS",
     "RUNTIMES",

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import Any
 
 import numpy as np
 import pytest
-from engine_fixtures import Answer, generate
+from engine_fixtures import generate
 from tensorrt_llm_fakes.fake_executor import Behaviour
 from tensorrt_llm_fakes.fake_sampler import Floats, log_softmax, model_logits
 from tensorrt_llm_fakes.rig import (
     END_IDS,
     GREEDY,
     SAMPLED,
-    TORCH,
     VERSIONS,
     VOCAB,
     Start,
@@ -27,7 +25,7 @@ from tensorrt_llm_fakes.rig import (
     greedy,
     prompt,
 )
-from token_engine.interface import Guide, SamplingParams
+from token_engine.interface import SamplingParams
 
 
 def penalized(
@@ -244,81 +242,3 @@ def test_bad_words_of_one_and_of_several_tokens(started: Start, version: str) ->
     answer = generate(engine, ask(2, ids, 30, bad_words=several))[2]
     assert answer.tokens[:5] == plain[:5]
     assert answer.tokens[5] != plain[5]
-
-
-def check_logprobs(ids: Sequence[int], answer: Answer, top: int) -> None:
-    assert len(answer.logprobs) == len(answer.tokens)
-    for place, (token, one) in enumerate(zip(answer.tokens, answer.logprobs, strict=True)):
-        values = log_softmax(model_logits([*ids, *answer.tokens[:place]], VOCAB))
-        assert one.logprob == pytest.approx(values[token], abs=1e-9)
-        best = np.argsort(-values)[:top].tolist()
-        assert [token for token, _ in one.top] == best
-        assert [value for _, value in one.top] == pytest.approx(values[best].tolist(), abs=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("settings", "sampling", "top"),
-    [
-        ({"version": "1_0"}, GREEDY, 0),
-        ({"version": "1_2"}, GREEDY, 0),
-        ({"version": "1_2"}, SAMPLED, 0),
-        ({"version": "1_2"}, replace(SAMPLED, top_k=40, top_p=0.9), 0),
-        (TORCH, GREEDY, 0),
-        (TORCH, GREEDY, 5),
-        ({"version": "head"}, GREEDY, 0),
-        ({"version": "head"}, GREEDY, 5),
-        ({"version": "head"}, replace(SAMPLED, temperature=2.0, top_k=40), 0),
-        ({"version": "head"}, replace(SAMPLED, temperature=2.0), 3),
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("interval", [1, 4])
-def test_logprobs_are_of_the_raw_logits(
-    started: Start, settings: dict[str, Any], sampling: SamplingParams, top: int, interval: int
-) -> None:
-    """One for each token, and none for the end id that was taken off."""
-    engine = started(**settings, stream_interval=interval).engine
-    ids = prompt(20)
-    whole = generate(engine, ask(1, ids, 30, (), sampling, logprobs=top))[1]
-    check_logprobs(ids, whole, top)
-    ends = (whole.tokens[17], whole.tokens[21])
-    stopped = generate(engine, ask(2, ids, 30, ends, sampling, logprobs=top))[2]
-    assert stopped.tokens == whole.tokens[: len(stopped.tokens)]
-    assert stopped.reason == "stop"
-    check_logprobs(ids, stopped, top)
-    unasked = generate(engine, ask(3, ids, 30, (), sampling))[3]
-    assert (unasked.tokens, unasked.logprobs) == (whole.tokens, [])
-
-
-def test_a_logprob_that_the_library_owes_is_an_error(started: Start) -> None:
-    rig = started()
-    executor = rig.llm._executor
-    advance = executor._advance
-    executor._advance = lambda job: (job.logprobs.clear(), advance(job), job.logprobs.clear())
-    answer = generate(rig.engine, ask(1, prompt(9), 20, logprobs=0))[1]
-    assert (answer.reason, answer.fault) == ("error", "engine")
-    assert answer.error == "TensorRT-LLM sent 0 log-probabilities with 1 tokens"
-    assert generate(rig.engine, ask(2, prompt(9), 3))[2].tokens == greedy(prompt(9), 3)
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize(
-    ("guide", "field"),
-    [
-        (Guide("json"), "json_object"),
-        (Guide("json_schema", '{"type": "null"}'), "json"),
-        (Guide("regex", "[ab]+"), "regex"),
-        (Guide("ebnf_grammar", 'root ::= "a"'), "grammar"),
-    ],
-)
-def test_a_guide_is_told_by_its_own_field(
-    started: Start, version: str, guide: Guide, field: str
-) -> None:
-    rig = started(version)
-    generate(rig.engine, ask(1, prompt(9), 40, (2, 3), guide=guide))
-    given = {
-        one.name: getattr(rig.sent.guided_decoding, one.name)
-        for one in fields(rig.sent.guided_decoding)
-    }
-    assert {name for name, value in given.items() if value} == {field}
-    assert rig.llm.arguments["skip_tokenizer_init"] is False

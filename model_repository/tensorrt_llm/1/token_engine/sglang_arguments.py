@@ -16,12 +16,9 @@ from token_engine.checkpoint_quantization import (
 from token_engine.interface import EngineLoadError
 from token_engine.option_checks import require_known_arguments
 from token_engine.sglang_library import Library
-from token_engine.sglang_options import SglangOptions
+from token_engine.sglang_options import CONTEXT_RESERVE, SglangOptions
 
 LEAST_FOR_MARLIN = (8, 0)
-# SGLang refuses prompts longer than its context_length less 7, and cuts max_new_tokens off at 2
-# less than what is left (scheduler.py, tp_worker.py), without a word.
-CONTEXT_RESERVE = 7
 NO_PREEMPTION = 1000  # more than two priorities of room 2 can differ by
 
 

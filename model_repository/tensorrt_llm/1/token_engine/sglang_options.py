@@ -12,6 +12,9 @@ from typing import Any
 
 from token_engine.option_checks import require, require_at_least, require_one_of
 
+# SGLang refuses prompts longer than its context_length less 7, and cuts max_new_tokens off at 2
+# less than what is left (scheduler.py, tp_worker.py), without a word.
+CONTEXT_RESERVE = 7
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 QUANTIZATIONS = ("", "modelopt_fp4")
 KV_CACHE_DTYPES = ("auto", "bfloat16", "fp8_e4m3", "fp8_e5m2", "fp4_e2m1")

@@ -191,7 +191,7 @@ class ProcessSuite:
             while not isinstance(events[-1], str):
                 events.append(reply.events.get(timeout=20))
             assert events[-1].startswith(dead)
-        if not room._supervisor.ready:
+        if not room.is_ready:
             with pytest.raises(EngineUnavailable):
                 ask(room, 5)
         eventually(lambda: "the engine is ready again" in log, "a new engine process")

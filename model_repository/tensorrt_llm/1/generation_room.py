@@ -73,6 +73,11 @@ class GenerationRoom:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the engine takes requests: neither dead nor hung nor being started anew."""
+        return self._supervisor.ready
+
     def close(self) -> None:
         """Stop the engine. Requests still open are answered with an error."""
         self._supervisor.stop()

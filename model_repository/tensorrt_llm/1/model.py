@@ -73,6 +73,11 @@ class TritonPythonModel:
         if key is not None:
             self._room.cancel(key)
 
+    def is_ready(self) -> bool:
+        """Asked for the model's readiness by Triton 26.03 and later; false while the engine is
+        being started anew."""
+        return self._room.is_ready
+
     def finalize(self) -> None:
         """Stop the engine process."""
         self._room.close()

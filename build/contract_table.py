@@ -85,11 +85,12 @@ def render(configs: dict[str, Any]) -> str:
 
 def _step_tensors(configs: dict[str, Any]) -> tuple[Tensors, Tensors]:
     """(the inputs of steps that no client's input fills, the outputs that stay inside)."""
+    asked = _names(configs["ensemble"].input)
     mapped = {
         f"{step.model_name}.{key}"
         for step in configs["ensemble"].ensemble_scheduling.step
         for key, value in step.input_map.items()
-        if not value.startswith("_")
+        if value in asked
     }
     inputs = [
         (f"{room}.{tensor.name}", tensor)

@@ -16,7 +16,7 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 from build_console import BuildError
-from llama_fp4 import Client, LlamaError
+from llama_fp4 import Client, LlamaError, Timeouts
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import np_to_triton_dtype
 
@@ -112,8 +112,9 @@ class ServedModel:
     def text(self, prompt: str | list[dict[str, str]], count: int) -> Text:
         """The ensemble's greedy answer of at most `count` tokens to a raw prompt or a chat."""
         try:
+            limits = Timeouts(total=self._timeout_s)
             with Client(self.url) as client:
-                chunks = list(client.stream(prompt, max_tokens=count, timeout_s=self._timeout_s))
+                chunks = list(client.stream(prompt, max_tokens=count, timeouts=limits))
         except LlamaError as error:
             raise BuildError(self._failed("ensemble", f"{error.code}: {error}")) from None
         text = "".join(chunk.text for chunk in chunks)

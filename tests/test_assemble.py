@@ -30,7 +30,7 @@ def test_a_copy_is_whole_and_serves_unchanged(copy: Path, tmp_path: Path) -> Non
         ServerProcess(copy, free_ports(), tmp_path / "log") as server,
         Client(server.ports.url("grpc")) as client,
     ):
-        assert client.generate("Hello there", max_tokens=4) == "Hello there"
+        assert client.generate("Hello there", max_tokens=4).text == "Hello there"
     assert check_manifest(copy) == files  # what serving leaves behind is no damage
 
 

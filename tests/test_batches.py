@@ -54,7 +54,7 @@ def test_each_row_of_a_batch_is_answered_as_if_alone(
     limits = [9, 4, 7]
     more = {"stream": column([streaming] * 3, np.bool_)}
     alone = {
-        (row, 0): replay_client.generate(prompt, max_tokens=limit)
+        (row, 0): replay_client.generate(prompt, max_tokens=limit).text
         for row, (prompt, limit) in enumerate(zip(PROMPTS, limits, strict=True))
     }
     assert texts(replay_server, batch(PROMPTS, limits, **more)) == alone
@@ -89,15 +89,20 @@ def test_sequences_of_one_prompt_differ_by_their_seeds(demo_server: ServerProces
     assert set(answers) == {(0, sequence) for sequence in range(4)}
     assert len(set(answers.values())) == 4
     for sequence, text in answers.items():
-        seed = {"temperature": 1.5, "top_k": 12, "seed": 5 + sequence[1], "ignore_eos": True}
+        seed: dict[str, Any] = {
+            "temperature": 1.5,
+            "top_k": 12,
+            "seed": 5 + sequence[1],
+            "ignore_eos": True,
+        }
         with Client(demo_server.ports.url("grpc")) as client:
-            assert client.generate("The capital of", max_tokens=12, **seed) == text
+            assert client.generate("The capital of", max_tokens=12, **seed).text == text
 
 
 def test_unary_answers_come_in_rows(replay_server: ServerProcess, replay_client: Client) -> None:
     arrays = batch(PROMPTS, [5, 5, 5], num_return_sequences=column([1, 2, 1]))
     answer = infer(replay_server, "tensorrt_llm_bls", arrays)
-    alone = [replay_client.generate(prompt, max_tokens=5).encode() for prompt in PROMPTS]
+    alone = [replay_client.generate(prompt, max_tokens=5).text.encode() for prompt in PROMPTS]
     assert answer["text_output"].tolist() == [alone[0], alone[1], alone[1], alone[2]]
     assert answer["batch_index"].reshape(-1).tolist() == [0, 1, 1, 2]
     assert answer["sequence_index"].reshape(-1).tolist() == [0, 0, 1, 0]
@@ -119,7 +124,7 @@ def test_rows_of_different_length_are_filled_up(demo_server: ServerProcess) -> N
 def test_unary_over_http(replay_server: ServerProcess, replay_client: Client) -> None:
     path = "/v2/models/tensorrt_llm_bls"
     status, body = post(replay_server, f"{path}/generate", {"text_input": "a b", "max_tokens": 4})
-    expected = replay_client.generate("a b", max_tokens=4)
+    expected = replay_client.generate("a b", max_tokens=4).text
     assert (status, json.loads(body)["text_output"]) == (200, expected)
     request = {
         "id": "7",

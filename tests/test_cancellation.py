@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from conftest import MakeRepository
-from llama_fp4 import Chunk, Client, LlamaError
+from llama_fp4 import Client, LlamaError, Stream, Timeouts
 from processes import (
     PATIENCE_S,
     engine_of,
@@ -66,9 +66,9 @@ def wait_until_the_engine_rests(server: ServerProcess) -> None:
     eventually(rests, "the engine makes no more steps")
 
 
-def leave(chunks: Iterator[Chunk]) -> None:
+def leave(chunks: Stream) -> None:
     """What leaving the loop over them does."""
-    chunks.close()  # type: ignore[attr-defined]
+    chunks.close()
 
 
 def test_a_client_that_leaves_frees_its_slot(paced_client: Client) -> None:
@@ -77,7 +77,7 @@ def test_a_client_that_leaves_frees_its_slot(paced_client: Client) -> None:
     for chunks in long:
         next(chunks)
     leave(long[0])
-    assert paced_client.generate("Hi", max_tokens=3, timeout_s=PATIENCE_S)
+    assert paced_client.generate("Hi", max_tokens=3, timeouts=Timeouts(total=PATIENCE_S)).text
     leave(long[1])
 
 
@@ -93,7 +93,7 @@ def test_the_engine_rests_when_the_last_client_has_left(
 def test_the_engine_rests_when_a_stop_word_is_matched(
     paced_server: ServerProcess, paced_client: Client
 ) -> None:
-    answer = paced_client.generate("Hello there", max_tokens=LONG, stop_words=["lo th"])
+    answer = paced_client.generate("Hello there", max_tokens=LONG, stop_words=["lo th"]).text
     assert answer == "Hel"
     wait_until_the_engine_rests(paced_server)
 
@@ -153,7 +153,7 @@ def test_a_unary_call_that_is_cancelled_frees_its_slot(
         wait_until_the_engine_works(paced_server)
         calls[0].cancel()
         assert "CANCELLED" in str(ended.get(timeout=PATIENCE_S))
-        assert paced_client.generate("Hi", max_tokens=3, timeout_s=PATIENCE_S)
+        assert paced_client.generate("Hi", max_tokens=3, timeouts=Timeouts(total=PATIENCE_S)).text
         calls[1].cancel()
     wait_until_the_engine_rests(paced_server)
 
@@ -215,12 +215,16 @@ def test_a_call_of_our_client_that_is_too_late_frees_its_slot(
 
     def late(_: int) -> str:
         with pytest.raises(LlamaError) as caught:
-            list(paced_client.stream("Hello", max_tokens=LONG, stream=streamed, timeout_s=1.0))
+            list(
+                paced_client.stream(
+                    "Hello", max_tokens=LONG, stream=streamed, timeouts=Timeouts(total=1.0)
+                )
+            )
         return caught.value.code
 
     with ThreadPoolExecutor(4) as pool:  # two of them wait for the others
         assert set(pool.map(late, range(4))) == {"DEADLINE_EXCEEDED"}
-    assert paced_client.generate("Hi", max_tokens=3, timeout_s=PATIENCE_S)
+    assert paced_client.generate("Hi", max_tokens=3, timeouts=Timeouts(total=PATIENCE_S)).text
     wait_until_the_engine_rests(paced_server)
 
 
@@ -238,9 +242,9 @@ def test_hundreds_leave_in_every_phase_and_the_others_do_not_notice(
     server.start()
     try:
         with Client(server.ports.url("grpc")) as client:
-            expected = client.generate("Hello there", max_tokens=300)
+            expected = client.generate("Hello there", max_tokens=300).text
             storm(client, expected)
-            assert client.generate("Hello there", max_tokens=300) == expected
+            assert client.generate("Hello there", max_tokens=300).text == expected
         assert is_alive(triton_of(server.pid))
     finally:
         # Triton 2.51 keeps a request cancelled just as it ended, and then exits with 1.

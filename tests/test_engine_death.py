@@ -61,7 +61,7 @@ def test_open_streams_end_and_service_returns(
 
 def answers(client: Client) -> bool:
     try:
-        return client.generate("Hello", max_tokens=3).startswith("Hel")
+        return client.generate("Hello", max_tokens=3).text.startswith("Hel")
     except LlamaError as error:
         if "restarted" not in str(error):
             raise

@@ -78,19 +78,19 @@ STORY = [{"role": "user", "content": "Tell me a story about a bear called Rosa."
 
 
 def test_equal_seeds_give_equal_text_and_others_do_not(demo_client: Client) -> None:
-    hot = {"temperature": 2.0, "max_tokens": 60}
-    texts = [demo_client.generate(STORY, seed=seed, **hot) for seed in (1, 1, 2, 2**40, 2**40)]
+    hot: dict[str, Any] = {"temperature": 2.0, "max_tokens": 60}
+    texts = [demo_client.generate(STORY, seed=seed, **hot).text for seed in (1, 1, 2, 2**40, 2**40)]
     assert texts[0] == texts[1] != texts[2]
     assert texts[3] == texts[4] != texts[0]
-    seedless = {demo_client.generate(STORY, **hot) for _ in range(3)}
+    seedless = {demo_client.generate(STORY, **hot).text for _ in range(3)}
     assert len(seedless) == 3
 
 
 def test_top_k_1_and_temperature_0_are_greedy(demo_client: Client) -> None:
-    greedy = demo_client.generate(STORY, max_tokens=60)
-    assert demo_client.generate(STORY, max_tokens=60, temperature=2.0, top_k=1) == greedy
-    assert demo_client.generate(STORY, max_tokens=60, temperature=0.0, top_p=0.5) == greedy
-    assert demo_client.generate(STORY, max_tokens=60, top_p=0.0) == greedy
+    greedy = demo_client.generate(STORY, max_tokens=60).text
+    assert demo_client.generate(STORY, max_tokens=60, temperature=2.0, top_k=1).text == greedy
+    assert demo_client.generate(STORY, max_tokens=60, temperature=0.0, top_p=0.5).text == greedy
+    assert demo_client.generate(STORY, max_tokens=60, top_p=0.0).text == greedy
 
 
 def test_a_stop_word_of_several_tokens(demo_client: Client) -> None:

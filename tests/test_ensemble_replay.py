@@ -27,7 +27,7 @@ def joined(chunks: list[Chunk]) -> str:
 def played(text: str, client: Client) -> str:
     """One whole playback: as many tokens as the prompt has."""
     first = next(iter(client.stream(text, max_tokens=1, stream=False)))
-    return client.generate(text, max_tokens=first.num_input_tokens)
+    return client.generate(text, max_tokens=first.num_input_tokens).text
 
 
 def test_streamed_deltas_join_to_the_unstreamed_text(replay_client: Client) -> None:
@@ -83,19 +83,21 @@ def test_a_held_back_beginning_comes_out_when_it_is_no_stop_word(replay_client: 
 
 
 def test_empty_stop_words_are_none(replay_client: Client) -> None:
-    assert "Hello" in replay_client.generate("Hello", max_tokens=20, stop_words=[""])
+    assert "Hello" in replay_client.generate("Hello", max_tokens=20, stop_words=[""]).text
 
 
 def test_the_prompt_is_echoed_only_when_asked(replay_client: Client) -> None:
-    without = replay_client.generate("Hello", max_tokens=2)
-    echoed = replay_client.generate("Hello", max_tokens=2, exclude_input_in_output=False)
+    without = replay_client.generate("Hello", max_tokens=2).text
+    echoed = replay_client.generate("Hello", max_tokens=2, exclude_input_in_output=False).text
     assert echoed == "Hello" + without
-    assert replay_client.generate("Hello", max_tokens=2, exclude_input_in_output=True) == without
+    assert (
+        replay_client.generate("Hello", max_tokens=2, exclude_input_in_output=True).text == without
+    )
 
 
 def test_chat_messages(replay_client: Client) -> None:
     messages = [{"role": "user", "content": " Hi <|eot_id|> there "}]
-    text = replay_client.generate(messages, max_tokens=200)
+    text = replay_client.generate(messages, max_tokens=200).text
     assert text.startswith("system\n\nCutting Knowledge Date: December 2023")
     assert "user\n\nHi <|eot_id|> thereassistant\n\n" in text
 
@@ -106,7 +108,7 @@ def test_http_generate_and_generate_stream(
     body = {"text_input": TEXT, "max_tokens": 50}
     status, answer = post(replay_server, "/v2/models/ensemble/generate", body)
     assert status == 200
-    expected = replay_client.generate(TEXT, max_tokens=50)
+    expected = replay_client.generate(TEXT, max_tokens=50).text
     assert json.loads(answer)["text_output"] == expected
     status, events = post(
         replay_server, "/v2/models/ensemble/generate_stream", {**body, "stream": True}
@@ -270,5 +272,5 @@ def test_many_streams_at_once_keep_apart(replay_client: Client) -> None:
     for thread in threads:
         thread.join()
     for index, text in enumerate(texts):
-        assert answers[index] == replay_client.generate(text, max_tokens=300)
+        assert answers[index] == replay_client.generate(text, max_tokens=300).text
         assert answers[index].startswith(text)

@@ -131,7 +131,7 @@ def test_make_engine_and_make_serve() -> None:
     try:
         with Client(ports.url("grpc")) as client:
             eventually(client.is_ready, "the server of 'make serve' is ready")
-            assert "Paris" in client.generate("The capital of France is", max_tokens=8)
+            assert "Paris" in client.generate("The capital of France is", max_tokens=8).text
     finally:
         # As a terminal's Ctrl-C: to make and to what it runs.
         os.killpg(process.pid, 2)
@@ -187,7 +187,7 @@ def test_a_repository_that_leaves_the_checkout(tmp_path: Path) -> None:
         ServerProcess(repository, free_ports(), tmp_path / "log") as server,
         Client(server.ports.url("grpc")) as client,
     ):
-        assert "Paris" in client.generate("The capital of France is", max_tokens=8)
+        assert "Paris" in client.generate("The capital of France is", max_tokens=8).text
 
 
 def test_the_way_on_blackwell_takes_at_most_five_commands(served: Ports) -> None:

@@ -176,7 +176,7 @@ def test_kserve_infer(
     request = {"text_input": text(TEXT), "max_tokens": int32(9)}
     result = plain_infer(replay_server, protocol, request, binary)
     answer = result.as_numpy("text_output")[0]
-    expected = replay_client.generate(TEXT, max_tokens=9)
+    expected = replay_client.generate(TEXT, max_tokens=9).text
     assert (answer if isinstance(answer, str) else answer.decode()) == expected
 
 
@@ -195,7 +195,7 @@ def test_own_bls_accumulates_tokens(replay_server: ServerProcess, replay_client:
         so_far = np.concatenate((so_far, result.as_numpy("output_ids")), axis=2)
         length = int32(so_far.shape[2])
         said = decoder_text(replay_server, so_far, length)
-    assert said.decode() == replay_client.generate(TEXT, max_tokens=40)
+    assert said.decode() == replay_client.generate(TEXT, max_tokens=40).text
 
 
 def test_own_bls_passes_stop_words_on(replay_server: ServerProcess) -> None:

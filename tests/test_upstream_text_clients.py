@@ -48,7 +48,7 @@ def test_text_client(replay_server: ServerProcess, replay_client: Client, stream
     """end_to_end_grpc_client.py --check-outputs: the prompt comes back only where not streamed."""
     request = end_to_end_request(TEXT, 20, streaming)
     results = answers(replay_server, "ensemble", request, outputs=["text_output"])
-    answer = replay_client.generate(TEXT, max_tokens=20)
+    answer = replay_client.generate(TEXT, max_tokens=20).text
     assert end_to_end_texts(results, streaming) == {(0, 0): answer if streaming else TEXT + answer}
 
 
@@ -59,7 +59,7 @@ def test_text_client_on_bls(
     """end_to_end_grpc_client.py --model-name tensorrt_llm_bls: a stream of one response."""
     request = end_to_end_request(TEXT, 20, streaming)
     results = answers(replay_server, "tensorrt_llm_bls", request, outputs=["text_output"])
-    answer = replay_client.generate(TEXT, max_tokens=20)
+    answer = replay_client.generate(TEXT, max_tokens=20).text
     assert end_to_end_texts(results, streaming) == {(0, 0): answer if streaming else TEXT + answer}
 
 
@@ -78,9 +78,9 @@ def test_text_client_sends_a_batch(
     names = ["text_output", "sequence_index", "batch_index"]
     texts = end_to_end_texts(answers(replay_server, "ensemble", request, outputs=names), streaming)
     if streaming:
-        alone = [replay_client.generate(prompt, max_tokens=5) for prompt in prompts]
+        alone = [replay_client.generate(prompt, max_tokens=5).text for prompt in prompts]
     else:
-        alone = [prompt + replay_client.generate(prompt, max_tokens=5) for prompt in prompts]
+        alone = [prompt + replay_client.generate(prompt, max_tokens=5).text for prompt in prompts]
     assert texts == {(row, n): alone[row] for row in range(3) for n in range(2)}
 
 
@@ -195,7 +195,7 @@ def test_openai_frontend_stops_and_echoes(replay_server: ServerProcess) -> None:
 def test_langchain(replay_server: ServerProcess, replay_client: Client) -> None:
     """langchain_nvidia_trt/llms.py and llama_index's nvidia_triton, with v0.8's types."""
     request = langchain_request(TEXT, 12)
-    expected = replay_client.generate(TEXT, max_tokens=12)
+    expected = replay_client.generate(TEXT, max_tokens=12).text
     assert langchain_text(replay_server, request, ["</s>"]) == expected
 
 
@@ -224,7 +224,7 @@ def test_curl_generate(
     status, answer = post(replay_server, path, {"text_input": question, **body})
     assert status == 200, answer
     said = json.loads(answer)
-    expected = replay_client.generate(question, max_tokens=20, stop_words=stops)
+    expected = replay_client.generate(question, max_tokens=20, stop_words=stops).text
     assert said["text_output"] == expected
     assert (said["model_name"], said["model_version"]) == (model, "1")
 

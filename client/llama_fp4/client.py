@@ -1,129 +1,167 @@
-"""One call a request: prompt or messages out, chunks of text back as the server makes them.
-
-Built on the KServe stubs that tritonclient ships. Every request has an RPC of its own, and so a
-deadline, a status and a cancellation of its own; leaving the loop over its chunks cancels it.
-"""
+"""The synchronous client: prompt or messages out, chunks of text back as the server makes them."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import struct
+import threading
+import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, TypeVar, overload
 
-import grpc
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from llama_fp4.address import open_transport
+from llama_fp4.answers import Completion, Health, ModelMetadata, ModelState
+from llama_fp4.contracts import Model, Prompt, Request
+from llama_fp4.errors import ConnectTimeout, LlamaError, TotalTimeout, UnknownOption
+from llama_fp4.exchange import Exchange
+from llama_fp4.sampling import SamplingParams
+from llama_fp4.settings import Keepalive, Retries, Timeouts, Tls
+from llama_fp4.stream import Stream
+from llama_fp4.transport import Transport
+from llama_fp4.watchdog import Watchdog
 
-MAX_MESSAGE_BYTES = 64 * 2**20
-# Where gRPC's name of a status is not Triton's.
-GRPC_NAMES = {"INVALID_ARG": "INVALID_ARGUMENT", "UNSUPPORTED": "UNIMPLEMENTED"}
-LEFT = (grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)  # how an RPC ended
-STOP_TIMEOUT_S = 5.0
-ZERO = bytes(4)  # a number 0, or a string of length 0
-
-PACKED: dict[str, Callable[[Any], bytes]] = {
-    "FP32": lambda value: struct.pack("<f", value),
-    "INT32": lambda value: struct.pack("<i", value),
-    "UINT64": lambda value: struct.pack("<Q", value),
-    "BOOL": lambda value: struct.pack("<?", value),
-    "BYTES": lambda value: _packed_text(value if isinstance(value, str) else json.dumps(value)),
-}
-# Options by name, each a tensor of one value: Triton's datatype. BYTES take a string, or what JSON
-# is made of.
-OPTIONS: dict[str, str] = {
-    "temperature": "FP32",
-    "top_k": "INT32",
-    "top_p": "FP32",
-    "min_p": "FP32",
-    "seed": "UINT64",
-    "repetition_penalty": "FP32",
-    "presence_penalty": "FP32",
-    "frequency_penalty": "FP32",
-    "min_tokens": "INT32",
-    "end_id": "INT32",
-    "ignore_eos": "BOOL",
-    "skip_special_tokens": "BOOL",
-    "include_stop_str_in_output": "BOOL",
-    "exclude_input_in_output": "BOOL",
-    "tools": "BYTES",
-    "guided_decoding_guide_type": "BYTES",
-    "guided_decoding_guide": "BYTES",
-    "priority": "INT32",
-    "timeout_ms": "INT32",
-}
-
-
-class LlamaError(RuntimeError):
-    """The server refused a request or failed in it; `code` is gRPC's name of the status."""
-
-    def __init__(self, message: str, code: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """What one response brought. The texts of a request's chunks, joined, are its answer."""
-
-    text: str
-    num_output_tokens: int  # of this chunk
-    final: bool
-    num_input_tokens: int  # of the whole prompt; 0 before the final chunk
-    finish_reason: str  # "" before the final chunk; stop, length, cancelled or timeout
-    stop_reason: str  # the stop word that ended the text, else ""
+Messages = Sequence[Mapping[str, Any]]
+Answer = TypeVar("Answer")
+ASK_S = 10.0
 
 
 class Client:
-    """A connection to one server, `host:port` of its gRPC endpoint. Any number of streams."""
+    """A connection to one server, for any number of requests at once and any number of threads.
 
-    def __init__(self, url: str = "127.0.0.1:8001", model: str = "ensemble") -> None:
-        limits = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
-        self._channel = grpc.insecure_channel(url, options=limits)
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        self._model = model
+    `url` is `host:port` of the gRPC endpoint, or `http://host:port`; `grpcs://` and `https://`, or
+    `tls`, encrypt. `headers` go with every call. `token_ids`: whether chunks carry token ids, which
+    costs about a microsecond each. Nothing is sent before the first call. Under gevent, call
+    `grpc.experimental.gevent.init_gevent()` before the first client is made.
+    """
+
+    def __init__(
+        self,
+        url: str = "127.0.0.1:8001",
+        model: str = "ensemble",
+        *,
+        transport: Transport | None = None,
+        timeouts: Timeouts = Timeouts(),  # noqa: B008 -- frozen
+        retries: Retries = Retries(),  # noqa: B008
+        tls: Tls | None = None,
+        headers: Mapping[str, str] | None = None,
+        keepalive: Keepalive = Keepalive(),  # noqa: B008
+        token_ids: bool = True,
+    ) -> None:
+        self._transport: Transport = transport or open_transport(
+            url, False, tls, headers, keepalive, timeouts.connect
+        )
+        self._name, self._timeouts, self._retries = model, timeouts, retries
+        self._token_ids = token_ids
+        self._watchdog = Watchdog()
+        self._lock = threading.Lock()
+        self._model: Model | None = None
 
     def stream(
         self,
-        prompt: str | Sequence[Mapping[str, str]],
-        max_tokens: int = 128,
-        stop_words: Sequence[str] = (),
-        timeout_s: float | None = None,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        request_id: str | None = None,
+        timeouts: Timeouts | None = None,
         stream: bool = True,
         **options: Any,
-    ) -> Iterator[Chunk]:
-        """Generate from a raw prompt (a string) or from chat messages (role and content each).
+    ) -> Stream:
+        """Generate from a raw prompt (a string) or from messages (role and content each).
 
-        `options` are those of `OPTIONS`; an unknown one raises TypeError. With `stream=False` the
-        one chunk is the whole answer. Raises `LlamaError`.
+        `options` are fields of `SamplingParams` and replace those of `params`. With `stream=False`
+        the one chunk is the whole answer. Raises `LlamaError`, here or on reading.
         """
-        request = self._request(prompt, max_tokens, stop_words, stream, options)
-        call = self._stub.ModelStreamInfer(iter([request]), timeout=timeout_s)
-        try:
-            yield from _chunks(call)
-        finally:
-            call.cancel()
-            if call.code() in LEFT:
-                self._stop(request.id)
+        merged = (params or SamplingParams()).merged(options)
+        limits, identity = timeouts or self._timeouts, request_id or uuid.uuid4().hex
+        exchange = Exchange(identity, limits, self._retries, time.perf_counter())
+        request = self._request(prompt, merged, identity, stream, limits)
+        return Stream(self._transport, self._watchdog, request, exchange)
 
-    def generate(self, prompt: str | Sequence[Mapping[str, str]], **options: Any) -> str:
-        """The whole answer as one string; arguments as for `stream`."""
-        return "".join(chunk.text for chunk in self.stream(prompt, stream=False, **options))
+    def generate(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        request_id: str | None = None,
+        timeouts: Timeouts | None = None,
+        **options: Any,
+    ) -> Completion:
+        """The whole answer; arguments as for `stream`.
+
+        It comes as one response, unless there is a limit for the first token or between tokens.
+        """
+        limits = timeouts or self._timeouts
+        streamed = limits.first_token is not None or limits.between_tokens is not None
+        with self.stream(
+            prompt, params, request_id=request_id, timeouts=limits, stream=streamed, **options
+        ) as stream:
+            for _ in stream:
+                pass
+        return stream.completion
+
+    @overload
+    def chat(
+        self,
+        messages: Messages,
+        params: SamplingParams | None = None,
+        *,
+        stream: Literal[False] = False,
+        **more: Any,
+    ) -> Completion: ...
+
+    @overload
+    def chat(
+        self,
+        messages: Messages,
+        params: SamplingParams | None = None,
+        *,
+        stream: Literal[True],
+        **more: Any,
+    ) -> Stream: ...
+
+    def chat(
+        self,
+        messages: Messages,
+        params: SamplingParams | None = None,
+        *,
+        stream: bool = False,
+        **more: Any,
+    ) -> Completion | Stream:
+        """The answer to a conversation: messages in OpenAI's form, {"role": ..., "content": ...}.
+
+        Further arguments as for `stream`. Raises `UnknownOption` where the model takes no messages.
+        """
+        if stream:
+            return self.stream(messages, params, **more)
+        return self.generate(messages, params, **more)
 
     def is_ready(self, timeout_s: float = 1.0) -> bool:
         """Whether the server answers and the model can be called."""
         try:
-            request = service_pb2.ModelReadyRequest(name=self._model)
-            return bool(self._stub.ModelReady(request, timeout=timeout_s).ready)
-        except grpc.RpcError:
+            return self.health(timeout_s).model_ready
+        except LlamaError:
             return False
 
+    def health(self, timeout_s: float = ASK_S) -> Health:
+        """What the server says of itself. Raises `LlamaError` if it says nothing."""
+        return self._transport.health(self._name, timeout_s)
+
+    def metadata(self, timeout_s: float = ASK_S) -> ModelMetadata:
+        """The model's inputs and outputs."""
+        return self._transport.metadata(self._name, timeout_s)
+
+    def models(self, timeout_s: float = ASK_S) -> list[ModelState]:
+        """The server's model repository."""
+        return self._transport.models(timeout_s)
+
+    def statistics(self, timeout_s: float = ASK_S) -> dict[str, Any]:
+        """Triton's statistics of the model, as its protocol's JSON has them."""
+        return self._transport.statistics(self._name, timeout_s)
+
     def close(self) -> None:
-        """Close the connection; running streams end with an error."""
-        self._channel.close()
+        """Close the connection; running streams end with `ClientClosed`."""
+        self._watchdog.close()
+        self._transport.close()
 
     def __enter__(self) -> Client:
         return self
@@ -136,106 +174,40 @@ class Client:
     ) -> None:
         self.close()
 
-    def _stop(self, request_id: str) -> None:
-        """Have the engine drop a request that was left.
-
-        Triton 2.51 tells it of an RPC's end only with its next response, and a request that waits
-        or is not streamed has none soon.
-        """
-        stop = service_pb2.ModelInferRequest(model_name="tensorrt_llm", id=request_id)
-        _add(stop, "stop", "BOOL", [struct.pack("<?", True)])
-        with contextlib.suppress(grpc.RpcError, ValueError):  # ValueError: the channel is closed
-            for _ in self._stub.ModelStreamInfer(iter([stop]), timeout=STOP_TIMEOUT_S):
-                pass
-
     def _request(
-        self,
-        prompt: str | Sequence[Mapping[str, str]],
-        max_tokens: int,
-        stop_words: Sequence[str],
-        stream: bool,
-        options: Mapping[str, Any],
-    ) -> Any:
-        request = service_pb2.ModelInferRequest(model_name=self._model, id=uuid.uuid4().hex)
-        request.parameters["named_errors"].bool_param = True
-        if isinstance(prompt, str):
-            _add(request, "text_input", "BYTES", [_packed_text(prompt)])
-        else:
-            _add(request, "messages", "BYTES", [_packed_text(json.dumps(list(prompt)))])
-        _add(request, "max_tokens", "INT32", [struct.pack("<i", max_tokens)])
-        _add(request, "stream", "BOOL", [struct.pack("<?", stream)])
-        if stop_words:
-            _add(request, "stop_words", "BYTES", [_packed_text(word) for word in stop_words])
-        for name, value in options.items():
-            if name not in OPTIONS:
-                raise TypeError(f"{name!r} is no option, allowed are {', '.join(OPTIONS)}")
-            if value is not None:
-                datatype = OPTIONS[name]
-                _add(request, name, datatype, [PACKED[datatype](value)])
-        return request
+        self, prompt: Prompt, params: SamplingParams, identity: str, stream: bool, limits: Timeouts
+    ) -> Request:
+        known = self._model
+        model = known or self._fetch(limits, known)
+        try:
+            return model.request(prompt, params, identity, stream, self._token_ids)
+        except UnknownOption:
+            if known is None:
+                raise
+        # The server may have got another model since.
+        model = self._fetch(limits, known)
+        return model.request(prompt, params, identity, stream, self._token_ids)
+
+    def _fetch(self, limits: Timeouts, known: Model | None) -> Model:
+        given = [seconds for seconds in (limits.connect, limits.total) if seconds is not None]
+        timeout_s = min(given, default=None)
+        with self._lock:
+            if self._model is not None and self._model is not known:
+                return self._model  # fetched while this one waited
+            for attempt in range(1, self._retries.attempts + 1):
+                try:
+                    self._model = Model(self._transport.metadata(self._name, timeout_s))
+                    return self._model
+                except LlamaError as error:
+                    shown = connect_error(error, timeout_s)
+                    if not shown.retryable or attempt == self._retries.attempts:
+                        raise shown from error
+                time.sleep(self._retries.seconds_before(attempt + 1))
+        raise AssertionError("there is at least one attempt")
 
 
-def _add(request: Any, name: str, datatype: str, values: list[bytes]) -> None:
-    request.inputs.add(name=name, datatype=datatype, shape=[1, len(values)])
-    request.raw_input_contents.append(b"".join(values))
-
-
-def _packed_text(text: str) -> bytes:
-    data = text.encode()
-    return struct.pack("<I", len(data)) + data
-
-
-def _chunks(call: Any) -> Iterator[Chunk]:
-    final: Chunk | None = None
-    failure: LlamaError | None = None
-    try:
-        # The last chunk is handed out after the RPC has ended: a cancel that crosses the end of
-        # an RPC, as when the caller leaves the loop there, makes Triton 2.51 keep it for ever.
-        for message in call:
-            if message.error_message:
-                failure = _failure(message.error_message)
-                continue
-            chunk = _chunk(message.infer_response)
-            if chunk.final:
-                final = chunk
-            else:
-                yield chunk
-    except grpc.RpcError as error:
-        raise LlamaError(error.details() or "", error.code().name) from error
-    if failure is not None:
-        raise failure
-    if final is None:
-        raise LlamaError("the stream ended before its final response", "UNKNOWN")
-    yield final
-
-
-def _failure(message: str) -> LlamaError:
-    """Streams carry no status; the rooms put Triton's code before the message (`named_errors`)."""
-    _, bracket, named = message.partition("[")
-    code, end, text = named.partition("] ")
-    if bracket and end and code.isupper():
-        return LlamaError(text, GRPC_NAMES.get(code, code))
-    return LlamaError(message, "UNKNOWN")
-
-
-def _chunk(response: Any) -> Chunk:
-    raw = {
-        output.name: data
-        for output, data in zip(response.outputs, response.raw_output_contents, strict=True)
-    }
-    return Chunk(
-        text=_text(raw["text_output"]),
-        num_output_tokens=_int(raw["num_output_tokens"]),
-        final=response.parameters["triton_final_response"].bool_param,
-        num_input_tokens=_int(raw.get("num_input_tokens", ZERO)),
-        finish_reason=_text(raw.get("finish_reason", ZERO)),
-        stop_reason=_text(raw.get("stop_reason", ZERO)),
-    )
-
-
-def _text(data: bytes) -> str:
-    return data[4:].decode()
-
-
-def _int(data: bytes) -> int:
-    return int.from_bytes(data[:4], "little", signed=True)
+def connect_error(error: LlamaError, timeout_s: float | None) -> LlamaError:
+    """What an error of the first call is: its limit is the one for connecting."""
+    if isinstance(error, TotalTimeout) and timeout_s is not None:
+        return ConnectTimeout(f"the server did not answer in {timeout_s:g} s")
+    return error

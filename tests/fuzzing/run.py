@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from llama_fp4 import Client
+from llama_fp4 import Client, Timeouts
 from processes import children, triton_of
 from server_process import Ports, ServerProcess
 
@@ -85,7 +85,8 @@ class Run:
 
     def _sing(self, model: str) -> str:
         try:
-            return self._canaries[model].generate(CANARY, max_tokens=12, timeout_s=DEADLINE_S)
+            limit = Timeouts(total=DEADLINE_S)
+            return self._canaries[model].generate(CANARY, max_tokens=12, timeouts=limit).text
         except RuntimeError as error:
             return f"error: {error}"
 

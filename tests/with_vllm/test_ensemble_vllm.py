@@ -84,12 +84,14 @@ def test_many_at_once(server: ServerProcess) -> None:
 
 def test_seeds_stop_words_and_refusals(client: Client) -> None:
     story = [{"role": "user", "content": "Tell me a story about a bear called Rosa."}]
-    hot = {"temperature": 1.5, "max_tokens": 40}
-    texts = [client.generate(story, seed=seed, **hot) for seed in (1, 1, 2)]
+    hot: dict[str, Any] = {"temperature": 1.5, "max_tokens": 40}
+    texts = [client.generate(story, seed=seed, **hot).text for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
-    plain = client.generate(story, max_tokens=40)
+    plain = client.generate(story, max_tokens=40).text
     stop = plain[10:16]
-    assert client.generate(story, max_tokens=40, stop_words=[stop]) == plain[: plain.index(stop)]
+    assert (
+        client.generate(story, max_tokens=40, stop_words=[stop]).text == plain[: plain.index(stop)]
+    )
     with pytest.raises(LlamaError, match="temperature is 3, the vllm runtime allows only 0, and"):
         client.generate(story, max_tokens=4, temperature=3.0)
 
@@ -105,7 +107,7 @@ def test_a_guide_holds(client: Client) -> None:
             max_tokens=60,
             guided_decoding_guide_type=kind,
             guided_decoding_guide=guide,
-        ).strip()
+        ).text.strip()
         assert text in allowed if allowed else len(text.split(", ")[1]) == 4
 
 

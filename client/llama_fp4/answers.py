@@ -1,0 +1,106 @@
+"""What comes back: chunks while the server generates, and the whole when it has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What one response brought. The texts of a request's chunks, joined, are its answer."""
+
+    text: str
+    token_ids: tuple[int, ...]  # () if they were not asked for, or the server has none
+    index: int  # from 0
+    final: bool
+    finish_reason: str  # "" before the final chunk; stop, length, cancelled or timeout
+    stop_reason: str  # the stop word that ended the text, else ""
+    num_output_tokens: int  # of this chunk; 0 where the server does not count
+    num_input_tokens: int  # of the whole prompt; 0 before the final chunk
+
+
+@dataclass(slots=True)
+class Timing:
+    """When things happened: seconds of `time.perf_counter`, 0 what has not happened yet."""
+
+    sent_at: float = 0.0  # of the last attempt
+    first_token_at: float = 0.0  # the first response
+    last_token_at: float = 0.0
+    ended_at: float = 0.0
+    attempts: int = 0
+    num_output_tokens: int = 0
+    num_responses: int = 0
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Time to first token; None before it. Of one whole response: as `e2e_s`."""
+        return self.first_token_at - self.sent_at if self.first_token_at else None
+
+    @property
+    def e2e_s(self) -> float | None:
+        """From sending to the end; None before it."""
+        return self.ended_at - self.sent_at if self.ended_at else None
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Time per output token after the first response; None of a single response."""
+        if self.num_responses < 2:
+            return None
+        tokens = max(self.num_output_tokens, self.num_responses) - 1
+        return (self.last_token_at - self.first_token_at) / tokens
+
+
+@dataclass(frozen=True)
+class Completion:
+    """The whole answer to one request; `str(completion)` is its text."""
+
+    text: str
+    finish_reason: str
+    stop_reason: str
+    num_input_tokens: int
+    num_output_tokens: int
+    token_ids: tuple[int, ...]
+    request_id: str
+    timing: Timing
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One input or output of a model; -1 in the shape is any number."""
+
+    name: str
+    datatype: str  # Triton's: BYTES, INT32, FP32, ...
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    """What a model takes and gives."""
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """One line of the server's model repository."""
+
+    name: str
+    version: str
+    state: str  # READY, UNAVAILABLE, LOADING, ...
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether the server lives, is ready, and can be asked for the client's model."""
+
+    live: bool
+    ready: bool
+    model_ready: bool

@@ -1,0 +1,206 @@
+"""The client for asyncio: `Client` in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Coroutine, Mapping
+from types import TracebackType
+from typing import Any, Literal, overload
+
+from llama_fp4.address import open_transport
+from llama_fp4.answers import Completion, Health, ModelMetadata, ModelState
+from llama_fp4.async_stream import AsyncStream
+from llama_fp4.client import ASK_S, Messages, connect_error
+from llama_fp4.contracts import Model, Prompt, Request
+from llama_fp4.errors import LlamaError, UnknownOption
+from llama_fp4.exchange import Exchange
+from llama_fp4.sampling import SamplingParams
+from llama_fp4.settings import Keepalive, Retries, Timeouts, Tls
+from llama_fp4.transport import AsyncTransport
+
+
+class AsyncClient:
+    """As `Client`: the same arguments, methods and errors, awaited.
+
+    It belongs to the event loop of its first call.
+    """
+
+    def __init__(
+        self,
+        url: str = "127.0.0.1:8001",
+        model: str = "ensemble",
+        *,
+        transport: AsyncTransport | None = None,
+        timeouts: Timeouts = Timeouts(),  # noqa: B008 -- frozen
+        retries: Retries = Retries(),  # noqa: B008
+        tls: Tls | None = None,
+        headers: Mapping[str, str] | None = None,
+        keepalive: Keepalive = Keepalive(),  # noqa: B008
+        token_ids: bool = True,
+    ) -> None:
+        self._given = transport
+        self._arguments = (url, True, tls, headers, keepalive, timeouts.connect)
+        self._name, self._timeouts, self._retries = model, timeouts, retries
+        self._token_ids = token_ids
+        self._model: Model | None = None
+        self._lock = asyncio.Lock()
+        self._tasks: set[asyncio.Future[None]] = set()
+
+    def stream(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        request_id: str | None = None,
+        timeouts: Timeouts | None = None,
+        stream: bool = True,
+        **options: Any,
+    ) -> AsyncStream:
+        """As `Client.stream`; sent on entering the loop or the `async with` block."""
+        merged = (params or SamplingParams()).merged(options)
+        limits, identity = timeouts or self._timeouts, request_id or uuid.uuid4().hex
+        exchange = Exchange(identity, limits, self._retries, time.perf_counter())
+
+        async def prepare() -> tuple[AsyncTransport, Request]:
+            request = await self._request(prompt, merged, identity, stream, limits)
+            return self._transport(), request
+
+        return AsyncStream(prepare, exchange, self._spawn)
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        request_id: str | None = None,
+        timeouts: Timeouts | None = None,
+        **options: Any,
+    ) -> Completion:
+        """As `Client.generate`."""
+        limits = timeouts or self._timeouts
+        streamed = limits.first_token is not None or limits.between_tokens is not None
+        async with self.stream(
+            prompt, params, request_id=request_id, timeouts=limits, stream=streamed, **options
+        ) as stream:
+            async for _ in stream:
+                pass
+        return stream.completion
+
+    @overload
+    def chat(
+        self,
+        messages: Messages,
+        params: SamplingParams | None = None,
+        *,
+        stream: Literal[False] = False,
+        **more: Any,
+    ) -> Coroutine[Any, Any, Completion]: ...
+
+    @overload
+    def chat(
+        self,
+        messages: Messages,
+        params: SamplingParams | None = None,
+        *,
+        stream: Literal[True],
+        **more: Any,
+    ) -> AsyncStream: ...
+
+    def chat(
+        self,
+        messages: Messages,
+        params: SamplingParams | None = None,
+        *,
+        stream: bool = False,
+        **more: Any,
+    ) -> Coroutine[Any, Any, Completion] | AsyncStream:
+        """As `Client.chat`: a coroutine, or with `stream=True` at once an `AsyncStream`."""
+        if stream:
+            return self.stream(messages, params, **more)
+        return self.generate(messages, params, **more)
+
+    async def is_ready(self, timeout_s: float = 1.0) -> bool:
+        """Whether the server answers and the model can be called."""
+        try:
+            return (await self.health(timeout_s)).model_ready
+        except LlamaError:
+            return False
+
+    async def health(self, timeout_s: float = ASK_S) -> Health:
+        """What the server says of itself. Raises `LlamaError` if it says nothing."""
+        return await self._transport().health(self._name, timeout_s)
+
+    async def metadata(self, timeout_s: float = ASK_S) -> ModelMetadata:
+        """The model's inputs and outputs."""
+        return await self._transport().metadata(self._name, timeout_s)
+
+    async def models(self, timeout_s: float = ASK_S) -> list[ModelState]:
+        """The server's model repository."""
+        return await self._transport().models(timeout_s)
+
+    async def statistics(self, timeout_s: float = ASK_S) -> dict[str, Any]:
+        """Triton's statistics of the model, as its protocol's JSON has them."""
+        return await self._transport().statistics(self._name, timeout_s)
+
+    async def close(self) -> None:
+        """Close the connection; running streams end with an error."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._given is not None:
+            await self._given.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def _transport(self) -> AsyncTransport:
+        # Made within the event loop, to which it then belongs.
+        if self._given is None:
+            transport: AsyncTransport = open_transport(*self._arguments)
+            self._given = transport
+        return self._given
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _request(
+        self, prompt: Prompt, params: SamplingParams, identity: str, stream: bool, limits: Timeouts
+    ) -> Request:
+        known = self._model
+        model = known or await self._fetch(limits, known)
+        try:
+            return model.request(prompt, params, identity, stream, self._token_ids)
+        except UnknownOption:
+            if known is None:
+                raise
+        model = await self._fetch(limits, known)  # the server may have got another since
+        return model.request(prompt, params, identity, stream, self._token_ids)
+
+    async def _fetch(self, limits: Timeouts, known: Model | None) -> Model:
+        given = [seconds for seconds in (limits.connect, limits.total) if seconds is not None]
+        timeout_s = min(given, default=None)
+        async with self._lock:
+            if self._model is not None and self._model is not known:
+                return self._model  # fetched while this one waited
+            for attempt in range(1, self._retries.attempts + 1):
+                try:
+                    found = await self._transport().metadata(self._name, timeout_s)
+                    self._model = Model(found)
+                    return self._model
+                except LlamaError as error:
+                    shown = connect_error(error, timeout_s)
+                    if not shown.retryable or attempt == self._retries.attempts:
+                        raise shown from error
+                await asyncio.sleep(self._retries.seconds_before(attempt + 1))
+        raise AssertionError("there is at least one attempt")

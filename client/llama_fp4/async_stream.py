@@ -1,0 +1,169 @@
+"""The chunks of one request as an async iterator and an async context manager."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from time import perf_counter
+from types import TracebackType
+
+from llama_fp4.answers import Chunk, Completion, Timing
+from llama_fp4.contracts import Request
+from llama_fp4.errors import LlamaError, RequestTimeout
+from llama_fp4.exchange import Exchange
+from llama_fp4.transport import AsyncCall, AsyncTransport
+
+Prepare = Callable[[], Awaitable[tuple[AsyncTransport, Request]]]
+
+
+class AsyncStream:
+    """`async for chunk in stream`: the request is sent on entering the loop or the block.
+
+    Leaving the loop, the `async with` block, an exception in it or a cancelled task ends the
+    request on the server, as does `close()`. Reading raises `LlamaError`.
+    """
+
+    def __init__(
+        self, prepare: Prepare, exchange: Exchange, spawn: Callable[[Awaitable[None]], None]
+    ) -> None:
+        self._prepare, self._exchange, self._spawn = prepare, exchange, spawn
+        self._transport: AsyncTransport | None = None
+        self._request: Request | None = None
+        self._call: AsyncCall | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._begun = False
+
+    @property
+    def request_id(self) -> str:
+        """The request's id on the server."""
+        return self._exchange.request_id
+
+    @property
+    def timing(self) -> Timing:
+        """What has happened so far."""
+        return self._exchange.timing
+
+    @property
+    def completion(self) -> Completion:
+        """The whole answer. Raises `IncompleteStream` before the final chunk was read."""
+        return self._exchange.completion
+
+    async def close(self) -> None:
+        """End the request on the server if it still runs. Chunks that were not read are lost."""
+        self._leave()
+
+    async def __aiter__(self) -> AsyncIterator[Chunk]:
+        try:
+            while (chunk := await self._read()) is not None:
+                yield chunk
+        finally:
+            self._leave()
+
+    async def __anext__(self) -> Chunk:
+        chunk = await self._read()
+        if chunk is None:
+            raise StopAsyncIteration
+        return chunk
+
+    async def __aenter__(self) -> AsyncStream:
+        await self._begin()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._leave()
+
+    async def _read(self) -> Chunk | None:
+        if not self._begun:
+            await self._begin()
+        call, exchange = self._call, self._exchange
+        while call is not None:
+            try:
+                chunk = await call.read()
+            except LlamaError as error:
+                call = await self._failed(error)
+                continue
+            except BaseException:  # the task was cancelled
+                self._leave()
+                raise
+            if chunk is None:
+                if self._ended() is None:  # closed from elsewhere
+                    return None
+                raise exchange.incomplete()
+            exchange.take(chunk)
+            if chunk.final:
+                self._ended()
+            elif chunk.index == 0 and exchange.narrows:
+                self._arm()
+            return chunk
+        return None
+
+    async def _begin(self) -> None:
+        if not self._begun:
+            self._begun = True
+            self._transport, self._request = await self._prepare()
+            await self._start()
+
+    async def _start(self) -> None:
+        assert self._transport is not None
+        assert self._request is not None
+        left = self._exchange.begin()
+        self._call = await self._transport.start(self._request, left)
+        if self._exchange.watched:
+            self._arm()
+
+    async def _failed(self, error: LlamaError) -> AsyncCall | None:
+        """The call of the next attempt, None if the stream was closed, or raises the error."""
+        if self._ended() is None:
+            return None
+        shown = self._exchange.error(error)
+        pause = self._exchange.pause(shown)
+        if pause is None:
+            if isinstance(shown, RequestTimeout):
+                self._stop()
+            raise shown from (None if shown is error else error)
+        await asyncio.sleep(pause)
+        self._exchange.timing.ended_at = 0.0
+        await self._start()
+        return self._call
+
+    def _arm(self) -> None:
+        """Look again at the deadline; it is moved with every chunk, and the timer seldom."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        left = self._exchange.deadline - perf_counter()
+        if self._call is None or left == math.inf:
+            return
+        if left > 0:
+            self._timer = asyncio.get_running_loop().call_later(left, self._arm)
+            return
+        self._exchange.expire()
+        self._call.cancel()
+
+    def _leave(self) -> None:
+        self._begun = True
+        call = self._ended()
+        if call is not None:
+            call.cancel()
+            self._stop()
+
+    def _ended(self) -> AsyncCall | None:
+        """Take the call away: None if it was ended before."""
+        call, self._call = self._call, None
+        if call is not None:
+            self._exchange.end()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        return call
+
+    def _stop(self) -> None:
+        # In a task of its own: the task that leaves may be one that is cancelled.
+        if self._request is not None and self._request.stoppable and self._transport is not None:
+            self._spawn(self._transport.stop(self.request_id))

@@ -1,0 +1,185 @@
+"""Whose tensors a model has: ours, upstream's ensemble and bls, or upstream's llmapi model.
+
+Read off the model's metadata, so that one client speaks to all of them, and an option that the
+server does not have is refused here, by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llama_fp4.answers import ModelMetadata
+from llama_fp4.errors import InvalidRequest, UnknownOption, UnsupportedRequest
+from llama_fp4.sampling import SamplingParams
+
+Prompt = str | Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One input of a request: its values in order, one of Triton's datatypes."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    values: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request, as every transport takes it."""
+
+    model: str
+    id: str
+    tensors: tuple[Tensor, ...]
+    parameters: Mapping[str, bool | str | int]
+    outputs: tuple[str, ...]  # asked for by name
+    cumulative: bool = False  # responses carry the whole text so far
+    stoppable: bool = False  # a `stop` request to our room 2 ends it by its id
+
+
+@dataclass(frozen=True)
+class Contract:
+    """How one model names and does what the client asks for."""
+
+    name: str
+    streaming: str  # the input that asks for a response a token
+    renamed: Mapping[str, str] = field(default_factory=dict)  # option -> input
+    always: Mapping[str, Any] = field(default_factory=dict)  # inputs sent if not chosen otherwise
+    parameters: Mapping[str, bool | str | int] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()  # asked for if the model has them
+    cumulative: bool = False
+    stoppable: bool = False
+
+
+OUTPUTS = ("text_output", "num_output_tokens", "num_input_tokens", "finish_reason", "stop_reason")
+OURS = Contract(
+    "ours", "stream", parameters={"named_errors": True}, outputs=OUTPUTS, stoppable=True
+)
+# Upstream echoes the prompt and does not count unless told otherwise, and may end a stream with a
+# response that has nothing but the final flag, which Triton only sends if asked.
+EMPTY_FINAL = {"triton_enable_empty_final_response": True}
+UPSTREAM = Contract(
+    "upstream",
+    "stream",
+    always={
+        "exclude_input_in_output": True,
+        "return_num_input_tokens": True,
+        "return_num_output_tokens": True,
+    },
+    parameters=EMPTY_FINAL,
+    outputs=OUTPUTS,
+)
+LLMAPI = Contract(
+    "llmapi",
+    "streaming",
+    renamed={
+        "stop_words": "sampling_param_stop",
+        "exclude_input_in_output": "sampling_param_exclude_input_from_output",
+        **{
+            name: f"sampling_param_{name}"
+            for name in (
+                "max_tokens",
+                "temperature",
+                "top_k",
+                "top_p",
+                "frequency_penalty",
+                "presence_penalty",
+                "seed",
+                "return_perf_metrics",
+            )
+        },
+    },
+    always={
+        "sampling_param_exclude_input_from_output": True,
+        "return_finish_reason": True,
+        "return_stop_reason": True,
+    },
+    parameters=EMPTY_FINAL,
+    outputs=OUTPUTS,
+    cumulative=True,
+)
+
+
+class Model:
+    """A model that takes text: its contract, and what its metadata says of each input."""
+
+    def __init__(self, metadata: ModelMetadata) -> None:
+        self.metadata = metadata
+        self._inputs = {tensor.name: tensor for tensor in metadata.inputs}
+        self.contract = _contract(metadata.name, self._inputs)
+        known = {tensor.name for tensor in metadata.outputs}
+        self._outputs = tuple(name for name in self.contract.outputs if name in known)
+        self._has_ids = "output_ids" in known
+
+    def request(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        request_id: str,
+        stream: bool,
+        token_ids: bool = False,
+    ) -> Request:
+        """Raises `UnknownOption` for what this model has no input for."""
+        contract = self.contract
+        options = {contract.renamed.get(n, n): (n, v) for n, v in params.given().items()}
+        tensors = [self._prompt(prompt)]
+        if contract.streaming in self._inputs:
+            tensors.append(self._tensor(contract.streaming, [stream]))
+        for name, (option, values) in options.items():
+            if name not in self._inputs:
+                raise self._unknown(option)
+            tensors.append(self._tensor(name, values))
+        for name, value in contract.always.items():
+            if name in self._inputs and name not in options:
+                tensors.append(self._tensor(name, [value]))
+        outputs = self._outputs + (("output_ids",) if token_ids and self._has_ids else ())
+        return Request(
+            self.metadata.name,
+            request_id,
+            tuple(tensors),
+            contract.parameters,
+            outputs,
+            contract.cumulative,
+            contract.stoppable,
+        )
+
+    def _prompt(self, prompt: Prompt) -> Tensor:
+        if isinstance(prompt, str):
+            return self._tensor("text_input", [prompt])
+        if isinstance(prompt, bytes) or not isinstance(prompt, Sequence):
+            raise InvalidRequest(
+                f"the prompt is {prompt!r:.60}, allowed are a string and a list of messages"
+            )
+        if "messages" not in self._inputs:
+            raise self._unknown("messages")
+        return self._tensor("messages", [json.dumps(list(prompt))])
+
+    def _tensor(self, name: str, values: Sequence[Any]) -> Tensor:
+        info = self._inputs[name]
+        shape = (1, len(values)) if len(info.shape) > 1 else (len(values),)
+        return Tensor(name, info.datatype, shape, values)
+
+    def _unknown(self, option: str) -> UnknownOption:
+        back = {wire: name for name, wire in self.contract.renamed.items()}
+        known = ", ".join(sorted(back.get(name, name) for name in self._inputs))
+        return UnknownOption(
+            f"{option} is no input of the model {self.metadata.name}, allowed are {known}"
+        )
+
+
+def _contract(model: str, inputs: Mapping[str, Any]) -> Contract:
+    if "text_input" in inputs:
+        if "messages" in inputs:
+            return OURS
+        if "sampling_param_max_tokens" in inputs:
+            return LLMAPI
+        if "max_tokens" in inputs:
+            return UPSTREAM
+    raise UnsupportedRequest(
+        f"the model {model} takes {', '.join(sorted(inputs)) or 'nothing'}, allowed are models "
+        "with text_input and either max_tokens or sampling_param_max_tokens"
+    )

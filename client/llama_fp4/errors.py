@@ -1,0 +1,192 @@
+"""Everything that a call can end with besides an answer.
+
+    LlamaError
+    ├── InvalidRequest            the request is wrong; also a ValueError
+    │   ├── UnknownModel          the server has no such model
+    │   ├── UnknownOption         the model has no such input
+    │   └── UnsupportedRequest    the model has it, and its runtime does not do it
+    ├── Unauthenticated           credentials are missing, wrong, or not enough
+    ├── ConnectionFailed          no answer from the server at all
+    │   ├── ConnectError          no connection came about           (retryable)
+    │   ├── TlsError              the two ends do not trust each other
+    │   └── ConnectionLost        it broke while the request ran     (retryable)
+    ├── RequestTimeout            a limit of `Timeouts`
+    │   ├── ConnectTimeout                                           (retryable)
+    │   ├── FirstTokenTimeout
+    │   ├── BetweenTokensTimeout
+    │   └── TotalTimeout
+    ├── ServerBusy                a full queue, a restarting engine  (retryable)
+    ├── ServerFailed              the server failed in the request
+    ├── Cancelled                 the server, or somebody by the id, cancelled it
+    ├── IncompleteStream          the stream ended without its final response
+    └── ClientClosed              the client was closed
+
+Retryable means that the same request may succeed a moment later. The client itself asks again only
+while no token has come (`Retries`).
+"""
+
+from __future__ import annotations
+
+# Where gRPC's name of a status is not Triton's.
+GRPC_NAMES = {"INVALID_ARG": "INVALID_ARGUMENT", "UNSUPPORTED": "UNIMPLEMENTED"}
+
+
+class LlamaError(RuntimeError):
+    """A call that gave no answer.
+
+    `code` is gRPC's name of the status ("INVALID_ARGUMENT"), over HTTP too; `request_id` is "" if
+    no request was made; `retryable` says whether the same request may succeed a moment later.
+    """
+
+    code = "UNKNOWN"
+    retryable = False
+
+    def __init__(
+        self, message: str, code: str = "", request_id: str = "", retryable: bool | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code or type(self).code
+        self.request_id = request_id
+        self.retryable = type(self).retryable if retryable is None else retryable
+
+
+class InvalidRequest(LlamaError, ValueError):
+    """The request is wrong: the message names the thing, its value and what is allowed."""
+
+    code = "INVALID_ARGUMENT"
+
+
+class UnknownModel(InvalidRequest):
+    """The server has no model of this name."""
+
+    code = "NOT_FOUND"
+
+
+class UnknownOption(InvalidRequest):
+    """The model has no input of this name."""
+
+
+class UnsupportedRequest(InvalidRequest):
+    """The model has this input, and what serves it does not do it."""
+
+    code = "UNIMPLEMENTED"
+
+
+class Unauthenticated(LlamaError):
+    """Credentials are missing or wrong, or not enough (PERMISSION_DENIED)."""
+
+    code = "UNAUTHENTICATED"
+
+
+class ConnectionFailed(LlamaError):
+    """The server could not be asked, or did not get to answer."""
+
+    code = "UNAVAILABLE"
+
+
+class ConnectError(ConnectionFailed):
+    """No connection came about: nobody listens there, or the name is unknown."""
+
+    retryable = True
+
+
+class TlsError(ConnectionFailed):
+    """The two ends do not trust each other, or one of them does not speak TLS."""
+
+
+class ConnectionLost(ConnectionFailed):
+    """The connection broke while the request ran. What the server made of it is unknown."""
+
+    retryable = True
+
+
+class RequestTimeout(LlamaError):
+    """One of `Timeouts`' limits; the request has been cancelled on the server."""
+
+    code = "DEADLINE_EXCEEDED"
+
+
+class ConnectTimeout(RequestTimeout):
+    """The server did not answer the first call within `Timeouts.connect`."""
+
+    retryable = True
+
+
+class FirstTokenTimeout(RequestTimeout):
+    """Nothing came within `Timeouts.first_token`."""
+
+
+class BetweenTokensTimeout(RequestTimeout):
+    """Nothing more came within `Timeouts.between_tokens`."""
+
+
+class TotalTimeout(RequestTimeout):
+    """The answer was not whole within `Timeouts.total`."""
+
+
+class ServerBusy(LlamaError):
+    """The server refuses for now: its queue is full, or its engine is being started anew."""
+
+    code = "UNAVAILABLE"
+    retryable = True
+
+
+class ServerFailed(LlamaError):
+    """The server failed in the request."""
+
+    code = "INTERNAL"
+
+
+class Cancelled(LlamaError):
+    """The server, or somebody who knows the request's id, cancelled it."""
+
+    code = "CANCELLED"
+
+
+class IncompleteStream(LlamaError):
+    """The stream ended without its final response; what came of it is not the whole answer."""
+
+
+class ClientClosed(LlamaError):
+    """The client was closed; it sends nothing any more."""
+
+    code = "CANCELLED"
+
+
+CLASSES: dict[str, type[LlamaError]] = {
+    "INVALID_ARGUMENT": InvalidRequest,
+    "OUT_OF_RANGE": InvalidRequest,
+    "NOT_FOUND": UnknownModel,
+    "UNIMPLEMENTED": UnsupportedRequest,
+    "UNAUTHENTICATED": Unauthenticated,
+    "PERMISSION_DENIED": Unauthenticated,
+    "DEADLINE_EXCEEDED": TotalTimeout,
+    "UNAVAILABLE": ServerBusy,
+    "RESOURCE_EXHAUSTED": ServerBusy,
+    "CANCELLED": Cancelled,
+}
+
+
+def error_of(code: str, message: str, request_id: str = "") -> LlamaError:
+    """The error of a status that the server itself has answered with."""
+    kind = CLASSES.get(code, ServerFailed)
+    return kind(message or code, code, request_id)
+
+
+def error_of_message(message: str, request_id: str = "") -> LlamaError:
+    """Streams carry no status; our rooms put Triton's code before the message (`named_errors`).
+
+    Upstream's rooms do not, so there everything but Triton's own sentences is a `ServerFailed`
+    with the code UNKNOWN.
+    """
+    _, bracket, named = message.partition("[")
+    code, end, text = named.partition("] ")
+    if bracket and end and code.isupper():
+        return error_of(GRPC_NAMES.get(code, code), text, request_id)
+    if "unknown model" in message:
+        return UnknownModel(message, request_id=request_id)
+    if "unexpected inference input" in message:
+        return UnknownOption(message, request_id=request_id)
+    if "cancelled" in message.lower():
+        return Cancelled(message, request_id=request_id)
+    return ServerFailed(message, "UNKNOWN", request_id)

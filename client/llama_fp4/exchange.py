@@ -1,0 +1,148 @@
+"""What happens to one request, without its I/O: times, limits, attempts and the whole answer."""
+
+from __future__ import annotations
+
+import math
+from time import perf_counter
+
+from llama_fp4.answers import Chunk, Completion, Timing
+from llama_fp4.errors import (
+    BetweenTokensTimeout,
+    FirstTokenTimeout,
+    IncompleteStream,
+    LlamaError,
+    RequestTimeout,
+    TotalTimeout,
+)
+from llama_fp4.settings import Retries, Timeouts
+
+
+class Exchange:
+    """Both streams keep one, and tell it what has happened.
+
+    `deadline` is when the limit in force runs out, in seconds of `perf_counter`.
+    """
+
+    __slots__ = (
+        "_between",
+        "_chunks",
+        "_total_at",
+        "deadline",
+        "expired",
+        "request_id",
+        "retries",
+        "timeouts",
+        "timing",
+    )
+
+    def __init__(
+        self, request_id: str, timeouts: Timeouts, retries: Retries, started: float
+    ) -> None:
+        self.request_id = request_id
+        self.timeouts, self.retries = timeouts, retries
+        self.timing = Timing()
+        self.deadline = math.inf
+        self.expired: RequestTimeout | None = None
+        self._between = timeouts.between_tokens
+        self._total_at = math.inf if timeouts.total is None else started + timeouts.total
+        self._chunks: list[Chunk] = []
+
+    @property
+    def watched(self) -> bool:
+        """Whether there is a limit that the transport does not keep itself."""
+        return self.timeouts.first_token is not None or self._between is not None
+
+    @property
+    def narrows(self) -> bool:
+        """Whether the first token brings the deadline nearer, perhaps."""
+        return self._between is not None
+
+    def begin(self) -> float | None:
+        """An attempt starts: returns the seconds that are left. Raises `TotalTimeout`."""
+        now = perf_counter()
+        left = self._total_at - now
+        if left <= 0:
+            raise self._late()
+        self.timing.attempts += 1
+        self.timing.sent_at = now
+        first = self.timeouts.first_token
+        self.deadline = math.inf if first is None else now + first
+        return None if left == math.inf else left
+
+    def take(self, chunk: Chunk) -> None:
+        """A chunk has come."""
+        now = perf_counter()
+        timing = self.timing
+        if not timing.num_responses:
+            timing.first_token_at = now
+            self.deadline = math.inf
+        timing.last_token_at = now
+        timing.num_responses += 1
+        timing.num_output_tokens += chunk.num_output_tokens
+        if self._between is not None:
+            self.deadline = now + self._between
+        self._chunks.append(chunk)
+
+    def end(self) -> None:
+        """Nothing more will come."""
+        if not self.timing.ended_at:
+            self.timing.ended_at = perf_counter()
+        self.deadline = math.inf
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        limits = self.timeouts
+        if self.timing.num_responses:
+            self.expired = BetweenTokensTimeout(
+                f"nothing more came in {limits.between_tokens:g} s", request_id=self.request_id
+            )
+        else:
+            self.expired = FirstTokenTimeout(
+                f"nothing came in {limits.first_token:g} s", request_id=self.request_id
+            )
+
+    def error(self, error: LlamaError) -> LlamaError:
+        """What the caller shall see of this error of the transport."""
+        if self.expired is not None:
+            return self.expired
+        if isinstance(error, TotalTimeout) and self.timeouts.total is not None:
+            return self._late()
+        error.request_id = error.request_id or self.request_id
+        return error
+
+    def pause(self, error: LlamaError) -> float | None:
+        """Seconds until the next attempt; None if there shall be none."""
+        timing = self.timing
+        if not error.retryable or timing.num_responses or timing.attempts >= self.retries.attempts:
+            return None
+        seconds = self.retries.seconds_before(timing.attempts + 1)
+        return seconds if perf_counter() + seconds < self._total_at else None
+
+    def incomplete(self) -> IncompleteStream:
+        """The error of a call that ended without a final chunk."""
+        return IncompleteStream(
+            f"the stream ended before its final response, after {self.timing.num_responses}",
+            request_id=self.request_id,
+        )
+
+    def _late(self) -> TotalTimeout:
+        return TotalTimeout(
+            f"the answer was not whole in {self.timeouts.total:g} s", request_id=self.request_id
+        )
+
+    @property
+    def completion(self) -> Completion:
+        """Raises `IncompleteStream` before the final chunk."""
+        if not self._chunks or not self._chunks[-1].final:
+            raise self.incomplete()
+        last = self._chunks[-1]
+        return Completion(
+            "".join([chunk.text for chunk in self._chunks]),
+            last.finish_reason,
+            last.stop_reason,
+            last.num_input_tokens,
+            self.timing.num_output_tokens,
+            tuple(token for chunk in self._chunks for token in chunk.token_ids),
+            self.request_id,
+            self.timing,
+        )

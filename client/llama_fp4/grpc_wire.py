@@ -1,0 +1,229 @@
+"""Requests, responses and errors as gRPC carries them; no I/O, so both clients share it."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from google.protobuf import json_format
+from tritonclient.grpc import service_pb2 as pb
+
+from llama_fp4.answers import Chunk, ModelMetadata, ModelState, TensorInfo
+from llama_fp4.contracts import Request, Tensor
+from llama_fp4.errors import (
+    ClientClosed,
+    ConnectError,
+    ConnectionLost,
+    InvalidRequest,
+    LlamaError,
+    TlsError,
+    error_of,
+)
+from llama_fp4.settings import Connection
+
+SERVICE = "/inference.GRPCInferenceService/"
+MAX_MESSAGE_BYTES = 64 * 2**20
+PACKED = {"FP32": "f", "FP64": "d", "INT32": "i", "INT64": "q", "UINT32": "I", "UINT64": "Q"}
+PACKED |= {"BOOL": "?", "FP16": "e", "INT8": "b", "UINT8": "B", "INT16": "h", "UINT16": "H"}
+# gRPC's own words for what UNAVAILABLE means when no server has said it, in lower case.
+TLS_WORDS = ("ssl", "tls", "certificate", "handshake")
+CONNECT_WORDS = ("failed to connect", "connection refused", "dns", "resolution", "no route")
+LOST_WORDS = (
+    "socket closed",
+    "goaway",
+    "recvmsg",
+    "reset",
+    "broken pipe",
+    "keepalive",
+    "ping timeout",
+    "stream removed",
+    "endpoint",
+    "eof",
+    "rst_stream",
+    "connection",
+    "transport",
+)
+STOP = struct.pack("<?", True)
+
+
+def options(connection: Connection) -> list[tuple[str, Any]]:
+    """The channel's arguments."""
+    named: dict[str, Any] = {
+        "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,
+        "grpc.max_send_message_length": MAX_MESSAGE_BYTES,
+        # A channel shares its connection with others of the same arguments; closing one must not
+        # leave it to them.
+        "grpc.use_local_subchannel_pool": 1,
+    }
+    if connection.keepalive.every_s is not None:
+        named["grpc.keepalive_time_ms"] = round(connection.keepalive.every_s * 1000)
+        named["grpc.keepalive_timeout_ms"] = round(connection.keepalive.timeout_s * 1000)
+        named["grpc.http2.max_pings_without_data"] = 0
+    if connection.tls is not None and connection.tls.server_name:
+        named["grpc.ssl_target_name_override"] = connection.tls.server_name
+    return list(named.items())
+
+
+def credentials(connection: Connection) -> grpc.ChannelCredentials | None:
+    """None for a connection without TLS."""
+    if not connection.secure:
+        return None
+    tls = connection.tls
+    if tls is None:
+        return grpc.ssl_channel_credentials()
+    return grpc.ssl_channel_credentials(tls.pem("ca"), tls.pem("key"), tls.pem("cert"))
+
+
+def infer_request(request: Request) -> Any:
+    """A `ModelInferRequest`. Raises `InvalidRequest` for a value that its datatype cannot hold."""
+    message = pb.ModelInferRequest(model_name=request.model, id=request.id)
+    for name, value in request.parameters.items():
+        kind = {bool: "bool_param", int: "int64_param", str: "string_param"}[type(value)]
+        setattr(message.parameters[name], kind, value)
+    for tensor in request.tensors:
+        message.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        message.raw_input_contents.append(packed(tensor))
+    for output in request.outputs:
+        message.outputs.add(name=output)
+    return message
+
+
+def stop_request(request_id: str) -> Any:
+    """What has our room 2 drop the request of this id.
+
+    Triton 2.51 tells it of an RPC's end only with its next response, and a request that waits or
+    is not streamed has none soon.
+    """
+    message = pb.ModelInferRequest(model_name="tensorrt_llm", id=request_id)
+    message.inputs.add(name="stop", datatype="BOOL", shape=[1, 1])
+    message.raw_input_contents.append(STOP)
+    return message
+
+
+def packed(tensor: Tensor) -> bytes:
+    """The values as Triton's raw contents: little-endian; strings with their length before them."""
+    try:
+        if tensor.datatype == "BYTES":
+            encoded = [value.encode() for value in tensor.values]
+            return b"".join(struct.pack("<I", len(data)) + data for data in encoded)
+        form = PACKED[tensor.datatype]
+        return struct.pack(f"<{len(tensor.values)}{form}", *tensor.values)
+    except (struct.error, OverflowError, UnicodeEncodeError, KeyError, AttributeError) as error:
+        raise InvalidRequest(
+            f"{tensor.name} is {list(tensor.values)!r:.60}, allowed is what {tensor.datatype} "
+            f"holds: {error}"
+        ) from error
+
+
+class Reader:
+    """Makes chunks of one request's responses."""
+
+    __slots__ = ("_cumulative", "_finish", "_index", "_inputs", "_layouts", "_said", "_stop")
+
+    def __init__(self, cumulative: bool) -> None:
+        self._cumulative = cumulative
+        # Responses with as many outputs have the same ones in the same order: a model leaves out
+        # what a response lacks, and reading their names anew would cost more than their values.
+        self._layouts: dict[int, tuple[int, int, int, int, int, int]] = {}
+        self._index = 0
+        self._said = ""
+        self._finish = self._stop = ""
+        self._inputs = 0
+
+    def read(self, response: Any) -> Chunk:
+        """`response` is a `ModelInferResponse`."""
+        raw = response.raw_output_contents
+        layout = self._layouts.get(len(raw))
+        if layout is None:
+            layout = self._layouts[len(raw)] = _layout(response.outputs)
+        text_at, count_at, ids_at, finish_at, stop_at, inputs_at = layout
+        final = response.parameters["triton_final_response"].bool_param
+        text = raw[text_at][4:].decode() if text_at >= 0 else ""
+        if finish_at >= 0:
+            self._finish = raw[finish_at][4:].decode() or self._finish
+        if stop_at >= 0:
+            self._stop = raw[stop_at][4:].decode() or self._stop
+        if inputs_at >= 0:
+            self._inputs = int.from_bytes(raw[inputs_at][:4], "little") or self._inputs
+        if self._cumulative:
+            text = self._new(text, final)
+        index = self._index
+        self._index = index + 1
+        return Chunk(
+            text,
+            tuple(memoryview(raw[ids_at]).cast("i")) if ids_at >= 0 else (),
+            index,
+            final,
+            self._finish if final else "",
+            self._stop if final else "",
+            int.from_bytes(raw[count_at][:4], "little") if count_at >= 0 else 0,
+            self._inputs if final else 0,
+        )
+
+    def _new(self, text: str, final: bool) -> str:
+        """What the whole text so far adds; a character that is not whole yet is held back."""
+        if not final:
+            text = text.rstrip("\ufffd")
+        new = text[len(self._said) :]
+        self._said += new
+        return new
+
+
+def _layout(outputs: Any) -> tuple[int, int, int, int, int, int]:
+    at = {output.name: index for index, output in enumerate(outputs)}
+    text, count, ids, finish, stop, inputs = (
+        at.get(name, -1)
+        for name in (
+            "text_output",
+            "num_output_tokens",
+            "output_ids",
+            "finish_reason",
+            "stop_reason",
+            "num_input_tokens",
+        )
+    )
+    return text, count, ids, finish, stop, inputs
+
+
+def error_of_rpc(code: str, details: str, request_id: str = "") -> LlamaError:
+    """The error of an RPC's own status, which gRPC itself may have made."""
+    words = details.lower()
+    if code == "UNAVAILABLE":
+        if any(word in words for word in TLS_WORDS):
+            return TlsError(details, code, request_id)
+        if any(word in words for word in CONNECT_WORDS):
+            return ConnectError(details, code, request_id)
+        if any(word in words for word in LOST_WORDS):
+            return ConnectionLost(details, code, request_id)
+    if code in ("UNKNOWN", "INTERNAL") and ("stream removed" in words or "rst_stream" in words):
+        return ConnectionLost(details, "UNAVAILABLE", request_id)
+    if code == "CANCELLED" and ("channel closed" in words or "channel is closed" in words):
+        return ClientClosed("the client was closed", code, request_id)
+    return error_of(code, details, request_id)
+
+
+def metadata_of(answer: Any) -> ModelMetadata:
+    """Of a `ModelMetadataResponse`."""
+    tensors: Callable[[Any], tuple[TensorInfo, ...]] = lambda kind: tuple(  # noqa: E731
+        TensorInfo(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in kind
+    )
+    return ModelMetadata(
+        answer.name,
+        tuple(answer.versions),
+        answer.platform,
+        tensors(answer.inputs),
+        tensors(answer.outputs),
+    )
+
+
+def states_of(answer: Any) -> list[ModelState]:
+    """Of a `RepositoryIndexResponse`."""
+    return [ModelState(m.name, m.version, m.state, m.reason) for m in answer.models]
+
+
+def as_dict(answer: Any) -> dict[str, Any]:
+    """Any answer as what its JSON would say."""
+    found: dict[str, Any] = json_format.MessageToDict(answer, preserving_proto_field_name=True)
+    return found

@@ -1,0 +1,100 @@
+"""How a client connects, how long it waits and how often it asks."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from llama_fp4.errors import InvalidRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds; None is no limit. Each raises its own subclass of `RequestTimeout`."""
+
+    connect: float | None = 10.0  # until the server has answered the client's first call
+    first_token: float | None = None  # from sending a request to its first response
+    between_tokens: float | None = None  # between two responses
+    total: float | None = None  # of the whole request, all attempts and their pauses
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None and not value > 0:
+                raise InvalidRequest(f"{field.name} is {value!r}, allowed are seconds above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How often a request is sent while no token of it has come and the error is retryable.
+
+    Before attempt n + 1 a random time between 0 and min(`longest_pause`, `pause` * 2^(n-1)) seconds
+    passes, so that clients that failed together do not come back together.
+    """
+
+    attempts: int = 2  # 1: never again
+    pause: float = 0.1
+    longest_pause: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.attempts, int) or self.attempts < 1:
+            raise InvalidRequest(f"attempts is {self.attempts!r}, allowed are integers from 1")
+        for name in ("pause", "longest_pause"):
+            if not getattr(self, name) >= 0:
+                raise InvalidRequest(f"{name} is {getattr(self, name)!r}, allowed is 0 and above")
+
+    def seconds_before(self, attempt: int) -> float:
+        """The pause before that attempt; the first is 1."""
+        return random.uniform(0.0, min(self.longest_pause, self.pause * 2.0 ** (attempt - 2)))
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Whom to trust and, for mutual TLS, who one is. PEM: a path, or the bytes themselves.
+
+    Without `ca` the system's authorities are trusted. `cert` and `key` come together.
+    """
+
+    ca: bytes | str | Path | None = None
+    cert: bytes | str | Path | None = None
+    key: bytes | str | Path | None = None
+    server_name: str = ""  # the name in the server's certificate, if it is not the URL's
+
+    def __post_init__(self) -> None:
+        if (self.cert is None) != (self.key is None):
+            raise InvalidRequest("cert or key is missing, allowed are both or neither")
+
+    def pem(self, name: str) -> bytes | None:
+        """The bytes of `ca`, `cert` or `key`. Raises `InvalidRequest` if there is no such file."""
+        value = getattr(self, name)
+        if value is None or isinstance(value, bytes):
+            return value
+        try:
+            return Path(value).read_bytes()
+        except OSError as error:
+            raise InvalidRequest(f"{name} is {value}, which cannot be read: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Keepalive:
+    """HTTP/2 pings on a connection over which a request waits; None sends none.
+
+    A stock tritonserver ends connections that ping more often than every 300 s while it sends
+    nothing (`--grpc-http2-min-recv-ping-interval-without-data`).
+    """
+
+    every_s: float | None = None
+    timeout_s: float = 20.0  # without an answer the connection is given up
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """All that a transport must know of the server."""
+
+    address: str  # host:port
+    secure: bool = False
+    tls: Tls | None = None
+    headers: tuple[tuple[str, str], ...] = ()  # sent with every call, names in lower case
+    keepalive: Keepalive = Keepalive()
+    connect_timeout_s: float | None = 10.0

@@ -1,0 +1,141 @@
+"""The chunks of one request as an iterator and a context manager."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from types import TracebackType
+
+from llama_fp4.answers import Chunk, Completion, Timing
+from llama_fp4.contracts import Request
+from llama_fp4.errors import LlamaError, RequestTimeout
+from llama_fp4.exchange import Exchange
+from llama_fp4.transport import Call, Transport
+from llama_fp4.watchdog import Watchdog
+
+
+class Stream:
+    """`for chunk in stream`: the request runs from the moment that this is made.
+
+    Leaving the loop, the `with` block or an exception in it ends the request on the server, as does
+    `close()`. One thread reads; any may close. Reading raises `LlamaError`.
+    """
+
+    def __init__(
+        self, transport: Transport, watchdog: Watchdog, request: Request, exchange: Exchange
+    ) -> None:
+        self._transport, self._watchdog = transport, watchdog
+        self._request, self._exchange = request, exchange
+        self._call: Call | None = None
+        self._start()
+
+    @property
+    def request_id(self) -> str:
+        """The request's id on the server."""
+        return self._exchange.request_id
+
+    @property
+    def timing(self) -> Timing:
+        """What has happened so far."""
+        return self._exchange.timing
+
+    @property
+    def completion(self) -> Completion:
+        """The whole answer. Raises `IncompleteStream` before the final chunk was read."""
+        return self._exchange.completion
+
+    def close(self) -> None:
+        """End the request on the server if it still runs. Chunks that were not read are lost."""
+        call = self._ended()
+        if call is not None:
+            call.cancel()
+            self._stop()
+
+    def __iter__(self) -> Iterator[Chunk]:
+        try:
+            while (chunk := self._read()) is not None:
+                yield chunk
+        finally:
+            self.close()
+
+    def __next__(self) -> Chunk:
+        chunk = self._read()
+        if chunk is None:
+            raise StopIteration
+        return chunk
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _read(self) -> Chunk | None:
+        call, exchange = self._call, self._exchange
+        while call is not None:
+            try:
+                chunk = call.read()
+            except LlamaError as error:
+                call = self._failed(error)
+                continue
+            except BaseException:
+                self.close()
+                raise
+            if chunk is None:
+                if self._ended() is None:  # closed from elsewhere
+                    return None
+                raise exchange.incomplete()
+            exchange.take(chunk)
+            if chunk.final:
+                self._ended()
+            elif chunk.index == 0 and exchange.narrows:
+                self._watchdog.wake()
+            return chunk
+        return None
+
+    def _start(self) -> None:
+        """Send the request, again if connecting fails and that is worth it."""
+        exchange = self._exchange
+        left = exchange.begin()
+        self._call = self._transport.start(self._request, left)
+        if exchange.watched:
+            self._watchdog.watch(exchange, self._expire)
+
+    def _failed(self, error: LlamaError) -> Call | None:
+        """The call of the next attempt, None if the stream was closed, or raises the error."""
+        if self._ended() is None:
+            return None
+        shown = self._exchange.error(error)
+        pause = self._exchange.pause(shown)
+        if pause is None:
+            if isinstance(shown, RequestTimeout):
+                self._stop()
+            raise shown from (None if shown is error else error)
+        time.sleep(pause)
+        self._exchange.timing.ended_at = 0.0
+        self._start()
+        return self._call
+
+    def _expire(self) -> None:
+        call = self._call
+        if call is not None:
+            self._exchange.expire()
+            call.cancel()
+
+    def _ended(self) -> Call | None:
+        """Take the call away: None if somebody else has."""
+        call, self._call = self._call, None
+        if call is not None:
+            self._exchange.end()
+            if self._exchange.watched:
+                self._watchdog.forget(self._exchange)
+        return call
+
+    def _stop(self) -> None:
+        if self._request.stoppable:
+            self._transport.stop(self.request_id)

@@ -1,0 +1,67 @@
+"""Limits between tokens for the synchronous client, whose reads cannot be given a time.
+
+One thread for all streams of a client, and only while one of them has such a limit. Made of
+`threading` alone, so that gevent's monkey patch makes it a greenlet.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from time import perf_counter
+
+from llama_fp4.exchange import Exchange
+
+
+class Watchdog:
+    """Calls a stream's `expire` once its exchange's deadline has passed."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._watched: dict[Exchange, Callable[[], None]] = {}
+        self._thread: threading.Thread | None = None
+
+    def watch(self, exchange: Exchange, expire: Callable[[], None]) -> None:
+        """Until `forget`. The deadline may move later unseen; `wake` tells of an earlier one."""
+        with self._changed:
+            self._watched[exchange] = expire
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="llama-fp4", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def wake(self) -> None:
+        """A deadline is nearer than it was."""
+        with self._changed:
+            self._changed.notify()
+
+    def forget(self, exchange: Exchange) -> None:
+        """The stream has ended."""
+        with self._changed:
+            if self._watched.pop(exchange, None) and not self._watched:
+                self._changed.notify()
+
+    def close(self) -> None:
+        """Returns when the thread has ended."""
+        with self._changed:
+            self._watched.clear()
+            self._changed.notify()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if not self._watched:
+                    self._thread = None
+                    return
+                nearest = min(exchange.deadline for exchange in self._watched)
+                left = nearest - perf_counter()
+                if left > 0:
+                    self._changed.wait(min(left, threading.TIMEOUT_MAX))
+                now = perf_counter()
+                late = [each for each in self._watched if each.deadline <= now]
+                calls = [self._watched.pop(each) for each in late]
+            for expire in calls:
+                expire()

@@ -16,7 +16,7 @@ PY = $(VENV)/bin/python
 SETUP = $(PYTHON) build/setup_environment.py --venv $(VENV) --extras
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve engine repository verify doctor install test check table benchmark train-demo fuzz test-quantize test-vllm test-gpu clean clean-venv
+.PHONY: help demo serve engine repository verify doctor install test check table benchmark benchmark-client train-demo fuzz test-quantize test-vllm test-gpu clean clean-venv
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -62,6 +62,9 @@ table:  ## write the table of every tensor, model_repository/README.md
 
 benchmark: install  ## start-up seconds and tokens/s on this machine, as in the README's tables
 	@$(PY) build/benchmark.py
+
+benchmark-client: install  ## CPU time of a streamed response in our clients, beside the stubs that they are built on
+	@$(PY) build/bench_client.py
 
 fuzz:  ## 50,000 malformed requests with a new seed; every answer is checked
 	@$(SETUP) server,fetch,dev

@@ -1,0 +1,268 @@
+"""Triton's HTTP: what is sent, and what the bytes that come mean; no I/O, so both clients share it.
+
+Requests go to the `generate_stream` extension, whose events are JSON. One connection a request.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Mapping
+from typing import Any
+
+from llama_fp4.answers import Chunk, ModelMetadata, ModelState, TensorInfo
+from llama_fp4.contracts import Request
+from llama_fp4.errors import (
+    ConnectError,
+    ConnectionLost,
+    InvalidRequest,
+    LlamaError,
+    TlsError,
+    error_of,
+    error_of_message,
+)
+from llama_fp4.settings import Connection
+
+READ_BYTES = 65536
+CODES = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    429: "RESOURCE_EXHAUSTED",
+    501: "UNIMPLEMENTED",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+
+
+def head(connection: Connection, method: str, path: str, body: bytes = b"") -> bytes:
+    """A whole request. Raises `InvalidRequest` for a header that would break it."""
+    lines = [
+        f"{method} {path} HTTP/1.1",
+        f"host: {connection.address}",
+        "connection: close",
+        f"content-length: {len(body)}",
+        "content-type: application/json",
+    ]
+    for name, value in connection.headers:
+        if any(character in name + value for character in "\r\n\0"):
+            raise InvalidRequest(f"the header {name!r:.60} has a line break, allowed is one line")
+        lines.append(f"{name}: {value}")
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def generate(connection: Connection, request: Request) -> bytes:
+    """A request for `generate_stream`; options and parameters are its JSON's keys."""
+    body: dict[str, Any] = dict(request.parameters)
+    body.pop("triton_enable_empty_final_response", None)  # of gRPC alone
+    if request.id:
+        body["id"] = request.id
+    for tensor in request.tensors:
+        values = list(tensor.values)
+        body[tensor.name] = values[0] if len(values) == 1 else values
+    path = f"/v2/models/{request.model}/generate_stream"
+    return head(connection, "POST", path, json.dumps(body).encode())
+
+
+def stop(connection: Connection, request_id: str) -> bytes:
+    """What has our room 2 drop the request of this id."""
+    body = json.dumps({"stop": True, "id": request_id}).encode()
+    return head(connection, "POST", "/v2/models/tensorrt_llm/generate", body)
+
+
+def tls_context(connection: Connection) -> ssl.SSLContext | None:
+    """None for a connection without TLS."""
+    if not connection.secure:
+        return None
+    tls = connection.tls
+    authority = tls.pem("ca") if tls else None
+    context = ssl.create_default_context(cadata=authority.decode() if authority else None)
+    if tls and tls.cert is not None:
+        if isinstance(tls.cert, bytes) or isinstance(tls.key, bytes):
+            raise InvalidRequest("cert or key is bytes, allowed over HTTP are paths")
+        context.load_cert_chain(tls.cert, tls.key)  # ssl reads files only
+    return context
+
+
+class Body:
+    """Takes a response's bytes as they come and gives those of its body."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.done = False
+        self._buffer = b""
+        self._left: int | None = None  # of the body; None: until the end
+        self._chunked = False
+
+    def feed(self, data: bytes) -> bytes:
+        """`data` is b"" when the connection has ended. Raises `ConnectionLost` if that is early."""
+        if not data:
+            if self.status and not self._chunked and self._left is None:
+                self.done = True
+                return b""
+            raise ConnectionLost("the connection ended within the response")
+        self._buffer += data
+        if not self.status and not self._read_head():
+            return b""
+        return self._read_chunks() if self._chunked else self._read_plain()
+
+    def _read_head(self) -> bool:
+        raw, end, rest = self._buffer.partition(b"\r\n\r\n")
+        if not end:
+            return False
+        first, *lines = raw.decode("latin-1").split("\r\n")
+        version, _, status = first.partition(" ")
+        if not version.startswith("HTTP/1.") or not status[:3].isdigit():
+            raise ConnectError(f"{first!r:.60} is not HTTP")
+        named = {
+            n.lower().strip(): v.strip() for n, _, v in (line.partition(":") for line in lines)
+        }
+        self.status = int(status[:3])
+        self._chunked = named.get("transfer-encoding", "").lower() == "chunked"
+        if "content-length" in named:
+            self._left = int(named["content-length"])
+        self._buffer = rest
+        return True
+
+    def _read_plain(self) -> bytes:
+        data, self._buffer = self._buffer, b""
+        if self._left is not None:
+            self._left -= len(data)
+            self.done = self._left <= 0
+        return data
+
+    def _read_chunks(self) -> bytes:
+        """Whole chunks alone: Triton sends an event as one."""
+        body = []
+        while not self.done:
+            line, end, rest = self._buffer.partition(b"\r\n")
+            size = int(line.split(b";")[0], 16) if end else 0
+            if not end or len(rest) < size + 2:
+                break
+            body.append(rest[:size])
+            self._buffer = rest[size + 2 :]
+            self.done = size == 0
+        return b"".join(body)
+
+
+class Events:
+    """Makes chunks of one request's bytes."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._body = Body()
+        self._text = b""
+        self._chunks: list[Chunk] = []
+        self._index = 0
+        self._said = ""
+        self._final = False
+
+    @property
+    def done(self) -> bool:
+        """Whether the response has ended."""
+        return self._body.done
+
+    def feed(self, data: bytes) -> None:
+        """Bytes have come, b"" when the connection has ended. Raises `LlamaError`."""
+        try:
+            self._text += self._body.feed(data)
+        except LlamaError as error:
+            error.request_id = self._request.id
+            raise
+        *events, self._text = self._text.split(b"\n\n")
+        if self.done and self._text.strip():  # refusals are plain JSON
+            events, self._text = [*events, self._text], b""
+        for event in events:
+            self._take(event.removeprefix(b"data:").strip())
+        # Only our responses say which is the last; of others the end of the response does.
+        if self.done and not self._final and not self._request.stoppable and self._index:
+            self._append({}, final=True)
+
+    def pop(self) -> Chunk | None:
+        """The next chunk that is whole. The final one only when the response has ended."""
+        if self._chunks and (self.done or not self._chunks[0].final):
+            return self._chunks.pop(0)
+        return None
+
+    def _take(self, event: bytes) -> None:
+        if not event:
+            return
+        try:
+            said = json.loads(event)
+        except ValueError:
+            said = {"error": event.decode(errors="replace")}
+        if "error" in said:
+            error = error_of_message(said["error"], self._request.id)
+            code = CODES.get(self._body.status, "")
+            if error.code == "UNKNOWN" and code:
+                error = error_of(code, said["error"], self._request.id)
+            raise error
+        self._append(said, final=self._request.stoppable and bool(said.get("is_finished")))
+
+    def _append(self, said: Mapping[str, Any], final: bool) -> None:
+        text = _one(said.get("text_output", ""))
+        if self._request.cumulative and said:
+            text = text if final else text.rstrip("\ufffd")
+            text = text[len(self._said) :]
+            self._said += text
+        wanted = "output_ids" in self._request.outputs
+        ids = said.get("output_ids", []) if wanted else []
+        self._chunks.append(
+            Chunk(
+                text,
+                tuple(ids) if isinstance(ids, list) else (ids,),
+                self._index,
+                final,
+                _one(said.get("finish_reason", "")) if final else "",
+                _one(said.get("stop_reason", "")) if final else "",
+                int(_one(said.get("num_output_tokens", 0)) or 0),
+                int(_one(said.get("num_input_tokens", 0)) or 0) if final else 0,
+            )
+        )
+        self._index += 1
+        self._final = self._final or final
+
+
+def _one(value: Any) -> Any:
+    return (value[0] if value else "") if isinstance(value, list) else value
+
+
+def answer_of(status: int, body: bytes) -> Any:
+    """The JSON of a call that is no generation. Raises `LlamaError`."""
+    try:
+        said = json.loads(body) if body.strip() else {}
+    except ValueError:
+        said = {"error": body.decode(errors="replace")[:200]}
+    if status != 200:
+        message = said.get("error", "") if isinstance(said, dict) else ""
+        raise error_of(CODES.get(status, "INTERNAL"), message or f"HTTP status {status}")
+    return said
+
+
+def metadata_of(said: Any) -> ModelMetadata:
+    """Of the answer to `GET v2/models/NAME`."""
+    inputs, outputs = (
+        tuple(TensorInfo(t["name"], t["datatype"], tuple(t["shape"])) for t in said.get(kind, []))
+        for kind in ("inputs", "outputs")
+    )
+    return ModelMetadata(
+        said["name"], tuple(said.get("versions", [])), said.get("platform", ""), inputs, outputs
+    )
+
+
+def states_of(said: Any) -> list[ModelState]:
+    """Of the answer to `POST v2/repository/index`."""
+    return [
+        ModelState(m["name"], m.get("version", ""), m.get("state", ""), m.get("reason", ""))
+        for m in said
+    ]
+
+
+def error_of_socket(error: BaseException, address: str, connected: bool) -> LlamaError:
+    """The error of what the operating system or TLS said."""
+    if isinstance(error, ssl.SSLError):
+        return TlsError(f"TLS with {address} failed: {error}")
+    if connected:
+        return ConnectionLost(f"the connection to {address} broke: {error}")
+    return ConnectError(f"no connection to {address}: {error}")

@@ -1,25 +1,29 @@
 """What a streamed response costs the client's process: our client beside what it is built on.
 
-Every client asks the same server, as fast as it can, from a process of its own; what is counted is
-that process's CPU time. Rounds alternate between the clients, and the least of each is printed.
+Every client reads the same answers, from a process of its own; what is counted is that process's
+CPU time. The answers are the ensemble's on the replay engine, recorded, and played back by a server
+that costs less than any client (`playback_server`). Rounds alternate between the clients, and the
+least of each is printed.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from assemble_repository import assemble
 from build_console import run_script, say
+from playback_server import record
 from server_process import ServerProcess, free_ports
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,8 +46,20 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         repository = _replay(Path(folder))
         with ServerProcess(repository, free_ports(), Path(folder) / "server.log") as server:
-            _report(server.ports.url("grpc"), options.rounds)
+            record(server.ports.url("grpc"), Path(folder) / "answer", _raw_request())
+        with _playing(Path(folder) / "answer") as url:
+            _report(url, options.rounds)
     return 0
+
+
+@contextlib.contextmanager
+def _playing(answer: Path) -> Iterator[str]:
+    command = [sys.executable, str(ROOT / "build" / "playback_server.py"), str(answer)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None
+        yield f"127.0.0.1:{process.stdout.readline().strip()}"
+        process.communicate()  # ends its standard input
 
 
 def _replay(folder: Path) -> Path:

@@ -24,7 +24,7 @@ def record(url: str, path: Path, request: Any) -> None:
     with grpc.insecure_channel(url) as channel:
         asked = pb.ModelMetadataRequest(name="ensemble").SerializeToString()
         kept = [channel.unary_unary(SERVICE + "ModelMetadata")(asked)]
-        stream = channel.unary_stream(SERVICE + "ModelStreamInfer")
+        stream: Any = channel.unary_stream(SERVICE + "ModelStreamInfer")
         responses = list(stream(request.SerializeToString()))
     kept += [responses[0], responses[-1]]
     path.write_text("\n".join(data.hex() for data in kept), encoding="ascii")

@@ -1,0 +1,306 @@
+"""The client without a wire: its transport here is a function."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import llama_fp4
+import pytest
+from llama_fp4 import (
+    AsyncClient,
+    AsyncFunctionTransport,
+    Chunk,
+    Client,
+    ConnectError,
+    FunctionTransport,
+    IncompleteStream,
+    InvalidRequest,
+    LlamaError,
+    ModelMetadata,
+    Request,
+    Retries,
+    SamplingParams,
+    ServerBusy,
+    ServerFailed,
+    TensorInfo,
+    Timeouts,
+    Tls,
+    TotalTimeout,
+    UnknownOption,
+    UnsupportedRequest,
+)
+from llama_fp4.errors import error_of, error_of_message
+from llama_fp4.http_wire import Body
+from llama_fp4.transport import METADATA
+
+ERRORS = [
+    kind
+    for kind in vars(llama_fp4).values()
+    if isinstance(kind, type) and issubclass(kind, LlamaError)
+]
+AT_ONCE = Retries(attempts=3, pause=0.0)
+
+
+def chunk(index: int, final: bool = False, text: str = "x") -> Chunk:
+    return Chunk(text, (index,), index, final, "stop" if final else "", "", 1, 4 if final else 0)
+
+
+def three(request: Request) -> Iterator[Chunk]:
+    yield from (chunk(0), chunk(1), chunk(2, final=True))
+
+
+def failing(errors: list[LlamaError], after: int = 0) -> Callable[[Request], Iterator[Chunk]]:
+    """Raises one error an attempt while there are some."""
+
+    def handler(request: Request) -> Iterator[Chunk]:
+        yield from (chunk(index) for index in range(after))
+        if errors:
+            raise errors.pop(0)
+        yield chunk(after, final=True)
+
+    return handler
+
+
+def test_a_completion_is_its_chunks() -> None:
+    with Client(transport=FunctionTransport(three)) as client:
+        answer = client.generate("Hi", request_id="mine")
+    assert (str(answer), answer.token_ids, answer.finish_reason) == ("xxx", (0, 1, 2), "stop")
+    assert (answer.num_input_tokens, answer.num_output_tokens) == (4, 3)
+    assert answer.request_id == "mine"
+    timing = answer.timing
+    assert timing.ttft_s is not None
+    assert timing.e2e_s is not None
+    assert timing.tpot_s is not None
+    assert 0 <= timing.ttft_s <= timing.e2e_s
+
+
+def test_what_is_sent() -> None:
+    transport = FunctionTransport(three)
+    with Client(transport=transport) as client:
+        client.generate("Hi", SamplingParams(temperature=0.5, stop_words=["a", "b"]), top_k=3)
+    (request,) = transport.requests
+    sent = {tensor.name: (tensor.datatype, list(tensor.values)) for tensor in request.tensors}
+    assert sent == {
+        "text_input": ("BYTES", ["Hi"]),
+        "stream": ("BOOL", [False]),
+        "max_tokens": ("INT32", [128]),
+        "temperature": ("FP32", [0.5]),
+        "top_k": ("INT32", [3]),
+        "stop_words": ("BYTES", ["a", "b"]),
+    }
+    assert transport.closed
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_tokens": 0}, "max_tokens is 0, allowed are finite integers at least 1"),
+        ({"max_tokens": True}, "max_tokens is True"),
+        ({"max_tokens": None}, "max_tokens is None"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": -1}, "temperature is -1, allowed are finite numbers at least 0"),
+        ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"seed": 2**64}, "seed is 18446744073709551616"),
+        ({"ignore_eos": 1}, "ignore_eos is 1, allowed are True and False"),
+        ({"stop_words": "ab"}, "stop_words is 'ab', allowed is a list of strings"),
+        ({"stop_words": [1]}, "stop_words has 1 in it"),
+        ({"embedding_bias_words": ["a"]}, "embedding_bias_weights has 0 numbers"),
+        ({"guided_decoding_guide_type": "yaml"}, "allowed is one of json, json_schema"),
+        ({"tools": [object()]}, "tools is"),
+        ({"temprature": 1}, "'temprature' is no option, allowed are max_tokens"),
+    ],
+)
+def test_wrong_options_are_named_and_nothing_is_sent(options: dict[str, Any], words: str) -> None:
+    transport = FunctionTransport(three)
+    with Client(transport=transport) as client, pytest.raises(InvalidRequest, match=words):
+        client.stream("Hi", **options)
+    assert transport.requests == []
+
+
+@pytest.mark.parametrize("url", ["here", "ftp://a:1", "host:", ":80", "http://host"])
+def test_a_wrong_url(url: str) -> None:
+    with pytest.raises(InvalidRequest, match="allowed are host:port"):
+        Client(url)
+
+
+def test_wrong_settings() -> None:
+    for make in (
+        lambda: Timeouts(total=0),
+        lambda: Retries(attempts=0),
+        lambda: Retries(pause=-1),
+        lambda: Tls(cert="only.pem"),
+        lambda: Client("h:1", tls=Tls(ca="/nowhere.pem")),
+    ):
+        with pytest.raises(InvalidRequest):
+            make()
+
+
+def test_busy_servers_are_asked_again_until_a_token_has_come() -> None:
+    busy = [ServerBusy("full"), ConnectError("refused")]
+    transport = FunctionTransport(failing(list(busy)))
+    with Client(transport=transport, retries=AT_ONCE) as client:
+        assert client.generate("Hi").timing.attempts == 3
+    for handler in (failing([*busy, *busy]), failing(list(busy), after=1)):
+        transport = FunctionTransport(handler)
+        with Client(transport=transport, retries=AT_ONCE) as client, pytest.raises(LlamaError):
+            client.generate("Hi")
+    assert len(transport.requests) == 1
+    transport = FunctionTransport(failing([ServerFailed("broken")]))
+    with Client(transport=transport, retries=AT_ONCE) as client, pytest.raises(ServerFailed):
+        client.generate("Hi", request_id="mine")
+    assert len(transport.requests) == 1
+
+
+def test_no_retry_begins_after_the_total() -> None:
+    transport = FunctionTransport(failing([ServerBusy("full")] * 9))
+    slow = Retries(attempts=9, pause=1e6, longest_pause=1e6)
+    with Client(transport=transport, retries=slow) as client, pytest.raises(ServerBusy):
+        client.generate("Hi", timeouts=Timeouts(total=5.0))
+    assert issubclass(TotalTimeout, LlamaError)
+
+
+def test_pauses_are_drawn_below_a_bound_that_doubles() -> None:
+    retries = Retries(attempts=9, pause=0.1, longest_pause=0.5)
+    for attempt, bound in ((2, 0.1), (3, 0.2), (4, 0.4), (5, 0.5), (9, 0.5)):
+        drawn = [retries.seconds_before(attempt) for _ in range(200)]
+        assert 0 <= min(drawn) < bound / 2 < max(drawn) <= bound
+
+
+def test_a_stream_without_a_final_chunk_is_an_error() -> None:
+    transport = FunctionTransport(lambda request: iter([chunk(0), chunk(1)]))
+    with Client(transport=transport) as client:
+        stream = client.stream("Hi", request_id="mine")
+        assert [next(stream).index, next(stream).index] == [0, 1]
+        with pytest.raises(IncompleteStream) as caught:
+            next(stream)
+    assert caught.value.request_id == "mine"
+
+
+def leave_by_break(stream: Any) -> None:
+    for _ in stream:
+        break
+
+
+def leave_by_error(stream: Any) -> None:
+    with pytest.raises(ZeroDivisionError), stream:
+        1 // (next(stream).index * 0)
+
+
+def leave_by_close(stream: Any) -> None:
+    next(stream)
+    stream.close()
+    assert list(stream) == []
+
+
+@pytest.mark.parametrize("leave", [leave_by_break, leave_by_error, leave_by_close])
+def test_leaving_stops_the_request_once_and_reading_all_does_not(
+    leave: Callable[[Any], None],
+) -> None:
+    transport = FunctionTransport(three)
+    with Client(transport=transport) as client:
+        leave(client.stream("Hi", request_id="mine"))
+        assert transport.stopped == ["mine"]
+        for _ in client.stream("Hi"):
+            pass
+    assert transport.stopped == ["mine"]
+
+
+def test_async_leaving_stops_the_request() -> None:
+    async def slow(request: Request) -> AsyncIterator[Chunk]:
+        yield chunk(0)
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        transport = AsyncFunctionTransport(slow)
+        async with AsyncClient(transport=transport) as client:
+            async for _ in client.stream("Hi", request_id="break"):
+                break
+            stream = client.stream("Hi", request_id="close")
+            await stream.__anext__()
+            await stream.close()
+
+            async def read() -> None:
+                async for _ in client.stream("Hi", request_id="cancel"):
+                    begun.set()
+
+            begun = asyncio.Event()
+            task = asyncio.create_task(read())
+            await begun.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert sorted(transport.stopped) == ["break", "cancel", "close"]
+        assert transport.closed
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+
+
+def test_the_metadata_is_asked_once_and_again_when_an_option_is_unknown() -> None:
+    asked = []
+
+    class Counting(FunctionTransport):
+        def metadata(self, model: str, timeout_s: float | None) -> ModelMetadata:
+            asked.append(model)
+            return METADATA
+
+    with Client(transport=Counting(three)) as client:
+        client.generate("Hi")
+        client.generate("Hi")
+        assert asked == ["ensemble"]
+        with pytest.raises(UnknownOption, match="presence_penalty is no input"):
+            client.generate("Hi", presence_penalty=1)
+        assert len(asked) == 2
+
+
+def test_a_model_that_takes_no_text() -> None:
+    other = dataclasses.replace(METADATA, inputs=(TensorInfo("image", "FP32", (-1,)),))
+    with (
+        Client(transport=FunctionTransport(three, other)) as client,
+        pytest.raises(UnsupportedRequest, match="takes image, allowed are models"),
+    ):
+        client.generate("Hi")
+
+
+def test_the_drawn_tree_is_the_tree() -> None:
+    """Every class has its line, indented under its base's, and says `retryable` where it is."""
+    drawing = (llama_fp4.errors.__doc__ or "").split("\n\n")[1].splitlines()
+    path: list[str] = []
+    drawn = {}
+    for line in drawing:
+        depth = (len(line) - len(line.lstrip(" │├└─")) - 4) // 4
+        name = line.strip(" │├└─").split()[0]
+        path[depth:] = [name]
+        drawn[name] = (path[depth - 1] if depth else "RuntimeError", "(retryable)" in line)
+    truth = {kind.__name__: (kind.__mro__[1].__name__, kind.retryable) for kind in ERRORS}
+    assert drawn == truth
+
+
+def test_names_of_codes() -> None:
+    error = error_of_message("in ensemble 'ensemble', [INVALID_ARG] top_k is -1", "id")
+    assert (type(error), error.code, str(error)) == (
+        InvalidRequest, "INVALID_ARGUMENT", "top_k is -1",
+    )  # fmt: skip
+    assert type(error_of("RESOURCE_EXHAUSTED", "")) is ServerBusy
+    assert type(error_of("DATA_LOSS", "")) is ServerFailed
+    assert error_of_message("something").code == "UNKNOWN"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_http_bodies_in_pieces_of_any_size(size: int) -> None:
+    raw = (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n"
+    )
+    body = Body()
+    pieces = [body.feed(raw[at : at + size]) for at in range(0, len(raw), size)]
+    assert (b"".join(pieces), body.done, body.status) == (b"abcde", True, 200)
+    with pytest.raises(LlamaError):
+        Body().feed(raw[:0])
+
+
+def test_the_public_names() -> None:
+    assert {kind.__name__ for kind in ERRORS} <= set(llama_fp4.__all__)
+    assert all(hasattr(llama_fp4, name) for name in llama_fp4.__all__)

@@ -1,0 +1,334 @@
+"""The client against the real ensemble: concurrency, leaving, ends that nobody wanted, gevent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from conftest import ROOT, MakeRepository
+from llama_fp4 import (
+    AsyncClient,
+    Cancelled,
+    Client,
+    ClientClosed,
+    ConnectError,
+    ConnectionLost,
+    ConnectTimeout,
+    IncompleteStream,
+    InvalidRequest,
+    LlamaError,
+    Retries,
+    ServerBusy,
+    Timeouts,
+)
+from playback_server import SERVICE
+from processes import PATIENCE_S, eventually, triton_of
+from server_process import ServerProcess, free_ports
+from tritonclient.grpc import service_pb2 as pb
+
+WIRES = ("grpc", "http")
+LONG = 1500
+MANY = 200
+
+
+def url(server: ServerProcess, wire: str) -> str:
+    return ("" if wire == "grpc" else "http://") + server.ports.url(wire)
+
+
+@pytest.fixture(scope="module")
+def narrow_server(
+    make_repository: MakeRepository, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """An engine for one sequence at a time: whoever answers has had it alone."""
+    arguments = ("--runtime", "replay", "--step-seconds", "0.03", "--max-batch-size", "1")
+    folder = tmp_path_factory.mktemp("narrow")
+    server = ServerProcess(make_repository(*arguments), free_ports(), folder / "server.log")
+    server.start()
+    yield server
+    assert server.stop() in (0, 1)  # 1: Triton 2.51 keeps what was cancelled just as it ended
+
+
+def leave(client: Client, how: str) -> None:
+    stream = client.stream("Hello", max_tokens=LONG)
+    if how == "break":
+        for _ in stream:
+            break
+    elif how == "with":
+        with stream:
+            next(stream)
+    elif how == "unread":
+        stream.close()
+    else:
+        next(stream)
+        stream.close()
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("how", ["break", "with", "close", "unread"])
+def test_leaving_frees_the_engine(narrow_server: ServerProcess, wire: str, how: str) -> None:
+    """The engine takes one sequence: the second is answered only if the first was dropped."""
+    with Client(url(narrow_server, wire)) as client:
+        leave(client, how)
+        assert client.generate("Hi", max_tokens=2, timeouts=Timeouts(total=PATIENCE_S)).text
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("how", ["break", "cancel", "with", "generate"])
+def test_async_leaving_frees_the_engine(narrow_server: ServerProcess, wire: str, how: str) -> None:
+    async def read(client: AsyncClient, begun: asyncio.Event) -> None:
+        async for _ in client.stream("Hello", max_tokens=LONG):
+            begun.set()
+            if how == "break":
+                break
+
+    async def main() -> None:
+        async with AsyncClient(url(narrow_server, wire)) as client:
+            begun = asyncio.Event()
+            if how == "with":
+                async with client.stream("Hello", max_tokens=LONG) as stream:
+                    await stream.__anext__()
+            elif how == "generate":
+                limit = asyncio.wait_for(client.generate("Hello", max_tokens=LONG), 0.5)
+                with pytest.raises(asyncio.TimeoutError):
+                    await limit
+            else:
+                task = asyncio.create_task(read(client, begun))
+                await begun.wait()
+                if how == "cancel":
+                    task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+            limit_s = Timeouts(total=PATIENCE_S)
+            assert (await client.generate("Hi", max_tokens=2, timeouts=limit_s)).text
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_200_streams_at_once(replay_server: ServerProcess, wire: str) -> None:
+    threads = threading.active_count()
+    with Client(url(replay_server, wire)) as client:
+        expected = client.generate("Hello there", max_tokens=50)
+
+        def ask(_: int) -> tuple[str, tuple[int, ...]]:
+            with client.stream("Hello there", max_tokens=50) as stream:
+                chunks = list(stream)
+            assert [chunk.index for chunk in chunks] == list(range(len(chunks)))
+            return "".join(c.text for c in chunks), stream.completion.token_ids
+
+        with ThreadPoolExecutor(MANY) as pool:
+            assert set(pool.map(ask, range(MANY))) == {(expected.text, expected.token_ids)}
+    eventually(lambda: threading.active_count() <= threads, "the client's threads have ended")
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_200_async_streams_at_once(replay_server: ServerProcess, wire: str) -> None:
+    async def main() -> set[str]:
+        async with AsyncClient(url(replay_server, wire)) as client:
+            asked = (client.stream("Hello there", max_tokens=50) for _ in range(MANY))
+
+            async def whole(stream: Any) -> str:
+                return "".join([chunk.text async for chunk in stream])
+
+            texts = set(await asyncio.gather(*map(whole, asked)))
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        return texts
+
+    with Client(replay_server.ports.url("grpc")) as client:
+        expected = client.generate("Hello there", max_tokens=50).text
+    assert asyncio.run(main()) == {expected}
+
+
+def test_sockets_are_closed(replay_server: ServerProcess) -> None:
+    def sockets() -> int:
+        links = [Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd")]
+        return sum(str(os.readlink(p)).startswith("socket") for p in links if p.is_symlink())
+
+    before = sockets()
+    for wire in WIRES:
+        with Client(url(replay_server, wire)) as client:
+            leave(client, "break")
+            assert client.is_ready()
+    eventually(lambda: sockets() <= before, "every connection is closed")
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_refusals_have_a_class_and_an_id(replay_server: ServerProcess, wire: str) -> None:
+    with Client(url(replay_server, wire)) as client:
+        with pytest.raises(InvalidRequest, match="the prompt of") as caught:
+            client.generate("a", max_tokens=9999, request_id="mine")
+        assert (caught.value.code, caught.value.request_id) == ("INVALID_ARGUMENT", "mine")
+        assert not caught.value.retryable
+
+
+def test_a_request_that_somebody_stops(narrow_server: ServerProcess) -> None:
+    with Client(narrow_server.ports.url("grpc")) as client:
+        stream = client.stream("Hello", max_tokens=LONG, request_id="mine")
+        next(stream)
+        client._transport.stop("mine")
+        assert list(stream)[-1].finish_reason == "cancelled"
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_server_killed_within_a_stream(
+    make_repository: MakeRepository, tmp_path: Path, wire: str
+) -> None:
+    repository = make_repository("--runtime", "replay", "--step-seconds", "0.03")
+    server = ServerProcess(repository, free_ports(), tmp_path / "server.log")
+    server.start()
+    with Client(url(server, wire), retries=Retries(attempts=1)) as client:
+        stream = client.stream("Hello", max_tokens=LONG)
+        next(stream)
+        os.kill(triton_of(server.pid), signal.SIGKILL)
+        with pytest.raises(ConnectionLost) as caught:
+            list(stream)
+        assert caught.value.request_id == stream.request_id
+        with pytest.raises(ConnectError) as refused:
+            client.generate("Hello")
+        assert refused.value.retryable
+    server.wait()
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_closed_client(narrow_server: ServerProcess, wire: str) -> None:
+    client = Client(url(narrow_server, wire))
+    stream = client.stream("Hello", max_tokens=LONG)
+    next(stream)
+    client.close()
+    with pytest.raises((ClientClosed, Cancelled)):
+        list(stream)
+    with pytest.raises(ClientClosed):
+        client.generate("Hi")
+
+
+def test_nobody_listens() -> None:
+    port = free_ports().grpc
+    for where in (f"127.0.0.1:{port}", f"http://127.0.0.1:{port}"):
+        with Client(where) as client:
+            assert not client.is_ready()
+            with pytest.raises(ConnectError):
+                client.generate("Hi")
+
+
+class _Ends(grpc.GenericRpcHandler):
+    """A server whose streams end too early, or that only takes calls."""
+
+    def __init__(self, metadata: bytes, silent: threading.Event | None) -> None:
+        self._metadata, self._silent = metadata, silent
+        self.headers: list[Any] = []
+
+    def service(self, details: Any) -> Any:
+        self.headers.append(dict(details.invocation_metadata))
+        if details.method == SERVICE + "ModelMetadata":
+            return grpc.unary_unary_rpc_method_handler(self._describe)
+        return grpc.unary_stream_rpc_method_handler(self._play)
+
+    def _describe(self, request: bytes, context: Any) -> bytes:
+        if self._silent:
+            self._silent.wait(PATIENCE_S)
+        return self._metadata
+
+    def _play(self, request: bytes, context: Any) -> Iterator[bytes]:
+        if b"busy" in request:
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full")
+        yield pb.ModelStreamInferResponse().SerializeToString()
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_server_that_misbehaves(replay_server: ServerProcess, silent: bool) -> None:
+    with grpc.insecure_channel(replay_server.ports.url("grpc")) as channel:
+        asked = pb.ModelMetadataRequest(name="ensemble").SerializeToString()
+        metadata = channel.unary_unary(SERVICE + "ModelMetadata")(asked)
+    release = threading.Event()
+    handler = _Ends(metadata, release if silent else None)
+    server = grpc.server(ThreadPoolExecutor(4), handlers=[handler])
+    where = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    limits = Timeouts(connect=0.3 if silent else 10.0)
+    headers = {"Authorization": "Bearer secret"}
+    try:
+        with Client(where, timeouts=limits, headers=headers) as client:
+            with pytest.raises(ConnectTimeout if silent else IncompleteStream):
+                list(client.stream("Hello"))
+            if not silent:
+                with pytest.raises(ServerBusy, match="the queue is full"):
+                    client.generate("busy")
+        assert {one["authorization"] for one in handler.headers} == {"Bearer secret"}
+    finally:
+        release.set()
+        server.stop(None)
+
+
+GEVENT = """
+from gevent import monkey; monkey.patch_all()
+import grpc.experimental.gevent; grpc.experimental.gevent.init_gevent()
+import sys, threading, gevent
+from llama_fp4 import Client, FirstTokenTimeout, Timeouts
+with Client(sys.argv[1]) as client:
+    expected = client.generate("Hello there", max_tokens=40).text
+    def ask():
+        limits = Timeouts(between_tokens=30.0)
+        return "".join(c.text for c in client.stream("Hello there", max_tokens=40, timeouts=limits))
+    jobs = [gevent.spawn(ask) for _ in range(50)]
+    gevent.joinall(jobs, raise_error=True)
+    assert {job.value for job in jobs} == {expected}
+with Client(sys.argv[2]) as client:
+    busy = client.stream("Hello", max_tokens=1500)
+    next(busy)
+    beats = []
+    beat = gevent.spawn(lambda: [beats.append(gevent.sleep(0.01)) for _ in range(1000)])
+    try:
+        list(client.stream("Hello", max_tokens=5, timeouts=Timeouts(first_token=0.5)))
+        raise SystemExit("no timeout")
+    except FirstTokenTimeout:
+        pass
+    assert len(beats) > 10, "other greenlets stood still"
+    beat.kill()
+    busy.close()
+    assert client.generate("Hi", max_tokens=2, timeouts=Timeouts(total=30.0)).text
+print("fine")
+"""
+
+
+def test_under_gevent(replay_server: ServerProcess, narrow_server: ServerProcess) -> None:
+    pytest.importorskip("gevent")
+    urls = [replay_server.ports.url("grpc"), narrow_server.ports.url("grpc")]
+    result = subprocess.run(
+        [sys.executable, "-c", GEVENT, *urls],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "client")},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert result.stdout == "fine\n", result.stderr
+
+
+def test_importing_brings_neither_grpc_nor_numpy() -> None:
+    code = "import sys, llama_fp4; print({'grpc', 'numpy', 'tritonclient'} & set(sys.modules))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "client")}
+    output = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
+    assert output == "set()\n"
+
+
+def test_what_the_server_says_of_itself(replay_server: ServerProcess) -> None:
+    for wire in WIRES:
+        with Client(url(replay_server, wire)) as client:
+            assert client.health().model_ready
+            assert "ensemble" in {model.name for model in client.models()}
+            assert "output_ids" in {tensor.name for tensor in client.metadata().outputs}
+            (stats,) = client.statistics()["model_stats"]
+            assert stats["name"] == "ensemble"
+        with Client(url(replay_server, wire), "nothing") as client:
+            with pytest.raises(LlamaError):
+                client.metadata()
+            assert not client.is_ready()

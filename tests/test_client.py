@@ -232,7 +232,11 @@ def test_async_leaving_stops_the_request() -> None:
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-        assert sorted(transport.stopped) == ["break", "cancel", "close"]
+            stream = client.stream("Hi", request_id="next")
+            await stream.__anext__()
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(stream.__anext__(), 0.01)
+        assert sorted(transport.stopped) == ["break", "cancel", "close", "next"]
         assert transport.closed
         assert asyncio.all_tasks() == {asyncio.current_task()}
 

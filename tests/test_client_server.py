@@ -29,7 +29,10 @@ from llama_fp4 import (
     LlamaError,
     Retries,
     ServerBusy,
+    ServerFailed,
     Timeouts,
+    Unauthenticated,
+    UnsupportedRequest,
 )
 from playback_server import SERVICE
 from processes import PATIENCE_S, eventually, triton_of
@@ -169,6 +172,8 @@ def test_refusals_have_a_class_and_an_id(replay_server: ServerProcess, wire: str
             client.generate("a", max_tokens=9999, request_id="mine")
         assert (caught.value.code, caught.value.request_id) == ("INVALID_ARGUMENT", "mine")
         assert not caught.value.retryable
+        with pytest.raises(UnsupportedRequest, match="bad_words"):
+            client.generate("a", bad_words=["b"])
 
 
 def test_a_request_that_somebody_stops(narrow_server: ServerProcess) -> None:
@@ -220,6 +225,16 @@ def test_nobody_listens() -> None:
                 client.generate("Hi")
 
 
+# What a gateway before the server may answer with.
+ABORTS: dict[str, type[LlamaError]] = {
+    "RESOURCE_EXHAUSTED": ServerBusy,
+    "UNAUTHENTICATED": Unauthenticated,
+    "PERMISSION_DENIED": Unauthenticated,
+    "CANCELLED": Cancelled,
+    "INTERNAL": ServerFailed,
+}
+
+
 class _Ends(grpc.GenericRpcHandler):
     """A server whose streams end too early, or that only takes calls."""
 
@@ -239,8 +254,9 @@ class _Ends(grpc.GenericRpcHandler):
         return self._metadata
 
     def _play(self, request: bytes, context: Any) -> Iterator[bytes]:
-        if b"busy" in request:
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full")
+        for code in ABORTS:
+            if code.encode() in request:
+                context.abort(grpc.StatusCode[code], "as it was asked for")
         yield pb.ModelStreamInferResponse().SerializeToString()
 
 
@@ -248,7 +264,7 @@ class _Ends(grpc.GenericRpcHandler):
 def test_a_server_that_misbehaves(replay_server: ServerProcess, silent: bool) -> None:
     with grpc.insecure_channel(replay_server.ports.url("grpc")) as channel:
         asked = pb.ModelMetadataRequest(name="ensemble").SerializeToString()
-        metadata = channel.unary_unary(SERVICE + "ModelMetadata")(asked)
+        metadata: bytes = channel.unary_unary(SERVICE + "ModelMetadata")(asked)
     release = threading.Event()
     handler = _Ends(metadata, release if silent else None)
     server = grpc.server(ThreadPoolExecutor(4), handlers=[handler])
@@ -261,8 +277,10 @@ def test_a_server_that_misbehaves(replay_server: ServerProcess, silent: bool) ->
             with pytest.raises(ConnectTimeout if silent else IncompleteStream):
                 list(client.stream("Hello"))
             if not silent:
-                with pytest.raises(ServerBusy, match="the queue is full"):
-                    client.generate("busy")
+                for code, kind in ABORTS.items():
+                    with pytest.raises(kind, match="as it was asked for") as caught:
+                        client.generate(code)
+                    assert (type(caught.value), caught.value.code) == (kind, code)
         assert {one["authorization"] for one in handler.headers} == {"Bearer secret"}
     finally:
         release.set()

@@ -85,12 +85,11 @@ def render(configs: dict[str, Any]) -> str:
 
 def _step_tensors(configs: dict[str, Any]) -> tuple[Tensors, Tensors]:
     """(the inputs of steps that no client's input fills, the outputs that stay inside)."""
-    asked = _names(configs["ensemble"].input)
     mapped = {
         f"{step.model_name}.{key}"
         for step in configs["ensemble"].ensemble_scheduling.step
         for key, value in step.input_map.items()
-        if value in asked
+        if not value.startswith("_")
     }
     inputs = [
         (f"{room}.{tensor.name}", tensor)

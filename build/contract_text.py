@@ -142,7 +142,6 @@ NEVER = "never: no runtime here has it"
 LAST = "a sequence's last response"
 OUTPUTS: dict[str, tuple[str, str]] = {  # name -> (when it is sent, what it is)
     "text_output": ("always", "the new text; of whole characters, and empty while none is complete. `[n]`: one dimension"),
-    "output_ids": ("always", "the new token ids `[1, 1, tokens]`; an unstreamed echo has the prompt's before them"),
     "cum_log_probs": ("`return_log_probs`", "of the sequence so far"),
     "output_log_probs": ("`return_log_probs`", "natural logarithm of the probability of each new token at temperature 1"),
     "top_logprobs": ("`logprobs`", "JSON list, one object for each new token: `token_id`, `token`, `bytes`, `logprob`, and `top_logprobs` with the same of the likeliest"),
@@ -188,6 +187,7 @@ STEP_OUTPUTS: dict[str, str] = {  # "model.TENSOR", where the ensemble does not 
     "preprocessing.ATTENTION_MASK": "never: there are no images",
     "preprocessing.IMAGE_GRID_THW": "never: there are no images",
     "preprocessing.VISION_INPUT_ID": "never: there are no images",
+    "tensorrt_llm.output_ids": "the new token ids `[1, 1, tokens]`; an unstreamed echo has the prompt's before them",
     "tensorrt_llm.sequence_length": "how many they are",
     "tensorrt_llm.text_carry": "bytes held back before, which are text now",
     "tensorrt_llm.text_hold": "how many bytes at the end are held back",

@@ -343,7 +343,7 @@ def test_what_the_server_says_of_itself(replay_server: ServerProcess) -> None:
         with Client(url(replay_server, wire)) as client:
             assert client.health().model_ready
             assert "ensemble" in {model.name for model in client.models()}
-            assert "output_ids" in {tensor.name for tensor in client.metadata().outputs}
+            assert "text_output" in {tensor.name for tensor in client.metadata().outputs}
             (stats,) = client.statistics()["model_stats"]
             assert stats["name"] == "ensemble"
         with Client(url(replay_server, wire), "nothing") as client:

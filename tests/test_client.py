@@ -90,6 +90,7 @@ def test_what_is_sent() -> None:
         "temperature": ("FP32", [0.5]),
         "top_k": ("INT32", [3]),
         "stop_words": ("BYTES", ["a", "b"]),
+        "return_token_ids": ("BOOL", [True]),
     }
     assert transport.closed
 

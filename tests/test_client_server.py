@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 import pytest
 from conftest import ROOT, MakeRepository
+from golden import PROMPTS, without_end
 from llama_fp4 import (
     AsyncClient,
     Cancelled,
@@ -115,6 +116,30 @@ def test_async_leaving_frees_the_engine(narrow_server: ServerProcess, wire: str,
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("stream", [True, False])
+def test_chunks_carry_the_references_token_ids(
+    demo_server: ServerProcess, wire: str, stream: bool
+) -> None:
+    with Client(url(demo_server, wire)) as client:
+        for one in PROMPTS[:10]:
+            question = one["messages"] if one["messages"] is not None else one["prompt"]
+            limit = one["max_new_tokens"]
+            # An echoed prompt is text of the answer, and none of its tokens.
+            chunks = list(
+                client.stream(
+                    question, max_tokens=limit, stream=stream, exclude_input_in_output=False
+                )
+            )
+            assert [len(chunk.token_ids) for chunk in chunks] == [
+                chunk.num_output_tokens for chunk in chunks
+            ]
+            ids = [token for chunk in chunks for token in chunk.token_ids]
+            assert ids == without_end(one["tokens"])
+    with Client(url(demo_server, wire), token_ids=False) as client:
+        assert client.generate("Hello", max_tokens=3).token_ids == ()
 
 
 @pytest.mark.parametrize("wire", WIRES)

@@ -47,6 +47,7 @@ RIGHT: dict[str, Any] = {
     "return_log_probs": True, "return_context_logits": True, "return_generation_logits": True,
     "return_perf_metrics": True, "return_kv_cache_reuse_stats": True,
     "return_num_input_tokens": True, "return_num_output_tokens": True, "priority": -5,
+    "return_token_ids": True,
     "timeout_ms": 60000, "lora_task_id": 0, "lora_weights": np.ones((1, 1, 1), np.float16),
     "lora_config": np.ones((1, 1, 3), np.int32),
     "prompt_embedding_table": np.ones((1, 1, 1), np.float16), "prompt_table_extra_id": 3,

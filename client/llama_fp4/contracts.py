@@ -113,7 +113,7 @@ class Model:
         self.contract = _contract(metadata.name, self._inputs)
         known = {tensor.name for tensor in metadata.outputs}
         self._outputs = tuple(name for name in self.contract.outputs if name in known)
-        self._has_ids = "output_ids" in known
+        self._has_ids = "token_ids" in known and "return_token_ids" in self._inputs
 
     def request(
         self,
@@ -136,7 +136,10 @@ class Model:
         for name, value in contract.always.items():
             if name in self._inputs and name not in options:
                 tensors.append(self._tensor(name, [value]))
-        outputs = self._outputs + (("output_ids",) if token_ids and self._has_ids else ())
+        outputs = self._outputs
+        if token_ids and self._has_ids:
+            tensors.append(self._tensor("return_token_ids", [True]))
+            outputs += ("token_ids",)
         return Request(
             self.metadata.name,
             request_id,

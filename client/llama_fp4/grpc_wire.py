@@ -178,7 +178,7 @@ def _layout(outputs: Any) -> tuple[int, int, int, int, int, int]:
         for name in (
             "text_output",
             "num_output_tokens",
-            "output_ids",
+            "token_ids",
             "finish_reason",
             "stop_reason",
             "num_input_tokens",

@@ -206,8 +206,7 @@ class Events:
             text = text if final else text.rstrip("\ufffd")
             text = text[len(self._said) :]
             self._said += text
-        wanted = "output_ids" in self._request.outputs
-        ids = said.get("output_ids", []) if wanted else []
+        ids = said.get("token_ids", [])
         self._chunks.append(
             Chunk(
                 text,

@@ -71,11 +71,11 @@ METADATA = ModelMetadata(
             "INT32": "max_tokens min_tokens top_k priority timeout_ms",
             "FP32": "temperature top_p min_p repetition_penalty",
             "UINT64": "seed",
-            "BOOL": "stream ignore_eos",
+            "BOOL": "stream ignore_eos return_token_ids",
         }.items()
         for name in names.split()
     ),
-    (TensorInfo("text_output", "BYTES", (-1,)), TensorInfo("output_ids", "INT32", (-1, -1, -1))),
+    (TensorInfo("text_output", "BYTES", (-1,)), TensorInfo("token_ids", "INT32", (-1, -1))),
 )
 
 

@@ -19,6 +19,7 @@ RIGHT: dict[str, list[Any]] = {
     "temperature": [0.0, 0.5, 1.0], "top_k": [0, 1, 40], "top_p": [0.5, 1.0],
     "seed": [0, 7, 2**64 - 1], "return_perf_metrics": [True, False], "priority": [-100, 0, 100],
     "return_num_input_tokens": [True, False], "return_num_output_tokens": [True, False],
+    "return_token_ids": [True, False],
     "timeout_ms": [0, 60000], "length_penalty": [1.0], "num_return_sequences": [1, 2, 3],
     "stream": [True, False], "streaming": [True, False],
 }  # fmt: skip

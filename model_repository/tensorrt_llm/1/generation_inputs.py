@@ -47,6 +47,7 @@ class OutputOptions:
     perf_metrics: bool
     num_input_tokens: Literal["never", "last", "always"]
     num_output_tokens: bool
+    token_ids: bool  # once more, without an echoed prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +164,7 @@ def _output_options(row: Row, echo_prompt: bool) -> OutputOptions:
         perf_metrics=row.flag("return_perf_metrics"),
         num_input_tokens=("always" if said else "last") if counted else "never",
         num_output_tokens=row.flag("return_num_output_tokens", True),
+        token_ids=row.flag("return_token_ids"),
     )
 
 

@@ -41,6 +41,11 @@ def response_arrays(response: RoomResponse) -> Named:
     }
     if options.num_output_tokens:
         arrays["num_output_tokens"] = _int32([[response.num_output_tokens]])
+    if options.token_ids:
+        # Not `output_ids` itself: Triton 2.51 loses answers of an ensemble that gives out a tensor
+        # which a step of it takes too, if fewer outputs are asked for.
+        made = ids[len(ids) - response.num_output_tokens :]
+        arrays["token_ids"] = _int32([made])
     if span.carry:
         arrays["text_carry"] = _string(span.carry)
     if span.hold:

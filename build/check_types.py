@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("build", "client", "tests")
+PACKAGES = ("build", "client", "loadtest", "tests")
 
 
 def main() -> int:

@@ -32,8 +32,7 @@ class Histogram:
     def add(self, seconds: float) -> None:
         """Count one value; one below zero counts as zero."""
         value = max(int(seconds * NANOSECONDS), 0)
-        shift = value.bit_length() - SIGNIFICANT_BITS
-        bucket = shift * HALF + (value >> shift) if shift > 0 else value
+        bucket = _bucket(value)
         self.counts[bucket] = self.counts.get(bucket, 0) + 1
         self.smallest_ns = min(value, self.smallest_ns) if self.count else value
         self.largest_ns = max(value, self.largest_ns)
@@ -82,6 +81,11 @@ class Histogram:
                 return middle / NANOSECONDS
         raise AssertionError("count is the sum of counts")
 
+    def count_above(self, seconds: float) -> int:
+        """How many values are surely at least so large: those of buckets that begin there."""
+        limit = _bucket(int(seconds * NANOSECONDS)) + 1
+        return sum(count for bucket, count in self.counts.items() if bucket >= limit)
+
     def summary(self) -> dict[str, float | int | None]:
         """count, mean, min, p50 ... p99.9 and max in seconds; None where there is no value."""
         if not self.count:
@@ -125,6 +129,11 @@ class Histogram:
 def percentile_name(percent: float) -> str:
     """`p50`, `p99.9`."""
     return f"p{percent:g}"
+
+
+def _bucket(value: int) -> int:
+    shift = value.bit_length() - SIGNIFICANT_BITS
+    return shift * HALF + (value >> shift) if shift > 0 else value
 
 
 def _middle(bucket: int) -> float:

@@ -22,6 +22,7 @@ from timeline import Timeline
 
 METRICS = ("ttft", "ttft_from_send", "itl", "tpot", "e2e", "send_lag")
 MAX_INCIDENTS = 100
+INCORRECT = "Incorrect"  # among the failures: a whole answer, but not the right one
 
 
 @dataclass
@@ -81,6 +82,7 @@ class RunResults:
     examples: dict[str, str] = field(default_factory=dict)  # the first message of each
     workers: dict[str, WorkerHealth] = field(default_factory=dict)
     incidents: list[str] = field(default_factory=list)  # sentences: a worker died, ...
+    voided: list[str] = field(default_factory=list)  # those of them that make the run invalid
 
     def __post_init__(self) -> None:
         self._slos = tuple(parse_slo(text) for text in self.header.get("slos", ()))
@@ -105,17 +107,20 @@ class RunResults:
         if ended is not None and start <= ended < end and not record.error_class:
             journey.counts["in_window"] += not record.cancelled
         journey.counts["tokens_in_window"] += record.tokens_between(start, end)
-        if record.error_class and record.phase != WARMUP:
-            kind = f"{record.journey}/{record.error_class}"
+        failure = record.error_class or (INCORRECT if record.correct is False else "")
+        if failure and record.phase != WARMUP:
+            kind = f"{record.journey}/{failure}"
             self.failures[kind] += 1
             self.examples.setdefault(kind, record.error)
         if record.journey == NORMAL:
             self.timeline.add(record, good(record, self._slos))
 
-    def note(self, sentence: str) -> None:
+    def note(self, sentence: str, voids: bool = False) -> None:
         """Keep what happened to the run itself; the summary tells it."""
         if sentence not in self.incidents and len(self.incidents) < MAX_INCIDENTS:
             self.incidents.append(sentence)
+            if voids:
+                self.voided.append(sentence)
 
     def merge(self, other: RunResults) -> None:
         """Add the results of another worker, or of another part of the run."""
@@ -130,7 +135,7 @@ class RunResults:
         for name, health in other.workers.items():
             self.workers.setdefault(name, WorkerHealth()).merge(health)
         for sentence in other.incidents:
-            self.note(sentence)
+            self.note(sentence, sentence in other.voided)
 
     def encode(self) -> bytes:
         """For the way from a worker to the master."""
@@ -152,6 +157,7 @@ class RunResults:
             "examples": self.examples,
             "workers": {name: health.to_dict() for name, health in self.workers.items()},
             "incidents": self.incidents,
+            "voided": self.voided,
         }
         return zlib.compress(json.dumps(document, separators=(",", ":")).encode(), level=1)
 
@@ -172,6 +178,7 @@ class RunResults:
             name: WorkerHealth.from_dict(each) for name, each in document["workers"].items()
         }
         results.incidents = document["incidents"]
+        results.voided = document["voided"]
         return results
 
     def journey(self, name: str = NORMAL) -> JourneyResults:
@@ -204,7 +211,7 @@ class RunResults:
 
     def validity(self) -> dict[str, Any]:
         """valid; reasons: why the client, not the server, may have made the figures."""
-        reasons = reasons_invalid(self.workers, self.all_send_lag())
+        reasons = [*self.voided, *reasons_invalid(self.workers, self.all_send_lag())]
         return {"valid": not reasons, "reasons": reasons}
 
     def all_send_lag(self) -> Histogram:

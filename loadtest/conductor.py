@@ -1,0 +1,233 @@
+"""The master's side of a run: prepare, start the workers' rounds, gather, judge, print.
+
+Locust starts and stops it; the rounds' ends are its own, so that what is in flight is drained and
+counted before Locust ends anything. Without workers the one process is master and worker.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import agent
+import gevent
+from fault_stall import processes, stall
+from judge import EXIT_BAD_INPUT, exit_code
+from max_rate import Found, Trial, curve, find_max_rate
+from options import OptionError, RunOptions, run_options
+from preparation import Prepared, prepare
+from results import RunResults
+from round_watch import RoundWatch
+from run_output import RunOutput
+from run_table import run_table
+
+START_AFTER_S = 0.5  # the plans are with all workers by then
+PREPARE_S = 120.0
+RATE_CHANGE_AFTER_S = 0.5
+JOIN_S = 15.0
+
+
+class Conductor:
+    """One per master, or process without workers. `results` are of the running round so far."""
+
+    def __init__(self, environment: Any) -> None:
+        self.environment = environment
+        self.runner = environment.runner
+        self.results = RunResults()
+        self.output: RunOutput | None = None
+        self._watch: RoundWatch | None = None
+        self._greenlet: Any = None
+        self._prepared: dict[str, str] = {}  # worker id -> its problem
+        self._stopping = False
+        self._users = 0
+        self._round_number = 0
+        self.runner.register_message(agent.PREPARED, self._on_prepared)
+        self.runner.register_message(agent.REPORT, self._on_report)
+        self.runner.register_message(agent.DONE, self._on_done)
+
+    def start(self) -> None:
+        """Locust's test begins."""
+        if self._greenlet is not None:
+            self._greenlet.join(timeout=JOIN_S)
+        self._stopping, self._users = False, 0
+        self._greenlet = gevent.spawn(self._run)
+
+    def stop(self) -> None:
+        """Locust's test is to end: nothing more is sent, what is in flight is drained."""
+        self._stopping = True
+        if self._watch is not None:
+            self._watch.stop(drain=True)
+
+    def leave(self) -> None:
+        """The process is to end: what is in flight is left, the results so far are kept."""
+        self._stopping = True
+        if self._watch is not None:
+            self._watch.stop(drain=False)
+        if self._greenlet is not None and self._greenlet is not gevent.getcurrent():
+            self._greenlet.join(timeout=JOIN_S)
+
+    def users_changed(self, users: int) -> None:
+        """An open loop's rate follows the number of users, live."""
+        watch = self._watch
+        if not self._users or watch is None or watch.options.closed_loop:
+            self._users = users
+            return
+        rate = watch.options.rate * users / self._users
+        if users and rate != watch.rate:
+            at = time.time() - watch.started_unix + RATE_CHANGE_AFTER_S
+            watch.rate = rate
+            self.runner.send_message(agent.RATE, {"at": at, "rate": rate})
+            self.results.note(f"the rate was changed to {rate:g} requests/s at {at:.0f} s")
+
+    def _run(self) -> None:
+        try:
+            options = run_options(self.environment.parsed_options)
+            if options.stall:
+                processes(options.stall_pid)
+            prepared = prepare(options, print)
+            self._prepare_workers(options)
+            self.output = RunOutput(options.output, options.records)
+        except (ValueError, OSError) as error:
+            self._end(EXIT_BAD_INPUT, f"error: {error}")
+            return
+        try:
+            self._load(options, prepared)
+        finally:
+            self.output.close()
+
+    def _load(self, options: RunOptions, prepared: Prepared) -> None:
+        assert self.output is not None
+        if options.find_max_rate:
+            found = find_max_rate(lambda rate: self._trial(options, prepared, rate), options.rate)
+            self._end(*self._tell_found(found))
+            return
+        self._round(options, prepared, options.rate)
+        summary = self.results.summary()
+        self.output.write_json("summary.json", summary)
+        self._end(exit_code(summary), f"{run_table(summary)}\nresults: {self.output}/summary.json")
+
+    def _trial(self, options: RunOptions, prepared: Prepared, rate: float) -> Trial | None:
+        if self._stopping:
+            return None
+        print(f"\nrate {rate:.3g} requests/s", flush=True)
+        watch = self._round(options, prepared, rate, until_broken=True)
+        if self._stopping:
+            return None
+        summary = self.results.summary()
+        counts = summary["counts"]
+        assert self.output is not None
+        self.output.write_json(f"summary-{rate:.3g}.json", summary)
+        return Trial(
+            rate=rate,
+            held=all(slo["held"] for slo in summary["slos"])
+            and not watch.broken
+            and not counts["failed"] + counts["incorrect"],
+            valid=summary["validity"]["valid"],
+            stopped_early=bool(watch.broken),
+            requests_per_s=summary["rates"]["requests_per_s"] or 0.0,
+            output_tokens_per_s=summary["rates"]["output_tokens_per_s"] or 0.0,
+            goodput_share=summary["rates"]["goodput_share"] or 0.0,
+            values=tuple((slo["slo"], slo["value_s"]) for slo in summary["slos"]),
+        )
+
+    def _tell_found(self, found: Found) -> tuple[int, str]:
+        lines = ["", curve(found.trials)]
+        if found.rate is None:
+            lines.append(f"no rate held the SLOs: {found.why}")
+        else:
+            lines.append(f"highest rate that held the SLOs: {found.rate:.3g}/s ({found.why})")
+        return (0 if found.rate else 1), "\n".join(lines)
+
+    def _round(
+        self, options: RunOptions, prepared: Prepared, rate: float, until_broken: bool = False
+    ) -> RoundWatch:
+        """Run one round on all workers; its results are then in `results`."""
+        workers = self._workers()
+        self._round_number += 1
+        started = time.time() + START_AFTER_S
+        header = prepared.header(options, rate, started, len(workers))
+        self.results = RunResults(header)
+        self._watch = watch = RoundWatch(
+            self.runner, self.results, options, self._round_number, set(workers), started, rate
+        )
+        watch.until_broken = until_broken or options.stop_when_saturated
+        for index, worker in enumerate(workers):
+            plan = {
+                "number": self._round_number,
+                "options": options.to_dict(),
+                "header": header,
+                "started_unix": started,
+                "index": index,
+                "count": len(workers),
+                "name": str(index),
+                "rate": rate,
+                "references": prepared.references,
+            }
+            self._send(agent.ROUND, plan, worker)
+        stalls = self._stall(options, started)
+        try:
+            watch.wait(lambda: self._stopping)
+        finally:
+            for greenlet in stalls:
+                greenlet.kill()
+            self._watch = None
+        return watch
+
+    def _stall(self, options: RunOptions, started: float) -> list[Any]:
+        times = options.stall_times()
+        if times is None:
+            return []
+        at, seconds = times
+        self.results.note(f"the server was stopped at {at:g} s for {seconds:g} s")
+        return [
+            gevent.spawn_later(
+                max(started + at - time.time(), 0), stall, options.stall_pid, seconds
+            )
+        ]
+
+    def _prepare_workers(self, options: RunOptions) -> None:
+        workers = self._workers()
+        self._prepared = {}
+        for worker in workers:
+            self._send(agent.PREPARE, {"options": options.to_dict()}, worker)
+        deadline = time.monotonic() + PREPARE_S
+        while not set(workers) <= set(self._prepared) and not self._stopping:
+            if time.monotonic() > deadline:
+                raise OptionError(f"a worker was not prepared within {PREPARE_S:.0f} s")
+            gevent.sleep(0.05)
+        for problem in filter(None, self._prepared.values()):
+            raise OptionError(problem)
+
+    def _workers(self) -> list[str]:
+        clients = getattr(self.runner, "clients", None)
+        if clients is None:
+            return [self.runner.client_id]
+        alive = [each.id for each in clients.all if each.state != "missing"]
+        return sorted(alive, key=self.runner.get_worker_index)
+
+    def _send(self, name: str, data: dict[str, Any], worker: str) -> None:
+        if hasattr(self.runner, "clients"):
+            self.runner.send_message(name, data, worker)
+        else:
+            self.runner.send_message(name, data)
+
+    def _end(self, code: int, text: str) -> None:
+        print(text, flush=True)
+        self.environment.process_exit_code = code
+        web = getattr(self.environment, "web_ui", None)
+        gevent.spawn(self.runner.stop if web else self.runner.quit)
+
+    def _on_prepared(self, environment: Any, msg: Any, **_: Any) -> None:
+        self._prepared[msg.data["id"]] = msg.data["problem"]
+
+    def _on_report(self, environment: Any, msg: Any, **_: Any) -> None:
+        watch = self._watch
+        if watch is None or msg.data["round"] != watch.number:
+            return
+        if self.output is not None:
+            self.output.write_records(msg.data["records"])
+        watch.report(msg.data)
+
+    def _on_done(self, environment: Any, msg: Any, **_: Any) -> None:
+        if self._watch is not None and msg.data["round"] == self._watch.number:
+            self._watch.done(msg.data["id"])

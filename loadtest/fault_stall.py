@@ -1,0 +1,32 @@
+"""The server stalls: its processes are stopped for a while, and go on."""
+
+from __future__ import annotations
+
+import contextlib
+
+import gevent
+import psutil
+
+
+def processes(pid: int) -> list[psutil.Process]:
+    """The process and all it started; raises ValueError if there is none."""
+    try:
+        parent = psutil.Process(pid)
+        return [parent, *parent.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        raise ValueError(f"--stall-pid is {pid}, there is no such process") from None
+
+
+def stall(pid: int, seconds: float) -> None:
+    """SIGSTOP, then SIGCONT, whatever comes between."""
+    stopped: list[psutil.Process] = []
+    try:
+        for process in processes(pid):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
+                stopped.append(process)
+        gevent.sleep(seconds)
+    finally:
+        for process in stopped:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()

@@ -1,0 +1,212 @@
+"""A worker's part of one round of load: sends what is due, reads what comes, counts it.
+
+The open loop never waits for an answer: each arrival is a greenlet of its own, and its latency
+counts from the time at which it was due, however late it was sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import gevent
+import sdk
+from arrivals import RateCurve, Schedule, unit_arrivals
+from exchange import Clock, Exchange, history_with
+from gevent.pool import Pool
+from health_sampler import HealthSampler
+from journeys import Journey, journeys_of, parse_faults
+from load_source import LoadSource
+from options import RunOptions
+from records import DRAINED, MEASURED, NORMAL, WARMUP, RequestRecord
+from results import RunResults
+from workloads import Conversation, Turn
+
+LONGEST_SLEEP_S = 0.25  # a change of the rate is heard of at least as often
+ANSWER_LIMIT = "ClientLimit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundPlan:
+    """What the master tells a worker of a round."""
+
+    number: int
+    options: RunOptions
+    header: dict[str, Any]
+    started_unix: float
+    index: int  # this worker's
+    count: int  # of workers
+    name: str  # this worker's
+    rate: float
+    references: dict[str, str] = field(default_factory=dict)  # turn key -> digest
+
+
+class LoadRound:
+    """`run()` returns when everything that was sent is over."""
+
+    def __init__(
+        self,
+        plan: RoundPlan,
+        source: LoadSource,
+        client: sdk.Client,
+        fire: Callable[[RequestRecord], None],
+    ) -> None:
+        self.plan = plan
+        self.clock = Clock(plan.started_unix)
+        self.curve = RateCurve(plan.rate)
+        self.end_s = plan.options.load_s
+        self.health = HealthSampler(plan.name, self.clock, plan.options.warmup_s)
+        self._source = source
+        self._client = client
+        self._fire = fire
+        self._delta = RunResults(dict(plan.header))
+        self._lines: list[str] = []
+        self._pool = Pool()
+        self._running: dict[str, Exchange] = {}
+        self._closed_number = plan.index
+        self._slos = self._delta.slos
+
+    def run(self) -> None:
+        """The whole round: wait for the start, load, drain."""
+        sampler = gevent.spawn(self.health.run)
+        try:
+            if self.plan.options.closed_loop:
+                self._wait_until(lambda: self.end_s)
+            else:
+                self._open_loop()
+                self._wait_until(lambda: self.end_s)
+            self.health.stop()
+            self._drain()
+        finally:
+            sampler.kill()
+
+    def stop(self, drain: bool = True) -> None:
+        """Send nothing more; without `drain` what runs is left too."""
+        self.end_s = min(self.end_s, max(self.clock.now(), 0.0))
+        if not drain:
+            self._pool.kill(block=False)
+
+    def closed_request(self) -> bool:
+        """A closed loop's user: ask, and return after the answer; False outside the load."""
+        now = self.clock.now()
+        if not 0 <= now < self.end_s:
+            return False
+        number, self._closed_number = self._closed_number, self._closed_number + self.plan.count
+        # A greenlet of its own: Locust ends users, and their requests are not to end with them.
+        greenlets = self._arrival(number, now, self._source.workload.conversation(number))
+        gevent.joinall(greenlets)
+        return True
+
+    def take(self) -> tuple[RunResults, list[str]]:
+        """Results and records' lines since the last call."""
+        delta, self._delta = self._delta, RunResults(dict(self.plan.header))
+        lines, self._lines = self._lines, []
+        delta.workers[self.plan.name] = self.health.take()
+        return delta, lines
+
+    def gauges(self) -> dict[str, float]:
+        """in_flight; overdue: normal requests whose first token is already too late."""
+        limits = [slo.limit_s for slo in self._slos if slo.metric == "ttft"]
+        now = self.clock.now()
+        overdue = sum(
+            1
+            for each in self._running.values()
+            if limits
+            and each.first_at is None
+            and each.journey.name == NORMAL
+            and each.scheduled_at >= self.plan.options.warmup_s
+            and now - each.scheduled_at > min(limits)
+        )
+        return {"in_flight": len(self._running), "overdue": overdue}
+
+    def _open_loop(self) -> None:
+        units = self._source.units(self.plan.rate) or unit_arrivals(
+            self.plan.options.arrivals, self.plan.options.seed, self.plan.options.burstiness
+        )
+        for number, unit in Schedule(units, self.plan.index, self.plan.count).arrivals():
+            conversation = self._source.workload.conversation(number)  # before it is due
+            due = self.curve.seconds(unit)
+            if due >= self.end_s:
+                return
+            self._wait_until(lambda unit=unit: self.curve.seconds(unit))  # type: ignore[misc]
+            due = self.curve.seconds(unit)
+            if due >= self.end_s:
+                return
+            self._arrival(number, due, conversation)
+
+    def _wait_until(self, due: Callable[[], float]) -> None:
+        """Until `due()`, which may change meanwhile, or the load's end."""
+        while (left := min(due(), self.end_s) - self.clock.now()) > 0:
+            gevent.sleep(min(left, LONGEST_SLEEP_S))
+
+    def _arrival(self, number: int, due: float, conversation: Conversation) -> list[Any]:
+        options = self.plan.options
+        shares = parse_faults(options.faults)
+        spawned = []
+        for part, journey in enumerate(journeys_of(number, options.seed, shares)):
+            request_id = f"{options.seed}-{self.plan.number}-{number}-{part}"
+            if len(self._running) >= options.max_in_flight:
+                exchange = Exchange(request_id, conversation.turns[0], journey, due)
+                exchange.error_class = ANSWER_LIMIT
+                exchange.error = f"{options.max_in_flight} requests were in flight already"
+                self._over(exchange, "", 0)
+                continue
+            turns = self._source.turns(number, conversation, journey)
+            spawned.append(
+                self._pool.spawn(self._converse, request_id, due, turns, conversation, journey)
+            )
+        return spawned
+
+    def _converse(
+        self,
+        request_id: str,
+        due: float,
+        turns: tuple[Turn, ...],
+        conversation: Conversation,
+        journey: Journey,
+    ) -> None:
+        """Turn after turn; a later one is due when its user has thought about the answer."""
+        history: list[dict[str, str]] = []
+        for place, turn in enumerate(turns):
+            if place:
+                due = self.clock.now() + turn.think_s
+                self._wait_until(lambda due=due: due)  # type: ignore[misc]
+                if due >= self.end_s:
+                    return
+            messages = history_with(history, turn, conversation.chat)
+            exchange = Exchange(f"{request_id}-{place}", turn, journey, due)
+            self._running[exchange.request_id] = exchange
+            try:
+                exchange.perform(self._client, self.clock, messages, gevent.sleep)
+            finally:
+                del self._running[exchange.request_id]
+                self._over(exchange, self.plan.references.get(turn.key, ""), place)
+            if exchange.error_class or exchange.left:
+                return
+            history = [*messages, {"role": "assistant", "content": exchange.answer.text}]
+
+    def _over(self, exchange: Exchange, reference: str, turn: int) -> None:
+        ended = self.clock.now()
+        record = exchange.record(
+            ended_at=ended,
+            phase=self._phase(exchange.scheduled_at, ended),
+            workload=self._source.workload.name,
+            worker=self.plan.name,
+            reference=reference,
+            turn=turn,
+        )
+        self._delta.add(record)
+        self.health.tokens += record.num_output_tokens
+        if self.plan.options.records:
+            self._lines.append(record.to_json())
+        self._fire(record)
+
+    def _phase(self, scheduled_at: float, ended_at: float) -> str:
+        if scheduled_at < self.plan.options.warmup_s:
+            return WARMUP
+        return DRAINED if ended_at >= self.end_s else MEASURED
+
+    def _drain(self) -> None:
+        if not self._pool.join(timeout=self.plan.options.drain_s):
+            self._pool.kill()

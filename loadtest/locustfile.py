@@ -1,0 +1,84 @@
+"""Locust over the client library: `locust -f loadtest/locustfile.py`, `make loadtest`.
+
+Thin: the load itself is load_round.py's, on every worker; conductor.py's is the run.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import grpc.experimental.gevent
+import locust  # first: it makes the standard library gevent's  # isort: split
+
+grpc.experimental.gevent.init_gevent()
+ROOT = Path(__file__).resolve().parent.parent
+# Locust forgets the file's folder after the import, and a clone has no package installed.
+sys.path[:0] = [str(ROOT / "loadtest"), str(ROOT / "client")]
+
+from agent import Agent  # noqa: E402
+from conductor import Conductor  # noqa: E402
+from judge import EXIT_BAD_INPUT  # noqa: E402
+from locust import User, constant, events, task  # noqa: E402
+from locust.runners import MasterRunner, WorkerRunner  # noqa: E402
+from options import OptionError, add_arguments, run_options  # noqa: E402
+
+AGENTS: dict[str, Agent] = {}  # of this process, "" being the one
+
+
+@events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
+def _options(parser: Any) -> None:
+    add_arguments(parser)
+
+
+@events.init.add_listener  # type: ignore[untyped-decorator]
+def _attach(environment: Any, runner: Any, **_: Any) -> None:
+    """Channels are opened later: the processes of `--processes` are forked by now, but no user."""
+    if not isinstance(runner, MasterRunner):
+        agent = AGENTS[""] = Agent(environment)
+        environment.events.quitting.add_listener(lambda **_: agent.leave())
+    if not isinstance(runner, WorkerRunner):
+        _conduct(environment, runner)
+
+
+def _conduct(environment: Any, runner: Any) -> None:
+    parsed = environment.parsed_options
+    try:
+        run_options(parsed)
+    except OptionError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(EXIT_BAD_INPUT)
+    conductor = Conductor(environment)
+    environment.llama_conductor = conductor
+    environment.events.test_start.add_listener(lambda **_: conductor.start())
+    environment.events.test_stopping.add_listener(lambda **_: conductor.stop())
+    environment.events.quitting.add_listener(lambda **_: conductor.leave())
+    environment.events.spawning_complete.add_listener(
+        lambda user_count, **_: conductor.users_changed(user_count)
+    )
+    if parsed.num_users is None:
+        parsed.num_users = max(parsed.expect_workers, 1) if parsed.master else 1
+    if parsed.headless or parsed.autostart:
+        # Locust's timer would end the workers before their drain: the run ends by itself.
+        _keep_duration(environment)
+
+
+def _keep_duration(environment: Any) -> None:
+    parsed = environment.parsed_options
+    duration, parsed.run_time = parsed.run_time, None
+    environment.events.test_start.add_listener(lambda **_: setattr(parsed, "run_time", duration))
+
+
+class LlamaUser(User):
+    """In a closed loop, one that asks and waits; in an open loop, a share of the rate."""
+
+    wait_time = constant(0)
+
+    @task
+    def turn(self) -> None:
+        """One request, or a nap."""
+        AGENTS[""].user_turn()
+
+
+__all__ = ["LlamaUser", "locust"]

@@ -1,0 +1,52 @@
+"""Before the load: is the server there, what will be sent, what does it answer unloaded?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import sdk
+from load_source import LoadSource
+from options import OptionError, RunOptions
+from slo import parse_slos
+from unloaded import unloaded_texts
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What every round of the run needs."""
+
+    references: dict[str, str] = field(default_factory=dict)
+
+    def header(
+        self, options: RunOptions, rate: float, started_unix: float, workers: int
+    ) -> dict[str, Any]:
+        """The header of a round's results."""
+        return {
+            **options.to_dict(),
+            "rate": rate,
+            "started_unix": started_unix,
+            "workers": workers,
+            "warmup_s": options.warmup_s,
+            "duration_s": options.load_s - options.warmup_s,
+            "slos": [slo.text for slo in parse_slos(options.slos)],
+            "texts_compared": len(self.references),
+        }
+
+
+def prepare(options: RunOptions, say: Callable[[str], None]) -> Prepared:
+    """Raises ValueError, one sentence, where the run cannot begin."""
+    source = LoadSource(options)
+    client = sdk.open_client(options.url, options.model)
+    try:
+        problem = sdk.first_request(client)
+        if problem:
+            raise OptionError(
+                f"a first request to the model {options.model!r} at {options.url} failed: {problem}"
+            )
+        if not options.text_check or not source.workload.distinct:
+            return Prepared()
+        return Prepared(unloaded_texts(source.workload, client, say))
+    finally:
+        client.close()

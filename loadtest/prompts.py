@@ -1,0 +1,71 @@
+"""Synthetic text of an exact number of tokens, through the served checkpoint's tokenizer.
+
+The text is of words that are one token each, with the space before them: the tokenizer splits at
+spaces, so that n words are n tokens. The server counts one more, the prompt's beginning.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+BEGIN_OF_TEXT_TOKENS = 1
+MIN_WORDS = 16
+SAMPLE = 200  # words of the text by which a tokenizer is tried
+
+
+class PromptError(ValueError):
+    """The tokenizer cannot be used; one sentence with the file and the reason."""
+
+
+class PromptWriter:
+    """Writes texts of exact length; the same random generator gives the same text."""
+
+    def __init__(self, tokenizer_json: Path) -> None:
+        """Raises `PromptError`."""
+        if not tokenizer_json.is_file():
+            raise PromptError(
+                f"there is no tokenizer at {tokenizer_json}; name the served checkpoint's "
+                "tokenizer.json with --tokenizer"
+            )
+        try:
+            self._tokenizer = Tokenizer.from_file(str(tokenizer_json))
+        except Exception as error:  # tokenizers raises bare Exception
+            raise PromptError(f"the tokenizer {tokenizer_json} cannot be read: {error}") from error
+        self._words = self._single_token_words()
+        text = "".join(random.Random(0).choices(self._words, k=SAMPLE)) if self._words else ""
+        if len(self._words) < MIN_WORDS or self.count(text) != SAMPLE:
+            raise PromptError(
+                f"the tokenizer {tokenizer_json} does not split text at spaces, "
+                "so that texts of an exact number of tokens cannot be made by it"
+            )
+
+    def count(self, text: str) -> int:
+        """Tokens of a text, without the prompt's beginning."""
+        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def prompt(self, tokens: int, generator: random.Random) -> str:
+        """A raw prompt that the server counts as `tokens`; at least 2."""
+        return self.text(max(tokens - BEGIN_OF_TEXT_TOKENS, 1), generator)
+
+    def text(self, tokens: int, generator: random.Random) -> str:
+        """A text of so many tokens; it begins with a space."""
+        return "".join(generator.choices(self._words, k=tokens))
+
+    def _single_token_words(self) -> list[str]:
+        words = []
+        for token_id in range(self._tokenizer.get_vocab_size()):
+            text = self._tokenizer.decode([token_id], skip_special_tokens=False)
+            word = text[1:]
+            if (
+                text[:1] == " "
+                and len(word) > 1
+                and word.isascii()
+                and word.isalpha()
+                and word.islower()
+                and self._tokenizer.encode(text, add_special_tokens=False).ids == [token_id]
+            ):
+                words.append(text)
+        return words

@@ -1,0 +1,139 @@
+"""Watches one round from the master: gathers reports, tells progress, misses dead workers."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import agent
+import gevent
+from arrivals import RateCurve, count_before, unit_arrivals
+from options import RunOptions
+from results import RunResults
+from run_table import progress_line
+
+POLL_S = 0.2
+PROGRESS_S = 5.0
+GRACE_S = 20.0  # beyond load and drain, before workers that say nothing are given up
+
+
+class RoundWatch:
+    """`wait()` returns when every worker is done, dead or given up."""
+
+    def __init__(
+        self,
+        runner: Any,
+        results: RunResults,
+        options: RunOptions,
+        number: int,
+        workers: set[str],
+        started_unix: float,
+        rate: float,
+    ) -> None:
+        self.number = number
+        self.options = options
+        self.started_unix = started_unix
+        self.rate = rate
+        self.until_broken = False
+        self.broken = ""  # the sentence that says which SLO cannot hold any more
+        self._runner = runner
+        self._results = results
+        self._running = set(workers)
+        self._gauges: dict[str, Mapping[str, float]] = {}
+        self._stopped_at: float | None = None
+        self._planned = self._planned_requests(rate)
+
+    def report(self, data: Mapping[str, Any]) -> None:
+        """A worker's results since its last report."""
+        self._results.merge(RunResults.decode(data["results"]))
+        self._gauges[data["id"]] = data["gauges"]
+
+    def done(self, worker: str) -> None:
+        """A worker has nothing in flight any more."""
+        self._running.discard(worker)
+
+    def stop(self, drain: bool) -> None:
+        """Send nothing more; without `drain` leave what runs."""
+        now = self._now()
+        if self._stopped_at is None and now < self.options.load_s:
+            self._stopped_at = max(now, 0.0)
+            measured = max(self._stopped_at - self.options.warmup_s, 0.0)
+            self._results.header["duration_s"] = measured
+            self._results.note(f"the load was ended at {self._stopped_at:.0f} s")
+        self._runner.send_message(agent.STOP, {"drain": drain})
+
+    def wait(self, stopping: Callable[[], bool]) -> None:
+        """Until the round is over."""
+        told = time.monotonic()
+        while self._running:
+            gevent.sleep(POLL_S)
+            self._miss_dead()
+            if time.monotonic() - told >= PROGRESS_S:
+                told = time.monotonic()
+                self._tell()
+            if self.until_broken and not self.broken:
+                self.broken = self._hopeless()
+                if self.broken:
+                    self._results.note(self.broken)
+                    self.stop(drain=False)
+            if self._now() > self.options.load_s + self.options.drain_s + GRACE_S:
+                self._results.note("a worker did not end with its load", voids=True)
+                return
+
+    def _now(self) -> float:
+        return time.time() - self.started_unix
+
+    def _tell(self) -> None:
+        in_flight = sum(each["in_flight"] for each in self._gauges.values())
+        print(progress_line(self._results.summary(), self._now(), in_flight), flush=True)
+
+    def _miss_dead(self) -> None:
+        clients = getattr(self._runner, "clients", None)
+        if clients is None:
+            return
+        alive = {each.id for each in clients.all if each.state != "missing"}
+        for worker in sorted(self._running - alive):
+            self._running.discard(worker)
+            index = self._runner.get_worker_index(worker)
+            self._results.note(
+                f"worker {index} died at {self._now():.0f} s: its part of the load is missing",
+                voids=True,
+            )
+
+    def _planned_requests(self, rate: float) -> int:
+        """Arrivals of the measured window; 0 where nobody knows."""
+        options = self.options
+        if options.closed_loop or options.arrivals == "trace":
+            return 0
+        warm, all_of_them = (
+            count_before(
+                unit_arrivals(options.arrivals, options.seed, options.burstiness),
+                RateCurve(rate),
+                end,
+            )
+            for end in (options.warmup_s, options.load_s)
+        )
+        return all_of_them - warm
+
+    def _hopeless(self) -> str:
+        """Which SLO is broken whatever comes: more requests are late than its percentile allows.
+
+        What has waited longer than a limit for its first token is late already.
+        """
+        if not self._planned or self.options.workload == "chat":
+            return ""
+        journey = self._results.journey()
+        overdue = sum(each["overdue"] for each in self._gauges.values())
+        for slo in self._results.slos:
+            if slo.metric == "itl":  # pooled over responses: nobody knows how many come
+                continue
+            allowed = self._planned - math.ceil(self._planned * slo.percent / 100)
+            late = journey.histograms[slo.metric].count_above(slo.limit_s)
+            late += int(overdue) if slo.metric == "ttft" else 0
+            if late > allowed:
+                return (
+                    f"stopped early: {slo.text} is broken by {late} requests, allowed are {allowed}"
+                )
+        return ""

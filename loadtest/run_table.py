@@ -1,0 +1,129 @@
+"""A run on the terminal: what was asked, what came, whether it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+TIMES = ("p50", "p90", "p99", "p99.9", "max")
+LINES = ("ttft", "ttft_from_send", "itl", "tpot", "e2e", "send_lag")
+
+
+def milliseconds(seconds: float | None) -> str:
+    """`1,234.5`, or `-` where there is no value."""
+    return "-" if seconds is None else f"{seconds * 1e3:,.1f}"
+
+
+def run_table(summary: Mapping[str, Any]) -> str:
+    """The whole table of `RunResults.summary()`."""
+    header, rates, counts = summary["header"], summary["rates"], summary["counts"]
+    loop = "closed loop" if header.get("closed_loop") else f"{header.get('arrivals')} arrivals"
+    lines = [
+        "",
+        f"{header.get('workload')}, {loop}, {header.get('duration_s', 0):.0f} s measured after "
+        f"{header.get('warmup_s', 0):g} s of warm-up, seed {header.get('seed')}, "
+        f"{header.get('workers')} worker(s)",
+        *_rates(rates, counts),
+        "",
+        _row("ms", ["count", "mean", *TIMES]),
+    ]
+    for name in LINES:
+        metric = summary["metrics"][name]
+        times = [milliseconds(metric[each]) for each in ("mean", *TIMES)]
+        lines.append(_row(name, [f"{metric['count']:,}", *times]))
+    lines += ["", *_slos(summary["slos"]), *_journeys(summary["journeys"])]
+    lines += _failures(summary["failures"])
+    lines += _validity(summary)
+    return "\n".join(lines)
+
+
+def progress_line(summary: Mapping[str, Any], now_s: float, in_flight: float) -> str:
+    """The run so far, one line; the rates are of the last five whole seconds."""
+    counts, metrics = summary["counts"], summary["metrics"]
+    buckets = [
+        each
+        for each in summary["timeline"]["buckets"]
+        if now_s - 6 - summary["timeline"]["width_s"] < each["start_s"] <= now_s - 2
+    ]
+    span = max(len(buckets) * summary["timeline"]["width_s"], 1)
+
+    def rate(name: str) -> float:
+        return sum(int(each["counts"].get(name, 0)) for each in buckets) / float(span)
+
+    return (
+        f"{now_s:4.0f} s: {rate('completed'):,.1f} requests/s, "
+        f"{rate('output_tokens'):,.0f} tokens/s, "
+        f"ttft p50 {milliseconds(metrics['ttft']['p50'])} p99 "
+        f"{milliseconds(metrics['ttft']['p99'])} ms, itl p50 {milliseconds(metrics['itl']['p50'])} "
+        f"p99 {milliseconds(metrics['itl']['p99'])} ms, in flight {in_flight:,.0f}, "
+        f"failed {counts['failed'] + counts['incorrect']}"
+    )
+
+
+def _rates(rates: Mapping[str, Any], counts: Mapping[str, int]) -> list[str]:
+    def number(name: str) -> str:
+        return "-" if rates[name] is None else f"{rates[name]:,.2f}"
+
+    share = rates["goodput_share"]
+    return [
+        f"offered {number('offered_per_s')}/s, completed {number('requests_per_s')}/s, "
+        f"{number('output_tokens_per_s')} output tokens/s",
+        f"goodput {number('goodput_per_s')}/s"
+        + ("" if share is None else f" ({share:.1%} of the requests kept every SLO)"),
+        f"{counts['scheduled']:,} requests: {counts['completed']:,} completed, "
+        f"{counts['failed']:,} failed, {counts['incorrect']:,} incorrect, {counts['drained']:,} "
+        f"of them drained after the load; {counts['warmup']:,} of the warm-up left out",
+    ]
+
+
+def _slos(slos: list[Mapping[str, Any]]) -> list[str]:
+    return [
+        f"{'held  ' if slo['held'] else 'BROKEN'}  {slo['slo']}: "
+        f"p{slo['percent']:g} is {milliseconds(slo['value_s'])} ms"
+        for slo in slos
+    ]
+
+
+def _journeys(journeys: Mapping[str, Any]) -> list[str]:
+    faults = {name: each for name, each in journeys.items() if name != "normal"}
+    if not faults:
+        return []
+    lines = ["", "Beside it, and in no figure above:"]
+    for name, journey in faults.items():
+        counts = journey["counts"]
+        lines.append(
+            f"{name}: {counts['scheduled']:,} requests, {counts['completed']:,} answered or "
+            f"rightly refused, {counts['cancelled']:,} left, {counts['failed']:,} failed, "
+            f"{counts['incorrect']:,} incorrect"
+        )
+    return lines
+
+
+def _failures(failures: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    if not failures:
+        return []
+    return ["", "Failures:"] + [
+        f"{each['count']:6,}  {kind}: {each['example']}" for kind, each in failures.items()
+    ]
+
+
+def _validity(summary: Mapping[str, Any]) -> list[str]:
+    lines = [""]
+    for name, worker in summary["workers"].items():
+        lag = worker["loop_lag"]
+        lines.append(
+            f"worker {name}: {worker['cpu']:.0%} of a core (at most {worker['cpu_max']:.0%}), "
+            f"event loop late by p99 {milliseconds(lag['p99'])} ms"
+        )
+    lines += [
+        sentence
+        for sentence in summary["incidents"]
+        if sentence not in summary["validity"]["reasons"]
+    ]
+    for reason in summary["validity"]["reasons"]:
+        lines.append(f"INVALID: {reason}")
+    return lines
+
+
+def _row(name: str, cells: list[str]) -> str:
+    return f"{name:<15}" + "".join(f"{cell:>11}" for cell in cells)

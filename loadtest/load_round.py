@@ -13,7 +13,7 @@ from typing import Any
 import gevent
 import sdk
 from arrivals import RateCurve, Schedule, unit_arrivals
-from exchange import Clock, Exchange, history_with
+from exchange import UNFINISHED, Clock, Exchange, history_with
 from gevent.pool import Pool
 from health_sampler import HealthSampler
 from journeys import Journey, journeys_of, parse_faults
@@ -65,6 +65,7 @@ class LoadRound:
         self._pool = Pool()
         self._running: dict[str, Exchange] = {}
         self._closed_number = plan.index
+        self._leaving = False
         self._slos = self._delta.slos
 
     def run(self) -> None:
@@ -85,6 +86,7 @@ class LoadRound:
         """Send nothing more; without `drain` what runs is left too."""
         self.end_s = min(self.end_s, max(self.clock.now(), 0.0))
         if not drain:
+            self._leaving = True
             self._pool.kill(block=False)
 
     def closed_request(self) -> bool:
@@ -188,6 +190,9 @@ class LoadRound:
 
     def _over(self, exchange: Exchange, reference: str, turn: int) -> None:
         ended = self.clock.now()
+        if self._leaving and exchange.error_class == UNFINISHED:
+            # Left because the run was interrupted: nobody's failure.
+            exchange.error_class, exchange.error, exchange.left = "", "", True
         record = exchange.record(
             ended_at=ended,
             phase=self._phase(exchange.scheduled_at, ended),

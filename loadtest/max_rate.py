@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 RESOLUTION = 0.05  # the bracket's width at which the search ends, of the rate
 MAX_TRIALS = 16
-MOST_HALVINGS = 6
+MOST_HALVINGS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ def find_max_rate(
 ) -> Found:
     """`trial(rate)` runs a round; None from it, an interruption, ends the search."""
     trials: list[Trial] = []
-    low, high, rate = 0.0, math.inf, start
+    low, high, rate, doubted = 0.0, math.inf, start, False
     why = f"{MAX_TRIALS} rates were tried"
     while len(trials) < MAX_TRIALS:
         tried = trial(rate)
@@ -47,9 +47,13 @@ def find_max_rate(
             why = "it was interrupted"
             break
         trials.append(tried)
+        if not tried.valid and not doubted:
+            doubted = True  # the machine may have been busy for a moment: once more
+            continue
         if not tried.valid:
             why = f"the client was the bottleneck at {rate:.3g} requests/s: use more --processes"
             break
+        doubted = False
         low, high = (rate, high) if tried.held else (low, rate)
         if low and high / low <= 1 + resolution:
             why = f"{high:.3g} requests/s did not hold them"

@@ -6,15 +6,16 @@ is INVALID.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from histogram import Histogram
+from slo import Slo
 
 MAX_CPU = 0.9  # of one core, over the measured window: a Python process has no more than one
-MAX_SEND_LAG_S = 0.02  # p99
-MAX_LOOP_LAG_S = 0.02  # p99
+MAX_LAG_S = 0.02  # p99, of sends and of the event loop
+MAX_LAG_SHARE = 0.05  # of the tightest limit on ttft or e2e, where that allows more
 
 
 @dataclass
@@ -72,7 +73,15 @@ class WorkerHealth:
         return cls(**{**document, "loop_lag": Histogram.from_dict(document["loop_lag"])})
 
 
-def reasons_invalid(workers: Mapping[str, WorkerHealth], send_lag: Histogram) -> list[str]:
+def allowed_lag(slos: Sequence[Slo]) -> float:
+    """Seconds (p99) that the client may be late: little against what it is to judge."""
+    limits = [slo.limit_s for slo in slos if slo.metric in ("ttft", "ttft_from_send", "e2e")]
+    return max(MAX_LAG_S, MAX_LAG_SHARE * min(limits, default=0.0))
+
+
+def reasons_invalid(
+    workers: Mapping[str, WorkerHealth], send_lag: Histogram, allowed_s: float = MAX_LAG_S
+) -> list[str]:
     """Sentences, one per limit that was passed; none if the client kept up."""
     reasons = []
     for name, health in sorted(workers.items()):
@@ -81,15 +90,16 @@ def reasons_invalid(workers: Mapping[str, WorkerHealth], send_lag: Histogram) ->
                 f"worker {name} used {health.cpu:.0%} of its core, allowed is {MAX_CPU:.0%}: "
                 "use more --processes"
             )
-        lag = health.loop_lag
-        if lag.count and lag.percentile(99) > MAX_LOOP_LAG_S:
+        late = health.loop_lag.percentile(99)
+        if late > allowed_s:
             reasons.append(
-                f"worker {name}'s event loop woke {lag.percentile(99) * 1e3:.1f} ms late (p99), "
-                f"allowed are {MAX_LOOP_LAG_S * 1e3:.0f} ms"
+                f"worker {name}'s event loop woke {late * 1e3:.1f} ms late (p99), "
+                f"allowed are {allowed_s * 1e3:.0f} ms"
             )
-    if send_lag.count and send_lag.percentile(99) > MAX_SEND_LAG_S:
+    late = send_lag.percentile(99)
+    if late > allowed_s:
         reasons.append(
-            f"requests were sent {send_lag.percentile(99) * 1e3:.1f} ms late (p99), "
-            f"allowed are {MAX_SEND_LAG_S * 1e3:.0f} ms"
+            f"requests were sent {late * 1e3:.1f} ms late (p99), "
+            f"allowed are {allowed_s * 1e3:.0f} ms"
         )
     return reasons

@@ -1,0 +1,195 @@
+"""The load test's arithmetic: metrics, histograms, merging, objectives, validity."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from typing import Any
+
+import pytest
+from histogram import RELATIVE_ERROR, Histogram
+from hypothesis import given
+from hypothesis import strategies as st
+from judge import EXIT_BROKEN, EXIT_INVALID, EXIT_OK, exit_code
+from records import RequestRecord
+from results import RunResults
+from self_check import WorkerHealth
+from slo import good, parse_slo, parse_slos
+from timeline import MAX_BUCKETS, Timeline
+
+HEADER = {"warmup_s": 1.0, "duration_s": 10.0, "slos": ["ttft:p99<100ms", "tpot<10ms"]}
+SECONDS = st.floats(min_value=0, max_value=1e4, allow_nan=False)
+
+
+def request(at: float, **changed: Any) -> RequestRecord:
+    """Sent 1 ms late, first token after 50 ms, then two responses of 1 and 2 tokens."""
+    values: dict[str, Any] = {
+        "request_id": f"{at}",
+        "workload": "test",
+        "scheduled_at": at,
+        "sent_at": at + 0.001,
+        "first_token_at": at + 0.05,
+        "last_token_at": at + 0.08,
+        "ended_at": at + 0.09,
+        "gaps": ((0.01, 1), (0.02, 2)),
+        "num_input_tokens": 9,
+        "num_output_tokens": 4,
+        "finish_reason": "length",
+        "correct": True,
+    }
+    return RequestRecord(**{**values, **changed})
+
+
+def histogram(values: list[float]) -> Histogram:
+    made = Histogram()
+    for value in values:
+        made.add(value)
+    return made
+
+
+def test_a_records_metrics_are_those_of_the_definitions() -> None:
+    record = request(5.0)
+    assert record.ttft == pytest.approx(0.05)
+    assert record.ttft_from_send == pytest.approx(0.049)
+    assert record.itl == pytest.approx((0.01, 0.01))  # a gap counts by the tokens it brought
+    assert record.tpot == pytest.approx(0.03 / 3)
+    assert record.e2e == pytest.approx(0.09)
+    assert record.send_lag == pytest.approx(0.001)
+    assert [tokens for _, tokens in record.token_times()] == [1, 1, 2]
+
+
+def test_a_record_is_read_back_from_its_line() -> None:
+    record = request(5.0, error="a\nb", journey="slow_reader")
+    assert "\n" not in record.to_json()
+    assert RequestRecord.from_json(record.to_json()) == record
+    with pytest.raises(ValueError, match="no field 'colour'"):
+        RequestRecord.from_json('{"colour": 1}')
+
+
+@given(st.lists(SECONDS, min_size=1, max_size=300), st.sampled_from([50.0, 90.0, 99.0, 99.9, 100]))
+def test_percentiles_are_those_of_the_sorted_values(values: list[float], percent: float) -> None:
+    true = sorted(values)[max(math.ceil(round(len(values) * percent / 100, 6)), 1) - 1]
+    said = histogram(values).percentile(percent)
+    assert said == pytest.approx(true, rel=RELATIVE_ERROR * 1.01, abs=2e-9)
+
+
+@given(st.lists(st.lists(SECONDS, max_size=30), max_size=6))
+def test_merging_has_no_order_and_loses_nothing(parts: list[list[float]]) -> None:
+    whole = histogram([value for part in parts for value in part])
+    for order in (parts, parts[::-1]):
+        merged = Histogram()
+        for part in order:
+            merged.merge(Histogram.from_dict(json.loads(json.dumps(histogram(part).to_dict()))))
+        assert merged.summary() == whole.summary()
+        assert merged.counts == whole.counts
+
+
+def test_workers_results_merge_to_those_of_one() -> None:
+    generator = random.Random(0)
+    one, parts = RunResults(HEADER), [RunResults(HEADER) for _ in range(3)]
+    for number in range(500):
+        at = number / 50
+        failed = {"error_class": "ServerBusy", "error": "full"} if number % 50 == 0 else {}
+        phase = "warmup" if at < 1 else "measured"
+        record = request(at, phase=phase, first_token_at=at + generator.random() / 5, **failed)
+        one.add(record)
+        generator.choice(parts).add(record)
+    merged = RunResults()
+    for part in parts:
+        merged.merge(RunResults.decode(part.encode()))
+    assert merged.summary() == one.summary()
+
+
+def test_rates_are_of_the_window_alone() -> None:
+    results = RunResults(HEADER)
+    results.add(request(0.5, phase="warmup"))  # ends in the warm-up
+    results.add(request(0.96, phase="warmup"))  # its end and its tokens are in the window
+    results.add(request(2.0))
+    results.add(request(10.95, phase="drained"))  # nothing of it is in the window but its arrival
+    summary = results.summary()
+    assert summary["counts"]["scheduled"] == 2
+    assert summary["counts"]["warmup"] == 2
+    assert summary["rates"]["requests_per_s"] == pytest.approx(2 / 10)
+    assert summary["rates"]["output_tokens_per_s"] == pytest.approx(8 / 10)
+    assert summary["metrics"]["ttft"]["count"] == 2
+
+
+def test_faulty_clients_are_in_none_of_the_normal_figures() -> None:
+    results = RunResults(HEADER)
+    results.add(request(2.0))
+    results.add(request(2.0, journey="slow_reader", ended_at=9.0))
+    summary = results.summary()
+    assert summary["metrics"]["e2e"]["count"] == 1
+    assert summary["journeys"]["slow_reader"]["metrics"]["e2e"]["max"] == pytest.approx(7.0)
+
+
+def test_goodput_asks_every_objective_of_every_request() -> None:
+    slos = parse_slos("ttft:p99<60ms,tpot:p99<20ms")
+    assert good(request(1.0), slos)
+    assert not good(request(1.0, first_token_at=1.07), slos)
+    assert not good(request(1.0, last_token_at=1.2), slos)
+    assert not good(request(1.0, correct=False), slos)
+    assert not good(request(1.0, error_class="ServerBusy"), slos)
+
+
+def test_an_objective_is_of_a_percentile() -> None:
+    slo = parse_slo("ttft:p90 < 1.5s")
+    assert (slo.metric, slo.percent, slo.limit_s) == ("ttft", 90.0, 1.5)
+    assert slo.held_in(histogram([0.1] * 90 + [9.0] * 10))
+    assert not slo.held_in(histogram([0.1] * 89 + [9.0] * 11))
+    assert not slo.held_in(Histogram())
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("ttft", "not of the form"),
+        ("tfft<1s", "'tfft'"),
+        ("ttft<1h", "'h'"),
+        ("ttft:p101<1s", "101"),
+        ("ttft<0s", "limit 0"),
+        ("ttft<1.2.3s", "1.2.3"),
+    ],
+)
+def test_a_wrong_objective_is_named(text: str, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        parse_slo(text)
+
+
+def test_a_long_timeline_is_bounded_and_merges_with_a_short_one() -> None:
+    long, short, whole = Timeline(), Timeline(), Timeline()
+    for number in range(3 * MAX_BUCKETS):
+        part = long if number % 2 or number > MAX_BUCKETS // 2 else short
+        part.add(request(float(number)), True)
+        whole.add(request(float(number)), True)
+    assert len(long.buckets) <= MAX_BUCKETS
+    assert short.width_s < long.width_s
+    short.merge(Timeline.from_dict(json.loads(json.dumps(long.to_dict()))))
+    assert short.summary() == whole.summary()
+
+
+def test_a_late_client_makes_the_run_invalid() -> None:
+    results = RunResults({**HEADER, "slos": ["ttft:p99<100ms"]})
+    results.add(request(2.0))
+    assert exit_code(results.summary()) == EXIT_OK
+    results.add(request(2.0, sent_at=2.03))
+    summary = results.summary()
+    assert "sent 30" in summary["validity"]["reasons"][0]
+    assert exit_code(summary) == EXIT_INVALID
+
+
+def test_a_saturated_or_dead_worker_makes_the_run_invalid() -> None:
+    results = RunResults(HEADER)
+    results.workers["1"] = WorkerHealth(cpu_s=9.5, wall_s=10.0)
+    assert "worker 1 used 95% of its core" in results.validity()["reasons"][0]
+    results = RunResults(HEADER)
+    results.note("worker 0 died at 3 s", voids=True)
+    assert RunResults.decode(results.encode()).validity()["reasons"] == ["worker 0 died at 3 s"]
+
+
+def test_a_broken_objective_and_a_wrong_answer_end_with_one() -> None:
+    for broken in ({"first_token_at": 2.5}, {"correct": False}, {"error_class": "ServerBusy"}):
+        results = RunResults(HEADER)
+        results.add(request(2.0, **broken))
+        assert exit_code(results.summary()) == EXIT_BROKEN

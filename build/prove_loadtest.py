@@ -33,6 +33,8 @@ LOCUSTFILE = BUILD.parent / "loadtest" / "locustfile.py"
 PERCENTS = (50.0, 90.0, 99.0)
 TOLERANCE_S, TOLERANCE_SHARE = 2e-3, 0.03
 FIRST_S, GAP_S, TOKENS = 0.05, 0.02, 50
+STRICT = "ttft:p99<400ms,tpot:p99<100ms"  # the client may be late by 20 ms
+ATTEMPTS = 5  # of a run that calls itself invalid: that proves nothing
 INVALID = 3  # locustfile.py's exit code
 failures: list[str] = []
 
@@ -59,10 +61,13 @@ def main() -> None:
 def prove_pace(folder: Path, tokens_per_s: int, judged: bool) -> None:
     """Reported percentiles against what the player wrote down."""
     rate = str(tokens_per_s / TOKENS)
-    with player(folder, FIRST_S, GAP_S) as url:
-        summary, code = load(
-            folder, url, "--rate", rate, "--workload", f"64/{TOKENS}", "-t", "20s", "--warmup", "0"
-        )
+    shape = ("--workload", f"64/{TOKENS}", "-t", "20s", "--warmup", "0", "--slo", STRICT)
+    for _ in range(ATTEMPTS):
+        with player(folder, FIRST_S, GAP_S) as url:
+            summary, code = load(folder, url, "--rate", rate, *shape)
+        if code != INVALID:
+            break
+        say(f"        once more, the machine is busy: {summary['validity']['reasons'][0]}")
     judge(f"{tokens_per_s} tokens/s are valid", code != INVALID, summary["validity"]["reasons"])
     times = json.loads((folder / "times").read_text(encoding="utf-8"))[-count(summary) :]
     truth = {
@@ -91,7 +96,8 @@ def prove_rate(folder: Path) -> None:
         arguments = ("--rate", "300", "--workload", "32/2", "-t", "12s", "--arrivals", "constant")
         summary, _ = load(folder, url, *arguments)
     rates = summary["rates"]
-    text = f"offered {rates['offered_per_s']:.1f}/s with 1 s to the first token, completed {rates['requests_per_s']:.1f}/s"
+    text = f"offered {rates['offered_per_s']:.1f}/s, each in flight for 1 s, "
+    text += f"completed {rates['requests_per_s']:.1f}/s"
     judge(text, rates["requests_per_s"] >= 0.97 * rates["offered_per_s"] > 290)
 
 

@@ -26,6 +26,7 @@ class Agent:
     def __init__(self, environment: Any) -> None:
         self._environment = environment
         self._runner = environment.runner
+        self._alone = not hasattr(self._runner, "master_host")  # no master elsewhere
         self._client: sdk.Client | None = None
         self._url = ("", "")
         self._source: LoadSource | None = None
@@ -99,7 +100,8 @@ class Agent:
             {
                 "round": current.plan.number,
                 "id": self._runner.client_id,
-                "results": delta.encode(),
+                # Encoding and decoding in the one process would stop its event loop for 10 ms.
+                "results": delta if self._alone else delta.encode(),
                 "records": "\n".join(lines),
                 "gauges": current.gauges(),
             },

@@ -6,6 +6,7 @@ counts from the time at which it was due, however late it was sent.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,6 +71,8 @@ class LoadRound:
 
     def run(self) -> None:
         """The whole round: wait for the start, load, drain."""
+        gc.collect()
+        gc.freeze()  # the prompts and the libraries: no full collection goes through them
         sampler = gevent.spawn(self.health.run)
         try:
             if self.plan.options.closed_loop:

@@ -47,7 +47,10 @@ class RoundWatch:
 
     def report(self, data: Mapping[str, Any]) -> None:
         """A worker's results since its last report."""
-        self._results.merge(RunResults.decode(data["results"]))
+        results = data["results"]
+        self._results.merge(
+            results if isinstance(results, RunResults) else RunResults.decode(results)
+        )
         self._gauges[data["id"]] = data["gauges"]
 
     def done(self, worker: str) -> None:
@@ -87,7 +90,7 @@ class RoundWatch:
 
     def _tell(self) -> None:
         in_flight = sum(each["in_flight"] for each in self._gauges.values())
-        print(progress_line(self._results.summary(), self._now(), in_flight), flush=True)
+        print(progress_line(self._results, self._now(), in_flight), flush=True)
 
     def _miss_dead(self) -> None:
         clients = getattr(self._runner, "clients", None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from results import RunResults
+
 TIMES = ("p50", "p90", "p99", "p99.9", "max")
 LINES = ("ttft", "ttft_from_send", "itl", "tpot", "e2e", "send_lag")
 
@@ -37,26 +39,33 @@ def run_table(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def progress_line(summary: Mapping[str, Any], now_s: float, in_flight: float) -> str:
-    """The run so far, one line; the rates are of the last five whole seconds."""
-    counts, metrics = summary["counts"], summary["metrics"]
-    buckets = [
-        each
-        for each in summary["timeline"]["buckets"]
-        if now_s - 6 - summary["timeline"]["width_s"] < each["start_s"] <= now_s - 2
-    ]
-    span = max(len(buckets) * summary["timeline"]["width_s"], 1)
+def progress_line(results: RunResults, now_s: float, in_flight: float) -> str:
+    """The run so far, one line; the rates are of the last whole seconds.
+
+    Not from `summary()`, whose every percentile would hold up a process that is sending too.
+    """
+    timeline, journey = results.timeline, results.journey()
+    width = timeline.width_s
+    first, last = int((now_s - 6) // width), int((now_s - 2) // width)
+    numbers = range(max(first, 0), max(last, 1))
+    buckets = [timeline.buckets[number] for number in numbers if number in timeline.buckets]
 
     def rate(name: str) -> float:
-        return sum(int(each["counts"].get(name, 0)) for each in buckets) / float(span)
+        return sum(bucket.counts[name] for bucket in buckets) / (len(numbers) * width)
 
+    def times(name: str) -> str:
+        histogram = journey.histograms[name]
+        p50, p99 = (
+            milliseconds(histogram.percentile(each) if histogram.count else None)
+            for each in (50.0, 99.0)
+        )
+        return f"{name} p50 {p50} p99 {p99} ms"
+
+    failed = journey.counts["failed"] + journey.counts["incorrect"]
     return (
         f"{now_s:4.0f} s: {rate('completed'):,.1f} requests/s, "
-        f"{rate('output_tokens'):,.0f} tokens/s, "
-        f"ttft p50 {milliseconds(metrics['ttft']['p50'])} p99 "
-        f"{milliseconds(metrics['ttft']['p99'])} ms, itl p50 {milliseconds(metrics['itl']['p50'])} "
-        f"p99 {milliseconds(metrics['itl']['p99'])} ms, in flight {in_flight:,.0f}, "
-        f"failed {counts['failed'] + counts['incorrect']}"
+        f"{rate('output_tokens'):,.0f} tokens/s, {times('ttft')}, {times('itl')}, "
+        f"in flight {in_flight:,.0f}, failed {failed}"
     )
 
 

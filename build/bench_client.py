@@ -109,7 +109,7 @@ def _raw_request() -> Any:
         Tensor("max_tokens", "INT32", (1, 1), [TOKENS]),
         Tensor("stream", "BOOL", (1, 1), [True]),
     )
-    return grpc_wire.infer_request(Request("ensemble", "", tensors, {}, (*OUTPUTS, "output_ids")))
+    return grpc_wire.infer_request(Request("ensemble", "", tensors, {}, OUTPUTS))
 
 
 def _at_once(ask: Callable[[], int]) -> int:

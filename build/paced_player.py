@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from time import perf_counter
@@ -20,13 +21,16 @@ from tritonclient.grpc import service_pb2 as pb
 
 
 class Player(grpc.GenericRpcHandler):
-    """`times` holds, of every request, the seconds from its arrival to each response."""
+    """`times` holds, by the request's id, when it arrived and when each response was written.
+
+    In seconds since the epoch, as the load test's records are with its header.
+    """
 
     def __init__(self, path: Path, first_s: float, gap_s: float) -> None:
         metadata, one, last = map(bytes.fromhex, path.read_text(encoding="ascii").split("\n"))
         self._metadata, self._one, self._last = metadata, one, last
         self._first_s, self._gap_s = first_s, gap_s
-        self.times: list[list[float]] = []
+        self.times: dict[str, list[float]] = {}
 
     def service(self, details: Any) -> Any:
         """gRPC's: the handler of a method."""
@@ -43,12 +47,11 @@ class Player(grpc.GenericRpcHandler):
         names = [tensor.name for tensor in request.inputs]
         packed = request.raw_input_contents[names.index("max_tokens")]
         tokens = int.from_bytes(packed[:4], "little")
-        times: list[float] = []
-        self.times.append(times)
+        times = self.times[request.id] = [time.time()]
         for number in range(tokens):
             due = arrived + self._first_s + number * self._gap_s
             await asyncio.sleep(max(due - perf_counter(), 0))
-            times.append(perf_counter() - arrived)
+            times.append(time.time())
             yield self._one if number < tokens - 1 else self._last
 
 

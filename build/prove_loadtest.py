@@ -1,7 +1,8 @@
 """Hold the load test's figures against the truth; exits with 1 where they are not it.
 
 1. A player that writes down its own times, at 1,500 tokens/s: every percentile of one worker within
-   2 ms or 3 percent. At 3,000 tokens/s the worker must still call itself valid.
+   2 ms or 3 percent of those from each request's send to the player's writes. At 3,000 tokens/s the
+   worker must still call itself valid.
 2. 300 requests/s with more than 300 in flight: the rate follows the load that is offered.
 3. The real server on the replay engine, stopped for 3 s: p99 of ttft says seconds.
 4. One process and two, the same seed: the same requests, the same figures within the noise.
@@ -28,6 +29,11 @@ from playback_server import record
 from server_process import ServerProcess, free_ports
 
 BUILD = Path(__file__).resolve().parent
+# The load test is no installed package; its modules import their own siblings.
+sys.path.append(str(BUILD.parent / "loadtest"))
+
+from records import WARMUP, RequestRecord  # noqa: E402
+
 CHECKPOINT = BUILD / "demo" / "checkpoint"
 LOCUSTFILE = BUILD.parent / "loadtest" / "locustfile.py"
 PERCENTS = (50.0, 90.0, 99.0)
@@ -69,25 +75,50 @@ def prove_pace(folder: Path, tokens_per_s: int, judged: bool) -> None:
             break
         say(f"        once more, the machine is busy: {summary['validity']['reasons'][0]}")
     judge(f"{tokens_per_s} tokens/s are valid", code != INVALID, summary["validity"]["reasons"])
-    times = json.loads((folder / "times").read_text(encoding="utf-8"))[-count(summary) :]
-    truth = {
-        "ttft_from_send": sorted(each[0] for each in times),
-        "itl": sorted(b - a for each in times for a, b in itertools.pairwise(each)),
-    }
-    for name, values in truth.items():
+    for name, values in truth(folder).items():
         for percent in PERCENTS:
-            true = values[math.ceil(len(values) * percent / 100) - 1]
+            true = at(values, percent)
             said = summary["metrics"][name][f"p{percent:g}"]
             close = abs(said - true) <= max(TOLERANCE_S, TOLERANCE_SHARE * true)
             text = f"{tokens_per_s} tokens/s, {name} p{percent:g}: {said * 1e3:.2f} ms reported"
             text += f", {true * 1e3:.2f} ms true"
-            judge(text, close or not judged)
+            if judged:
+                judge(text, close)
+            else:
+                say(f"        {text}")
     worker = summary["workers"]["0"]
     say(
         f"        {summary['rates']['output_tokens_per_s']:,.0f} tokens/s, "
         f"{worker['cpu']:.0%} of a core, "
         f"send_lag p99 {summary['metrics']['send_lag']['p99'] * 1e3:.1f} ms"
     )
+
+
+def truth(folder: Path) -> dict[str, list[float]]:
+    """The measured requests' times, sorted: when the load test sent, and when the player wrote."""
+    written = json.loads((folder / "times").read_text(encoding="utf-8"))
+    run = folder / "run"
+    zero = json.loads((run / "header.json").read_text(encoding="utf-8"))["started_unix"]
+    lines = (run / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    first, gaps, there, back = [], list[float](), [], []
+    for each in map(RequestRecord.from_json, lines):
+        if each.phase == WARMUP or each.sent_at is None or each.first_token_at is None:
+            continue
+        arrived, *times = written[each.request_id]
+        first.append(times[0] - zero - each.sent_at)
+        gaps += (b - a for a, b in itertools.pairwise(times))
+        there.append(arrived - zero - each.sent_at)
+        back.append(zero + each.first_token_at - times[0])
+    for name, values in (("client to player", there), ("player to client", back)):
+        values.sort()
+        p50, p99 = (at(values, percent) * 1e3 for percent in (50, 99))
+        say(f"        {name}: p50 {p50:.2f} ms, p99 {p99:.2f} ms")
+    return {"ttft_from_send": sorted(first), "itl": sorted(gaps)}
+
+
+def at(values: Sequence[float], percent: float) -> float:
+    """The nearest rank's of sorted values."""
+    return values[math.ceil(len(values) * percent / 100) - 1]
 
 
 def prove_rate(folder: Path) -> None:
@@ -169,7 +200,7 @@ def _request() -> Any:
         Tensor("max_tokens", "INT32", (1, 1), [8]),
         Tensor("stream", "BOOL", (1, 1), [True]),
     )
-    return grpc_wire.infer_request(Request("ensemble", "", tensors, {}, (*OUTPUTS, "output_ids")))
+    return grpc_wire.infer_request(Request("ensemble", "", tensors, {}, OUTPUTS))
 
 
 def _paced_repository(folder: Path) -> Path:

@@ -13,7 +13,7 @@ Messages = Sequence[Mapping[str, str]]
 
 def open_client(url: str, model: str) -> Client:
     """Opens a channel: never before a process is forked. A load test asks once, and no more."""
-    return Client(url, model=model, retries=Retries(attempts=1))
+    return Client(url, model=model, retries=Retries(attempts=1), token_ids=False)
 
 
 def open_stream(client: Client, turn: Turn, history: Messages, request_id: str) -> Stream:

@@ -21,7 +21,7 @@ from generation_inputs import GenerationInputs
 from output_text import TokenBytes
 from request_row import EngineUnavailable, InvalidRequest
 from request_sequences import Reply, Request, Sequence, make_request
-from token_engine.interface import FinishReason, TokenDelta
+from token_engine.interface import EngineStats, FinishReason, TokenDelta
 
 SHUTTING_DOWN = "the server is shutting down"
 CANCEL_POLL_S = 0.1  # as upstream's cancellation_check_period_ms
@@ -88,6 +88,10 @@ class GenerationRoom:
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
+
+    def engine_stats(self) -> EngineStats:
+        """The engine's own numbers, as of its last step."""
+        return self._supervisor.stats
 
     def submit(
         self,

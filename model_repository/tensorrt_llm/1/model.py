@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 from engine_config import EngineConfigError
 from engine_info import EngineInfo
+from engine_metrics import EngineMetrics
 from generation_inputs import read_inputs
 from generation_room import GenerationRoom
 from request_parameters import UnknownParameter, read_parameters, wants_named_errors
@@ -36,11 +38,12 @@ class TritonPythonModel:
         except (EngineConfigError, EngineLoadError) as error:
             raise pb_utils.TritonModelException(str(error)) from None
         self._info = EngineInfo(pb_utils, self._room.config)
+        self._metrics = EngineMetrics(pb_utils, self._room.engine_stats)
 
     def execute(self, requests: list[Any]) -> None:
         """Admit each request; its responses follow from the room's own threads."""
         for request in requests:
-            reply = TritonReply(request.get_response_sender())
+            reply = TritonReply(request.get_response_sender(), self._metrics.count)
             try:
                 self._take(request, reply)
             except UnknownParameter as error:
@@ -81,6 +84,7 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Stop the engine process."""
         self._room.close()
+        self._metrics.withdraw()
         self._info.withdraw()
 
 
@@ -105,8 +109,9 @@ class TritonReply:
     it is cancelled crashes the server (seen on 2.51). So the two never overlap here.
     """
 
-    def __init__(self, sender: Any) -> None:
+    def __init__(self, sender: Any, count: Callable[[list[RoomResponse]], None]) -> None:
         self._sender = sender
+        self._count = count
         self.named_errors = False  # whether an error's message begins with "[CODE] "
         self._lock = threading.Lock()
         self._ended = False
@@ -115,6 +120,7 @@ class TritonReply:
         """Send them as one; the final flag rides on the last one, never on an empty one."""
         arrays = stacked([response_arrays(response) for response in responses])
         self.send_arrays(arrays, responses[-1].final)
+        self._count(responses)
 
     def send_arrays(self, arrays: dict[str, Any], final: bool) -> None:
         """The same, with the arrays ready."""

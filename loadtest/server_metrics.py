@@ -1,0 +1,91 @@
+"""Triton's metrics endpoint: its text, read into the counters and gauges that a load test needs.
+
+The endpoint has what ModelStatistics (gRPC) and /v2/models/M/stats (HTTP) have, in whole
+microseconds, of all models in one answer, and the engine's own sums and gauges beside it. Their
+`response_stats`, which would tell when a decoupled model's first response came, stay empty for
+models of the Python backend (seen on 2.51): hence the engine's sums.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+STEPS = ("ensemble", "preprocessing", "tensorrt_llm", "postprocessing")
+LINE = re.compile(
+    r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})?\s+(?P<value>\S+)(?:\s+\d+)?$"
+)
+MODEL = re.compile(r'(?:^|,)model="([^"]*)"')
+ENGINE_GAUGES = ("active_requests", "queued_requests", "kv_blocks_used", "kv_blocks_total")
+US = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class StepCounters:
+    """One model's, since the server's start; seconds."""
+
+    requests: float = 0.0  # successful ones; of postprocessing: one per response
+    queue_s: float = 0.0  # before its execution
+    compute_s: float = 0.0  # input, execute() and output
+
+
+@dataclass(frozen=True, slots=True)
+class ServerMetrics:
+    """One answer of the endpoint. `sequences` and the two sums are None where there are none."""
+
+    steps: Mapping[str, StepCounters] = field(default_factory=dict)
+    pending: Mapping[str, float] = field(default_factory=dict)  # requests that wait, by model
+    sequences: float | None = None  # that ended, in the two sums
+    engine_queue_s: float | None = None  # from the arrival at the engine to its first forward pass
+    engine_prefill_s: float | None = None  # from there to the first token
+    gauges: Mapping[str, float] = field(default_factory=dict)  # ENGINE_GAUGES, where given
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able, what changes over a run."""
+        return {"pending": dict(self.pending), **self.gauges}
+
+
+def parse_metrics(text: str) -> ServerMetrics:
+    """Read Prometheus' text format; raises ValueError if it holds none of Triton's counters."""
+    values: dict[tuple[str, str], float] = {}
+    for line in text.splitlines():
+        match = LINE.match(line)
+        if match is None:
+            continue
+        model = MODEL.search(match["labels"] or "")
+        key = (match["name"], model[1] if model else "")
+        values[key] = values.get(key, 0.0) + float(match["value"])  # over versions
+
+    def value(name: str, model: str) -> float:
+        return values.get((name, model), 0.0)
+
+    models = {model for name, model in values if name == "nv_inference_request_success"}
+    if not models:
+        raise ValueError("it has no nv_inference_request_success, as Triton's metrics have")
+    compute = [f"nv_inference_compute_{part}_duration_us" for part in ("input", "infer", "output")]
+    return ServerMetrics(
+        steps={
+            model: StepCounters(
+                requests=value("nv_inference_request_success", model),
+                queue_s=value("nv_inference_queue_duration_us", model) * US,
+                compute_s=sum(value(name, model) for name in compute) * US,
+            )
+            for model in STEPS
+            if model in models
+        },
+        pending={
+            model: value("nv_inference_pending_request_count", model)
+            for model in STEPS
+            if model in models
+        },
+        sequences=values.get(("llama_fp4_sequences", "")),
+        engine_queue_s=values.get(("llama_fp4_queue_seconds", "")),
+        engine_prefill_s=values.get(("llama_fp4_prefill_seconds", "")),
+        gauges={
+            name: values[f"llama_fp4_{name}", ""]
+            for name in ENGINE_GAUGES
+            if (f"llama_fp4_{name}", "") in values
+        },
+    )

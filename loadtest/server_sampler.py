@@ -1,0 +1,145 @@
+"""Samples the server's metrics once a second while a run goes on.
+
+A plain thread: under Locust gevent makes it a greenlet, and its reads let the others run. A server
+whose metrics cannot be read costs the run nothing but the split of its TTFT, and one sentence.
+"""
+
+from __future__ import annotations
+
+import http.client
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from server_metrics import ServerMetrics, parse_metrics
+from ttft_split import SplitError, split_ttft
+
+INTERVAL_S = 1.0
+FETCH_S = 2.0  # a slower answer is none
+# The engine's sums are published every half second: what ended before `stop` is in the last sample.
+LAST_AFTER_S = 1.0
+MAX_SAMPLES = 1200
+DEFAULT_PORT = 8002
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """`at_s` seconds after the run's start."""
+
+    at_s: float
+    metrics: ServerMetrics
+
+
+def metrics_url(text: str, server: str = "127.0.0.1") -> str:
+    """`text` as a URL; without one, the server's host (`host:port` of gRPC) and Triton's port.
+
+    >>> metrics_url("", "10.0.0.7:8001"), metrics_url("gpu1:9002")
+    ('http://10.0.0.7:8002/metrics', 'http://gpu1:9002/metrics')
+    """
+    if not text:
+        host = server.split("://")[-1].split("/")[0].rpartition(":")[0] or server
+        text = f"{host}:{DEFAULT_PORT}"
+    if "://" not in text:
+        text = f"http://{text}"
+    scheme, _, rest = text.partition("://")
+    return text if "/" in rest else f"{scheme}://{rest}/metrics"
+
+
+def fetch_metrics(url: str) -> str:
+    """The endpoint's text; raises OSError or HTTPException."""
+    with urllib.request.urlopen(url, timeout=FETCH_S) as answer:
+        return str(answer.read().decode("utf-8", errors="replace"))
+
+
+class ServerSampler:
+    """`start()` before the load, `stop()` after its drain, then `summary()`.
+
+    `warmup_s`: the split begins with the first sample at or after it.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        started_unix: float | None = None,
+        warmup_s: float = 0.0,
+        interval_s: float = INTERVAL_S,
+        fetch: Callable[[str], str] = fetch_metrics,
+    ) -> None:
+        self.url = url
+        self.samples: list[Sample] = []
+        self.problem = ""  # why the last sample failed; one sentence
+        self._missed = 0
+        self._zero = time.time() if started_unix is None else started_unix
+        self._warmup_s = warmup_s
+        self._interval_s = interval_s
+        self._fetch = fetch
+        self._stopped = threading.Event()
+        self._base: Sample | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Sample now and then every `interval_s`."""
+        self._thread = threading.Thread(target=self._run, name="server-sampler", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Sample a last time and end."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+            if self.samples:
+                time.sleep(LAST_AFTER_S)
+                self.sample()
+
+    def sample(self) -> None:
+        """Ask once; what goes wrong is kept as `problem`."""
+        try:
+            metrics = parse_metrics(self._fetch(self.url))
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            reason = error.reason if isinstance(error, urllib.error.URLError) else error
+            self.problem = f"the server's metrics at {self.url} could not be read: {reason}"
+            self._missed += 1
+            return
+        taken = Sample(time.time() - self._zero, metrics)
+        self.samples.append(taken)
+        if self._base is None or self._base.at_s < self._warmup_s:
+            self._base = taken
+        if len(self.samples) > MAX_SAMPLES:
+            del self.samples[1::2]
+            self._interval_s *= 2
+
+    def summary(self, ttft_s: float | None, send_lag_s: float | None) -> dict[str, Any]:
+        """For the run's summary: url, problem, samples, split (None with `split_problem`).
+
+        `ttft_s`, `send_lag_s`: means of the measured requests, None if there were none.
+        """
+        split, problem = None, self.problem
+        if ttft_s is None:
+            problem = problem or "no measured request had a first token"
+        elif self._base is None:
+            problem = problem or "the server's metrics were not sampled"
+        else:
+            try:
+                last = self.samples[-1].metrics
+                split = split_ttft(self._base.metrics, last, ttft_s, send_lag_s or 0.0)
+            except SplitError as error:
+                problem = str(error)
+        return {
+            "url": self.url,
+            "problem": self.problem,
+            "missed": self._missed,
+            "split": split,
+            "split_problem": "" if split else problem,
+            "samples": [{"at_s": each.at_s, **each.metrics.to_dict()} for each in self.samples],
+        }
+
+    def _run(self) -> None:
+        while True:
+            self.sample()
+            if self._stopped.wait(self._interval_s):
+                return

@@ -1,0 +1,106 @@
+"""What the engine does, on Triton's metrics endpoint: where a request's first token spends its time.
+
+Triton's own statistics end where `execute` returns, which is long before a decoupled model's first
+response. So the room adds up, over ended requests, what its responses tell of each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from request_sequences import RoomResponse
+from token_engine.interface import EngineStats
+
+# Sums since the model's start, of sequences that ended and had a first token. From the arrival in
+# room 2 to the first forward pass, and from there until room 2 had the first token.
+SEQUENCES = "llama_fp4_sequences"
+QUEUE_SECONDS = "llama_fp4_queue_seconds"
+PREFILL_SECONDS = "llama_fp4_prefill_seconds"
+# Fields of EngineStats, now.
+GAUGES = {
+    "active_requests": "Requests that the engine advances",
+    "queued_requests": "Requests that wait for the engine",
+    "kv_blocks_used": "KV-cache blocks in use",
+    "kv_blocks_total": "KV-cache blocks of the engine",
+}
+PUBLISH_S = 0.5
+
+
+class EngineMetrics:
+    """`count` is called per response and only adds; a thread of its own talks to Triton.
+
+    What holds for `EngineInfo` holds here: nothing but `withdraw` may destroy a metric.
+    """
+
+    def __init__(self, utils: Any, stats: Callable[[], EngineStats]) -> None:
+        self._stats = stats
+        self._lock = threading.Lock()
+        self._due = {SEQUENCES: 0.0, QUEUE_SECONDS: 0.0, PREFILL_SECONDS: 0.0}
+        self._ended = threading.Event()
+        self._families: list[Any] = []
+        counter, gauge = utils.MetricFamily.COUNTER, utils.MetricFamily.GAUGE
+        self._counters = {
+            name: self._metric(utils, name, text, counter)
+            for name, text in {
+                SEQUENCES: "Ended sequences whose times are in the sums",
+                QUEUE_SECONDS: "Sum of seconds between arrival and first forward pass",
+                PREFILL_SECONDS: "Sum of seconds between first forward pass and first token",
+            }.items()
+        }
+        self._gauges = {
+            field: self._metric(utils, f"llama_fp4_{field}", text, gauge)
+            for field, text in GAUGES.items()
+        }
+        self._thread = threading.Thread(target=self._publish_on, name="metrics", daemon=True)
+        self._thread.start()
+
+    def count(self, responses: list[RoomResponse]) -> None:
+        """Add the times of those that end a sequence; a runtime that tells none adds nothing."""
+        for response in responses:
+            timing = response.timing
+            if response.finish_reason is None or not (
+                timing.arrival_ns <= timing.first_scheduled_ns <= timing.first_token_ns
+            ):
+                continue
+            with self._lock:
+                self._due[SEQUENCES] += 1
+                self._due[QUEUE_SECONDS] += (timing.first_scheduled_ns - timing.arrival_ns) / 1e9
+                self._due[PREFILL_SECONDS] += (
+                    timing.first_token_ns - timing.first_scheduled_ns
+                ) / 1e9
+
+    def withdraw(self) -> None:
+        """Take the metrics away, while Triton is there."""
+        self._ended.set()
+        self._thread.join()
+        held = [*self._counters.values(), *self._gauges.values(), *self._families]
+        self._counters, self._gauges, self._families = {}, {}, []
+        while held:
+            ctypes.pythonapi.Py_DecRef(ctypes.py_object(held.pop(0)))
+
+    def _metric(self, utils: Any, name: str, text: str, kind: Any) -> Any:
+        family = utils.MetricFamily(name=name, description=text, kind=kind)
+        metric = family.Metric(labels={})
+        self._families.append(family)
+        for kept in (metric, family):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
+        return metric
+
+    def _publish_on(self) -> None:
+        while not self._ended.wait(PUBLISH_S):
+            with contextlib.suppress(Exception):  # a metric is not worth an answer
+                self._publish()
+
+    def _publish(self) -> None:
+        with self._lock:
+            due, self._due = self._due, dict.fromkeys(self._due, 0.0)
+        for name, value in due.items():
+            if value:
+                self._counters[name].increment(value)
+        stats = self._stats()
+        for field, gauge in self._gauges.items():
+            gauge.set(float(getattr(stats, field)))

@@ -7,7 +7,7 @@ array takes 180 KB before the first value, and a run holds one histogram per met
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 SIGNIFICANT_BITS = 11
@@ -85,6 +85,12 @@ class Histogram:
         """How many values are surely at least so large: those of buckets that begin there."""
         limit = _bucket(int(seconds * NANOSECONDS)) + 1
         return sum(count for bucket, count in self.counts.items() if bucket >= limit)
+
+    def values(self) -> Iterator[tuple[float, int]]:
+        """Seconds (a bucket's middle, no further than the extremes) and how many, rising."""
+        for bucket in sorted(self.counts):
+            middle = min(max(_middle(bucket), self.smallest_ns), self.largest_ns)
+            yield middle / NANOSECONDS, self.counts[bucket]
 
     def summary(self) -> dict[str, float | int | None]:
         """count, mean, min, p50 ... p99.9 and max in seconds; None where there is no value."""

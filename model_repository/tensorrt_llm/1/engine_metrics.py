@@ -1,4 +1,4 @@
-"""What the engine does, on Triton's metrics endpoint: where a request's first token spends its time.
+"""What the engine does, on Triton's metrics endpoint: where the time to a first token goes.
 
 Triton's own statistics end where `execute` returns, which is long before a decoupled model's first
 response. So the room adds up, over ended requests, what its responses tell of each.

@@ -1,0 +1,198 @@
+"""The plots of a report, from a run's summary and, for distributions, its histograms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from histogram import Histogram
+from results import RunResults
+from svg_plot import GREY, RED, Line, Mark, bar_plot, line_plot
+
+MS = 1e3
+PERCENTILES = {"p50": 1, "p90": 2, "p99": 3}  # and the colour of each
+BINS = 60
+QUEUES = {"active_requests": ("in the engine", 0), "queued_requests": ("waiting for it", 1)}
+
+
+def plots(summary: Mapping[str, Any], results: RunResults | None) -> list[tuple[str, str]]:
+    """(title, SVG figure or a sentence) of a run; a plot with nothing to show says so."""
+    drawn = []
+    for name in ("ttft", "itl"):
+        if results is not None:
+            figure = distribution(results.journey().histograms[name], name)
+            drawn.append((f"{name.upper()}: how many took how long", figure))
+        drawn.append((f"{name.upper()} over the run", over_time(summary, name)))
+    drawn.append(("Output tokens/s", tokens(summary)))
+    drawn.append(("Requests/s", requests(summary)))
+    if any(sample_values(summary, name) for name in ("pending", *QUEUES)):
+        drawn.append(("Queue on the server", server_queue(summary)))
+    return drawn
+
+
+def distribution(histogram: Histogram, name: str) -> str:
+    """Counts over a logarithmic axis, between the smallest and the largest value."""
+    if not histogram.count:
+        return ""
+    bins = log_bins(histogram)
+    marks = []
+    for percentile, colour in PERCENTILES.items():
+        at = histogram.percentile(float(percentile[1:])) * MS
+        marks.append(Mark(at, f"{percentile} {at:,.4g} ms", colour))
+    what = "requests" if name == "ttft" else "gaps"
+    return bar_plot(bins, f"{name}, ms", what, marks)
+
+
+def log_bins(histogram: Histogram, count: int = BINS) -> list[tuple[float, float, int]]:
+    """(from, to, values) in milliseconds; every value is in exactly one."""
+    middles = [(value * MS, number) for value, number in histogram.values()]
+    low = max(min(value for value, _ in middles), 1e-3)
+    high = max(max(value for value, _ in middles), low)
+    if high / low < 1.5:  # one request, or a paced engine: a bar, not a wall
+        low, high = low / 1.3, high * 1.3
+    low, high = low / 1.01, high * 1.01
+    step = math.log(high / low) / count
+    counts = [0] * count
+    for value, number in middles:
+        place = int(math.log(max(value, low) / low) / step)
+        counts[min(max(place, 0), count - 1)] += number
+    edges = [low * math.exp(step * place) for place in range(count + 1)]
+    return [(edges[place], edges[place + 1], counts[place]) for place in range(count)]
+
+
+def over_time(summary: Mapping[str, Any], name: str) -> str:
+    """Percentiles of each second, by when the request was scheduled, with the SLO's limit."""
+    lines = [
+        Line(
+            percentile,
+            [
+                (start, None if value is None else value[percentile] * MS)
+                for start, bucket in seconds(summary)
+                for value in [bucket["metrics"].get(name)]
+            ],
+            colour,
+        )
+        for percentile, colour in PERCENTILES.items()
+    ]
+    limits = [
+        Mark(slo["limit_s"] * MS, slo["slo"], RED, across=True)
+        for slo in summary["slos"]
+        if slo["metric"] == name
+    ]
+    return line_plot(
+        lines, "seconds since the start", f"{name}, ms", [*limits, *_warm(summary)], True
+    )
+
+
+def tokens(summary: Mapping[str, Any]) -> str:
+    """Output tokens/s, where they arrived."""
+    points = [(at, rate) for at, rate in _rates(summary, "output_tokens")]
+    lines = [Line("output tokens/s", points, 0, mean=True)]
+    return line_plot(lines, "seconds since the start", "tokens/s", _warm(summary))
+
+
+def requests(summary: Mapping[str, Any]) -> str:
+    """What was offered, completed, good and failed in each second."""
+    lines = [
+        Line(title, _rates(summary, name), colour, mean=True)
+        for name, title, colour in (
+            ("scheduled", "offered", 0),
+            ("completed", "completed", 1),
+            ("good", "every SLO held", 3),
+            ("failed", "failed", RED),
+        )
+        if name != "failed" or any(value for _, value in _rates(summary, name))
+    ]
+    return line_plot(lines, "seconds since the start", "requests/s", _warm(summary))
+
+
+def server_queue(summary: Mapping[str, Any]) -> str:
+    """The engine's and Triton's waiting requests, once a second."""
+    lines = [
+        Line(title, points, colour, step=True)
+        for name, (title, colour) in QUEUES.items()
+        if (points := sample_values(summary, name))
+    ]
+    if pending := sample_values(summary, "pending"):
+        lines.append(Line("waiting in Triton", pending, 2, step=True))
+    return line_plot(lines, "seconds since the start", "requests", _warm(summary))
+
+
+def rate_curves(trials: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Latency and throughput against the offered rate, of `--find-max-rate`'s rounds."""
+    if len(trials) < 2:
+        return []
+    drawn = []
+    for name in ("ttft", "tpot"):
+        lines = [
+            Line(
+                percentile,
+                [
+                    (trial["header"]["rate"], value * MS)
+                    for trial in trials
+                    if (value := trial["metrics"][name].get(percentile)) is not None
+                ],
+                colour,
+                dots=True,
+            )
+            for percentile, colour in PERCENTILES.items()
+        ]
+        limits = [
+            Mark(slo["limit_s"] * MS, slo["slo"], RED, across=True)
+            for slo in trials[0]["slos"]
+            if slo["metric"] == name
+        ]
+        title = f"{name.upper()} against the offered rate"
+        figure = line_plot(lines, "offered requests/s", f"{name}, ms", limits, log=True)
+        drawn.append((title, figure))
+    rates = [
+        Line(
+            title,
+            [(trial["header"]["rate"], trial["rates"][name]) for trial in trials],
+            colour,
+            dots=True,
+        )
+        for name, title, colour in (
+            ("requests_per_s", "completed", 0),
+            ("goodput_per_s", "every SLO held", 3),
+        )
+    ]
+    figure = line_plot(rates, "offered requests/s", "requests/s")
+    return [*drawn, ("What came of the offered rate", figure)]
+
+
+def seconds(summary: Mapping[str, Any]) -> list[tuple[float, Mapping[str, Any]]]:
+    """The timeline's buckets by their start; stretches without any are in it, empty."""
+    timeline = summary["timeline"]
+    buckets = {int(each["start_s"]): each for each in timeline["buckets"]}
+    if not buckets:
+        return []
+    empty: dict[str, Any] = {"counts": {}, "metrics": {}}
+    span = range(min(buckets), max(buckets) + 1, timeline["width_s"])
+    return [(float(start), buckets.get(start, empty)) for start in span]
+
+
+def sample_values(summary: Mapping[str, Any], name: str) -> list[tuple[float, float | None]]:
+    """A gauge's samples; `pending` is the sum over the models behind the ensemble."""
+    samples = (summary.get("server") or {}).get("samples", [])
+    if name == "pending":
+        return [
+            (each["at_s"], float(sum(n for m, n in each[name].items() if m != "ensemble")))
+            for each in samples
+            if name in each
+        ]
+    return [(each["at_s"], float(each[name])) for each in samples if name in each]
+
+
+def _rates(summary: Mapping[str, Any], name: str) -> list[tuple[float, float | None]]:
+    width = summary["timeline"]["width_s"]
+    return [(start, each["counts"].get(name, 0) / width) for start, each in seconds(summary)]
+
+
+def _warm(summary: Mapping[str, Any]) -> list[Mark]:
+    """Where the warm-up ended, where the load did."""
+    start = float(summary["header"].get("warmup_s") or 0)
+    end = start + float(summary["header"].get("duration_s") or 0)
+    starts = [at for at, _ in seconds(summary)] or [0.0]
+    return [Mark(at, "measured window", GREY) for at in (start, end) if starts[0] < at < starts[-1]]

@@ -1,0 +1,151 @@
+"""A run's folder, read back: also one whose run was killed, from the records that it had written.
+
+Every error is a `RunFilesError` with one sentence.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from records import MEASURED, WARMUP, RequestRecord
+from results import RunResults
+
+RECORDS, SUMMARY, HEADER = "records.jsonl", "summary.json", "header.json"
+TRIALS = "summary-*.json"  # --find-max-rate writes one per rate
+
+
+class RunFilesError(ValueError):
+    """One sentence that names the file and what is wrong with it."""
+
+
+@dataclass
+class RunFiles:
+    """What a folder tells. `notes`: sentences on what is missing or was cut off."""
+
+    name: str
+    summary: dict[str, Any]
+    results: RunResults | None = None  # made from the records, if there are any
+    trials: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_run(path: Path) -> RunFiles:
+    """A folder, or one of its files; at least records or a summary must be there."""
+    if not path.exists():
+        raise RunFilesError(f"{path} does not exist")
+    folder = path if path.is_dir() else path.parent
+    records, summary = folder / RECORDS, folder / SUMMARY
+    if path.is_file():
+        records = path if path.suffix == ".jsonl" else folder / "no records"
+        summary = path if path.suffix == ".json" else summary
+        if path.suffix not in (".jsonl", ".json"):
+            raise RunFilesError(f"{path} is neither .jsonl (records) nor .json (a summary)")
+    trials = _trials(folder) if path.is_dir() else []
+    notes: list[str] = []
+    told = read_summary(summary) if summary.is_file() else None
+    if told is None and not records.is_file() and trials:
+        told = trials[-1]
+        notes.append(
+            f"of {len(trials)} rates, the tables and plots are of the highest that was tried"
+        )
+    results = None
+    if records.is_file() and not (told and trials and not summary.is_file()):
+        header = _header(told, folder / HEADER)
+        results = results_of(records, header, notes)
+    elif told is not None and not trials:
+        notes.append(f"there is no {RECORDS}: distributions cannot be drawn")
+    if told is None:
+        if results is None:
+            raise RunFilesError(f"{path} holds neither {RECORDS} nor {SUMMARY}")
+        notes.append(
+            f"there is no {SUMMARY}: the run did not end by itself, its figures are made from the "
+            "records so far and its client's health is not known"
+        )
+        told = results.summary()
+    return RunFiles(str(path), told, results, trials, notes)
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """`RunResults.summary()` as it was written."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunFilesError(f"{path} cannot be read as JSON: {error}") from error
+    missing = [
+        name
+        for name in ("header", "counts", "metrics", "rates", "slos", "timeline", "validity")
+        if not isinstance(document, dict) or name not in document
+    ]
+    if missing:
+        raise RunFilesError(f"{path} is no summary of a load test: it has no {missing[0]!r}")
+    return dict(document)
+
+
+def read_records(path: Path, told: Callable[[str], None]) -> Iterator[RequestRecord]:
+    """Line by line. A cut last line is left out and told; any other wrong line is an error."""
+    bad: tuple[int, str] | None = None
+    try:
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                if bad is not None:
+                    raise RunFilesError(f"{path}, line {bad[0]}: {bad[1]}")
+                try:
+                    record = RequestRecord.from_json(line)
+                except (ValueError, TypeError, IndexError) as error:
+                    bad = (number, str(error))
+                    if line.endswith("\n"):
+                        raise RunFilesError(f"{path}, line {number}: {error}") from error
+                    continue
+                yield record
+    except OSError as error:
+        raise RunFilesError(f"{path} cannot be read: {error}") from error
+    if bad is not None:
+        told(f"the last line of {path.name} was cut off and is left out")
+
+
+def results_of(path: Path, header: dict[str, Any], notes: list[str]) -> RunResults:
+    """The records' results; a header without times gets them from the records."""
+    if not header.get("duration_s"):
+        header = {**header, **_times(path)}
+    results = RunResults(header)
+    count = 0
+    for record in read_records(path, notes.append):
+        results.add(record)
+        count += 1
+        results.header.setdefault("workload", record.workload)
+    if not count:
+        notes.append(f"{path.name} holds no request")
+    return results
+
+
+def _times(path: Path) -> dict[str, float]:
+    """Where the records' phases say that the measured window was."""
+    warm, end = 0.0, 0.0
+    for record in read_records(path, lambda _: None):
+        if record.phase == WARMUP:
+            warm = max(warm, record.scheduled_at)
+        elif record.phase == MEASURED and record.ended_at is not None:
+            end = max(end, record.ended_at)
+    return {"warmup_s": warm, "duration_s": max(end - warm, 0.0)}
+
+
+def _header(summary: dict[str, Any] | None, path: Path) -> dict[str, Any]:
+    if summary is not None:
+        return dict(summary["header"])
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise RunFilesError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def _trials(folder: Path) -> list[dict[str, Any]]:
+    trials = [read_summary(path) for path in sorted(folder.glob(TRIALS))]
+    return sorted(trials, key=lambda trial: float(trial["header"].get("rate", 0)))

@@ -35,9 +35,11 @@ h3{font-size:15px;margin:0 0 6px}p{margin:6px 0}.dim{color:var(--dim)}.good{colo
 figure{margin:0}svg{display:block;width:100%;height:auto}
 figcaption{display:flex;flex-wrap:wrap;gap:2px 16px;font-size:13px;color:var(--dim);min-height:20px;
 padding-left:10%}
-figcaption i,.key{display:inline-block;width:10px;height:10px;border-radius:2px;margin-right:6px}
+figcaption i,.key{display:inline-block;width:10px;height:10px;border-radius:2px;
+margin-right:6px}
 svg text{font-size:12px;fill:var(--dim)}svg .end{text-anchor:end}svg .mid{text-anchor:middle}
-svg .name{fill:var(--fg)}svg .halo{fill:var(--bad);paint-order:stroke;stroke:var(--bg);stroke-width:4}
+svg .name{fill:var(--fg)}svg .halo{fill:var(--bad);paint-order:stroke;stroke:var(--bg);
+stroke-width:4}
 .grid{stroke:var(--rule);stroke-width:1;fill:none}.axis{stroke:var(--dim);fill:none}
 .line{fill:none;stroke-width:2;stroke-linejoin:round}.bar{fill:var(--c0)}
 .mark{fill:none;stroke-width:1.5;stroke-dasharray:5 4;opacity:.9}

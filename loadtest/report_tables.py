@@ -129,9 +129,7 @@ def failures_table(summary: Mapping[str, Any]) -> str:
 
 def journeys_table(summary: Mapping[str, Any]) -> str:
     """Fault journeys, whose requests are in no other figure; "" without any."""
-    faults = {
-        name: each for name, each in (summary.get("journeys") or {}).items() if name != "normal"
-    }
+    journeys = summary.get("journeys") or {}
     names = ("scheduled", "completed", "cancelled", "failed", "incorrect")
     rows = [
         [escape(name), *(f"{each['counts'][count]:,}" for count in names)]

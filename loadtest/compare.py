@@ -23,7 +23,7 @@ from run_files import RECORDS, RunFilesError, read_records, read_run
 SAME = (
     "workload", "seed", "model", "arrivals", "rate", "burstiness", "closed_loop", "concurrency",
     "sampling", "replay", "speed", "faults", "turns", "think_s", "prefix_tokens", "normal_lengths",
-    "max_input_tokens", "distinct_prompts", "warmup_s", "duration_s", "slos", "machine",
+    "max_input_tokens", "distinct_prompts", "warmup_s", "duration_s", "slos",
 )  # fmt: skip
 RATES = ("output_tokens_per_s", "requests_per_s", "goodput_share")
 CONDITION = re.compile(r"(\w+)(?::(mean|p[\d.]+))?([<>])([\d.]+)")

@@ -16,10 +16,13 @@ from judge import EXIT_BAD_INPUT, exit_code
 from max_rate import Found, Trial, curve, find_max_rate
 from options import OptionError, RunOptions, run_options
 from preparation import Prepared, prepare
+from report import write_report
 from results import RunResults
 from round_watch import RoundWatch
+from run_files import HEADER
 from run_output import RunOutput
 from run_table import run_table
+from server_sampler import ServerSampler, metrics_url
 
 START_AFTER_S = 0.5  # the plans are with all workers by then
 PREPARE_S = 120.0
@@ -35,6 +38,7 @@ class Conductor:
         self.runner = environment.runner
         self.results = RunResults()
         self.output: RunOutput | None = None
+        self.sampler: ServerSampler | None = None
         self._watch: RoundWatch | None = None
         self._greenlet: Any = None
         self._prepared: dict[str, str] = {}  # worker id -> its problem
@@ -79,6 +83,16 @@ class Conductor:
             self.runner.send_message(agent.RATE, {"at": at, "rate": rate})
             self.results.note(f"the rate was changed to {rate:g} requests/s at {at:.0f} s")
 
+    def summary(self) -> dict[str, Any]:
+        """Of the round so far, with the server's side of it."""
+        summary = self.results.summary()
+        if self.sampler is not None:
+            metrics = summary["metrics"]
+            summary["server"] = self.sampler.summary(
+                metrics["ttft"]["mean"], metrics["send_lag"]["mean"]
+            )
+        return summary
+
     def _run(self) -> None:
         try:
             options = run_options(self.environment.parsed_options)
@@ -102,9 +116,9 @@ class Conductor:
             self._end(*self._tell_found(found))
             return
         self._round(options, prepared, options.rate)
-        summary = self.results.summary()
+        summary = self.summary()
         self.output.write_json("summary.json", summary)
-        self._end(exit_code(summary), f"{run_table(summary)}\nresults: {self.output}/summary.json")
+        self._end(exit_code(summary), f"{run_table(summary)}\n{self._report()}")
 
     def _trial(self, options: RunOptions, prepared: Prepared, rate: float) -> Trial | None:
         if self._stopping:
@@ -113,7 +127,7 @@ class Conductor:
         watch = self._round(options, prepared, rate, until_broken=True)
         if self._stopping:
             return None
-        summary = self.results.summary()
+        summary = self.summary()
         counts = summary["counts"]
         assert self.output is not None
         self.output.write_json(f"summary-{rate:.3g}.json", summary)
@@ -136,7 +150,17 @@ class Conductor:
             lines.append(f"no rate held the SLOs: {found.why}")
         else:
             lines.append(f"highest rate that held the SLOs: {found.rate:.3g}/s ({found.why})")
+        lines.append(self._report())
         return (0 if found.rate else 1), "\n".join(lines)
+
+    def _report(self) -> str:
+        """The line that says where the report is; without one the results are still there."""
+        assert self.output is not None
+        try:
+            write_report(self.output.folder)
+        except (ValueError, OSError) as error:
+            return f"results: {self.output} (no report: {error})"
+        return f"results: {self.output}/report.html, summary.json"
 
     def _round(
         self, options: RunOptions, prepared: Prepared, rate: float, until_broken: bool = False
@@ -147,6 +171,12 @@ class Conductor:
         started = time.time() + START_AFTER_S
         header = prepared.header(options, rate, started, len(workers))
         self.results = RunResults(header)
+        if self.output is not None:
+            self.output.write_json(HEADER, header)
+        self.sampler = ServerSampler(
+            metrics_url(options.metrics_url, options.url), started, options.warmup_s
+        )
+        self.sampler.start()
         self._watch = watch = RoundWatch(
             self.runner, self.results, options, self._round_number, set(workers), started, rate
         )
@@ -170,6 +200,7 @@ class Conductor:
         finally:
             for greenlet in stalls:
                 greenlet.kill()
+            self.sampler.stop()
             self._watch = None
         return watch
 

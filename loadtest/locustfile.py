@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Locust forgets the file's folder after the import, and a clone has no package installed.
 sys.path[:0] = [str(ROOT / "loadtest"), str(ROOT / "client")]
 
+import web_tab  # noqa: E402
 from agent import Agent  # noqa: E402
 from conductor import Conductor  # noqa: E402
 from judge import EXIT_BAD_INPUT  # noqa: E402
@@ -51,6 +52,7 @@ def _conduct(environment: Any, runner: Any) -> None:
         sys.exit(EXIT_BAD_INPUT)
     conductor = Conductor(environment)
     environment.llama_conductor = conductor
+    web_tab.attach(environment, conductor.summary, lambda: conductor.results)
     environment.events.test_start.add_listener(lambda **_: conductor.start())
     environment.events.test_stopping.add_listener(lambda **_: conductor.stop())
     environment.events.quitting.add_listener(lambda **_: conductor.leave())

@@ -66,6 +66,7 @@ class RunOptions:
     max_in_flight: int = 2000
     stop_when_saturated: bool = False
     find_max_rate: bool = False
+    metrics_url: str = ""
     output: str = ""
     records: bool = True
 
@@ -259,6 +260,9 @@ def _add_faults(group: Any) -> None:
 def _add_results(group: Any) -> None:
     group.add_argument(
         "--slo", dest="slos", default="", help=f"as {DEFAULT_SLOS}; broken ones end with exit 1"
+    )
+    group.add_argument(
+        "--metrics-url", default="", help="Triton's metrics (the server's host, port 8002)"
     )
     group.add_argument("--output", default="", help="folder (build/out/loadtest/DATE-TIME)")
     group.add_argument(

@@ -8,6 +8,7 @@ from typing import Any
 
 import sdk
 from load_source import LoadSource
+from machine import describe_machine
 from options import OptionError, RunOptions
 from slo import parse_slos
 from unloaded import unloaded_texts
@@ -28,6 +29,7 @@ class Prepared:
             "rate": rate,
             "started_unix": started_unix,
             "workers": workers,
+            "machine": describe_machine(),
             "warmup_s": options.warmup_s,
             "duration_s": options.load_s - options.warmup_s,
             "slos": [slo.text for slo in parse_slos(options.slos)],

@@ -99,6 +99,11 @@ def rates_table(summary: Mapping[str, Any]) -> str:
     return table(["", "rate", ""], rows, 3)
 
 
+def verdict(held: bool) -> str:
+    """Of an objective."""
+    return "held" if held else "BROKEN"
+
+
 def slos_table(summary: Mapping[str, Any]) -> str:
     """What was to hold, and whether it did."""
     if not summary["slos"]:
@@ -106,7 +111,7 @@ def slos_table(summary: Mapping[str, Any]) -> str:
     rows = [
         [
             f"<code>{escape(slo['slo'])}</code>",
-            '<b class="good">held</b>' if slo["held"] else '<b class="bad">BROKEN</b>',
+            f'<b class="{"good" if slo["held"] else "bad"}">{verdict(slo["held"])}</b>',
             duration(slo["value_s"]),
             duration(slo["limit_s"]),
         ]

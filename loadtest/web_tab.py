@@ -8,23 +8,18 @@ far, which loads itself anew, and to /llama/summary.json. On a master all worker
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from flask import Blueprint, Response, request
 from report_page import report_page
-from report_tables import METRICS, milliseconds, number
 from results import RunResults
 from run_files import RunFiles
+from web_rows import COLUMNS, rows
 
 KEY = "llm-metrics"
 STATS_PATH = "/stats/requests"
 REFRESH_S = 3
-COLUMNS = {
-    "metric": "LLM metric",
-    "value": "Value",
-    **{f"{each}": f"{each} (ms)" for each in ("mean", "p50", "p90", "p99", "max")},
-}
 Summary = Callable[[], dict[str, Any]]
 
 
@@ -54,51 +49,6 @@ def attach(environment: Any, summary: Summary, results: Callable[[], RunResults]
     )
     ui.app.register_blueprint(pages)
     ui.app.after_request(lambda response: _extended(response, summary))
-
-
-def rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The tab's table: times, then rates, counts, objectives, failures and the TTFT's parts."""
-    filled = [_times(name, summary["metrics"][name]) for name in METRICS]
-    rates, counts = summary["rates"], summary["counts"]
-    share = rates["goodput_share"]
-    filled += [
-        _value("requests/s", number(rates["requests_per_s"])),
-        _value("output tokens/s", number(rates["output_tokens_per_s"], 1)),
-        _value("kept every SLO", "-" if share is None else f"{share:.1%}"),
-        _value("requests", f"{counts['scheduled']:,}, {counts['completed']:,} completed"),
-    ]
-    filled += [
-        _value(f"SLO {slo['slo']}", "held" if slo["held"] else "BROKEN") for slo in summary["slos"]
-    ]
-    filled += [
-        _value(f"failed: {kind}", f"{each['count']:,}")
-        for kind, each in summary["failures"].items()
-    ]
-    server = summary.get("server") or {}
-    if server.get("samples"):
-        last = server["samples"][-1]
-        for name in ("active_requests", "queued_requests"):
-            if name in last:
-                filled.append(_value(f"server: {name.replace('_', ' ')}", f"{last[name]:.0f}"))
-    for part in (server.get("split") or {}).get("parts", []):
-        filled.append(_times(f"ttft spent in {part['part']}", {"mean": part["seconds"]}))
-    filled += [_value("INVALID", reason) for reason in summary["validity"]["reasons"]]
-    return filled
-
-
-def _times(name: str, metric: Mapping[str, Any]) -> dict[str, str]:
-    times = {
-        each: milliseconds(metric[each]) if each in metric else ""
-        for each in ("mean", "p50", "p90", "p99", "max")
-    }
-    count = metric.get("count")
-    value = "" if count is None else f"{count:,} values"
-    return {"metric": name, "safe_name": name, "value": value, **times}
-
-
-def _value(name: str, value: str) -> dict[str, str]:
-    blank = dict.fromkeys(COLUMNS, "")
-    return {**blank, "metric": name, "safe_name": name, "value": value}
 
 
 def _page(summary: dict[str, Any], results: RunResults) -> str:

@@ -1,0 +1,60 @@
+"""The rows of the web UI's LLM tab, from a run's summary. Knows neither Locust nor Flask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from report_tables import METRICS, milliseconds, number, verdict
+
+COLUMNS = {
+    "metric": "LLM metric",
+    "value": "Value",
+    **{f"{each}": f"{each} (ms)" for each in ("mean", "p50", "p90", "p99", "max")},
+}
+
+
+def rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The tab's table: times, then rates, counts, objectives, failures and the TTFT's parts."""
+    filled = [_times(name, summary["metrics"][name]) for name in METRICS]
+    rates, counts = summary["rates"], summary["counts"]
+    share = rates["goodput_share"]
+    filled += [
+        _value("requests/s", number(rates["requests_per_s"])),
+        _value("output tokens/s", number(rates["output_tokens_per_s"], 1)),
+        _value("kept every SLO", "-" if share is None else f"{share:.1%}"),
+        _value("requests", f"{counts['scheduled']:,}, {counts['completed']:,} completed"),
+    ]
+    filled += [
+        _value(f"SLO {slo['slo']}", "no value" if slo["value_s"] is None else verdict(slo["held"]))
+        for slo in summary["slos"]
+    ]
+    filled += [
+        _value(f"failed: {kind}", f"{each['count']:,}")
+        for kind, each in summary["failures"].items()
+    ]
+    server = summary.get("server") or {}
+    if server.get("samples"):
+        last = server["samples"][-1]
+        for name in ("active_requests", "queued_requests"):
+            if name in last:
+                filled.append(_value(f"server: {name.replace('_', ' ')}", f"{last[name]:.0f}"))
+    for part in (server.get("split") or {}).get("parts", []):
+        filled.append(_times(f"ttft spent in {part['part']}", {"mean": part["seconds"]}))
+    filled += [_value("INVALID", reason) for reason in summary["validity"]["reasons"]]
+    return filled
+
+
+def _times(name: str, metric: Mapping[str, Any]) -> dict[str, str]:
+    times = {
+        each: milliseconds(metric[each]) if each in metric else ""
+        for each in ("mean", "p50", "p90", "p99", "max")
+    }
+    count = metric.get("count")
+    value = "" if count is None else f"{count:,} values"
+    return {"metric": name, "safe_name": name, "value": value, **times}
+
+
+def _value(name: str, value: str) -> dict[str, str]:
+    blank = dict.fromkeys(COLUMNS, "")
+    return {**blank, "metric": name, "safe_name": name, "value": value}

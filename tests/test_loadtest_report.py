@@ -1,0 +1,185 @@
+"""The load test's report: what it shows of which run, and that it needs nothing but itself."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from histogram import Histogram
+from report import write_whole
+from report_plots import log_bins
+from results import RunResults
+from run_files import RunFilesError, read_run
+from run_folders import HEADER, made_up, write_run
+from svg_plot import Line, Mark, even_ticks, line_plot, log_ticks, short
+from web_rows import COLUMNS, rows
+
+REPORT = Path(__file__).resolve().parent.parent / "loadtest" / "report.py"
+
+
+def report(folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(REPORT), str(folder)], capture_output=True, text=True
+    )
+
+
+def page_of(folder: Path) -> str:
+    done = report(folder)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def figures(page: str) -> list[ElementTree.Element]:
+    """Every SVG is well-formed, or this raises."""
+    return [ElementTree.fromstring(text) for text in re.findall(r"<svg.*?</svg>", page, re.S)]
+
+
+def test_a_report_needs_nothing_from_outside(tmp_path: Path) -> None:
+    page = page_of(write_run(tmp_path / "run", made_up(120, failed=3)))
+    assert not re.search(r"<script|<link|<img|@import|url\(|(src|href)=", page)
+    assert len(figures(page)) >= 6
+    parser = HTMLParser()
+    parser.feed(page)
+    parser.close()
+
+
+def test_its_numbers_are_the_summarys(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", made_up(120, failed=3))
+    page = page_of(folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert f"{summary['metrics']['ttft']['p99'] * 1e3:,.1f}" in page
+    assert "normal/UNAVAILABLE" in page
+    assert "the queue is &lt;full&gt;" in page, "messages of a server are no HTML"
+    assert "INVALID" not in page
+
+
+def test_an_invalid_run_says_so_above_everything(tmp_path: Path) -> None:
+    page = page_of(write_run(tmp_path / "run", made_up(120), cpu=0.99))
+    assert page.index("INVALID") < page.index("Objectives")
+    assert "used 99% of its core" in page
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_runs_with_nothing_or_one_request_have_a_report(tmp_path: Path, count: int) -> None:
+    records = made_up(21)[20 : 20 + count]
+    page = page_of(write_run(tmp_path / "run", records))
+    figures(page)
+    assert ("no request was measured" in page.lower()) == (count == 0)
+    assert "nan" not in page.lower()
+
+
+def test_a_killed_run_has_a_report_from_its_records(tmp_path: Path) -> None:
+    whole = made_up(100)
+    folder = write_run(tmp_path / "run", whole, finished=False)
+    cut = (folder / "records.jsonl").read_text()[:-40]
+    (folder / "records.jsonl").write_text(cut)
+    run = read_run(folder)
+    assert run.summary["counts"]["scheduled"] == 79  # 100, 20 of the warm-up, and the cut one
+    page = page_of(folder)
+    assert "records.jsonl was cut off" in page
+    assert "did not end by itself" in page
+    assert json.loads((folder / "so-far.json").read_text())["counts"]["scheduled"] == 79
+
+
+def test_rates_against_latency_of_a_search(tmp_path: Path) -> None:
+    folder = tmp_path / "search"
+    folder.mkdir()
+    for rate in (2.0, 4.0, 8.0):
+        run = write_run(tmp_path / f"{rate}", made_up(120, ttft_s=0.05 * rate), rate=rate)
+        (run / "summary.json").rename(folder / f"summary-{rate:.3g}.json")
+    assert "TTFT against the offered rate" in page_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("records.jsonl", '{"request_id": "1"}\n', "line 1"),
+        ("records.jsonl", "not json\n" + made_up(1)[0].to_json() + "\n", "line 1"),
+        ("summary.json", "{", "cannot be read as JSON"),
+        ("summary.json", "[1, 2]", "no summary of a load test"),
+        ("summary.json", '{"hello": 1}', "it has no 'header'"),
+        ("other.txt", "hello", "holds neither records.jsonl nor summary.json"),
+    ],
+)
+def test_wrong_files_get_one_sentence(tmp_path: Path, name: str, text: str, sentence: str) -> None:
+    (tmp_path / name).write_text(text)
+    done = report(tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_missing_folder_gets_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(RunFilesError, match="does not exist"):
+        read_run(tmp_path / "nowhere")
+
+
+def test_a_page_is_written_whole_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "page.html"
+    write_whole(target, "first")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_whole(target, "second")
+    assert target.read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_every_value_is_in_one_bin() -> None:
+    histogram = Histogram()
+    values = [0.0, 0.0003, 0.02, 0.02, 0.5, 3.0]
+    for value in values:
+        histogram.add(value)
+    bins = log_bins(histogram)
+    assert sum(count for _, _, count in bins) == len(values)
+    assert all(math.isclose(a[1], b[0]) for a, b in itertools.pairwise(bins))
+    (low, high, _) = next(each for each in bins if each[2] == 2)
+    assert low <= 20 <= high
+
+
+def test_lines_are_thinned_without_losing_a_spike() -> None:
+    points = [(float(at), 1000.0 if at == 777 else 1.0) for at in range(5000)]
+    figure = line_plot([Line("p99", points, 0)], "x", "y", [Mark(900, "limit", 5, across=True)])
+    assert len(figure) < 10_000
+    (svg,) = figures(figure)
+    path = next(each for each in svg.iter() if each.get("class") == "line s0")
+    heights = [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", path.get("d", ""))]
+    assert min(heights) < 40 < 200 < max(heights)
+
+
+def test_ticks_are_round_and_inside() -> None:
+    assert even_ticks(0, 7.3) == [0, 2, 4, 6]
+    assert even_ticks(0, 0.004) == [0, 0.001, 0.002, 0.003, 0.004]
+    assert log_ticks(3, 60) == [5, 10, 20, 50]
+    assert [short(each) for each in (0, 0.25, 1234, 56_000, 3e6)] == [
+        "0",
+        "0.25",
+        "1,234",
+        "56k",
+        "3M",
+    ]
+
+
+def test_the_web_tabs_rows_are_the_summarys(tmp_path: Path) -> None:
+    summary = read_run(write_run(tmp_path / "run", made_up(120, failed=3), cpu=0.99)).summary
+    table = {row["metric"]: row for row in rows(summary)}
+    assert all(set(row) == {*COLUMNS, "safe_name"} for row in table.values())
+    assert table["ttft"]["p99"] == f"{summary['metrics']['ttft']['p99'] * 1e3:,.1f}"
+    assert table["SLO ttft:p99<2000ms"]["value"] == "held"
+    assert table["failed: normal/UNAVAILABLE"]["value"] == "3"
+    assert "used 99% of its core" in table["INVALID"]["value"]
+    nothing = {row["metric"]: row for row in rows(RunResults(HEADER).summary())}
+    assert nothing["SLO ttft:p99<2000ms"]["value"] == "no value"

@@ -1,0 +1,70 @@
+"""Locust's web UI with the LLM tab, with a master and two workers, against the real server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from processes import eventually
+from server_process import ServerProcess, free_ports
+
+LOCUSTFILE = Path(__file__).resolve().parent.parent.parent / "loadtest" / "locustfile.py"
+
+
+def get(port: int, path: str) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+def rows(port: int) -> dict[str, dict[str, str]]:
+    """The tab's rows by name; empty until the UI is there."""
+    try:
+        document: dict[str, Any] = json.loads(get(port, "/stats/requests"))
+    except OSError:
+        return {}
+    (table,) = document["extended_stats"]
+    assert table["key"] == "llm-metrics"
+    return {row["metric"]: row for row in table["data"]}
+
+
+def test_the_tab_shows_the_running_test(
+    replay_server: ServerProcess, replay_repository: Path, tmp_path: Path
+) -> None:
+    ports = free_ports()
+    port, master = ports.http, str(ports.grpc)
+    command = [
+        os.environ["LOADTEST_PYTHON"],
+        *("-m", "locust", "-f", str(LOCUSTFILE), "--autostart", "--processes", "2"),
+        *("--web-port", str(port), "--master-bind-port", master, "--master-port", master),
+        *("-H", replay_server.ports.url("grpc"), "--rate", "20", "-t", "120s", "--warmup", "1"),
+        *("--metrics-url", replay_server.ports.url("metrics"), "--workload", "32/8"),
+        *("--tokenizer", str(replay_repository / "preprocessing/1/engine/tokenizer.json")),
+        *("--output", str(tmp_path / "run")),
+    ]
+    with (tmp_path / "log").open("wb") as log:
+        locust = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+
+        def measured() -> bool:
+            row = rows(port).get("ttft spent in prefill")
+            return row is not None and locust.poll() is None
+
+        eventually(measured, f"times in the tab; {(tmp_path / 'log').read_text()}")
+        table = rows(port)
+        assert int(table["itl"]["value"].split()[0].replace(",", "")) > 0
+        assert float(table["ttft"]["p99"].replace(",", "")) > 0
+        assert '"key": "llm-metrics"' in get(port, "/").replace('"key":"', '"key": "')
+        summary = json.loads(get(port, "/llama/summary.json"))
+        assert set(summary["workers"]) == {"0", "1"}, "of both workers"
+        page = get(port, "/llama/report")
+        assert "<svg" in page
+        assert 'http-equiv="refresh"' in page
+    finally:
+        locust.send_signal(signal.SIGTERM)
+        locust.wait(timeout=60)
+    assert (tmp_path / "run" / "records.jsonl").stat().st_size > 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -33,7 +34,9 @@ PUBLISH_S = 0.5
 class EngineMetrics:
     """`count` is called per response and only adds; a thread of its own talks to Triton.
 
-    What holds for `EngineInfo` holds here: nothing but `withdraw` may destroy a metric.
+    What holds for `EngineInfo` holds here: nothing but `withdraw` may destroy a metric. And a call
+    to a Triton that was killed never returns and keeps the stub from ending: so Triton is looked
+    for before every call, and called only where a value has changed.
     """
 
     def __init__(self, utils: Any, stats: Callable[[], EngineStats]) -> None:
@@ -41,6 +44,8 @@ class EngineMetrics:
         self._lock = threading.Lock()
         self._due = {SEQUENCES: 0.0, QUEUE_SECONDS: 0.0, PREFILL_SECONDS: 0.0}
         self._ended = threading.Event()
+        self._triton = os.getppid()
+        self._shown: dict[str, float] = {}
         self._families: list[Any] = []
         counter, gauge = utils.MetricFamily.COUNTER, utils.MetricFamily.GAUGE
         self._counters = {
@@ -99,8 +104,11 @@ class EngineMetrics:
         with self._lock:
             due, self._due = self._due, dict.fromkeys(self._due, 0.0)
         for name, value in due.items():
-            if value:
+            if value and os.getppid() == self._triton:
                 self._counters[name].increment(value)
         stats = self._stats()
         for field, gauge in self._gauges.items():
-            gauge.set(float(getattr(stats, field)))
+            value = float(getattr(stats, field))
+            if value != self._shown.get(field) and os.getppid() == self._triton:
+                self._shown[field] = value
+                gauge.set(value)

@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import server_sampler
@@ -162,16 +163,29 @@ def test_a_long_run_keeps_few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sampler.samples[0].at_s <= sampler.samples[-1].at_s
 
 
+def told_twice(server: ServerProcess) -> list[tuple[StepCounters, Any]]:
+    """Each model's counters at the metrics endpoint and in Triton's statistics."""
+    steps = parse_metrics(fetch_metrics(metrics_url(server.ports.url("metrics")))).steps
+    pairs = []
+    for model, step in steps.items():
+        url = f"http://{server.ports.url('http')}/v2/models/{model}/stats"
+        with urllib.request.urlopen(url) as answer:
+            pairs.append((step, json.loads(answer.read())["model_stats"][0]))
+    return pairs
+
+
 def test_the_endpoint_has_what_the_statistics_have(paced_server: ServerProcess) -> None:
     ask(paced_server, 0, 0.0)
-    steps = parse_metrics(fetch_metrics(metrics_url(paced_server.ports.url("metrics")))).steps
-    for model, step in steps.items():
-        url = f"http://{paced_server.ports.url('http')}/v2/models/{model}/stats"
-        with urllib.request.urlopen(url) as answer:
-            (stats,) = json.loads(answer.read())["model_stats"]
+
+    def settled() -> bool:  # a model is counted a moment after its last response
+        pairs = told_twice(paced_server)
+        counts = [stats["inference_stats"]["success"]["count"] for _, stats in pairs]
+        return 0 not in counts and counts == [step.requests for step, _ in pairs]
+
+    eventually(settled, "the same counts in both")
+    for step, stats in told_twice(paced_server):
         told = stats["inference_stats"]
         assert stats["response_stats"] == {}, "it tells of responses now: the split can use it"
-        assert step.requests == told["success"]["count"]
         compute = sum(told[f"compute_{part}"]["ns"] for part in ("input", "infer", "output"))
         rounding = 3e-6 * max(step.requests, 1)
         assert step.queue_s == pytest.approx(told["queue"]["ns"] / 1e9, abs=rounding)

@@ -115,5 +115,3 @@ collect_ignore = [] if importlib.util.find_spec("modelopt") else ["quantize"]
 collect_ignore += [] if importlib.util.find_spec("vllm") else ["with_vllm/test_vllm_itself.py"]
 collect_ignore += [] if "VLLM_PYTHON" in os.environ else ["with_vllm/test_ensemble_vllm.py"]
 collect_ignore += [] if "GPU_SETTING" in os.environ else ["with_gpu"]  # `make test-gpu`
-# Locust has an environment of its own, whose interpreter is named to the tests.
-collect_ignore += [] if "LOADTEST_PYTHON" in os.environ else ["with_loadtest"]

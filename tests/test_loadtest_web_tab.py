@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from processes import eventually
 from server_process import ServerProcess, free_ports
 
-LOCUSTFILE = Path(__file__).resolve().parent.parent.parent / "loadtest" / "locustfile.py"
+LOCUSTFILE = Path(__file__).resolve().parent.parent / "loadtest" / "locustfile.py"
 
 
 def get(port: int, path: str) -> str:
@@ -38,7 +38,7 @@ def test_the_tab_shows_the_running_test(
     ports = free_ports()
     port, master = ports.http, str(ports.grpc)
     command = [
-        os.environ["LOADTEST_PYTHON"],
+        sys.executable,
         *("-m", "locust", "-f", str(LOCUSTFILE), "--autostart", "--processes", "2"),
         *("--web-port", str(port), "--master-bind-port", master, "--master-port", master),
         *("-H", replay_server.ports.url("grpc"), "--rate", "20", "-t", "120s", "--warmup", "1"),

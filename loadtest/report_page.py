@@ -21,7 +21,7 @@ body{margin:0 auto;max-width:1360px;padding:20px 24px 60px;background:var(--bg);
 font:15px/1.5 system-ui,-apple-system,"Segoe UI","DejaVu Sans",sans-serif}
 h1{font-size:24px;line-height:1.25;margin:4px 0 2px}h2{font-size:18px;margin:32px 0 10px}
 h3{font-size:15px;margin:0 0 6px}p{margin:6px 0}.dim{color:var(--dim)}.good{color:var(--good)}
-.bad{color:var(--bad)}code{font-size:13px;overflow-wrap:anywhere}
+.bad{color:var(--bad)}code{font-size:13px;white-space:nowrap}
 .banner{border-left:6px solid var(--bad);background:var(--card);padding:10px 16px;margin:14px 0}
 .banner b{color:var(--bad);font-size:20px}.note{border-color:var(--c4)}
 .cards{display:grid;gap:12px;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));margin:16px 0}
@@ -45,7 +45,8 @@ stroke-width:4}
 .mark{fill:none;stroke-width:1.5;stroke-dasharray:5 4;opacity:.9}
 .stack{display:flex;height:22px;border-radius:4px;overflow:hidden;margin:8px 0}.stack i{min-width:0}
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:14px}
-th,td{text-align:left;padding:5px 10px 5px 0;border-bottom:1px solid var(--rule);vertical-align:top}
+th,td{text-align:left;padding:5px 10px 5px 0;border-bottom:1px solid var(--rule);vertical-align:top;
+overflow-wrap:anywhere}
 th{color:var(--dim);font-weight:600}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;
 white-space:nowrap}td .dim{font-size:13px}
 @media print{body{max-width:none}.plot{break-inside:avoid}}

@@ -81,7 +81,7 @@ def over_time(summary: Mapping[str, Any], name: str) -> str:
         if slo["metric"] == name
     ]
     return line_plot(
-        lines, "seconds since the start", f"{name}, ms", [*limits, *_warm(summary)], True
+        lines, "seconds since the start", f"{name}, ms", [*limits, *_warm(summary)], log=True
     )
 
 
@@ -116,7 +116,7 @@ def server_queue(summary: Mapping[str, Any]) -> str:
     ]
     if pending := sample_values(summary, "pending"):
         lines.append(Line("waiting in Triton", pending, 2, step=True))
-    return line_plot(lines, "seconds since the start", "requests", _warm(summary))
+    return line_plot(lines, "seconds since the start", "requests", _warm(summary), least=5)
 
 
 def rate_curves(trials: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

@@ -55,7 +55,7 @@ def read_run(path: Path) -> RunFiles:
     results = None
     if records.is_file() and not (told and trials and not summary.is_file()):
         header = _header(told, folder / HEADER)
-        results = results_of(records, header, notes)
+        results = results_of(records, header, notes, ended=told is not None)
     elif told is not None and not trials:
         notes.append(f"there is no {RECORDS}: distributions cannot be drawn")
     if told is None:
@@ -109,10 +109,14 @@ def read_records(path: Path, told: Callable[[str], None]) -> Iterator[RequestRec
         told(f"the last line of {path.name} was cut off and is left out")
 
 
-def results_of(path: Path, header: dict[str, Any], notes: list[str]) -> RunResults:
-    """The records' results; a header without times gets them from the records."""
-    if not header.get("duration_s"):
-        header = {**header, **_times(path)}
+def results_of(
+    path: Path, header: dict[str, Any], notes: list[str], ended: bool = True
+) -> RunResults:
+    """The records' results. Of a run that did not end, the window ends with its last record."""
+    if not ended:
+        times = _times(path, header.get("warmup_s"))
+        planned = header.get("duration_s") or times["duration_s"]
+        header = {**header, **times, "duration_s": min(planned, times["duration_s"])}
     results = RunResults(header)
     count = 0
     for record in read_records(path, notes.append):
@@ -124,14 +128,15 @@ def results_of(path: Path, header: dict[str, Any], notes: list[str]) -> RunResul
     return results
 
 
-def _times(path: Path) -> dict[str, float]:
-    """Where the records' phases say that the measured window was."""
+def _times(path: Path, warmup_s: float | None) -> dict[str, float]:
+    """Where the records' phases and ends say that the measured window was."""
     warm, end = 0.0, 0.0
     for record in read_records(path, lambda _: None):
         if record.phase == WARMUP:
             warm = max(warm, record.scheduled_at)
         elif record.phase == MEASURED and record.ended_at is not None:
             end = max(end, record.ended_at)
+    warm = warm if warmup_s is None else warmup_s
     return {"warmup_s": warm, "duration_s": max(end - warm, 0.0)}
 
 

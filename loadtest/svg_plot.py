@@ -107,9 +107,18 @@ def short(value: float) -> str:
 
 
 def line_plot(
-    lines: Sequence[Line], x_title: str, y_title: str, marks: Sequence[Mark] = (), log: bool = False
+    lines: Sequence[Line],
+    x_title: str,
+    y_title: str,
+    marks: Sequence[Mark] = (),
+    *,
+    log: bool = False,
+    least: float = 0.0,
 ) -> str:
-    """A `<figure>`; "" where no line has a value. `log`: the y axis is logarithmic."""
+    """A `<figure>`; "" where no line has a value.
+
+    `log`: the y axis is logarithmic where values differ much; it reaches to `least` at least.
+    """
     lines = [_thinned(line) for line in lines]
     xs = [x for line in lines for x, y in line.points if y is not None]
     ys = [y for line in lines for _, y in line.points if y is not None]
@@ -118,7 +127,7 @@ def line_plot(
     # A limit far above everything would flatten the lines: it is then left out of the scale.
     near = [mark.at for mark in marks if mark.across and mark.at <= 3 * max(ys)]
     x = Scale(min(xs), max(max(xs), min(xs) + 1), LEFT, WIDTH - RIGHT)
-    y = _y_scale([*ys, *near], log)
+    y = _y_scale([*ys, *near, *([least] if least else [])], log)
     shown = [mark for mark in marks if not mark.across or mark.at in near]
     body = [_frame(x, y, x_title, y_title)]
     body += [_line(line, x, y) for line in lines]

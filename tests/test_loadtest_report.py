@@ -83,6 +83,9 @@ def test_a_killed_run_has_a_report_from_its_records(tmp_path: Path) -> None:
     (folder / "records.jsonl").write_text(cut)
     run = read_run(folder)
     assert run.summary["counts"]["scheduled"] == 79  # 100, 20 of the warm-up, and the cut one
+    (folder / "header.json").write_text(json.dumps({**HEADER, "duration_s": 600.0}))
+    rates = read_run(folder).summary["rates"]
+    assert 9 < rates["requests_per_s"] < 11, "of the time that it ran, not of the planned one"
     page = page_of(folder)
     assert "records.jsonl was cut off" in page
     assert "did not end by itself" in page

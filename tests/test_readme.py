@@ -74,6 +74,8 @@ def test_every_command_is_run_by_some_test() -> None:
             "make engine PROFILE=demo",
             "make repository PROFILE=demo",
             "make verify",  # in test_verify.py
+            "make loadtest",
+            "llama-fp4",
             "assemble_repository.py --check",
             "serve.py --model-repository",
             *NOT_RUN_HERE,
@@ -112,6 +114,12 @@ def test_python_snippet(served: Ports, snippet: str) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_S
     )
     assert result.returncode == 0, result.stderr
+    if "AsyncClient" in snippet:
+        first, *chunks, last = result.stdout.splitlines()
+        assert first.startswith(" Paris")
+        assert chunks
+        assert last.endswith(" ms to the first token")
+        return
     guided = "guided_decoding_guide" in snippet
     expected = "The opposite of hot is cold!" if guided else "The opposite of hot is cold. [stop]"
     assert result.stdout == f"{expected}\n"
@@ -204,3 +212,20 @@ def test_the_way_on_blackwell_takes_at_most_five_commands(served: Ports) -> None
     assert "llama:/models" in serve
     run(wait, served)
     assert '"text_output"' in run(ask, served)
+
+
+def test_make_loadtest(served: Ports, tmp_path: Path) -> None:
+    """A few seconds of it. What the machine can bear is no matter here: 3 says that it cannot."""
+    (command,) = selected("make loadtest")
+    output = tmp_path / "run"
+    flags = f' --output {output} --tokenizer {DEMO_CHECKPOINT / "tokenizer.json"}"'
+    command = command.replace("60s", "5s").rstrip('"') + flags
+    result = subprocess.run(
+        ["bash", "-c", f"{command} GRPC_PORT={served.grpc} METRICS_PORT={served.metrics}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+    assert "ttft" in result.stdout, result.stdout + result.stderr
+    assert {path.name for path in output.iterdir()} >= {"report.html", "summary.json"}

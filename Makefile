@@ -68,8 +68,8 @@ benchmark-client: install  ## CPU time of a streamed response in our clients, be
 	@$(PY) build/bench_client.py
 
 loadtest:  ## one minute of load on the running server, and its table (LOADTEST_FLAGS: see locust --help)
-	@$(PYTHON) build/setup_environment.py --venv .venv-loadtest --extras loadtest
-	@.venv-loadtest/bin/locust -f loadtest/locustfile.py --headless --loglevel WARNING -H $(HOST):$(GRPC_PORT) -t $(LOADTEST_TIME) $(LOADTEST_FLAGS)
+	@$(SETUP) loadtest
+	@$(VENV)/bin/locust -f loadtest/locustfile.py --headless --loglevel WARNING -H $(HOST):$(GRPC_PORT) -t $(LOADTEST_TIME) --metrics-url http://$(HOST):$(METRICS_PORT)/metrics $(LOADTEST_FLAGS)
 
 test-loadtest:  ## the load test's own figures against servers whose times are known (minutes)
 	@$(SETUP) server,loadtest
@@ -101,4 +101,4 @@ clean:  ## remove what was built, keep the environments
 	rm -rf build/out model_repository/*/1/engine model_repository/*/1/engine.*
 
 clean-venv:  ## remove the environments
-	rm -rf .venv .venv-loadtest .venv-quantize .venv-vllm
+	rm -rf .venv .venv-quantize .venv-vllm

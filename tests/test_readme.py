@@ -223,6 +223,7 @@ def test_make_loadtest(served: Ports, tmp_path: Path) -> None:
     result = subprocess.run(
         ["bash", "-c", f"{command} GRPC_PORT={served.grpc} METRICS_PORT={served.metrics}"],
         cwd=ROOT,
+        env={**os.environ, "VENV": sys.prefix},
         capture_output=True,
         text=True,
         timeout=LIMIT_S,

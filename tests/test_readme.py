@@ -230,3 +230,9 @@ def test_make_loadtest(served: Ports, tmp_path: Path) -> None:
     )
     assert "ttft" in result.stdout, result.stdout + result.stderr
     assert {path.name for path in output.iterdir()} >= {"report.html", "summary.json"}
+
+
+@pytest.mark.parametrize("command", selected("llama-fp4 "))
+def test_command_line(served: Ports, command: str) -> None:
+    output = run(command.replace(".venv", sys.prefix), served)
+    assert "Paris" in output or '"errors": {}' in output

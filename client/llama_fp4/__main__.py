@@ -1,0 +1,8 @@
+"""`python -m llama_fp4` is `llama-fp4`."""
+
+import sys
+
+from llama_fp4.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

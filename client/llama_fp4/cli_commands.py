@@ -1,0 +1,91 @@
+"""What begins with a slash in `chat`."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+from llama_fp4.cli_console import say
+from llama_fp4.cli_conversation import Conversation
+from llama_fp4.cli_options import allowed, check_text, parse_value
+from llama_fp4.errors import InvalidRequest
+from llama_fp4.sampling import LISTS, SamplingParams
+
+HELP = """\
+/reset             forget the conversation, but not the system message
+/system            show the system message
+/system TEXT       set it from here on; /system - takes it away
+/params            show the sampling parameters that are set
+/params NAME X     set one; /params NAME - leaves it to the server
+/save FILE         write the messages to a new file, as JSON
+/quit              end, as does Ctrl-D
+A line that ends with \\ goes on in the next one, and \"\"\" begins and ends a block.
+Ctrl-C cancels the answer; what is shown of it stays in the conversation."""
+
+
+class Commands:
+    """They act on one conversation; `params` are those of the next answer."""
+
+    def __init__(self, conversation: Conversation, params: SamplingParams) -> None:
+        self._conversation, self.params = conversation, params
+        self._known = {
+            "/help": self._help,
+            "/params": self._params,
+            "/quit": self._nothing,
+            "/reset": self._reset,
+            "/save": self._save,
+            "/system": self._system,
+        }
+
+    def run(self, line: str) -> bool:
+        """Returns whether the session ends with it. Raises `InvalidRequest`."""
+        name, *more = line.split(None, 1)
+        rest = "".join(more)
+        if name not in self._known:
+            raise InvalidRequest(
+                f'the command is {name!r:.60}, allowed is one of {", ".join(self._known)}; """ '
+                "around a message lets it begin with /"
+            )
+        self._known[name](rest.strip())
+        return name == "/quit"
+
+    def _help(self, _: str) -> None:
+        say(HELP)
+
+    def _nothing(self, _: str) -> None:
+        pass
+
+    def _reset(self, _: str) -> None:
+        self._conversation.reset()
+
+    def _save(self, rest: str) -> None:
+        if not rest:
+            raise InvalidRequest("/save names no file, allowed is /save FILE")
+        self._conversation.save(Path(rest).expanduser())
+
+    def _system(self, rest: str) -> None:
+        if rest:
+            self._conversation.system = None if rest == "-" else check_text("/system", rest)
+        else:
+            say(self._conversation.system or "no system message")
+
+    def _params(self, rest: str) -> None:
+        name, _, value = rest.replace("=", " ", 1).partition(" ")
+        if not name:
+            for given, values in self.params.given().items():
+                say(f"{given} {' '.join(map(str, values))}")
+            return
+        names = [field.name for field in fields(SamplingParams)]
+        if name not in names:
+            raise InvalidRequest(f"the parameter is {name!r:.60}, allowed is {', '.join(names)}")
+        value = value.strip()
+        if not value:
+            raise InvalidRequest(f"{name} has no value, allowed is: {allowed(name) or 'a text'}")
+        self.params = self.params.merged({name: _value(name, value)})
+
+
+def _value(name: str, text: str) -> object:
+    if text == "-":
+        return next(f.default for f in fields(SamplingParams) if f.name == name)
+    value = parse_value(name, text)
+    return (value,) if name in LISTS else value

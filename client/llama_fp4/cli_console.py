@@ -1,0 +1,123 @@
+"""What the commands write: text for a person or JSON for a program, never both.
+
+Answers go to stdout, notes and errors to stderr. Bold and dim only on a terminal and without
+NO_COLOR.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, TextIO
+
+from llama_fp4.errors import InvalidRequest, LlamaError, RequestTimeout
+
+OK, SERVER_ERROR, USAGE, TIMEOUT, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 3, 130, 141
+BOLD, DIM = "1", "2"
+WIDTH = 79
+# An answer may hold anything; on a terminal none of it moves the cursor or renames the window.
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class Parser(argparse.ArgumentParser):
+    """One sentence for what is wrong, exit code 2, and no wall of usage before it."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(formatter_class=_Help, allow_abbrev=False, **more)
+
+    def error(self, message: str) -> Any:
+        raise InvalidRequest(f"{message}; see {self.prog} --help")
+
+
+class _Help(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28, width=WIDTH)
+
+
+def exit_code(error: LlamaError) -> int:
+    """3 for a limit of time, 2 for a wrong request (whoever refuses it), else 1."""
+    if isinstance(error, RequestTimeout):
+        return TIMEOUT
+    return USAGE if isinstance(error, InvalidRequest) else SERVER_ERROR
+
+
+def shown(stream: TextIO, text: str) -> str:
+    """The text as that stream may have it."""
+    return CONTROL.sub("\ufffd", text) if stream.isatty() else text
+
+
+def styled(stream: TextIO, code: str, text: str) -> str:
+    """BOLD or DIM, where that is seen."""
+    if not text or not stream.isatty() or "NO_COLOR" in os.environ:
+        return text
+    return f"\x1b[{code}m{text}\x1b[0m"
+
+
+def write(text: str) -> None:
+    """A piece of an answer, seen at once."""
+    sys.stdout.write(shown(sys.stdout, text))
+    sys.stdout.flush()
+
+
+def say(text: str = "") -> None:
+    """A line on stdout."""
+    write(f"{text}\n")
+
+
+def say_json(value: Any) -> None:
+    """One JSON document on one line; what JSON has no number for (nan) is never in it."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """A line beside the answer."""
+    print(styled(sys.stderr, DIM, shown(sys.stderr, text)), file=sys.stderr, flush=True)
+
+
+def complain(error: LlamaError, as_json: bool) -> None:
+    """The error, as one sentence or one JSON document, on stderr."""
+    if as_json:
+        document = {
+            "error": {
+                "class": type(error).__name__,
+                "code": error.code,
+                "message": str(error),
+                "request_id": error.request_id,
+                "retryable": error.retryable,
+            }
+        }
+        print(json.dumps(document, ensure_ascii=False), file=sys.stderr, flush=True)
+    else:
+        sentence = shown(sys.stderr, f"error: {error}")
+        print(styled(sys.stderr, BOLD, sentence), file=sys.stderr, flush=True)
+
+
+def say_table(rows: Iterable[Sequence[str]], heading: Sequence[str] = ()) -> None:
+    """Columns two blanks apart; those whose every cell is a number stand to the right."""
+    body = [[shown(sys.stdout, cell) for cell in row] for row in rows]
+    cells = [list(heading), *body] if heading else body
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    right = [all(map(_is_number, column)) for column in zip(*body, strict=True)]
+    for index, row in enumerate(cells):
+        padded = (
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(row, widths, right, strict=True)
+        )
+        line = "  ".join(padded).rstrip()
+        # Styled after `shown`, which would take the style away.
+        sys.stdout.write((styled(sys.stdout, BOLD, line) if heading and not index else line) + "\n")
+    sys.stdout.flush()
+
+
+def _is_number(cell: str) -> bool:
+    return cell == "-" or cell.replace(".", "", 1).lstrip("-").isdigit()
+
+
+def yes(value: bool) -> str:
+    """`yes` or `no`."""
+    return "yes" if value else "no"

@@ -1,0 +1,127 @@
+"""`llama-fp4 generate`: one prompt, its answer as it comes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from llama_fp4.answers import Chunk, Completion
+from llama_fp4.cli_console import OK, note, say, say_json, write
+from llama_fp4.cli_options import (
+    add_sampling_options,
+    add_server_options,
+    check_text,
+    open_client,
+    sampling_params,
+)
+from llama_fp4.contracts import Prompt
+from llama_fp4.errors import Cancelled, InvalidRequest
+from llama_fp4.stream import Stream
+
+ENDS = {"length": "the answer ended at --max-tokens", "timeout": "the answer ended at --timeout-ms"}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Of this command."""
+    parser.usage = f"{parser.prog} [options] [PROMPT]"
+    parser.add_argument(
+        "prompt", nargs="?", metavar="PROMPT", help="raw text; standard input if missing or -"
+    )
+    parser.add_argument("--chat", action="store_true", help="PROMPT is a user's message")
+    parser.add_argument("--system", metavar="TEXT", help="system message; implies --chat")
+    parser.add_argument(
+        "--stream",
+        action=argparse.BooleanOptionalAction,
+        help="print text as it comes (default, but not with --json: then a line of JSON a chunk)",
+    )
+    add_server_options(parser)
+    add_sampling_options(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Raises `LlamaError`; leaving in any way ends the request on the server."""
+    params = sampling_params(options)
+    prompt = messages_or_text(options)
+    streamed = options.stream if options.stream is not None else not options.json
+    with (
+        open_client(options) as client,
+        client.stream(prompt, params, stream=streamed) as stream,
+    ):
+        _print_chunks(stream, options.json, streamed)
+    completion = stream.completion
+    if completion.finish_reason == "cancelled":
+        raise Cancelled("the request was cancelled on the server", request_id=stream.request_id)
+    if options.json and not streamed:
+        say_json(completion_json(completion))
+    elif not options.json and sys.stderr.isatty() and completion.finish_reason in ENDS:
+        note(f"[{ENDS[completion.finish_reason]}]")
+    return OK
+
+
+def messages_or_text(options: argparse.Namespace) -> Prompt:
+    """The prompt, from wherever it comes. Raises `InvalidRequest` if there is none."""
+    text = options.prompt
+    if text is None or text == "-":
+        if sys.stdin.isatty():
+            note("the prompt, then Ctrl-D:")
+        try:
+            text = sys.stdin.buffer.read().decode().removesuffix("\n")
+        except UnicodeDecodeError as error:
+            raise InvalidRequest("standard input is no UTF-8, allowed is UTF-8") from error
+    if not check_text("the prompt", text):
+        raise InvalidRequest("the prompt is empty, allowed is any other text")
+    if not options.chat and options.system is None:
+        prompt: str = text
+        return prompt
+    messages = [{"role": "user", "content": text}]
+    if options.system is not None:
+        system = check_text("--system", options.system)
+        messages.insert(0, {"role": "system", "content": system})
+    return messages
+
+
+def _print_chunks(stream: Stream, as_json: bool, streamed: bool) -> None:
+    last = "\n"
+    try:
+        for chunk in stream:
+            if not as_json:
+                write(chunk.text)
+                last = chunk.text[-1:] or last
+            elif streamed:
+                say_json(chunk_json(chunk, stream.request_id))
+    finally:
+        # What comes next, an error or the shell's prompt, begins a line of its own.
+        if not as_json and (last != "\n" or sys.exc_info()[0] is None):
+            say()
+
+
+def chunk_json(chunk: Chunk, request_id: str) -> dict[str, Any]:
+    """One line of `--stream --json`; the counts are those of `Chunk`."""
+    return {
+        "text": chunk.text,
+        "index": chunk.index,
+        "final": chunk.final,
+        "finish_reason": chunk.finish_reason,
+        "stop_reason": chunk.stop_reason,
+        "num_output_tokens": chunk.num_output_tokens,
+        "num_input_tokens": chunk.num_input_tokens,
+        "request_id": request_id,
+    }
+
+
+def completion_json(completion: Completion) -> dict[str, Any]:
+    """The one object of `--json`; times in seconds, None where they say nothing."""
+    timing = completion.timing
+    return {
+        "text": completion.text,
+        "finish_reason": completion.finish_reason,
+        "stop_reason": completion.stop_reason,
+        "num_input_tokens": completion.num_input_tokens,
+        "num_output_tokens": completion.num_output_tokens,
+        "request_id": completion.request_id,
+        "ttft_s": timing.ttft_s,
+        "e2e_s": timing.e2e_s,
+        "tpot_s": timing.tpot_s,
+        "attempts": timing.attempts,
+    }

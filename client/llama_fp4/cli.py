@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import threading
 from collections.abc import Sequence
 
 from llama_fp4.cli_console import (
@@ -21,6 +22,7 @@ from llama_fp4.cli_console import (
     exit_code,
     say,
 )
+from llama_fp4.cli_interrupt import Waker
 from llama_fp4.errors import InvalidRequest, LlamaError
 
 # name -> (module, what it does); each module has `add_options(parser)` and `run(options) -> code`
@@ -41,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    if threading.current_thread() is threading.main_thread():
+        Waker()
     try:
         return _run(given)
     except LlamaError as error:
@@ -88,7 +92,7 @@ def overview() -> str:
             "",
             *lines,
             "",
-            "llama-fp4 COMMAND --help has the options. LLAMA_FP4_URL is the default of --url.",
+            "llama-fp4 COMMAND --help lists the options. LLAMA_FP4_URL is --url's default.",
             "Exit codes: 0 done, 1 server error, 2 usage or a wrong request, 3 timeout,",
             "130 Ctrl-C.",
         ]

@@ -92,18 +92,16 @@ class Terminal:
         """What has come since the last call, up to and with `text`."""
         deadline = time.monotonic() + PATIENCE_S
         while text not in self.seen:
-            left = deadline - time.monotonic()
-            assert left > 0, f"no {text!r} in {self.seen!r}"
-            if select.select([self._master], [], [], left)[0]:
-                data = self._read()
-                assert data, f"the command ended, without {text!r} in {self.seen!r}"
-                self.seen += data
+            data = self._read(deadline)
+            assert data, f"the command ended, without {text!r} in {self.seen!r}"
+            self.seen += data
         before, _, self.seen = self.seen.partition(text)
         return before + text
 
     def end(self) -> int:
         """Read to the end; returns the exit code."""
-        while data := self._read():
+        deadline = time.monotonic() + PATIENCE_S
+        while data := self._read(deadline):
             self.seen += data
         return self.process.wait(PATIENCE_S)
 
@@ -114,7 +112,9 @@ class Terminal:
         self.process.wait()
         os.close(self._master)
 
-    def _read(self) -> str:
+    def _read(self, deadline: float) -> str:
+        left = max(deadline - time.monotonic(), 0)
+        assert select.select([self._master], [], [], left)[0], f"nothing after {self.seen!r}"
         with contextlib.suppress(OSError):  # EIO: the other end is closed
             return os.read(self._master, 4096).decode(errors="replace")
         return ""

@@ -108,6 +108,7 @@ def test_an_error_ends_no_session(session: Terminal, tmp_path: Path) -> None:
     assert saved(session, tmp_path / "saved.json") == []
     session.line(f"/save {tmp_path / 'saved.json'}")
     session.read_until("exists, allowed is a new file")
+    session.read_until("> ")
     session.type(CTRL_D)
     assert session.end() == 0
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from cli_calls import COMMAND, answer, ask, call, environment, json_lines, terminal
 from conftest import MakeRepository
-from llama_fp4 import Client
-from processes import PATIENCE_S
+from llama_fp4 import Client, Timeouts, TotalTimeout
+from processes import PATIENCE_S, eventually
 from server_process import ServerProcess, free_ports
 from test_cancellation import wait_until_the_engine_rests
 from test_client_upstream import certificates
@@ -124,7 +124,7 @@ def test_ctrl_c_ends_with_130_and_on_the_server(
     if form == ("--no-stream",):
         # Nothing tells that it runs but the server, which answers nobody else meanwhile.
         with Client(narrow_server.ports.url("grpc")) as client:
-            wait_until_it_runs(client)
+            eventually(lambda: is_taken(client), "the request runs")
     else:
         assert process.stdout.read(5)
     process.send_signal(signal.SIGINT)
@@ -133,20 +133,8 @@ def test_ctrl_c_ends_with_130_and_on_the_server(
     wait_until_the_engine_rests(narrow_server)
 
 
-def wait_until_it_runs(client: Client) -> None:
-    from processes import eventually
-
-    def running() -> bool:
-        counts = client.statistics()["model_stats"][0]
-        return int(counts.get("inference_count", 0)) > 0 and pending(client)
-
-    eventually(running, "a request runs")
-
-
-def pending(client: Client) -> bool:
-    """Whether somebody holds the engine's one place."""
-    from llama_fp4 import Timeouts, TotalTimeout
-
+def is_taken(client: Client) -> bool:
+    """Whether somebody else holds the engine's one place."""
     try:
         client.generate("Hi", max_tokens=1, timeouts=Timeouts(total=1.0))
     except TotalTimeout:
@@ -311,8 +299,7 @@ def test_mutual_tls(tmp_path: Path) -> None:
         assert (found.returncode, found.stdout, found.stderr) == (0, "one \n", "")
         found = call(*named, "--tls-ca", str(tmp_path / "other.pem"))
         assert (found.returncode, found.stdout, found.stderr.count("\n")) == (1, "", 1)
-        models = call("models", *named[5:], "--url", ports.url("grpc"), "--json",
-                      "--tls-ca", str(tmp_path / "ca.pem"))  # fmt: skip
+        models = call("models", *named[4:], "--json", "--tls-ca", str(tmp_path / "ca.pem"))
         contracts = {m["name"]: m["contract"] for m in json.loads(models.stdout)}
         assert contracts == {
             "ensemble": "upstream", "tensorrt_llm_bls": "upstream", "tensorrt_llm": "llmapi"

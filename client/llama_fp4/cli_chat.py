@@ -24,6 +24,9 @@ from llama_fp4.cli_options import (
 from llama_fp4.client import Client
 from llama_fp4.errors import Cancelled, LlamaError
 
+KEPT = "[cancelled; the conversation keeps what is shown]"
+DROPPED = "[cancelled; nothing was answered, so the message is dropped too]"
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Of this command."""
@@ -73,11 +76,17 @@ class Session:
             except KeyboardInterrupt:
                 if not self.lines.interactive:
                     return INTERRUPTED
-                note("\n[Ctrl-D or /quit ends]")
+                note(f"\n{DROPPED}")
 
     def _turn(self) -> bool:
         """One entry; returns whether it was the last."""
-        entry = self.lines.entry()
+        try:
+            entry = self.lines.entry()
+        except KeyboardInterrupt:
+            if not self.lines.interactive:
+                raise
+            note("\n[Ctrl-D or /quit ends]")
+            return False
         if entry.is_command:
             return self._commands.run(entry.text)
         if entry.text:
@@ -94,11 +103,7 @@ class Session:
             self._end_line(parts)
             if not self.lines.interactive:
                 raise
-            note(
-                "[cancelled; the conversation keeps what is shown]"
-                if kept
-                else "[cancelled; nothing was answered, so the message is dropped too]"
-            )
+            note(KEPT if kept else DROPPED)
         except LlamaError:
             self._end_line(parts)
             if self.lines.interactive:

@@ -53,6 +53,7 @@ USAGE = {
     "no command": ([], ""),
     "unknown command": (["nope"], "'nope'"),
     "unknown option": (["generate", "x", "--nope"], "--nope"),
+    "no quotes": (["generate", "x", "y"], "a prompt with blanks needs quotes"),
     "abbreviated": (["generate", "x", "--max", "3"], "--max"),
     "no integer": (["generate", "x", "--top-k", "1.5"], "top_k is '1.5', allowed is: integer, 0"),
     "out of range": (["generate", "x", "--max-tokens", "0"], "max_tokens is 0"),
@@ -119,7 +120,14 @@ def test_nobody_answers(command: list[str], wire: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "header", [SECRET, f"a b={SECRET}", f"name={SECRET}\n", f"name={SECRET}\u00e9"]
+    "header",
+    [
+        SECRET,
+        f"Authorization: {SECRET}==",
+        f"a b={SECRET}",
+        f"name={SECRET}\n",
+        f"name={SECRET}\u00e9",
+    ],
 )
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_a_wrong_header_is_not_printed(header: str, form: list[str]) -> None:
@@ -127,6 +135,14 @@ def test_a_wrong_header_is_not_printed(header: str, form: list[str]) -> None:
     assert found.returncode == 2
     assert "--header" in found.stderr
     assert SECRET not in found.stdout + found.stderr
+
+
+def test_a_mistyped_option_is_named_without_its_value() -> None:
+    for value in ((f"--heaader=a={SECRET}",), ("--heaader", f"a={SECRET}")):
+        found = call("health", *value)
+        assert found.returncode == 2
+        assert "--heaader is no option" in found.stderr
+        assert SECRET not in found.stderr
 
 
 def test_a_header_is_sent_and_not_printed() -> None:

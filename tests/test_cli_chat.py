@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cli_calls import CTRL_C, CTRL_D, Terminal, ask, history, json_lines, terminal
 from conftest import MakeRepository
-from llama_fp4 import Client
+from llama_fp4 import Client, SamplingParams
 from server_process import ServerProcess, free_ports
 from test_cancellation import wait_until_the_engine_rests
 
@@ -162,7 +162,7 @@ def test_a_second_session_has_the_first_ones_history(
 
 def test_a_script(demo_server: ServerProcess, demo_client: Client, tmp_path: Path) -> None:
     """A message a line; the conversation is what the client sends for the same messages."""
-    options = {"max_tokens": 8, "temperature": 0.0}
+    params = SamplingParams(max_tokens=8, temperature=0.0)
     path = tmp_path / "saved.json"
     script = f"What is a fox?\n\nAnd\\\na dog?\n/save {path}\n"
     arguments = ("chat", "--max-tokens", "8", "--temperature", "0", "--system", "Be brief.")
@@ -171,7 +171,7 @@ def test_a_script(demo_server: ServerProcess, demo_client: Client, tmp_path: Pat
     messages = [{"role": "system", "content": "Be brief."}]
     for question in ("What is a fox?", "And\na dog?"):
         messages.append({"role": "user", "content": question})
-        reply = demo_client.generate(messages, **options).text
+        reply = demo_client.generate(messages, params).text
         messages.append({"role": "assistant", "content": reply})
     assert json.loads(path.read_text(encoding="utf-8")) == messages
     assert found.stdout == "".join(

@@ -77,8 +77,19 @@ def _run(given: list[str]) -> int:
     usage = f"llama-fp4 {name} [options]"
     parser = Parser(prog=f"llama-fp4 {name}", usage=usage, description=_sentence(summary))
     module.add_options(parser)
-    code: int = module.run(parser.parse_args(rest))
+    options, extra = parser.parse_known_args(rest)
+    if extra:
+        parser.error(_unknown(extra))
+    code: int = module.run(options)
     return code
+
+
+def _unknown(extra: Sequence[str]) -> str:
+    # Without values: one of them may be what a mistyped --header was to keep secret.
+    for argument in extra:
+        if argument.startswith("-"):
+            return f"{argument.partition('=')[0]:.40} is no option"
+    return f"{len(extra)} more arguments than allowed (a prompt with blanks needs quotes)"
 
 
 def overview() -> str:

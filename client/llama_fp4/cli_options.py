@@ -215,13 +215,13 @@ def _seconds(text: str) -> float:
 
 
 def _header(text: str) -> tuple[str, str]:
-    # The value may be a secret: no sentence has it in it.
+    # Any of it may be a secret, if it is mistyped: no sentence has it in it.
     name, mark, value = text.partition("=")
     if not mark:
         raise argparse.ArgumentTypeError("there is one without =, allowed is NAME=VALUE")
     if not HEADER_NAME.fullmatch(name):
         raise argparse.ArgumentTypeError(
-            f"a name is {name!r:.60}, allowed are letters, digits and -_."
+            "a name has other characters than letters, digits and -_. before the ="
         )
     if not (value.isascii() and value.isprintable()):
         raise argparse.ArgumentTypeError(f"{name}'s value is not of printable ASCII")

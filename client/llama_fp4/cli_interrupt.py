@@ -39,5 +39,5 @@ class Waker:
                 continue
             self._awake = False
             while not self._awake:
+                time.sleep(AGAIN_S)  # first, as mostly the main thread is already awake
                 signal.pthread_kill(self._main, WAKE)
-                time.sleep(AGAIN_S)

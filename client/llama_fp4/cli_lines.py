@@ -82,6 +82,11 @@ class Lines:
                 return input(prompt)
             except UnicodeDecodeError as error:
                 raise InvalidRequest("the line is no UTF-8, allowed is UTF-8") from error
+            except SystemError as error:
+                # CPython's input() runs the next signal's handler while Ctrl-C's exception is set.
+                if isinstance(error.__cause__, KeyboardInterrupt):
+                    raise error.__cause__ from None
+                raise
         if self.interactive:
             sys.stderr.write(prompt)
             sys.stderr.flush()

@@ -20,6 +20,7 @@ from llama_fp4.settings import Keepalive, Timeouts, Tls
 from llama_fp4.transport import Transport
 
 URL_VARIABLE = "LLAMA_FP4_URL"
+CONNECT_S = 10.0  # for the first call, where --timeout leaves as much
 DEFAULT_URL = "127.0.0.1:8001"
 HEADER_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 LARGEST_INT32, LARGEST_UINT64 = 2**31 - 1, 2**64 - 1
@@ -162,7 +163,7 @@ def connection(options: argparse.Namespace) -> dict[str, Any]:
         "url": url,
         "tls": Tls(**files, server_name=options.tls_name) if secured else None,
         "headers": dict(options.header),
-        "timeouts": Timeouts(total=options.timeout),
+        "timeouts": Timeouts(min(options.timeout or CONNECT_S, CONNECT_S), total=options.timeout),
     }
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from time import perf_counter
 from types import TracebackType
+from typing import Any
 
 from llama_fp4.answers import Chunk, Completion, Timing
 from llama_fp4.contracts import Request
@@ -21,18 +24,25 @@ class AsyncStream:
     """`async for chunk in stream`: the request is sent on entering the loop or the block.
 
     Leaving the loop, the `async with` block, an exception in it or a cancelled task ends the
-    request on the server, as does `close()`. Reading raises `LlamaError`.
+    request on the server, as does `close()`, and as does dropping a stream that nobody refers to
+    any more. Reading raises `LlamaError`.
     """
 
     def __init__(
-        self, prepare: Prepare, exchange: Exchange, spawn: Callable[[Awaitable[None]], None]
+        self,
+        prepare: Prepare,
+        exchange: Exchange,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        refused: Callable[[LlamaError], None] | None = None,
     ) -> None:
         self._prepare, self._exchange, self._spawn = prepare, exchange, spawn
         self._transport: AsyncTransport | None = None
         self._request: Request | None = None
         self._call: AsyncCall | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._begun = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._refused = refused
+        self._begun = self._closed = False
 
     @property
     def request_id(self) -> str:
@@ -106,31 +116,49 @@ class AsyncStream:
     async def _begin(self) -> None:
         if not self._begun:
             self._begun = True
+            self._loop = asyncio.get_running_loop()
             self._transport, self._request = await self._prepare()
             await self._start()
 
-    async def _start(self) -> None:
+    async def _start(self) -> AsyncCall | None:
+        """Send the request, again if connecting fails and that is worth it; None once closed."""
         assert self._transport is not None
         assert self._request is not None
-        left = self._exchange.begin()
-        self._call = await self._transport.start(self._request, left)
-        if self._exchange.watched:
-            self._arm()
+        while not self._closed:
+            left = self._exchange.begin()
+            try:
+                self._call = await self._transport.start(self._request, left)
+            except LlamaError as error:
+                await self._pause(error)
+                continue
+            if self._closed:  # by another task, before there was a call to cancel
+                self._leave()
+            elif self._exchange.watched:
+                self._arm()
+            return self._call
+        return None
 
     async def _failed(self, error: LlamaError) -> AsyncCall | None:
         """The call of the next attempt, None if the stream was closed, or raises the error."""
         if self._ended() is None:
             return None
-        shown = self._exchange.error(error)
-        pause = self._exchange.pause(shown)
+        await self._pause(error)
+        return await self._start()
+
+    async def _pause(self, error: LlamaError) -> None:
+        """Wait for the next attempt. Raises the error if there shall be none."""
+        exchange = self._exchange
+        shown = exchange.error(error)
+        pause = exchange.pause(shown)
         if pause is None:
+            exchange.end()
             if isinstance(shown, RequestTimeout):
                 self._stop()
+            if self._refused is not None:
+                self._refused(shown)
             raise shown from (None if shown is error else error)
         await asyncio.sleep(pause)
-        self._exchange.timing.ended_at = 0.0
-        await self._start()
-        return self._call
+        exchange.timing.ended_at = 0.0
 
     def _arm(self) -> None:
         """Look again at the deadline; it is moved with every chunk, and the timer seldom."""
@@ -141,13 +169,20 @@ class AsyncStream:
         if self._call is None or left == math.inf:
             return
         if left > 0:
-            self._timer = asyncio.get_running_loop().call_later(left, self._arm)
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(left, _look, weakref.ref(self))
             return
         self._exchange.expire()
         self._call.cancel()
 
+    def __del__(self) -> None:
+        # The collector may run in another thread, and when the loop has ended there is no call.
+        if getattr(self, "_call", None) is not None and self._loop is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._leave)
+
     def _leave(self) -> None:
-        self._begun = True
+        self._begun = self._closed = True
         call = self._ended()
         if call is not None:
             call.cancel()
@@ -167,3 +202,10 @@ class AsyncStream:
         # In a task of its own: the task that leaves may be one that is cancelled.
         if self._request is not None and self._request.stoppable and self._transport is not None:
             self._spawn(self._transport.stop(self.request_id))
+
+
+def _look(stream: weakref.ref[AsyncStream]) -> None:
+    # A timer that held the stream itself would keep one that was dropped.
+    found = stream()
+    if found is not None:
+        found._arm()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import threading
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from llama_fp4.answers import Chunk, Completion, Timing
@@ -18,16 +22,24 @@ class Stream:
     """`for chunk in stream`: the request runs from the moment that this is made.
 
     Leaving the loop, the `with` block or an exception in it ends the request on the server, as does
-    `close()`. One thread reads; any may close. Reading raises `LlamaError`.
+    `close()`, and as does dropping a stream that nobody refers to any more. One thread reads; any
+    may close. Reading raises `LlamaError`.
     """
 
     def __init__(
-        self, transport: Transport, watchdog: Watchdog, request: Request, exchange: Exchange
+        self,
+        transport: Transport,
+        watchdog: Watchdog,
+        request: Request,
+        exchange: Exchange,
+        refused: Callable[[LlamaError], None] | None = None,
     ) -> None:
         self._transport, self._watchdog = transport, watchdog
-        self._request, self._exchange = request, exchange
+        self._request, self._exchange, self._refused = request, exchange, refused
         self._call: Call | None = None
-        self._start()
+        self._closed = False
+        self._process = os.getpid()
+        self._call = self._start()
 
     @property
     def request_id(self) -> str:
@@ -46,10 +58,18 @@ class Stream:
 
     def close(self) -> None:
         """End the request on the server if it still runs. Chunks that were not read are lost."""
+        self._closed = True
         call = self._ended()
         if call is not None:
             call.cancel()
             self._stop()
+
+    def __del__(self) -> None:
+        # In a fork the call is the parent's. In a thread, as telling the server takes a while and
+        # the collector runs anywhere; at the interpreter's end there are no new threads.
+        if getattr(self, "_call", None) is not None and self._process == os.getpid():
+            with contextlib.suppress(RuntimeError):
+                threading.Thread(target=self.close, name="llama-fp4-close", daemon=True).start()
 
     def __iter__(self) -> Iterator[Chunk]:
         try:
@@ -98,28 +118,46 @@ class Stream:
             return chunk
         return None
 
-    def _start(self) -> None:
-        """Send the request, again if connecting fails and that is worth it."""
+    def _start(self) -> Call | None:
+        """Send the request, again if connecting fails and that is worth it; None once closed."""
         exchange = self._exchange
-        left = exchange.begin()
-        self._call = self._transport.start(self._request, left)
-        if exchange.watched:
-            self._watchdog.watch(exchange, self._expire)
+        while not self._closed:
+            left = exchange.begin()
+            try:
+                call = self._transport.start(self._request, left)
+            except LlamaError as error:
+                self._pause(error)
+                continue
+            self._call = call
+            if self._closed:  # from elsewhere, before there was a call to cancel
+                self.close()
+                return None
+            if exchange.watched:
+                self._watchdog.watch(exchange, weakref.WeakMethod(self._expire))
+            return call
+        return None
 
     def _failed(self, error: LlamaError) -> Call | None:
         """The call of the next attempt, None if the stream was closed, or raises the error."""
         if self._ended() is None:
             return None
-        shown = self._exchange.error(error)
-        pause = self._exchange.pause(shown)
+        self._pause(error)
+        return self._start()
+
+    def _pause(self, error: LlamaError) -> None:
+        """Wait for the next attempt. Raises the error if there shall be none."""
+        exchange = self._exchange
+        shown = exchange.error(error)
+        pause = exchange.pause(shown)
         if pause is None:
+            exchange.end()
             if isinstance(shown, RequestTimeout):
                 self._stop()
+            if self._refused is not None:
+                self._refused(shown)
             raise shown from (None if shown is error else error)
         time.sleep(pause)
-        self._exchange.timing.ended_at = 0.0
-        self._start()
-        return self._call
+        exchange.timing.ended_at = 0.0
 
     def _expire(self) -> None:
         call = self._call

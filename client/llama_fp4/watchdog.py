@@ -6,9 +6,11 @@ One thread for all streams of a client, and only while one of them has such a li
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from time import perf_counter
+from weakref import WeakMethod
 
 from llama_fp4.exchange import Exchange
 
@@ -18,11 +20,14 @@ class Watchdog:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._watched: dict[Exchange, Callable[[], None]] = {}
+        self._watched: dict[Exchange, WeakMethod[Callable[[], None]]] = {}
         self._thread: threading.Thread | None = None
+        self._process = os.getpid()
 
-    def watch(self, exchange: Exchange, expire: Callable[[], None]) -> None:
+    def watch(self, exchange: Exchange, expire: WeakMethod[Callable[[], None]]) -> None:
         """Until `forget`. The deadline may move later unseen; `wake` tells of an earlier one."""
+        if self._process != os.getpid():  # a fork has no threads, and the parent's streams
+            self.__init__()  # type: ignore[misc]
         with self._changed:
             self._watched[exchange] = expire
             if self._thread is None:
@@ -63,5 +68,8 @@ class Watchdog:
                 now = perf_counter()
                 late = [each for each in self._watched if each.deadline <= now]
                 calls = [self._watched.pop(each) for each in late]
-            for expire in calls:
-                expire()
+            for call in calls:
+                expire = call()
+                if expire is not None:
+                    expire()
+                del expire  # or it would keep the stream until the next one expires

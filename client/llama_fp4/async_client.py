@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Literal, overload
 
 from llama_fp4.address import open_transport
 from llama_fp4.answers import Completion, Health, ModelMetadata, ModelState
 from llama_fp4.async_stream import AsyncStream
-from llama_fp4.client import ASK_S, Messages, connect_error
+from llama_fp4.client import ASK_S, Messages, checked_id
 from llama_fp4.contracts import Model, Prompt, Request
-from llama_fp4.errors import LlamaError, UnknownOption
+from llama_fp4.errors import (
+    ClientClosed,
+    InvalidRequest,
+    LlamaError,
+    TotalTimeout,
+    UnknownModel,
+    UnknownOption,
+)
 from llama_fp4.exchange import Exchange
 from llama_fp4.sampling import SamplingParams
 from llama_fp4.settings import Keepalive, Retries, Timeouts, Tls
@@ -24,7 +30,7 @@ from llama_fp4.transport import AsyncTransport
 class AsyncClient:
     """As `Client`: the same arguments, methods and errors, awaited.
 
-    It belongs to the event loop of its first call.
+    It belongs to the event loop of its first call; another one is refused with `InvalidRequest`.
     """
 
     def __init__(
@@ -46,7 +52,9 @@ class AsyncClient:
         self._token_ids = token_ids
         self._model: Model | None = None
         self._lock = asyncio.Lock()
-        self._tasks: set[asyncio.Future[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
 
     def stream(
         self,
@@ -60,14 +68,14 @@ class AsyncClient:
     ) -> AsyncStream:
         """As `Client.stream`; sent on entering the loop or the `async with` block."""
         merged = (params or SamplingParams()).merged(options)
-        limits, identity = timeouts or self._timeouts, request_id or uuid.uuid4().hex
+        limits, identity = timeouts or self._timeouts, checked_id(request_id)
         exchange = Exchange(identity, limits, self._retries, time.perf_counter())
 
         async def prepare() -> tuple[AsyncTransport, Request]:
-            request = await self._request(prompt, merged, identity, stream, limits)
-            return self._transport(), request
+            transport = self._transport()
+            return transport, await self._request(prompt, merged, exchange, stream)
 
-        return AsyncStream(prepare, exchange, self._spawn)
+        return AsyncStream(prepare, exchange, self._spawn, self._refused)
 
     async def generate(
         self,
@@ -145,7 +153,8 @@ class AsyncClient:
         return await self._transport().statistics(self._name, timeout_s)
 
     async def close(self) -> None:
-        """Close the connection; running streams end with an error."""
+        """As `Client.close`."""
+        self._closed = True
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._given is not None:
@@ -164,43 +173,66 @@ class AsyncClient:
 
     def _transport(self) -> AsyncTransport:
         # Made within the event loop, to which it then belongs.
+        loop = asyncio.get_running_loop()
+        if self._closed:
+            raise ClientClosed("the client was closed")
+        if self._loop is None:
+            self._loop = loop
+        if self._loop is not loop:
+            raise InvalidRequest(
+                "the client belongs to another event loop, allowed is one AsyncClient for each"
+            )
         if self._given is None:
             transport: AsyncTransport = open_transport(*self._arguments)
             self._given = transport
         return self._given
 
-    def _spawn(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._closed:
+            work.close()
+            return
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _request(
-        self, prompt: Prompt, params: SamplingParams, identity: str, stream: bool, limits: Timeouts
+        self, prompt: Prompt, params: SamplingParams, exchange: Exchange, stream: bool
     ) -> Request:
         known = self._model
-        model = known or await self._fetch(limits, known)
+        model = known or await self._fetch(exchange, known)
         try:
-            return model.request(prompt, params, identity, stream, self._token_ids)
+            return model.request(prompt, params, exchange.request_id, stream, self._token_ids)
         except UnknownOption:
             if known is None:
                 raise
-        model = await self._fetch(limits, known)  # the server may have got another since
-        return model.request(prompt, params, identity, stream, self._token_ids)
+        model = await self._fetch(exchange, known)  # the server may have got another since
+        return model.request(prompt, params, exchange.request_id, stream, self._token_ids)
 
-    async def _fetch(self, limits: Timeouts, known: Model | None) -> Model:
-        given = [seconds for seconds in (limits.connect, limits.total) if seconds is not None]
-        timeout_s = min(given, default=None)
-        async with self._lock:
-            if self._model is not None and self._model is not known:
-                return self._model  # fetched while this one waited
-            for attempt in range(1, self._retries.attempts + 1):
-                try:
-                    found = await self._transport().metadata(self._name, timeout_s)
-                    self._model = Model(found)
-                    return self._model
-                except LlamaError as error:
-                    shown = connect_error(error, timeout_s)
-                    if not shown.retryable or attempt == self._retries.attempts:
-                        raise shown from error
-                await asyncio.sleep(self._retries.seconds_before(attempt + 1))
-        raise AssertionError("there is at least one attempt")
+    def _refused(self, error: LlamaError) -> None:
+        if isinstance(error, (UnknownOption, UnknownModel)):
+            self._model = None
+
+    async def _fetch(self, exchange: Exchange, known: Model | None) -> Model:
+        attempt = 1
+        while True:
+            seconds = exchange.asking()
+            try:
+                return await self._ask(seconds, known)
+            except LlamaError as error:
+                shown = exchange.unanswered(error, seconds)
+                if not shown.retryable or attempt == self._retries.attempts:
+                    raise shown from (None if shown is error else error)
+            attempt += 1
+            await asyncio.sleep(self._retries.seconds_before(attempt))
+
+    async def _ask(self, seconds: float | None, known: Model | None) -> Model:
+        try:
+            await asyncio.wait_for(self._lock.acquire(), seconds)
+        except asyncio.TimeoutError as error:
+            raise TotalTimeout("the server did not answer in time") from error
+        try:
+            if self._model is None or self._model is known:
+                self._model = Model(await self._transport().metadata(self._name, seconds))
+            return self._model
+        finally:
+            self._lock.release()

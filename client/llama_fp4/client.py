@@ -7,12 +7,19 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, overload
 
 from llama_fp4.address import open_transport
 from llama_fp4.answers import Completion, Health, ModelMetadata, ModelState
 from llama_fp4.contracts import Model, Prompt, Request
-from llama_fp4.errors import ConnectTimeout, LlamaError, TotalTimeout, UnknownOption
+from llama_fp4.errors import (
+    ClientClosed,
+    InvalidRequest,
+    LlamaError,
+    TotalTimeout,
+    UnknownModel,
+    UnknownOption,
+)
 from llama_fp4.exchange import Exchange
 from llama_fp4.sampling import SamplingParams
 from llama_fp4.settings import Keepalive, Retries, Timeouts, Tls
@@ -21,7 +28,6 @@ from llama_fp4.transport import Transport
 from llama_fp4.watchdog import Watchdog
 
 Messages = Sequence[Mapping[str, Any]]
-Answer = TypeVar("Answer")
 ASK_S = 10.0
 
 
@@ -55,6 +61,7 @@ class Client:
         self._watchdog = Watchdog()
         self._lock = threading.Lock()
         self._model: Model | None = None
+        self._closed = False
 
     def stream(
         self,
@@ -72,10 +79,11 @@ class Client:
         the one chunk is the whole answer. Raises `LlamaError`, here or on reading.
         """
         merged = (params or SamplingParams()).merged(options)
-        limits, identity = timeouts or self._timeouts, request_id or uuid.uuid4().hex
+        limits, identity = timeouts or self._timeouts, checked_id(request_id)
+        self._check_open()
         exchange = Exchange(identity, limits, self._retries, time.perf_counter())
-        request = self._request(prompt, merged, identity, stream, limits)
-        return Stream(self._transport, self._watchdog, request, exchange)
+        request = self._request(prompt, merged, exchange, stream)
+        return Stream(self._transport, self._watchdog, request, exchange, self._refused)
 
     def generate(
         self,
@@ -144,22 +152,27 @@ class Client:
 
     def health(self, timeout_s: float = ASK_S) -> Health:
         """What the server says of itself. Raises `LlamaError` if it says nothing."""
+        self._check_open()
         return self._transport.health(self._name, timeout_s)
 
     def metadata(self, timeout_s: float = ASK_S) -> ModelMetadata:
         """The model's inputs and outputs."""
+        self._check_open()
         return self._transport.metadata(self._name, timeout_s)
 
     def models(self, timeout_s: float = ASK_S) -> list[ModelState]:
         """The server's model repository."""
+        self._check_open()
         return self._transport.models(timeout_s)
 
     def statistics(self, timeout_s: float = ASK_S) -> dict[str, Any]:
         """Triton's statistics of the model, as its protocol's JSON has them."""
+        self._check_open()
         return self._transport.statistics(self._name, timeout_s)
 
     def close(self) -> None:
-        """Close the connection; running streams end with `ClientClosed`."""
+        """Close the connection; running streams end with `ClientClosed`. More than once is fine."""
+        self._closed = True
         self._watchdog.close()
         self._transport.close()
 
@@ -174,40 +187,60 @@ class Client:
     ) -> None:
         self.close()
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClientClosed("the client was closed")
+
     def _request(
-        self, prompt: Prompt, params: SamplingParams, identity: str, stream: bool, limits: Timeouts
+        self, prompt: Prompt, params: SamplingParams, exchange: Exchange, stream: bool
     ) -> Request:
         known = self._model
-        model = known or self._fetch(limits, known)
+        model = known or self._fetch(exchange, known)
         try:
-            return model.request(prompt, params, identity, stream, self._token_ids)
+            return model.request(prompt, params, exchange.request_id, stream, self._token_ids)
         except UnknownOption:
             if known is None:
                 raise
         # The server may have got another model since.
-        model = self._fetch(limits, known)
-        return model.request(prompt, params, identity, stream, self._token_ids)
+        model = self._fetch(exchange, known)
+        return model.request(prompt, params, exchange.request_id, stream, self._token_ids)
 
-    def _fetch(self, limits: Timeouts, known: Model | None) -> Model:
-        given = [seconds for seconds in (limits.connect, limits.total) if seconds is not None]
-        timeout_s = min(given, default=None)
-        with self._lock:
-            if self._model is not None and self._model is not known:
-                return self._model  # fetched while this one waited
-            for attempt in range(1, self._retries.attempts + 1):
-                try:
-                    self._model = Model(self._transport.metadata(self._name, timeout_s))
-                    return self._model
-                except LlamaError as error:
-                    shown = connect_error(error, timeout_s)
-                    if not shown.retryable or attempt == self._retries.attempts:
-                        raise shown from error
-                time.sleep(self._retries.seconds_before(attempt + 1))
-        raise AssertionError("there is at least one attempt")
+    def _refused(self, error: LlamaError) -> None:
+        """The server knows another model than the one whose metadata we have: ask anew."""
+        if isinstance(error, (UnknownOption, UnknownModel)):
+            self._model = None
+
+    def _fetch(self, exchange: Exchange, known: Model | None) -> Model:
+        attempt = 1
+        while True:
+            seconds = exchange.asking()
+            try:
+                return self._ask(seconds, known)
+            except LlamaError as error:
+                shown = exchange.unanswered(error, seconds)
+                if not shown.retryable or attempt == self._retries.attempts:
+                    raise shown from (None if shown is error else error)
+            attempt += 1
+            time.sleep(self._retries.seconds_before(attempt))
+
+    def _ask(self, seconds: float | None, known: Model | None) -> Model:
+        # One asks and the others wait for it, as long as they may.
+        if not self._lock.acquire(timeout=-1 if seconds is None else seconds):
+            raise TotalTimeout("the server did not answer in time")
+        try:
+            if self._model is None or self._model is known:
+                self._model = Model(self._transport.metadata(self._name, seconds))
+            return self._model
+        finally:
+            self._lock.release()
 
 
-def connect_error(error: LlamaError, timeout_s: float | None) -> LlamaError:
-    """What an error of the first call is: its limit is the one for connecting."""
-    if isinstance(error, TotalTimeout) and timeout_s is not None:
-        return ConnectTimeout(f"the server did not answer in {timeout_s:g} s")
-    return error
+def checked_id(request_id: str | None) -> str:
+    """The request's id, drawn if there is none. Raises `InvalidRequest`."""
+    if request_id is None or request_id == "":
+        return uuid.uuid4().hex
+    if isinstance(request_id, str) and request_id.isprintable():
+        return request_id
+    raise InvalidRequest(
+        f"request_id is {request_id!r:.60}, allowed is a string of printable characters"
+    )

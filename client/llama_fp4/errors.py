@@ -185,7 +185,7 @@ def error_of_message(message: str, request_id: str = "") -> LlamaError:
         return error_of(GRPC_NAMES.get(code, code), text, request_id)
     if "unknown model" in message:
         return UnknownModel(message, request_id=request_id)
-    if "unexpected inference input" in message:
+    if "unexpected inference" in message:  # input, or output
         return UnknownOption(message, request_id=request_id)
     if "cancelled" in message.lower():
         return Cancelled(message, request_id=request_id)

@@ -8,6 +8,7 @@ from time import perf_counter
 from llama_fp4.answers import Chunk, Completion, Timing
 from llama_fp4.errors import (
     BetweenTokensTimeout,
+    ConnectTimeout,
     FirstTokenTimeout,
     IncompleteStream,
     LlamaError,
@@ -68,6 +69,22 @@ class Exchange:
         first = self.timeouts.first_token
         self.deadline = math.inf if first is None else now + first
         return None if left == math.inf else left
+
+    def asking(self) -> float | None:
+        """Seconds that the first call, for the metadata, may take. Raises `TotalTimeout`."""
+        left = self._total_at - perf_counter()
+        if left <= 0:
+            raise self._late()
+        seconds = min(left, self.timeouts.connect or math.inf)
+        return None if seconds == math.inf else seconds
+
+    def unanswered(self, error: LlamaError, seconds: float | None) -> LlamaError:
+        """What an error of the first call is: its limit is the one for connecting, or the total."""
+        if not isinstance(error, TotalTimeout) or seconds is None:
+            return error
+        if seconds != self.timeouts.connect:
+            return self._late()
+        return ConnectTimeout(f"the server did not answer in {seconds:g} s")
 
     def take(self, chunk: Chunk) -> None:
         """A chunk has come."""

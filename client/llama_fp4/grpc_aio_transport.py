@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import Any
 
@@ -31,7 +32,7 @@ class GrpcAioTransport:
             else grpc.aio.insecure_channel(connection.address, options)
         )
         self._headers = connection.headers
-        self._closed = False
+        self.closed = False
         self._infer = self._channel.unary_stream(
             wire.SERVICE + "ModelStreamInfer",
             pb.ModelInferRequest.SerializeToString,
@@ -42,10 +43,10 @@ class GrpcAioTransport:
         message = wire.infer_request(request)
         self._check_open(request.id)
         rpc = self._infer(message, timeout=timeout_s, metadata=self._headers)
-        return GrpcAioCall(rpc, request)
+        return GrpcAioCall(self, rpc, request)
 
     async def stop(self, request_id: str) -> None:
-        if self._closed:
+        if self.closed:
             return
         stop = wire.stop_request(request_id)
         with contextlib.suppress(grpc.RpcError):
@@ -72,11 +73,11 @@ class GrpcAioTransport:
         return wire.as_dict(await self._ask("ModelStatistics", asked, timeout_s))
 
     async def close(self) -> None:
-        self._closed = True
+        self.closed = True
         await self._channel.close()
 
     def _check_open(self, request_id: str = "") -> None:
-        if self._closed:
+        if self.closed:
             raise ClientClosed("the client was closed", request_id=request_id)
 
     async def _ask(self, method: str, request: Any, timeout_s: float | None) -> Any:
@@ -94,10 +95,10 @@ class GrpcAioTransport:
 class GrpcAioCall:
     """One RPC."""
 
-    __slots__ = ("_cancelled", "_id", "_read", "_reader", "_rpc")
+    __slots__ = ("_cancelled", "_id", "_owner", "_read", "_reader", "_rpc")
 
-    def __init__(self, rpc: Any, request: Request) -> None:
-        self._rpc = rpc
+    def __init__(self, owner: GrpcAioTransport, rpc: Any, request: Request) -> None:
+        self._owner, self._rpc = owner, rpc
         self._read = rpc.read
         self._id = request.id
         self._reader = wire.Reader(request.cumulative)
@@ -116,10 +117,13 @@ class GrpcAioCall:
         except grpc.aio.AioRpcError as error:
             raise wire.error_of_rpc(error.code().name, error.details() or "", self._id) from error
         except BaseException as error:
-            # grpc.aio raises asyncio's CancelledError also for an RPC that `cancel` has ended,
-            # which the task that reads it has not deserved.
-            if self._cancelled and type(error).__name__ == "CancelledError":
-                raise Cancelled("the call was cancelled", request_id=self._id) from error
+            # grpc.aio raises asyncio's CancelledError also for an RPC that `cancel` or the
+            # channel's end has ended, which the task that reads it has not deserved.
+            if isinstance(error, asyncio.CancelledError):
+                if self._cancelled:
+                    raise Cancelled("the call was cancelled", request_id=self._id) from error
+                if self._owner.closed and self._rpc.done():
+                    raise ClientClosed("the client was closed", request_id=self._id) from error
             raise
         return chunk
 

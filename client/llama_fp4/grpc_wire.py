@@ -56,6 +56,11 @@ def options(connection: Connection) -> list[tuple[str, Any]]:
         # A channel shares its connection with others of the same arguments; closing one must not
         # leave it to them.
         "grpc.use_local_subchannel_pool": 1,
+        # A server that is back is found within 2 s; gRPC's own pauses grow to 120 s.
+        "grpc.initial_reconnect_backoff_ms": 100,
+        "grpc.max_reconnect_backoff_ms": 2000,
+        # As over HTTP: a proxy in the environment is for the web, and inference servers are near.
+        "grpc.enable_http_proxy": 0,
     }
     if connection.keepalive.every_s is not None:
         named["grpc.keepalive_time_ms"] = round(connection.keepalive.every_s * 1000)
@@ -124,9 +129,8 @@ class Reader:
 
     def __init__(self, cumulative: bool) -> None:
         self._cumulative = cumulative
-        # Responses with as many outputs have the same ones in the same order: a model leaves out
-        # what a response lacks, and reading their names anew would cost more than their values.
-        self._layouts: dict[int, tuple[int, int, int, int, int, int]] = {}
+        # By the outputs' names in their order, as a model leaves out what a response lacks.
+        self._layouts: dict[tuple[str, ...], tuple[int, int, int, int, int, int]] = {}
         self._index = 0
         self._said = ""
         self._finish = self._stop = ""
@@ -135,9 +139,10 @@ class Reader:
     def read(self, response: Any) -> Chunk:
         """`response` is a `ModelInferResponse`."""
         raw = response.raw_output_contents
-        layout = self._layouts.get(len(raw))
+        names = tuple([output.name for output in response.outputs])
+        layout = self._layouts.get(names)
         if layout is None:
-            layout = self._layouts[len(raw)] = _layout(response.outputs)
+            layout = self._layouts[names] = _layout(names)
         text_at, count_at, ids_at, finish_at, stop_at, inputs_at = layout
         final = response.parameters["triton_final_response"].bool_param
         text = raw[text_at][4:].decode() if text_at >= 0 else ""
@@ -171,8 +176,8 @@ class Reader:
         return new
 
 
-def _layout(outputs: Any) -> tuple[int, int, int, int, int, int]:
-    at = {output.name: index for index, output in enumerate(outputs)}
+def _layout(names: tuple[str, ...]) -> tuple[int, int, int, int, int, int]:
+    at = {name: index for index, name in enumerate(names)}
     text, count, ids, finish, stop, inputs = (
         at.get(name, -1)
         for name in (
@@ -197,6 +202,8 @@ def error_of_rpc(code: str, details: str, request_id: str = "") -> LlamaError:
             return ConnectError(details, code, request_id)
         if any(word in words for word in LOST_WORDS):
             return ConnectionLost(details, code, request_id)
+    if code == "RESOURCE_EXHAUSTED" and "larger than max" in words:  # gRPC's own, at this end
+        return InvalidRequest(f"{details} bytes", "INVALID_ARGUMENT", request_id)
     if code in ("UNKNOWN", "INTERNAL") and ("stream removed" in words or "rst_stream" in words):
         return ConnectionLost(details, "UNAVAILABLE", request_id)
     if code == "CANCELLED" and ("channel closed" in words or "channel is closed" in words):

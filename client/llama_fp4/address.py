@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,17 +28,46 @@ def open_transport(
     keepalive: Keepalive,
     connect_timeout_s: float | None,
 ) -> Any:
-    """The transport for `host:port` (gRPC) or `scheme://host:port`; nothing is sent yet."""
+    """The transport for `host:port` (gRPC) or `scheme://host:port`; nothing is sent yet.
+
+    Raises `InvalidRequest` for what is neither, and for headers that no wire can carry.
+    """
+    if not isinstance(url, str):
+        raise InvalidRequest(f"the URL is {url!r:.80}, allowed is a string")
     scheme, mark, rest = url.partition("://")
     scheme, rest = (scheme, rest.rstrip("/")) if mark else ("grpc", url)
     host, _, port = rest.rpartition(":")
-    if scheme not in SCHEMES or not host or not port.isdigit():
+    plain = host.isprintable() and not set(" /@?#") & set(host)
+    bracketed = host.startswith("[") and host.endswith("]")
+    if (
+        scheme not in SCHEMES
+        or not host
+        or not plain
+        or (":" in host and not bracketed)
+        or not (port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536)
+    ):
         raise InvalidRequest(
             f"the URL is {url!r:.80}, allowed are host:port and one of "
-            f"{', '.join(SCHEMES)} before ://host:port"
+            f"{', '.join(SCHEMES)} before ://host:port, ports to 65535 and [IPv6]"
         )
-    named = tuple((name.lower(), value) for name, value in (headers or {}).items())
+    named = tuple(_header(name, value) for name, value in (headers or {}).items())
     secure = scheme in ("grpcs", "https") or tls is not None
     connection = Connection(rest, secure, tls, named, keepalive, connect_timeout_s)
     module, name = TRANSPORTS[scheme.removesuffix("s"), asynchronous]
     return getattr(importlib.import_module(module), name)(connection)
+
+
+def _header(name: Any, value: Any) -> tuple[str, str]:
+    # What gRPC takes; HTTP takes more.
+    if (
+        isinstance(name, str)
+        and isinstance(value, str)
+        and re.fullmatch(r"[0-9A-Za-z_.-]+", name)
+        and not name.lower().endswith("-bin")
+        and re.fullmatch(r"[ -~]*", value)
+    ):
+        return name.lower(), value
+    raise InvalidRequest(  # never the value: it may be a secret
+        f"the header {name!r:.60} or its value does not fit, allowed are letters, digits, '-', '_' "
+        "and '.' in the name, which does not end in -bin, and one line of ASCII in the value"
+    )

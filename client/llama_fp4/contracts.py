@@ -159,7 +159,7 @@ class Model:
             )
         if "messages" not in self._inputs:
             raise self._unknown("messages")
-        return self._tensor("messages", [json.dumps(list(prompt))])
+        return self._tensor("messages", [_messages(prompt)])
 
     def _tensor(self, name: str, values: Sequence[Any]) -> Tensor:
         info = self._inputs[name]
@@ -172,6 +172,23 @@ class Model:
         return UnknownOption(
             f"{option} is no input of the model {self.metadata.name}, allowed are {known}"
         )
+
+
+def _messages(prompt: Sequence[Mapping[str, Any]]) -> str:
+    """Their JSON. What a message may have beside its role is for the server to say."""
+    if not prompt:
+        raise InvalidRequest("messages is an empty list, allowed is at least one message")
+    for message in prompt:
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            raise InvalidRequest(
+                f"messages has {message!r:.60} in it, allowed are mappings with a role"
+            )
+    try:
+        return json.dumps(
+            [dict(message) for message in prompt], ensure_ascii=False, allow_nan=False
+        )
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequest(f"messages are not what JSON holds: {error}") from error
 
 
 def _contract(model: str, inputs: Mapping[str, Any]) -> Contract:

@@ -43,10 +43,10 @@ class HttpAioTransport:
             await self._ask(wire.stop(self._connection, request_id), STOP_TIMEOUT_S)
 
     async def metadata(self, model: str, timeout_s: float | None) -> ModelMetadata:
-        return wire.metadata_of(await self._get(f"/v2/models/{model}", timeout_s))
+        return wire.metadata_of(await self._get(wire.model_path(model), timeout_s))
 
     async def health(self, model: str, timeout_s: float | None) -> Health:
-        paths = ("/v2/health/live", "/v2/health/ready", f"/v2/models/{model}/ready")
+        paths = ("/v2/health/live", "/v2/health/ready", wire.model_path(model) + "/ready")
         live, ready, model_ready = [await self._status(path, timeout_s) == 200 for path in paths]
         return Health(live, ready, model_ready)
 
@@ -55,7 +55,7 @@ class HttpAioTransport:
         return wire.states_of(wire.answer_of(*await self._ask(index, timeout_s)))
 
     async def statistics(self, model: str, timeout_s: float | None) -> dict[str, Any]:
-        found: dict[str, Any] = await self._get(f"/v2/models/{model}/stats", timeout_s)
+        found: dict[str, Any] = await self._get(wire.model_path(model) + "/stats", timeout_s)
         return found
 
     async def close(self) -> None:
@@ -90,7 +90,7 @@ class HttpAioTransport:
             return await asyncio.wait_for(opening, min(limits, default=None))
         except asyncio.TimeoutError as error:
             raise ConnectTimeout(f"no connection to {self._connection.address}") from error
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: a name that is none of DNS
             raise wire.error_of_socket(error, self._connection.address, False) from error
 
     async def _get(self, path: str, timeout_s: float | None) -> Any:
@@ -153,6 +153,8 @@ class HttpAioCall:
 
     def cancel(self) -> None:
         self._cancelled = True
+        # Not `close`, which over TLS waits for the server's farewell while it generates.
+        self._writer.transport.abort()
         self._end()
 
     async def _within(self, work: Awaitable[Result]) -> Result:

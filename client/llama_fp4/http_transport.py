@@ -40,10 +40,10 @@ class HttpTransport:
             self._ask(wire.stop(self._connection, request_id), STOP_TIMEOUT_S)
 
     def metadata(self, model: str, timeout_s: float | None) -> ModelMetadata:
-        return wire.metadata_of(self._get(f"/v2/models/{model}", timeout_s))
+        return wire.metadata_of(self._get(wire.model_path(model), timeout_s))
 
     def health(self, model: str, timeout_s: float | None) -> Health:
-        paths = ("/v2/health/live", "/v2/health/ready", f"/v2/models/{model}/ready")
+        paths = ("/v2/health/live", "/v2/health/ready", wire.model_path(model) + "/ready")
         return Health(*(self._status(path, timeout_s) == 200 for path in paths))
 
     def models(self, timeout_s: float | None) -> list[ModelState]:
@@ -51,7 +51,7 @@ class HttpTransport:
         return wire.states_of(wire.answer_of(*self._ask(index, timeout_s)))
 
     def statistics(self, model: str, timeout_s: float | None) -> dict[str, Any]:
-        found: dict[str, Any] = self._get(f"/v2/models/{model}/stats", timeout_s)
+        found: dict[str, Any] = self._get(wire.model_path(model) + "/stats", timeout_s)
         return found
 
     def close(self) -> None:
@@ -63,7 +63,7 @@ class HttpTransport:
         """The call has ended."""
         self._calls.discard(call)
 
-    def mapped(self, error: OSError, cancelled: bool = False) -> LlamaError:
+    def mapped(self, error: Exception, cancelled: bool = False) -> LlamaError:
         """What an error of a connected socket means."""
         if self._closed:
             return ClientClosed("the client was closed")
@@ -86,7 +86,7 @@ class HttpTransport:
                 tls = self._connection.tls
                 name = tls.server_name if tls and tls.server_name else host.strip("[]")
                 sock = self._context.wrap_socket(sock, server_hostname=name)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: a name that is none of DNS
             if sock is not None:
                 sock.close()
             if isinstance(error, TimeoutError):
@@ -127,7 +127,7 @@ class HttpCall:
         self._owner, self._socket = owner, sock
         self._events = wire.Events(request)
         self._ends_at = None if timeout_s is None else perf_counter() + timeout_s
-        self._cancelled = False
+        self._cancelled = self._reading = False
 
     def send(self, message: bytes) -> None:
         """Raises `LlamaError`."""
@@ -138,19 +138,23 @@ class HttpCall:
             raise self._owner.mapped(error) from error
 
     def read(self) -> Chunk | None:
+        self._reading = True
         try:
             while (chunk := self._events.pop()) is None:
+                if self._cancelled:
+                    raise Cancelled("the call was cancelled")
                 if self._events.done:
                     self._end()
                     return None
                 self._socket.settimeout(self._left())
                 self._events.feed(self._socket.recv(wire.READ_BYTES))
-        except (OSError, LlamaError) as error:
+        except (OSError, ValueError, LlamaError) as error:  # ValueError: TLS that was shut down
             self._end()
             if self._cancelled or not isinstance(error, LlamaError):
-                shown = OSError(str(error)) if isinstance(error, LlamaError) else error
-                raise self._owner.mapped(shown, self._cancelled) from error
+                raise self._owner.mapped(error, self._cancelled) from error
             raise
+        finally:
+            self._reading = False
         if chunk.final:
             self._end()
         return chunk
@@ -159,6 +163,8 @@ class HttpCall:
         self._cancelled = True
         with contextlib.suppress(OSError):  # it may have ended
             self._socket.shutdown(socket.SHUT_RDWR)
+        if not self._reading:  # else the reader, which wakes up, closes what it reads
+            self._socket.close()
         self._owner.forget(self)
 
     def _left(self) -> float | None:

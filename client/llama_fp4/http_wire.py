@@ -9,6 +9,7 @@ import json
 import ssl
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 from llama_fp4.answers import Chunk, ModelMetadata, ModelState, TensorInfo
 from llama_fp4.contracts import Request
@@ -17,11 +18,12 @@ from llama_fp4.errors import (
     ConnectionLost,
     InvalidRequest,
     LlamaError,
+    ServerFailed,
     TlsError,
     error_of,
     error_of_message,
 )
-from llama_fp4.settings import Connection
+from llama_fp4.settings import Connection, Tls
 
 READ_BYTES = 65536
 CODES = {
@@ -31,13 +33,14 @@ CODES = {
     404: "NOT_FOUND",
     429: "RESOURCE_EXHAUSTED",
     501: "UNIMPLEMENTED",
+    502: "UNAVAILABLE",
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
 
 
 def head(connection: Connection, method: str, path: str, body: bytes = b"") -> bytes:
-    """A whole request. Raises `InvalidRequest` for a header that would break it."""
+    """A whole request; the headers were checked when the client was made."""
     lines = [
         f"{method} {path} HTTP/1.1",
         f"host: {connection.address}",
@@ -45,15 +48,20 @@ def head(connection: Connection, method: str, path: str, body: bytes = b"") -> b
         f"content-length: {len(body)}",
         "content-type: application/json",
     ]
-    for name, value in connection.headers:
-        if any(character in name + value for character in "\r\n\0"):
-            raise InvalidRequest(f"the header {name!r:.60} has a line break, allowed is one line")
-        lines.append(f"{name}: {value}")
+    lines += [f"{name}: {value}" for name, value in connection.headers]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
+def model_path(model: str) -> str:
+    """The path of a model, whatever is in its name."""
+    return f"/v2/models/{quote(model, safe='')}"
+
+
 def generate(connection: Connection, request: Request) -> bytes:
-    """A request for `generate_stream`; options and parameters are its JSON's keys."""
+    """A request for `generate_stream`; options and parameters are its JSON's keys.
+
+    Raises `InvalidRequest` for text that is no Unicode.
+    """
     body: dict[str, Any] = dict(request.parameters)
     body.pop("triton_enable_empty_final_response", None)  # of gRPC alone
     if request.id:
@@ -61,8 +69,11 @@ def generate(connection: Connection, request: Request) -> bytes:
     for tensor in request.tensors:
         values = list(tensor.values)
         body[tensor.name] = values[0] if len(values) == 1 else values
-    path = f"/v2/models/{request.model}/generate_stream"
-    return head(connection, "POST", path, json.dumps(body).encode())
+    try:
+        data = json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"the request has half a surrogate pair in it: {error}") from error
+    return head(connection, "POST", f"{model_path(request.model)}/generate_stream", data)
 
 
 def stop(connection: Connection, request_id: str) -> bytes:
@@ -72,16 +83,22 @@ def stop(connection: Connection, request_id: str) -> bytes:
 
 
 def tls_context(connection: Connection) -> ssl.SSLContext | None:
-    """None for a connection without TLS."""
+    """None for a connection without TLS. Raises `InvalidRequest` for what is no PEM."""
     if not connection.secure:
         return None
-    tls = connection.tls
-    authority = tls.pem("ca") if tls else None
-    context = ssl.create_default_context(cadata=authority.decode() if authority else None)
-    if tls and tls.cert is not None:
-        if isinstance(tls.cert, bytes) or isinstance(tls.key, bytes):
-            raise InvalidRequest("cert or key is bytes, allowed over HTTP are paths")
-        context.load_cert_chain(tls.cert, tls.key)  # ssl reads files only
+    tls = connection.tls or Tls()
+    if isinstance(tls.cert, bytes) or isinstance(tls.key, bytes):
+        raise InvalidRequest("cert or key is bytes, allowed over HTTP are paths")
+    authority = tls.pem("ca")
+    name = "ca"
+    try:
+        context = ssl.create_default_context(cadata=authority and authority.decode("ascii"))
+        if tls.cert is not None and tls.key is not None:
+            name = "cert or key"
+            # The standard library reads files only, and would ask a terminal for a password.
+            context.load_cert_chain(tls.cert, tls.key, password=lambda: "")
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"{name} is no PEM file without a password: {error}") from error
     return context
 
 
@@ -114,14 +131,14 @@ class Body:
         first, *lines = raw.decode("latin-1").split("\r\n")
         version, _, status = first.partition(" ")
         if not version.startswith("HTTP/1.") or not status[:3].isdigit():
-            raise ConnectError(f"{first!r:.60} is not HTTP")
+            raise ServerFailed(f"{first!r:.60} is not HTTP")
         named = {
             n.lower().strip(): v.strip() for n, _, v in (line.partition(":") for line in lines)
         }
         self.status = int(status[:3])
         self._chunked = named.get("transfer-encoding", "").lower() == "chunked"
         if "content-length" in named:
-            self._left = int(named["content-length"])
+            self._left = _size(named["content-length"], 10)
         self._buffer = rest
         return True
 
@@ -137,13 +154,23 @@ class Body:
         body = []
         while not self.done:
             line, end, rest = self._buffer.partition(b"\r\n")
-            size = int(line.split(b";")[0], 16) if end else 0
+            size = _size(line.split(b";")[0], 16) if end else 0
             if not end or len(rest) < size + 2:
                 break
             body.append(rest[:size])
             self._buffer = rest[size + 2 :]
             self.done = size == 0
         return b"".join(body)
+
+
+def _size(digits: bytes | str, base: int) -> int:
+    try:
+        size = int(digits, base)
+    except ValueError:
+        size = -1
+    if size < 0:
+        raise ServerFailed(f"{digits!r:.60} is no length of HTTP")
+    return size
 
 
 class Events:
@@ -157,6 +184,10 @@ class Events:
         self._index = 0
         self._said = ""
         self._final = False
+        # The last that a response has said; where the end of the response is the final chunk,
+        # that comes after it.
+        self._finish = self._stop = ""
+        self._inputs = 0
 
     @property
     def done(self) -> bool:
@@ -175,6 +206,8 @@ class Events:
             events, self._text = [*events, self._text], b""
         for event in events:
             self._take(event.removeprefix(b"data:").strip())
+        if self.done and self._body.status != 200:
+            raise self._refusal(f"HTTP status {self._body.status} and nothing else")
         # Only our responses say which is the last; of others the end of the response does.
         if self.done and not self._final and not self._request.stoppable and self._index:
             self._append({}, final=True)
@@ -188,17 +221,24 @@ class Events:
     def _take(self, event: bytes) -> None:
         if not event:
             return
+        text = event.decode(errors="replace")
         try:
-            said = json.loads(event)
+            said = json.loads(text)
         except ValueError:
-            said = {"error": event.decode(errors="replace")}
-        if "error" in said:
-            error = error_of_message(said["error"], self._request.id)
-            code = CODES.get(self._body.status, "")
-            if error.code == "UNKNOWN" and code:
-                error = error_of(code, said["error"], self._request.id)
-            raise error
+            said = None
+        if not isinstance(said, dict) or "error" in said or self._body.status != 200:
+            message = said.get("error") if isinstance(said, dict) else None
+            raise self._refusal(message if isinstance(message, str) else text[:200])
         self._append(said, final=self._request.stoppable and bool(said.get("is_finished")))
+
+    def _refusal(self, message: str) -> LlamaError:
+        error = error_of_message(message, self._request.id)
+        code = CODES.get(self._body.status, "")
+        return (
+            error_of(code, message, self._request.id)
+            if error.code == "UNKNOWN" and code
+            else (error)
+        )
 
     def _append(self, said: Mapping[str, Any], final: bool) -> None:
         text = _one(said.get("text_output", ""))
@@ -206,6 +246,9 @@ class Events:
             text = text if final else text.rstrip("\ufffd")
             text = text[len(self._said) :]
             self._said += text
+        self._finish = _one(said.get("finish_reason")) or self._finish
+        self._stop = _one(said.get("stop_reason")) or self._stop
+        self._inputs = int(_one(said.get("num_input_tokens")) or self._inputs)
         ids = said.get("token_ids", [])
         self._chunks.append(
             Chunk(
@@ -213,10 +256,10 @@ class Events:
                 tuple(ids) if isinstance(ids, list) else (ids,),
                 self._index,
                 final,
-                _one(said.get("finish_reason", "")) if final else "",
-                _one(said.get("stop_reason", "")) if final else "",
-                int(_one(said.get("num_output_tokens", 0)) or 0),
-                int(_one(said.get("num_input_tokens", 0)) or 0) if final else 0,
+                self._finish if final else "",
+                self._stop if final else "",
+                int(_one(said.get("num_output_tokens")) or 0),
+                self._inputs if final else 0,
             )
         )
         self._index += 1
@@ -233,21 +276,24 @@ def answer_of(status: int, body: bytes) -> Any:
         said = json.loads(body) if body.strip() else {}
     except ValueError:
         said = {"error": body.decode(errors="replace")[:200]}
-    if status != 200:
-        message = said.get("error", "") if isinstance(said, dict) else ""
-        raise error_of(CODES.get(status, "INTERNAL"), message or f"HTTP status {status}")
+    message = said.get("error", "") if isinstance(said, dict) else ""
+    if status != 200 or message:
+        raise error_of(CODES.get(status, "INTERNAL"), str(message) or f"HTTP status {status}")
     return said
 
 
 def metadata_of(said: Any) -> ModelMetadata:
     """Of the answer to `GET v2/models/NAME`."""
-    inputs, outputs = (
-        tuple(TensorInfo(t["name"], t["datatype"], tuple(t["shape"])) for t in said.get(kind, []))
-        for kind in ("inputs", "outputs")
-    )
-    return ModelMetadata(
-        said["name"], tuple(said.get("versions", [])), said.get("platform", ""), inputs, outputs
-    )
+    try:
+        inputs, outputs = (
+            tuple(TensorInfo(t["name"], t["datatype"], tuple(t["shape"])) for t in said[kind])
+            for kind in ("inputs", "outputs")
+        )
+        return ModelMetadata(
+            said["name"], tuple(said.get("versions", [])), said.get("platform", ""), inputs, outputs
+        )
+    except (KeyError, TypeError) as error:
+        raise ServerFailed(f"{str(said)!r:.60} is no model's metadata: no {error}") from error
 
 
 def states_of(said: Any) -> list[ModelState]:

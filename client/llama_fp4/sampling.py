@@ -93,11 +93,16 @@ class SamplingParams:
                 raise InvalidRequest(f"{name} is {value!r:.60}, allowed are True and False")
         for name in WORDS:
             _check_words(name, getattr(self, name))
-        for weight in self.embedding_bias_weights:
-            _check_number("embedding_bias_weights", weight, (int, float), -math.inf, math.inf)
-        if len(self.embedding_bias_weights) != len(self.embedding_bias_words):
+        weights = self.embedding_bias_weights
+        if isinstance(weights, (str, bytes)) or not isinstance(weights, Sequence):
             raise InvalidRequest(
-                f"embedding_bias_weights has {len(self.embedding_bias_weights)} numbers, allowed "
+                f"embedding_bias_weights is {weights!r:.60}, allowed is a list of numbers"
+            )
+        for weight in weights:
+            _check_number("embedding_bias_weights", weight, (int, float), -math.inf, math.inf)
+        if len(weights) != len(self.embedding_bias_words):
+            raise InvalidRequest(
+                f"embedding_bias_weights has {len(weights)} numbers, allowed "
                 f"is one for each of the {len(self.embedding_bias_words)} embedding_bias_words"
             )
         self._check_guide()
@@ -120,6 +125,11 @@ class SamplingParams:
         if not options:
             return self
         for name in options:
+            if name == "num_return_sequences":
+                raise UnknownOption(
+                    "num_return_sequences is not offered here, allowed are several requests, "
+                    "with seeds of their own: a stream is one answer"
+                )
             if name not in NAMES:
                 raise UnknownOption(f"{name!r:.60} is no option, allowed are {', '.join(NAMES)}")
         return dataclasses.replace(self, **options)
@@ -171,6 +181,6 @@ def _check_words(name: str, words: Any) -> None:
 
 def _check_json(name: str, value: Any) -> None:
     try:
-        json.dumps(value)
-    except (TypeError, ValueError) as error:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequest(f"{name} is {value!r:.60}, allowed is what JSON holds") from error

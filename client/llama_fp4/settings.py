@@ -5,8 +5,18 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from llama_fp4.errors import InvalidRequest
+
+LONGEST_S = 1e6  # clocks of the systems below overflow somewhere above; gRPC's first
+
+
+def _check(name: str, value: Any, allowed: str, above_0: bool = False) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if number and 0 <= value <= LONGEST_S and not (above_0 and value == 0):
+        return
+    raise InvalidRequest(f"{name} is {value!r:.60}, allowed are {allowed} to {LONGEST_S:g}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +31,8 @@ class Timeouts:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if value is not None and not value > 0:
-                raise InvalidRequest(f"{field.name} is {value!r}, allowed are seconds above 0")
+            if value is not None:
+                _check(field.name, value, "seconds above 0", above_0=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +48,16 @@ class Retries:
     longest_pause: float = 5.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.attempts, int) or self.attempts < 1:
+        if type(self.attempts) is not int or self.attempts < 1:
             raise InvalidRequest(f"attempts is {self.attempts!r}, allowed are integers from 1")
         for name in ("pause", "longest_pause"):
-            if not getattr(self, name) >= 0:
-                raise InvalidRequest(f"{name} is {getattr(self, name)!r}, allowed is 0 and above")
+            _check(name, getattr(self, name), "seconds from 0")
 
     def seconds_before(self, attempt: int) -> float:
         """The pause before that attempt; the first is 1."""
-        return random.uniform(0.0, min(self.longest_pause, self.pause * 2.0 ** (attempt - 2)))
+        return random.uniform(
+            0.0, min(self.longest_pause, self.pause * 2.0 ** min(attempt - 2, 60))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +97,11 @@ class Keepalive:
 
     every_s: float | None = None
     timeout_s: float = 20.0  # without an answer the connection is given up
+
+    def __post_init__(self) -> None:
+        if self.every_s is not None:
+            _check("every_s", self.every_s, "seconds above 0", above_0=True)
+        _check("timeout_s", self.timeout_s, "seconds above 0", above_0=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from llama_fp4 import (
     UnsupportedRequest,
 )
 from llama_fp4.errors import error_of, error_of_message
-from llama_fp4.http_wire import Body
+from llama_fp4.http_body import Body
 from llama_fp4.transport import METADATA
 
 ERRORS = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from typing import Any
 
 import grpc
@@ -32,6 +33,7 @@ class GrpcAioTransport:
             else grpc.aio.insecure_channel(connection.address, options)
         )
         self._headers = connection.headers
+        self._process = os.getpid()
         self.closed = False
         self._infer = self._channel.unary_stream(
             wire.SERVICE + "ModelStreamInfer",
@@ -40,6 +42,7 @@ class GrpcAioTransport:
         )
 
     async def start(self, request: Request, timeout_s: float | None) -> GrpcAioCall:
+        wire.check_process(self._process)
         message = wire.infer_request(request)
         self._check_open(request.id)
         rpc = self._infer(message, timeout=timeout_s, metadata=self._headers)
@@ -82,6 +85,7 @@ class GrpcAioTransport:
 
     async def _ask(self, method: str, request: Any, timeout_s: float | None) -> Any:
         self._check_open()
+        wire.check_process(self._process)
         answer = getattr(pb, f"{method}Response")
         call = self._channel.unary_unary(
             wire.SERVICE + method, type(request).SerializeToString, answer.FromString

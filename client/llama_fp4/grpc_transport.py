@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import Any
 
 import grpc
@@ -29,6 +30,7 @@ class GrpcTransport:
             else grpc.insecure_channel(connection.address, options)
         )
         self._headers = connection.headers
+        self._process = os.getpid()
         # The request is one message and its stream is closed with it: as a unary call it needs no
         # thread of its own that would feed the messages, which tritonclient starts for each.
         self._infer = self._channel.unary_stream(
@@ -38,6 +40,7 @@ class GrpcTransport:
         )
 
     def start(self, request: Request, timeout_s: float | None) -> GrpcCall:
+        wire.check_process(self._process)
         message = wire.infer_request(request)
         try:
             rpc = self._infer(message, timeout_s, self._headers)
@@ -74,6 +77,7 @@ class GrpcTransport:
         self._channel.close()
 
     def _ask(self, method: str, request: Any, timeout_s: float | None) -> Any:
+        wire.check_process(self._process)
         answer = getattr(pb, f"{method}Response")
         call = self._channel.unary_unary(
             wire.SERVICE + method, type(request).SerializeToString, answer.FromString

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -28,8 +29,9 @@ MAX_MESSAGE_BYTES = 64 * 2**20
 PACKED = {"FP32": "f", "FP64": "d", "INT32": "i", "INT64": "q", "UINT32": "I", "UINT64": "Q"}
 PACKED |= {"BOOL": "?", "FP16": "e", "INT8": "b", "UINT8": "B", "INT16": "h", "UINT16": "H"}
 # gRPC's own words for what UNAVAILABLE means when no server has said it, in lower case.
-TLS_WORDS = ("ssl", "tls", "certificate", "handshake")
-CONNECT_WORDS = ("failed to connect", "connection refused", "dns", "resolution", "no route")
+NAME_WORDS = ("errors resolving", "dns resolution", "lookup")  # before a host's name is one of TLS
+TLS_WORDS = ("ssl", "tls", "certificate", "handshake", "verification check")
+CONNECT_WORDS = ("failed to connect", "connection refused", "no route")
 LOST_WORDS = (
     "socket closed",
     "goaway",
@@ -79,6 +81,15 @@ def credentials(connection: Connection) -> grpc.ChannelCredentials | None:
     if tls is None:
         return grpc.ssl_channel_credentials()
     return grpc.ssl_channel_credentials(tls.pem("ca"), tls.pem("key"), tls.pem("cert"))
+
+
+def check_process(made_in: int) -> None:
+    """Raises `InvalidRequest` in a fork: two processes would write to one connection."""
+    if made_in != os.getpid():
+        raise InvalidRequest(
+            f"the client was made in another process ({made_in}), allowed is one for each: make "
+            "it after the fork"
+        )
 
 
 def infer_request(request: Request) -> Any:
@@ -196,6 +207,8 @@ def error_of_rpc(code: str, details: str, request_id: str = "") -> LlamaError:
     """The error of an RPC's own status, which gRPC itself may have made."""
     words = details.lower()
     if code == "UNAVAILABLE":
+        if any(word in words for word in NAME_WORDS):
+            return ConnectError(details, code, request_id)
         if any(word in words for word in TLS_WORDS):
             return TlsError(details, code, request_id)
         if any(word in words for word in CONNECT_WORDS):

@@ -12,6 +12,7 @@ from llama_fp4 import http_wire as wire
 from llama_fp4.answers import Chunk, Health, ModelMetadata, ModelState
 from llama_fp4.contracts import Request
 from llama_fp4.errors import Cancelled, ClientClosed, ConnectTimeout, LlamaError, TotalTimeout
+from llama_fp4.http_body import Body
 from llama_fp4.http_transport import STOP_TIMEOUT_S
 from llama_fp4.settings import Connection
 
@@ -112,7 +113,7 @@ class HttpAioTransport:
 
 
 async def _whole(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    body = wire.Body()
+    body = Body()
     parts = []
     while not body.done:
         parts.append(body.feed(await reader.read(wire.READ_BYTES)))

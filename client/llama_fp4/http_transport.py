@@ -12,6 +12,7 @@ from llama_fp4 import http_wire as wire
 from llama_fp4.answers import Chunk, Health, ModelMetadata, ModelState
 from llama_fp4.contracts import Request
 from llama_fp4.errors import Cancelled, ClientClosed, ConnectTimeout, LlamaError, TotalTimeout
+from llama_fp4.http_body import Body
 from llama_fp4.settings import Connection
 
 STOP_TIMEOUT_S = 5.0
@@ -101,7 +102,7 @@ class HttpTransport:
         return self._ask(wire.head(self._connection, "GET", path), timeout_s)[0]
 
     def _ask(self, message: bytes, timeout_s: float | None) -> tuple[int, bytes]:
-        body = wire.Body()
+        body = Body()
         with self._connect(timeout_s) as sock, self._mapping():
             sock.settimeout(timeout_s)
             sock.sendall(message)

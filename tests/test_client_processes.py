@@ -1,0 +1,220 @@
+"""A client over time and across processes: restarts, forks, many requests, huge ones."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import subprocess
+import sys
+import threading
+import tracemalloc
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pytest
+from conftest import ROOT
+from llama_fp4 import (
+    AsyncClient,
+    Client,
+    ClientClosed,
+    ConnectError,
+    FunctionTransport,
+    InvalidRequest,
+    Request,
+    Retries,
+)
+from llama_fp4.contracts import Tensor
+from llama_fp4.http_wire import Events
+from llama_fp4.transport import METADATA
+from playback_server import SERVICE
+from processes import PATIENCE_S, eventually
+from test_client import three
+from tritonclient.grpc import service_pb2 as pb
+
+
+class Player(grpc.GenericRpcHandler):
+    """A KServe server of a few lines: one word and the end, or a stream that hangs."""
+
+    def __init__(self) -> None:
+        self.cancelled = threading.Event()
+
+    def service(self, details: Any) -> Any:
+        if details.method == SERVICE + "ModelMetadata":
+            return grpc.unary_unary_rpc_method_handler(self._describe)
+        return grpc.unary_stream_rpc_method_handler(self._play)
+
+    def _describe(self, request: bytes, context: Any) -> bytes:
+        answer = pb.ModelMetadataResponse(name="ensemble")
+        for tensor in METADATA.inputs:
+            answer.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        answer.outputs.add(name="text_output", datatype="BYTES", shape=[-1])
+        return answer.SerializeToString()
+
+    def _play(self, request: bytes, context: Any) -> Iterator[bytes]:
+        context.add_callback(self.cancelled.set)
+        answer = pb.ModelStreamInferResponse()
+        answer.infer_response.outputs.add(name="text_output", datatype="BYTES", shape=[1])
+        answer.infer_response.raw_output_contents.append(b"\x02\x00\x00\x00Hi")
+        if b"hang" in request:
+            yield answer.SerializeToString()
+            self.cancelled.wait(PATIENCE_S)
+            return
+        answer.infer_response.parameters["triton_final_response"].bool_param = True
+        yield answer.SerializeToString()
+
+
+def serve(port: int = 0) -> tuple[grpc.Server, Player, int]:
+    player = Player()
+    server = grpc.server(ThreadPoolExecutor(8), handlers=[player])
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
+    server.start()
+    return server, player, port
+
+
+@pytest.fixture
+def playing() -> Iterator[tuple[Player, str]]:
+    server, player, port = serve()
+    yield player, f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+def test_a_server_that_restarts_is_found_again() -> None:
+    server, _, port = serve()
+    with Client(f"127.0.0.1:{port}", retries=Retries(attempts=1)) as client:
+        assert client.generate("Hi").text == "Hi"
+        server.stop(None).wait()
+        for _ in range(3):
+            with pytest.raises(ConnectError):
+                client.generate("Hi")
+        server, _, _ = serve(port)
+
+        def answered() -> bool:
+            try:
+                return client.generate("Hi").text == "Hi"
+            except ConnectError:
+                return False
+
+        eventually(answered, "the client has connected again")
+        server.stop(None).wait()
+
+
+def test_a_dropped_stream_is_cancelled_on_the_wire(playing: tuple[Player, str]) -> None:
+    player, where = playing
+    with Client(where) as client:
+        stream = client.stream("hang")
+        next(stream)
+        del stream
+        gc.collect()
+        assert player.cancelled.wait(PATIENCE_S)
+
+
+def test_closing_an_async_client_ends_its_streams_with_an_error(
+    playing: tuple[Player, str],
+) -> None:
+    async def main() -> None:
+        client = AsyncClient(playing[1])
+        stream = client.stream("hang")
+        await stream.__anext__()
+        reading = asyncio.ensure_future(stream.__anext__())
+        await asyncio.sleep(0)
+        await client.close()
+        with pytest.raises(ClientClosed):
+            await reading
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+
+
+def test_cancelling_a_task_that_reads_is_a_cancelled_task(playing: tuple[Player, str]) -> None:
+    async def main() -> None:
+        async with AsyncClient(playing[1]) as client, client.stream("hang") as stream:
+            await stream.__anext__()
+            reading = asyncio.ensure_future(stream.__anext__())
+            await asyncio.sleep(0)
+            reading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+
+    asyncio.run(main())
+
+
+def test_prompts_that_are_too_long_for_a_message(playing: tuple[Player, str]) -> None:
+    with Client(playing[1]) as client:
+        with pytest.raises(InvalidRequest, match="larger than max"):
+            client.generate("x" * (65 * 2**20))
+        with pytest.raises(InvalidRequest, match="text_input is"):
+            client.generate("half a pair: \ud800")
+        assert client.generate("x" * 2**20).text == "Hi"
+
+
+def test_10000_requests_leave_nothing_behind() -> None:
+    with Client(transport=FunctionTransport(three)) as client:
+        transport: Any = client._transport
+
+        def ask(times: int) -> int:
+            for _ in range(times):
+                client.generate("Hi")
+            transport.requests.clear()
+            gc.collect()
+            return tracemalloc.get_traced_memory()[0]
+
+        tracemalloc.start()
+        before = ask(200)
+        after = ask(10_000)
+        tracemalloc.stop()
+    assert after - before < 20_000  # two bytes a request
+
+
+FORK = """
+import os, sys
+from llama_fp4 import Client, InvalidRequest, Timeouts
+client = Client(sys.argv[1])
+assert client.generate("Hi").text == "Hi"
+child = os.fork()
+if child == 0:
+    try:
+        client.generate("Hi", timeouts=Timeouts(total=5.0))
+    except InvalidRequest as error:
+        os._exit(0 if "another process" in str(error) else 1)
+    os._exit(2)
+_, status = os.waitpid(child, 0)
+assert client.generate("Hi").text == "Hi"
+print(os.waitstatus_to_exitcode(status), flush=True)
+os._exit(0)
+"""
+
+
+def test_a_client_in_a_fork_says_so(playing: tuple[Player, str]) -> None:
+    """Else both would write to the one connection, and break it for each other."""
+    result = subprocess.run(
+        [sys.executable, "-c", FORK, playing[1]],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "client")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.stdout == "0\n", result.stderr
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_unicode_over_http_in_pieces_of_any_size(size: int, ascii_only: bool) -> None:
+    texts = ["é", "漢", "🙂", "👩\u200d👩", "\n\n", "data: x"]
+    request = Request("m", "id", (Tensor("t", "BYTES", (1,), ["x"]),), {}, (), stoppable=True)
+    raw = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    for index, text in enumerate(texts):
+        said = {"text_output": text, "is_finished": index == len(texts) - 1}
+        event = f"data: {json.dumps(said, ensure_ascii=ascii_only)}\n\n".encode()
+        raw += f"{len(event):x}\r\n".encode() + event + b"\r\n"
+    raw += b"0\r\n\r\n"
+    events, chunks = Events(request), []
+    for at in range(0, len(raw), size):
+        events.feed(raw[at : at + size])
+        while (chunk := events.pop()) is not None:
+            chunks.append(chunk)
+    assert [chunk.text for chunk in chunks] == texts
+    assert [chunk.final for chunk in chunks] == [False] * 5 + [True]

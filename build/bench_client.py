@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -108,8 +109,9 @@ def _raw_request() -> Any:
         Tensor("text_input", "BYTES", (1, 1), ["Hello there"]),
         Tensor("max_tokens", "INT32", (1, 1), [TOKENS]),
         Tensor("stream", "BOOL", (1, 1), [True]),
+        Tensor("return_token_ids", "BOOL", (1, 1), [True]),
     )
-    return grpc_wire.infer_request(Request("ensemble", "", tensors, {}, OUTPUTS))
+    return grpc_wire.infer_request(Request("ensemble", "", tensors, {}, (*OUTPUTS, "token_ids")))
 
 
 def _at_once(ask: Callable[[], int]) -> int:
@@ -133,6 +135,30 @@ def client(url: str) -> Callable[[], int]:
 
     ours = Client(url)
     return lambda: _at_once(lambda: sum(1 for _ in ours.stream("Hello there", max_tokens=TOKENS)))
+
+
+def client_under_gevent(url: str) -> Callable[[], int]:
+    """Ours, a greenlet a stream: gRPC's completion queue is read in gevent's threads."""
+    import gevent
+    from gevent import monkey
+
+    monkey.patch_all()
+    from grpc.experimental.gevent import init_gevent
+
+    init_gevent()
+    from llama_fp4 import Client
+
+    ours = Client(url)
+
+    def ask() -> int:
+        return sum(1 for _ in ours.stream("Hello there", max_tokens=TOKENS))
+
+    def run() -> int:
+        asked = [gevent.spawn(ask) for _ in range(STREAMS)]
+        gevent.joinall(asked, raise_error=True)
+        return sum(one.value for one in asked)
+
+    return run
 
 
 def raw_aio_stub(url: str) -> Callable[[], int]:
@@ -219,6 +245,8 @@ CLIENTS: dict[str, Callable[[str], Callable[[], int]]] = {
     "raw stub": raw_stub,
     "Client": client,
 }
+if importlib.util.find_spec("gevent"):  # of the load test's extra
+    CLIENTS["Client under gevent"] = client_under_gevent
 
 if __name__ == "__main__":
     run_script(main)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from build_console import BuildError
 from tritonclient.grpc import service_pb2 as pb
 
 SERVICE = "/inference.GRPCInferenceService/"
@@ -20,12 +21,18 @@ RESPONSES = 2000  # of one answer
 
 
 def record(url: str, path: Path, request: Any) -> None:
-    """Keep the model's metadata, a response and the last one of an answer to `request`."""
+    """Keep the model's metadata, a response and the last one of an answer to `request`.
+
+    Raises `BuildError` for an answer that is a refusal.
+    """
     with grpc.insecure_channel(url) as channel:
         asked = pb.ModelMetadataRequest(name="ensemble").SerializeToString()
         kept = [channel.unary_unary(SERVICE + "ModelMetadata")(asked)]
         stream: Any = channel.unary_stream(SERVICE + "ModelStreamInfer")
         responses = list(stream(request.SerializeToString()))
+    refusal = pb.ModelStreamInferResponse.FromString(responses[0]).error_message
+    if refusal:
+        raise BuildError(f"the answer to play is an error: {refusal}")
     kept += [responses[0], responses[-1]]
     path.write_text("\n".join(data.hex() for data in kept), encoding="ascii")
 

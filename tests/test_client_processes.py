@@ -188,10 +188,26 @@ os._exit(0)
 """
 
 
-def test_a_client_in_a_fork_says_so(playing: tuple[Player, str]) -> None:
-    """Else both would write to the one connection, and break it for each other."""
+PATCHED_LATE = """
+import sys
+from llama_fp4 import Client, InvalidRequest
+client = Client(sys.argv[1])
+assert client.generate("Hi").text == "Hi"
+from gevent import monkey; monkey.patch_all()
+try:
+    client.generate("Hi")
+except InvalidRequest as error:
+    print(int("before gevent's" not in str(error)))
+"""
+
+
+@pytest.mark.parametrize("script", [FORK, PATCHED_LATE], ids=["fork", "gevent"])
+def test_where_a_client_does_not_work_it_says_so(playing: tuple[Player, str], script: str) -> None:
+    """After a fork two processes would write to one connection; patched late, all would hang."""
+    if script == PATCHED_LATE:
+        pytest.importorskip("gevent")
     result = subprocess.run(
-        [sys.executable, "-c", FORK, playing[1]],
+        [sys.executable, "-c", script, playing[1]],
         env={**os.environ, "PYTHONPATH": str(ROOT / "client")},
         capture_output=True,
         text=True,

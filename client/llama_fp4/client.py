@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import uuid
@@ -36,8 +37,9 @@ class Client:
 
     `url` is `host:port` of the gRPC endpoint, or `http://host:port`; `grpcs://` and `https://`, or
     `tls`, encrypt. `headers` go with every call. `token_ids`: whether chunks carry token ids, which
-    costs about a microsecond each. Nothing is sent before the first call. Under gevent, call
-    `grpc.experimental.gevent.init_gevent()` before the first client is made.
+    costs about a microsecond each. Nothing is sent before the first call. A client belongs to the
+    process that made it. Proxies in the environment are not asked. Under gevent, patch, then call
+    `grpc.experimental.gevent.init_gevent()`, then make clients.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Client:
         self._lock = threading.Lock()
         self._model: Model | None = None
         self._closed = False
+        self._patched = patched()
 
     def stream(
         self,
@@ -190,6 +193,10 @@ class Client:
     def _check_open(self) -> None:
         if self._closed:
             raise ClientClosed("the client was closed")
+        if self._patched != patched():  # its locks are threads', and would stop every greenlet
+            raise InvalidRequest(
+                "the client was made before gevent's monkey.patch_all(), allowed is after it"
+            )
 
     def _request(
         self, prompt: Prompt, params: SamplingParams, exchange: Exchange, stream: bool
@@ -233,6 +240,12 @@ class Client:
             return self._model
         finally:
             self._lock.release()
+
+
+def patched() -> bool:
+    """Whether gevent has replaced `threading`."""
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("threading"))
 
 
 def checked_id(request_id: str | None) -> str:

@@ -19,6 +19,7 @@ import pytest
 from llama_fp4 import (
     AsyncClient,
     AsyncFunctionTransport,
+    Cancelled,
     Chunk,
     Client,
     ClientClosed,
@@ -39,6 +40,7 @@ from llama_fp4 import (
     UnknownOption,
 )
 from llama_fp4.grpc_wire import Reader, options
+from llama_fp4.http_transport import HttpTransport
 from llama_fp4.settings import Connection
 from processes import eventually
 from server_process import free_ports
@@ -196,6 +198,27 @@ def test_closing_in_the_pause_before_an_attempt_ends_it() -> None:
     assert len(transport.requests) == 1
 
 
+def test_closing_in_the_pause_of_an_async_stream_ends_it() -> None:
+    async def busy(request: Request) -> AsyncIterator[Chunk]:
+        raise ServerBusy("full")
+        yield
+
+    class Closing(Retries):
+        def seconds_before(self, attempt: int) -> float:
+            streams[0]._leave()
+            return 0.0
+
+    async def main() -> None:
+        transport = AsyncFunctionTransport(busy)
+        async with AsyncClient(transport=transport, retries=Closing(attempts=3)) as client:
+            streams.append(client.stream("Hi"))
+            assert [chunk async for chunk in streams[0]] == []
+        assert len(transport.requests) == 1
+
+    streams: list[Any] = []
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("limits", [Timeouts(), Timeouts(between_tokens=60.0)])
 def test_a_dropped_stream_is_stopped(limits: Timeouts) -> None:
     transport = FunctionTransport(endless)
@@ -298,6 +321,23 @@ def test_names_that_lead_nowhere(scheme: str) -> None:
                     await client.generate("Hi")
 
         asyncio.run(main())
+
+
+def test_a_socket_is_closed_when_its_call_is_left() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        transport = HttpTransport(Connection(f"127.0.0.1:{silent.getsockname()[1]}"))
+        request = Request("m", "id", (), {}, ())
+        unread = transport.start(request, None)
+        unread.cancel()
+        assert unread._socket.fileno() == -1
+        read = transport.start(request, None)
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(read.read)
+            eventually(lambda: read._reading, "the other thread reads")
+            read.cancel()
+            with pytest.raises(Cancelled):
+                reading.result()
+        assert read._socket.fileno() == -1
 
 
 @contextlib.contextmanager

@@ -67,6 +67,8 @@ def options(connection: Connection) -> list[tuple[str, Any]]:
     if connection.keepalive.every_s is not None:
         named["grpc.keepalive_time_ms"] = round(connection.keepalive.every_s * 1000)
         named["grpc.keepalive_timeout_ms"] = round(connection.keepalive.timeout_s * 1000)
+        # A ping of gRPC's own, to measure the connection, holds ours back for as long as this.
+        named["grpc.http2.ping_timeout_ms"] = round(connection.keepalive.timeout_s * 1000)
         named["grpc.http2.max_pings_without_data"] = 0
     if connection.tls is not None and connection.tls.server_name:
         named["grpc.ssl_target_name_override"] = connection.tls.server_name

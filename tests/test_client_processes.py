@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import json
 import os
 import socket
 import subprocess
@@ -28,12 +27,9 @@ from llama_fp4 import (
     FunctionTransport,
     InvalidRequest,
     Keepalive,
-    Request,
     Retries,
     Timeouts,
 )
-from llama_fp4.contracts import Tensor
-from llama_fp4.http_wire import Events
 from llama_fp4.transport import METADATA
 from playback_server import SERVICE
 from processes import PATIENCE_S, eventually
@@ -278,23 +274,3 @@ def test_where_a_client_does_not_work_it_says_so(playing: tuple[Player, str], sc
         timeout=60,
     )
     assert result.stdout == "0\n", result.stderr
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
-@pytest.mark.parametrize("ascii_only", [True, False])
-def test_unicode_over_http_in_pieces_of_any_size(size: int, ascii_only: bool) -> None:
-    texts = ["é", "漢", "🙂", "👩\u200d👩", "\n\n", "data: x"]
-    request = Request("m", "id", (Tensor("t", "BYTES", (1,), ["x"]),), {}, (), stoppable=True)
-    raw = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
-    for index, text in enumerate(texts):
-        said = {"text_output": text, "is_finished": index == len(texts) - 1}
-        event = f"data: {json.dumps(said, ensure_ascii=ascii_only)}\n\n".encode()
-        raw += f"{len(event):x}\r\n".encode() + event + b"\r\n"
-    raw += b"0\r\n\r\n"
-    events, chunks = Events(request), []
-    for at in range(0, len(raw), size):
-        events.feed(raw[at : at + size])
-        while (chunk := events.pop()) is not None:
-            chunks.append(chunk)
-    assert [chunk.text for chunk in chunks] == texts
-    assert [chunk.final for chunk in chunks] == [False] * 5 + [True]

@@ -17,7 +17,7 @@ from llama_fp4 import Client, Timeouts, TotalTimeout
 from processes import PATIENCE_S, eventually
 from server_process import ServerProcess, free_ports
 from test_cancellation import wait_until_the_engine_rests
-from test_client_upstream import certificates
+from test_client_tls import certificates
 from upstream_server import upstream_server
 
 LONG = ("generate", "Hello", "--max-tokens", "1900")

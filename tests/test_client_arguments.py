@@ -25,7 +25,7 @@ NAN = float("nan")
 
 @pytest.mark.parametrize(
     "prompt",
-    [None, 5, b"bytes", (m for m in ()), [], [None], ["text"], [{}], [{"role": 1}],
+    [None, 5, b"bytes", iter([{}]), [], [None], ["text"], [{}], [{"role": 1}],
      [{"role": "user", "content": b"x"}], [{"role": "user", "content": NAN}]],
 )  # fmt: skip
 def test_wrong_prompts_are_not_sent(prompt: Any) -> None:

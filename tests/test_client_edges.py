@@ -1,4 +1,4 @@
-"""What happens to a stream or a client besides its answer: leaving, loops, retries, the collector."""
+"""What happens to a stream or client besides its answer: leaving, loops, retries, the collector."""
 
 from __future__ import annotations
 
@@ -81,11 +81,9 @@ class Starting(FunctionTransport):
     def __init__(self, errors: list[LlamaError], handler: Any = three) -> None:
         super().__init__(handler)
         self.errors = errors
-        self.on_error = lambda: None
 
     def start(self, request: Request, timeout_s: float | None) -> Any:
         if self.errors:
-            self.on_error()
             raise self.errors.pop(0)
         return super().start(request, timeout_s)
 

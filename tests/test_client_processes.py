@@ -53,7 +53,8 @@ class Player(grpc.GenericRpcHandler):
         for tensor in METADATA.inputs:
             answer.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         answer.outputs.add(name="text_output", datatype="BYTES", shape=[-1])
-        return answer.SerializeToString()
+        described: bytes = answer.SerializeToString()
+        return described
 
     def _play(self, request: bytes, context: Any) -> Iterator[bytes]:
         context.add_callback(self.cancelled.set)

@@ -163,7 +163,7 @@ def test_leaving_over_tls(mutual_tls: tuple[Ports, Path], proxy: TlsProxy, urls:
         for _ in range(5):  # the model has four instances
             stream = client.stream("one pause")
             next(stream)
-            reader = threading.Thread(target=lambda one=stream: list(one))  # type: ignore[misc]
+            reader = threading.Thread(target=lambda one=stream: list(one))
             reader.start()
             stream.close()
             reader.join(30.0)

@@ -174,7 +174,7 @@ class Model:
         )
 
 
-def _messages(prompt: Sequence[Mapping[str, Any]]) -> str:
+def _messages(prompt: Sequence[Any]) -> str:
     """Their JSON. What a message may have beside its role is for the server to say."""
     if not prompt:
         raise InvalidRequest("messages is an empty list, allowed is at least one message")

@@ -164,11 +164,9 @@ class Events:
     def _refusal(self, message: str) -> LlamaError:
         error = error_of_message(message, self._request.id)
         code = CODES.get(self._body.status, "")
-        return (
-            error_of(code, message, self._request.id)
-            if error.code == "UNKNOWN" and code
-            else (error)
-        )
+        if error.code == "UNKNOWN" and code:
+            return error_of(code, message, self._request.id)
+        return error
 
     def _append(self, said: Mapping[str, Any], final: bool) -> None:
         text = _one(said.get("text_output", ""))

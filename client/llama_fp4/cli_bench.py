@@ -31,6 +31,7 @@ from llama_fp4.cli_options import (
     connection,
     sampling_params,
 )
+from llama_fp4.client import ASK_S
 from llama_fp4.errors import InvalidRequest, LlamaError, RequestTimeout
 from llama_fp4.sampling import SamplingParams
 
@@ -115,7 +116,8 @@ def percentile(values: Sequence[float], percent: float) -> float:
 async def _ask_all(options: argparse.Namespace, params: SamplingParams, measured: Measured) -> None:
     given = connection(options)
     async with AsyncClient(model=options.model, token_ids=False, **given) as client:
-        await client.metadata()  # the connection is made before the clock runs
+        # The connection is made before the clock runs.
+        await client.metadata(options.timeout or ASK_S)
         measured.started_at = perf_counter()
         left = iter(range(options.requests))
 

@@ -18,6 +18,7 @@ PREPARE, PREPARED = "llama_prepare", "llama_prepared"
 ROUND, REPORT, DONE = "llama_round", "llama_report", "llama_done"
 RATE, STOP = "llama_rate", "llama_stop"
 REPORT_S = 1.0
+LEAVE_S = 5.0
 
 
 class Agent:
@@ -48,11 +49,16 @@ class Agent:
         if current is None or not closed or not current.closed_request():
             gevent.sleep(0.05)
 
+    def wait(self) -> None:
+        """For the end of what runs, which the master tells, but not for ever."""
+        if self._greenlet is not None:
+            self._greenlet.join(timeout=LEAVE_S)
+
     def leave(self) -> None:
         """The process ends: leave what runs, and report the rest."""
         if self._round is not None and self._greenlet is not None:
             self._round.stop(drain=False)
-            self._greenlet.join(timeout=5)
+            self._greenlet.join(timeout=LEAVE_S)
 
     def _prepare(self, environment: Any, msg: Any, **_: Any) -> None:
         gevent.spawn(self._prepare_now, RunOptions.from_dict(msg.data["options"]))

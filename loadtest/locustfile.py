@@ -5,6 +5,7 @@ Thin: the load itself is load_round.py's, on every worker; conductor.py's is the
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ sys.path[:0] = [str(ROOT / "loadtest"), str(ROOT / "client")]
 import web_tab  # noqa: E402
 from agent import Agent  # noqa: E402
 from conductor import Conductor  # noqa: E402
+from interrupts import leave_on_interrupt, master_port_problem  # noqa: E402
 from judge import EXIT_BAD_INPUT  # noqa: E402
 from locust import User, constant, events, task  # noqa: E402
 from locust.runners import MasterRunner, WorkerRunner  # noqa: E402
@@ -31,6 +33,8 @@ AGENTS: dict[str, Agent] = {}  # of this process, "" being the one
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def _options(parser: Any) -> None:
     add_arguments(parser)
+    if problem := master_port_problem(parser, sys.argv[1:]):
+        _refuse(problem)
 
 
 @events.init.add_listener  # type: ignore[untyped-decorator]
@@ -39,6 +43,11 @@ def _attach(environment: Any, runner: Any, **_: Any) -> None:
     if not isinstance(runner, MasterRunner):
         agent = AGENTS[""] = Agent(environment)
         environment.events.quitting.add_listener(lambda **_: agent.leave())
+        if isinstance(runner, WorkerRunner):
+            # Of a terminal's Ctrl-C the master hears too, and ends the round: its own death first
+            # would make it a dead worker.
+            child = environment.parsed_options.processes
+            leave_on_interrupt(agent.wait if child else lambda: None)
     if not isinstance(runner, WorkerRunner):
         _conduct(environment, runner)
 
@@ -48,8 +57,10 @@ def _conduct(environment: Any, runner: Any) -> None:
     try:
         run_options(parsed)
     except OptionError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(EXIT_BAD_INPUT)
+        _refuse(str(error))
+    leave_on_interrupt(lambda: None)
+    # Its tables round to milliseconds, and would stand below ours and below an error's sentence.
+    logging.getLogger("locust.stats_logger").disabled = True
     conductor = Conductor(environment)
     environment.llama_conductor = conductor
     web_tab.attach(environment, conductor.summary, lambda: conductor.results)
@@ -70,6 +81,11 @@ def _keep_duration(environment: Any) -> None:
     parsed = environment.parsed_options
     duration, parsed.run_time = parsed.run_time, None
     environment.events.test_start.add_listener(lambda **_: setattr(parsed, "run_time", duration))
+
+
+def _refuse(sentence: str) -> None:
+    print(f"error: {sentence}", file=sys.stderr, flush=True)
+    sys.exit(EXIT_BAD_INPUT)
 
 
 class LlamaUser(User):

@@ -6,6 +6,7 @@ counted before Locust ends anything. Without workers the one process is master a
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -100,14 +101,22 @@ class Conductor:
                 processes(options.stall_pid)
             prepared = prepare(options, print)
             self._prepare_workers(options)
-            self.output = RunOutput(options.output, options.records)
-        except (ValueError, OSError) as error:
+            self.output = self._output(options)
+        except ValueError as error:
             self._end(EXIT_BAD_INPUT, f"error: {error}")
             return
         try:
             self._load(options, prepared)
         finally:
             self.output.close()
+
+    def _output(self, options: RunOptions) -> RunOutput:
+        try:
+            return RunOutput(options.output, options.records)
+        except OSError as error:
+            raise OptionError(
+                f"--output {error.filename} cannot be written: {error.strerror}"
+            ) from error
 
     def _load(self, options: RunOptions, prepared: Prepared) -> None:
         assert self.output is not None
@@ -124,18 +133,20 @@ class Conductor:
         if self._stopping:
             return None
         print(f"\nrate {rate:.3g} requests/s", flush=True)
-        watch = self._round(options, prepared, rate, until_broken=True)
+        suffix = f"-{rate:.3g}"
+        watch = self._round(options, prepared, rate, suffix, until_broken=True)
         if self._stopping:
             return None
         summary = self.summary()
         counts = summary["counts"]
+        wrong = counts["failed"] + counts["incorrect"]
+        held = not (watch.broken or wrong) and all(slo["held"] for slo in summary["slos"])
+        summary["held"] = held
         assert self.output is not None
-        self.output.write_json(f"summary-{rate:.3g}.json", summary)
+        self.output.write_json(f"summary{suffix}.json", summary)
         return Trial(
             rate=rate,
-            held=all(slo["held"] for slo in summary["slos"])
-            and not watch.broken
-            and not counts["failed"] + counts["incorrect"],
+            held=held,
             valid=summary["validity"]["valid"],
             stopped_early=bool(watch.broken),
             requests_per_s=summary["rates"]["requests_per_s"] or 0.0,
@@ -163,7 +174,12 @@ class Conductor:
         return f"results: {self.output}/report.html, summary.json"
 
     def _round(
-        self, options: RunOptions, prepared: Prepared, rate: float, until_broken: bool = False
+        self,
+        options: RunOptions,
+        prepared: Prepared,
+        rate: float,
+        suffix: str = "",
+        until_broken: bool = False,
     ) -> RoundWatch:
         """Run one round on all workers; its results are then in `results`."""
         workers = self._workers()
@@ -171,10 +187,14 @@ class Conductor:
         started = time.time() + START_AFTER_S
         header = prepared.header(options, rate, started, len(workers))
         self.results = RunResults(header)
-        if self.output is not None:
-            self.output.write_json(HEADER, header)
+        assert self.output is not None
+        self.output.begin(suffix)
+        self.output.write_json(HEADER, header)
         self.sampler = ServerSampler(
-            metrics_url(options.metrics_url, options.url), started, options.warmup_s
+            metrics_url(options.metrics_url, options.url),
+            started,
+            options.warmup_s,
+            keep=self.output.write_sample,
         )
         self.sampler.start()
         self._watch = watch = RoundWatch(
@@ -243,7 +263,7 @@ class Conductor:
             self.runner.send_message(name, data)
 
     def _end(self, code: int, text: str) -> None:
-        print(text, flush=True)
+        print(text, flush=True, file=sys.stderr if code == EXIT_BAD_INPUT else sys.stdout)
         self.environment.process_exit_code = code
         web = getattr(self.environment, "web_ui", None)
         gevent.spawn(self.runner.stop if web else self.runner.quit)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 from arrivals import PROCESSES
 from journeys import parse_faults
 from slo import parse_slos
-from workloads import DEFAULT_SLOS, MLPERF_SLOS, Shape, workload_names
+from workloads import DEFAULT_SLOS, MLPERF_SLOS, NOT_OPTIONS, Shape, workload_names
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_TOKENIZER = ROOT / "model_repository" / "preprocessing" / "1" / "engine" / "tokenizer.json"
@@ -26,6 +27,10 @@ DEFAULT_DURATION_S = 60
 DEFAULT_RATE = 4.0
 DRAIN_S = 60.0
 WARMUP_SHARE, WARMUP_MOST_S = 0.1, 5.0
+ABOVE_0 = ("rate", "burstiness", "load_s", "speed", "turns", "max_in_flight", "over_long_tokens")
+FROM_0 = ("warmup_s", "drain_s", "distinct_prompts", "max_input_tokens", "think_s")
+FROM_0 += ("prefix_tokens", "max_lag_s")
+NAMES = {"load": "run-time", "drain": "stop-timeout", "think": "think-time"}  # where they differ
 
 
 class OptionError(ValueError):
@@ -67,17 +72,12 @@ class RunOptions:
     stop_when_saturated: bool = False
     find_max_rate: bool = False
     metrics_url: str = ""
+    max_lag_s: float = 0.0  # 0: as self_check.py allows
     output: str = ""
     records: bool = True
 
     def __post_init__(self) -> None:
-        positive = ("rate", "burstiness", "load_s", "speed", "turns", "max_in_flight")
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise OptionError(f"--{_dashed(name)} is {getattr(self, name)}, allowed is above 0")
-        for name in ("warmup_s", "drain_s", "distinct_prompts", "max_input_tokens", "think_s"):
-            if getattr(self, name) < 0:
-                raise OptionError(f"--{_dashed(name)} is {getattr(self, name)}, allowed is from 0")
+        self._check_numbers()
         if self.warmup_s >= self.load_s:
             raise OptionError(
                 f"--warmup is {self.warmup_s:g} s, allowed is less than -t's {self.load_s:g} s"
@@ -96,6 +96,14 @@ class RunOptions:
         except ValueError as error:
             raise OptionError(str(error)) from error
 
+    def _check_numbers(self) -> None:
+        for name in (*ABOVE_0, *FROM_0):
+            value = getattr(self, name)
+            least = "above 0" if name in ABOVE_0 else "from 0 on"
+            # nan is neither; json and float() take inf, which no clock comes to.
+            if not (value > 0 or (value == 0 and name in FROM_0)) or math.isinf(value):
+                raise OptionError(f"--{_dashed(name)} is {value}, allowed is a number {least}")
+
     def sampling_options(self) -> dict[str, Any]:
         """`--sampling`'s JSON object."""
         try:
@@ -104,6 +112,8 @@ class RunOptions:
             raise OptionError(f"--sampling is no JSON: {error}") from error
         if not isinstance(document, dict):
             raise OptionError(f"--sampling is {self.sampling!r}, expected a JSON object")
+        if taken := sorted(set(document) & set(NOT_OPTIONS)):
+            raise OptionError(f"--sampling has {taken[0]!r}, which the workload or run itself sets")
         return document
 
     def stall_times(self) -> tuple[float, float] | None:
@@ -115,6 +125,8 @@ class RunOptions:
             times = float(at), float(seconds)
         except ValueError:
             raise OptionError(f"--stall is {self.stall!r}, expected AT:SECONDS as 20:3") from None
+        if not all(math.isfinite(each) and each >= 0 for each in times):
+            raise OptionError(f"--stall is {self.stall!r}, allowed are seconds from 0 on")
         if self.stall_pid <= 0:
             raise OptionError("--stall needs the server's process: --stall-pid PID")
         return times
@@ -262,6 +274,13 @@ def _add_results(group: Any) -> None:
         "--slo", dest="slos", default="", help=f"as {DEFAULT_SLOS}; broken ones end with exit 1"
     )
     group.add_argument(
+        "--max-lag",
+        dest="max_lag_s",
+        type=float,
+        default=0.0,
+        help="seconds (p99) that a valid run's client may be late (0.02, or 5 %% of the tail)",
+    )
+    group.add_argument(
         "--metrics-url", default="", help="Triton's metrics (the server's host, port 8002)"
     )
     group.add_argument("--output", default="", help="folder (build/out/loadtest/DATE-TIME)")
@@ -277,4 +296,5 @@ def _add_results(group: Any) -> None:
 
 
 def _dashed(name: str) -> str:
-    return name.removesuffix("_s").replace("_", "-")
+    name = name.removesuffix("_s").replace("_", "-")
+    return NAMES.get(name, name)

@@ -8,6 +8,7 @@ Fields: `at` (seconds) or `timestamp` (milliseconds, as in published traces); `p
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from prompts import PromptWriter
-from workloads import Conversation, Turn, Workload
+from workloads import NOT_OPTIONS, Conversation, Turn, Workload
 
 DEFAULT_MAX_TOKENS = 128
 FIELDS = (
@@ -110,7 +111,11 @@ def _entry(path: Path, number: int, line: str) -> tuple[float, Mapping[str, Any]
 def _check_types(where: str, document: Mapping[str, Any]) -> None:
     for name in ("at", "timestamp"):
         value = document.get(name, 0)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not 0 <= value < math.inf
+        ):
             raise ReplayError(f"{where} has {name} {value!r}, allowed is a number from 0 on")
     for name in ("input_length", "max_tokens", "output_length"):
         value = document.get(name, 1)
@@ -119,3 +124,11 @@ def _check_types(where: str, document: Mapping[str, Any]) -> None:
     for name, kind in (("prompt", str), ("messages", list), ("options", dict)):
         if name in document and not isinstance(document[name], kind):
             raise ReplayError(f"{where} has {name} {document[name]!r}, expected a {kind.__name__}")
+    if taken := sorted(set(document.get("options", {})) & set(NOT_OPTIONS)):
+        raise ReplayError(f"{where} has the option {taken[0]!r}, which is no option but a field")
+    messages = document.get("messages", [{}])
+    if not messages or not all(isinstance(each, dict) for each in messages):
+        raise ReplayError(
+            f"{where} has messages {str(messages)[:40]}, expected a list of objects with role and "
+            "content"
+        )

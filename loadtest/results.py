@@ -16,7 +16,7 @@ from typing import Any
 
 from histogram import Histogram
 from records import DRAINED, NORMAL, WARMUP, RequestRecord
-from self_check import WorkerHealth, allowed_lag, reasons_invalid
+from self_check import WorkerHealth, reasons_invalid
 from slo import Slo, good, parse_slo
 from timeline import Timeline
 
@@ -211,8 +211,14 @@ class RunResults:
 
     def validity(self) -> dict[str, Any]:
         """valid; reasons: why the client, not the server, may have made the figures."""
-        allowed = allowed_lag(self._slos)
-        reasons = [*self.voided, *reasons_invalid(self.workers, self.all_send_lag(), allowed)]
+        tails = self.journey().histograms
+        asked_s = float(self.header.get("max_lag_s") or 0.0)
+        reasons = [
+            *self.voided,
+            *reasons_invalid(
+                self.workers, self.all_send_lag(), tails["ttft"], tails["itl"], asked_s
+            ),
+        ]
         return {"valid": not reasons, "reasons": reasons}
 
     def all_send_lag(self) -> Histogram:

@@ -13,9 +13,11 @@ from typing import Any
 
 from records import MEASURED, WARMUP, RequestRecord
 from results import RunResults
+from server_sampler import Sample, ServerSampler
 
 RECORDS, SUMMARY, HEADER = "records.jsonl", "summary.json", "header.json"
-TRIALS = "summary-*.json"  # --find-max-rate writes one per rate
+# --find-max-rate writes one of each per rate.
+TRIALS, TRIAL_RECORDS = "summary-*.json", "records-*.jsonl"
 
 
 class RunFilesError(ValueError):
@@ -47,16 +49,14 @@ def read_run(path: Path) -> RunFiles:
     trials = _trials(folder) if path.is_dir() else []
     notes: list[str] = []
     told = read_summary(summary) if summary.is_file() else None
-    if told is None and not records.is_file() and trials:
-        told = trials[-1]
-        notes.append(
-            f"of {len(trials)} rates, the tables and plots are of the highest that was tried"
-        )
+    if told is None and not records.is_file() and path.is_dir():
+        told = _shown(trials, notes)
+        records = _trial_records(folder, told)
     results = None
-    if records.is_file() and not (told and trials and not summary.is_file()):
+    if records.is_file():
         header = _header(told, folder / HEADER)
         results = results_of(records, header, notes, ended=told is not None)
-    elif told is not None and not trials:
+    elif told is not None:
         notes.append(f"there is no {RECORDS}: distributions cannot be drawn")
     if told is None:
         if results is None:
@@ -66,7 +66,44 @@ def read_run(path: Path) -> RunFiles:
             "records so far and its client's health is not known"
         )
         told = results.summary()
+        _add_server(told, folder / records.name.replace("records", "server"), notes)
     return RunFiles(str(path), told, results, trials, notes)
+
+
+def _shown(trials: list[dict[str, Any]], notes: list[str]) -> dict[str, Any] | None:
+    """Of a search: the highest rate that held the SLOs, or the lowest; None of no trial."""
+    if not trials:
+        return None
+    held = [trial for trial in trials if trial.get("held")]
+    shown = held[-1] if held else trials[0]
+    which = "the highest that held the SLOs" if held else "the lowest, as none held the SLOs"
+    notes.append(
+        f"of {len(trials)} rates, the tables and the other plots are of "
+        f"{shown['header'].get('rate', 0):.3g} requests/s, {which}"
+    )
+    return shown
+
+
+def _trial_records(folder: Path, told: dict[str, Any] | None) -> Path:
+    """The shown trial's; of a search that was killed in its first, the newest."""
+    if told is not None:
+        return folder / f"records-{told['header'].get('rate', 0):.3g}.jsonl"
+    newest = sorted(folder.glob(TRIAL_RECORDS), key=lambda path: path.stat().st_mtime)
+    return newest[-1] if newest else folder / RECORDS
+
+
+def _add_server(told: dict[str, Any], path: Path, notes: list[str]) -> None:
+    """The server's side of a run that did not end, from the samples that it had written."""
+    if not path.is_file():
+        return
+    sampler = ServerSampler("", warmup_s=float(told["header"].get("warmup_s") or 0.0))
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            sampler.take(Sample.from_json(line))
+        except ValueError:
+            notes.append(f"a line of {path.name} was cut off and is left out")
+    metrics = told["metrics"]
+    told["server"] = sampler.summary(metrics["ttft"]["mean"], metrics["send_lag"]["mean"])
 
 
 def read_summary(path: Path) -> dict[str, Any]:

@@ -46,6 +46,12 @@ class ServerMetrics:
         """JSON-able, what changes over a run."""
         return {"pending": dict(self.pending), **self.gauges}
 
+    @classmethod
+    def from_fields(cls, document: Mapping[str, Any]) -> ServerMetrics:
+        """The way back from `dataclasses.asdict`; raises TypeError, KeyError or AttributeError."""
+        steps = {model: StepCounters(**each) for model, each in document["steps"].items()}
+        return cls(**{**document, "steps": steps})
+
 
 def parse_metrics(text: str) -> ServerMetrics:
     """Read Prometheus' text format; raises ValueError if it holds none of Triton's counters."""

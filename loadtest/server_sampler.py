@@ -6,7 +6,9 @@ whose metrics cannot be read costs the run nothing but the split of its TTFT, an
 
 from __future__ import annotations
 
+import dataclasses
 import http.client
+import json
 import threading
 import time
 import urllib.error
@@ -33,6 +35,19 @@ class Sample:
     at_s: float
     metrics: ServerMetrics
 
+    def to_json(self) -> str:
+        """One line, whole: a killed run's split is made from the lines."""
+        return json.dumps({"at_s": self.at_s, "metrics": dataclasses.asdict(self.metrics)})
+
+    @classmethod
+    def from_json(cls, line: str) -> Sample:
+        """The way back; raises ValueError for a cut line."""
+        try:
+            document = json.loads(line)
+            return cls(document["at_s"], ServerMetrics.from_fields(document["metrics"]))
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"it is no sample of a server: {error}") from error
+
 
 def metrics_url(text: str, server: str = "127.0.0.1") -> str:
     """`text` as a URL; without one, the server's host (`host:port` of gRPC) and Triton's port.
@@ -58,7 +73,8 @@ def fetch_metrics(url: str) -> str:
 class ServerSampler:
     """`start()` before the load, `stop()` after its drain, then `summary()`.
 
-    `warmup_s`: the split begins with the first sample at or after it.
+    `warmup_s`: the split begins with the first sample at or after it. `keep` gets every sample as
+    it is taken.
     """
 
     def __init__(
@@ -68,6 +84,7 @@ class ServerSampler:
         warmup_s: float = 0.0,
         interval_s: float = INTERVAL_S,
         fetch: Callable[[str], str] = fetch_metrics,
+        keep: Callable[[Sample], None] = lambda _: None,
     ) -> None:
         self.url = url
         self.samples: list[Sample] = []
@@ -77,6 +94,7 @@ class ServerSampler:
         self._warmup_s = warmup_s
         self._interval_s = interval_s
         self._fetch = fetch
+        self._keep = keep
         self._stopped = threading.Event()
         self._base: Sample | None = None
         self._thread: threading.Thread | None = None
@@ -106,6 +124,11 @@ class ServerSampler:
             self._missed += 1
             return
         taken = Sample(time.time() - self._zero, metrics)
+        self.take(taken)
+        self._keep(taken)
+
+    def take(self, taken: Sample) -> None:
+        """Count a sample, now or when it is read back."""
         self.samples.append(taken)
         if self._base is None or self._base.at_s < self._warmup_s:
             self._base = taken

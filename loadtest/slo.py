@@ -16,7 +16,9 @@ from records import RequestRecord
 
 METRICS = ("ttft", "ttft_from_send", "itl", "tpot", "e2e")
 UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
-PATTERN = re.compile(r"(?P<metric>\w+)(:p(?P<percent>[\d.]+))?<(?P<limit>[\d.]+)(?P<unit>\w+)")
+PATTERN = re.compile(
+    r"(?P<metric>\w+)(:p(?P<percent>[\d.]+))?<(?P<limit>[\d.]+)(?P<unit>[a-zA-Zµ]*)"
+)
 DEFAULT_PERCENT = 99.0
 
 
@@ -61,6 +63,8 @@ def parse_slo(text: str) -> Slo:
         raise ValueError(
             f"the SLO {text!r} is on {metric!r}, allowed is one of {', '.join(METRICS)}"
         )
+    if not unit:
+        raise ValueError(f"the SLO {text!r} has no unit, allowed is one of {', '.join(UNITS)}")
     if unit not in UNITS:
         raise ValueError(f"the SLO {text!r} is in {unit!r}, allowed is one of {', '.join(UNITS)}")
     percent = _number(match["percent"], text) if match["percent"] else DEFAULT_PERCENT

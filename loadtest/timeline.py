@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from histogram import Histogram
+from histogram import Histogram, percentile_name
 from records import RequestRecord
 
 TIMELINE_METRICS = ("ttft", "itl", "tpot", "e2e", "send_lag")
@@ -65,7 +65,7 @@ class Timeline:
         self._bound()
 
     def summary(self) -> dict[str, Any]:
-        """width_s, and for every bucket its start, counts and percentiles in seconds."""
+        """width_s, and for every bucket its start, counts, percentiles and max in seconds."""
         return {
             "width_s": self.width_s,
             "buckets": [
@@ -74,8 +74,11 @@ class Timeline:
                     "counts": dict(bucket.counts),
                     "metrics": {
                         name: {
-                            f"p{percent:g}": histogram.percentile(percent)
-                            for percent in TIMELINE_PERCENTILES
+                            **{
+                                percentile_name(percent): histogram.percentile(percent)
+                                for percent in TIMELINE_PERCENTILES
+                            },
+                            "max": histogram.largest,
                         }
                         for name, histogram in bucket.histograms.items()
                     },

@@ -33,7 +33,7 @@ def unloaded_texts(
             exchange.perform(client, clock, messages, gevent.sleep)
             if exchange.error_class:
                 raise ValueError(
-                    f"the unloaded server fails at prompt {turn.key}: "
+                    f"before the load, prompt {turn.key} has no answer: "
                     f"{exchange.error} ({exchange.error_class})"
                 )
             references[turn.key] = digest(exchange.answer.text)

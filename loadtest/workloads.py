@@ -27,6 +27,7 @@ DEFAULT_SLOS = MLPERF_SLOS["mlperf-server"]
 FIXED = re.compile(r"(\d+)/(\d+)")
 NORMAL_SPREAD = 0.25  # standard deviation of a normal length, of its mean
 DEFAULT_INPUT, DEFAULT_OUTPUT = 128, 128
+NOT_OPTIONS = ("prompt", "max_tokens", "request_id")  # of the client's arguments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """The load test as a person runs it: Locust in a process of its own, against the real server.
 
-A limit of 1,000 s on ttft lets the client be late by 50 s: nothing here depends on the machine.
+`--max-lag` lets the client be late: nothing here depends on the machine. The loads of all tests go
+on at once, as most of their time they wait.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +23,52 @@ import pytest
 from arrivals import unit_arrivals
 from conftest import DEMO_CHECKPOINT, ROOT
 from records import RequestRecord
+from report import write_report
+from run_output import RunOutput
 from server_process import ServerProcess
 
+AT_ONCE = 8
 LENIENT = "ttft:p99<1000s"
-SHORT = ("-t", "2s", "--rate", "20", "--workload", "32/6", "--warmup", "0.5", "--slo", LENIENT)
+FREE = ("--max-lag", "1000", "--slo", LENIENT)
+SHORT = ("-t", "2s", "--rate", "20", "--workload", "32/6", "--warmup", "0.5", *FREE)
+ENDLESS = ("-t", "600s", *SHORT[2:])
+NOBODY_HOLDS = ("--slo", f"{LENIENT},e2e:p50<1us")
+# What is asked for, and the sentence that it gets.
+BAD = {
+    "unreachable": (
+        ("-H", "127.0.0.1:1"),
+        "error: a first request to the model 'ensemble' at 127.0.0.1:1",
+    ),
+    "unknown model": (("--model", "nobody"), "'nobody'"),
+    "unknown unit": (("--slo", "ttft<1h"), "error: the SLO 'ttft<1h' is in 'h'"),
+    "no unit": (("--slo", "ttft<2000"), "error: the SLO 'ttft<2000' has no unit"),
+    "empty replay": (
+        ("--replay", "/dev/null"),
+        "error: the replay file /dev/null has no request",
+    ),
+    "half a replay": (("--replay", "HALF"), "error: line 2 of the replay file "),
+    "unknown workload": (("--workload", "quick"), "error: the workload is 'quick'"),
+    "no tokenizer": (("--tokenizer", "/nowhere"), "error: there is no tokenizer at /nowhere"),
+    "endless rate": (("--rate", "inf"), "error: --rate is inf, allowed is a number above 0"),
+    "no option": (
+        ("--sampling", '{"max_tokens": 3}'),
+        "error: --sampling has 'max_tokens', which the workload",
+    ),
+    "no folder": (("--output", "/dev/null/x"), "error: --output /dev/null/x cannot be written"),
+}
+LOADS = {
+    "search": (*SHORT, *NOBODY_HOLDS, "--find-max-rate"),  # the longest
+    "one process": (*SHORT, "--json-file", "FOLDER/locust"),
+    "two processes": (*SHORT, "--processes", "2", "--json-file", "FOLDER/locust"),
+    "faults": (*SHORT, "--faults", "cancel_storm=0.2,slow_reader=0.2,over_long=0.2"),
+    "chat": (
+        *("-t", "2s", "--workload", "chat", "--think-time", "0.1", "--warmup", "0"),
+        *("--closed-loop", "-u", "3", *FREE),
+    ),
+    "broken": (*SHORT, *NOBODY_HOLDS),
+    **{name: (*SHORT, *arguments) for name, (arguments, _) in BAD.items()},
+}
+Ended = tuple[int, str, Path]  # exit code, all that was printed, the run's folder
 
 
 def command(url: str, folder: Path, *arguments: str) -> list[str]:
@@ -35,10 +80,68 @@ def command(url: str, folder: Path, *arguments: str) -> list[str]:
     ]
 
 
-def run(url: str, folder: Path, *arguments: str) -> tuple[int, str]:
-    """Its exit code and all it printed."""
+def run(url: str, folder: Path, *arguments: str) -> Ended:
+    """To its end."""
     done = subprocess.run(command(url, folder, *arguments), capture_output=True, text=True)
-    return done.returncode, done.stdout + done.stderr
+    return done.returncode, done.stdout + done.stderr, folder
+
+
+def disturb(
+    disturbance: Callable[[psutil.Process], None], url: str, folder: Path, *arguments: str
+) -> Ended:
+    """To its end, disturbed after the first line of progress."""
+    with subprocess.Popen(
+        command(url, folder, *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if "in flight" in line:
+                disturbance(psutil.Process(process.pid))
+                break
+        text = "".join([*lines, *process.stdout])
+        return process.wait(), text, folder
+
+
+@pytest.fixture(scope="module")
+def loads(
+    replay_server: ServerProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[Ended]]]:
+    url = replay_server.ports.url("grpc")
+    folder = tmp_path_factory.mktemp("loads")
+    half = folder / "half.jsonl"
+    half.write_text('{"at": 0, "prompt": "Hello"}\n{"at": 0.5, "pro', encoding="utf-8")
+
+    def place(name: str) -> Path:
+        return folder / name.replace(" ", "-")
+
+    disturbances = {
+        "interrupted": (lambda it: it.send_signal(signal.SIGINT), ENDLESS),
+        "dead worker": (
+            lambda it: it.children()[0].send_signal(signal.SIGKILL),
+            ("-t", "10s", *SHORT[2:], "--processes", "2"),
+        ),
+        "killed": (
+            lambda it: it.kill(),
+            (*ENDLESS, "--metrics-url", replay_server.ports.url("metrics")),
+        ),
+    }
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        futures = {
+            name: pool.submit(disturb, how, url, place(name), *arguments)
+            for name, (how, arguments) in disturbances.items()
+        }
+        for name, arguments in LOADS.items():
+            filled = [
+                each.replace("FOLDER", str(place(name))).replace("HALF", str(half))
+                for each in arguments
+            ]
+            futures[name] = pool.submit(run, url, place(name), *filled)
+        yield futures
 
 
 def summary(folder: Path) -> dict[str, Any]:
@@ -58,14 +161,11 @@ def test_locust_is_not_imported_here() -> None:
     assert "built-in" in repr(os.fork)
 
 
-@pytest.mark.parametrize("processes", [(), ("--processes", "2")])
-def test_a_run_counts_every_request_once(
-    replay_server: ServerProcess, tmp_path: Path, processes: tuple[str, ...]
-) -> None:
-    stats = ("--json-file", str(tmp_path / "locust"))
-    code, text = run(replay_server.ports.url("grpc"), tmp_path, *SHORT, *processes, *stats)
+@pytest.mark.parametrize("name", ["one process", "two processes"])
+def test_a_run_counts_every_request_once(loads: dict[str, Future[Ended]], name: str) -> None:
+    code, text, folder = loads[name].result()
     assert code == 0, text
-    told, kept = summary(tmp_path), records(tmp_path)
+    told, kept = summary(folder), records(folder)
     counts = told["counts"]
     # The schedule is the seed's, whatever the workers.
     due = itertools.takewhile(lambda unit: unit / 20 < 2, unit_arrivals("poisson", 0))
@@ -76,110 +176,97 @@ def test_a_run_counts_every_request_once(
     assert {record.num_output_tokens for record in kept} == {6}
     assert {record.correct for record in kept} == {True}
     assert told["header"]["texts_compared"] == 4
-    assert len(told["workers"]) == (2 if processes else 1)
+    assert len(told["workers"]) == (2 if name == "two processes" else 1)
     # One event a request, and nothing else, in Locust's own statistics.
-    (entry,) = json.loads((tmp_path / "locust.json").read_text(encoding="utf-8"))
+    (entry,) = json.loads((folder / "locust.json").read_text(encoding="utf-8"))
     assert entry["num_requests"] == len(kept)
 
 
-def test_faulty_clients_beside_the_normal_ones(
-    replay_server: ServerProcess, tmp_path: Path
-) -> None:
-    faults = "cancel_storm=0.2,slow_reader=0.2,over_long=0.2"
-    code, text = run(replay_server.ports.url("grpc"), tmp_path, *SHORT, "--faults", faults)
+def test_faulty_clients_beside_the_normal_ones(loads: dict[str, Future[Ended]]) -> None:
+    code, text, folder = loads["faults"].result()
     assert code == 0, text
-    journeys = summary(tmp_path)["journeys"]
+    journeys = summary(folder)["journeys"]
     assert set(journeys) == {"normal", "cancel_storm", "slow_reader", "over_long"}
     assert all(each["counts"]["failed"] == 0 for each in journeys.values())
     assert journeys["over_long"]["counts"]["incorrect"] == 0
-    refused = [record for record in records(tmp_path) if record.journey == "over_long"]
+    refused = [record for record in records(folder) if record.journey == "over_long"]
     assert {record.finish_reason for record in refused} == {"refused"}
     assert "in no figure above" in text
 
 
-def test_a_chat_and_a_closed_loop(replay_server: ServerProcess, tmp_path: Path) -> None:
-    chat = ("-t", "2s", "--workload", "chat", "--think-time", "0.1", "--warmup", "0")
-    closed = ("--closed-loop", "-u", "3", "--slo", LENIENT)
-    code, text = run(replay_server.ports.url("grpc"), tmp_path, *chat, *closed)
+def test_a_chat_and_a_closed_loop(loads: dict[str, Future[Ended]]) -> None:
+    code, text, folder = loads["chat"].result()
     assert code == 0, text
-    kept = records(tmp_path)
+    kept = records(folder)
     assert {record.turn for record in kept} == {0, 1, 2}
     assert {record.correct for record in kept} == {True}
 
 
-def test_a_broken_objective_is_the_exit_code(replay_server: ServerProcess, tmp_path: Path) -> None:
-    slos = f"{LENIENT},e2e:p50<1us,tpot<1000s"
-    code, text = run(replay_server.ports.url("grpc"), tmp_path, *SHORT[:-1], slos)
+def test_a_broken_objective_is_the_exit_code(loads: dict[str, Future[Ended]]) -> None:
+    code, text, _ = loads["broken"].result()
     assert "BROKEN  e2e:p50<1us" in text
-    assert code in (1, 3), text  # 3: e2e's limit lets the client be late by 20 ms only
+    assert code == 1, text
 
 
-def test_the_highest_rate_is_searched(replay_server: ServerProcess, tmp_path: Path) -> None:
-    slos = f"{LENIENT},e2e:p50<1us"  # which nothing holds
-    code, text = run(
-        replay_server.ports.url("grpc"), tmp_path, *SHORT[:-1], slos, "--find-max-rate"
-    )
+def test_the_highest_rate_is_searched(loads: dict[str, Future[Ended]]) -> None:
+    code, text, folder = loads["search"].result()
     assert code == 1, text
     assert "no rate held the SLOs" in text
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "the lowest, as none held the SLOs" in page
+    assert "TTFT: how many took how long" in page
+    assert "TTFT against the offered rate" in page
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (("-H", "127.0.0.1:1"), "error: a first request to the model 'ensemble' at 127.0.0.1:1"),
-        (("--model", "nobody"), "'nobody'"),
-        (("--slo", "ttft<1h"), "error: the SLO 'ttft<1h' is in 'h'"),
-        (("--replay", "/dev/null"), "error: the replay file /dev/null has no request"),
-        (("--workload", "quick"), "error: the workload is 'quick'"),
-        (("--tokenizer", "/nowhere"), "error: there is no tokenizer at /nowhere"),
-    ],
-)
-def test_bad_input_is_one_sentence(
-    replay_server: ServerProcess, tmp_path: Path, arguments: tuple[str, ...], sentence: str
-) -> None:
-    code, text = run(replay_server.ports.url("grpc"), tmp_path, *SHORT, *arguments)
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_sentence(loads: dict[str, Future[Ended]], name: str) -> None:
+    code, text, folder = loads[name].result()
     assert code == 2, text
-    assert sentence in text
+    assert BAD[name][1] in text
+    assert sum(line.startswith("error: ") for line in text.splitlines()) == 1, text
     assert "Traceback" not in text
-    assert not (tmp_path / "summary.json").exists()
+    assert "Aggregated" not in text, "Locust's empty table would hide the sentence"
+    assert not (folder / "summary.json").exists()
 
 
-def test_what_was_measured_outlives_a_dead_worker(
-    replay_server: ServerProcess, tmp_path: Path
-) -> None:
-    arguments = ("-t", "10s", *SHORT[2:], "--processes", "2")
-    with subprocess.Popen(
-        command(replay_server.ports.url("grpc"), tmp_path, *arguments),
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        before = [process.stdout.readline()]  # the first line of progress
-        children = psutil.Process(process.pid).children()
-        children[0].send_signal(signal.SIGKILL)
-        text = "".join([*before, *process.stdout])
-        code = process.wait()
+def test_what_was_measured_outlives_a_dead_worker(loads: dict[str, Future[Ended]]) -> None:
+    code, text, folder = loads["dead worker"].result()
     assert code == 3, text
     assert text.count("died at") == 1
     assert "its part of the load is missing" in text
-    assert len(records(tmp_path)) > 20
-    assert summary(tmp_path)["counts"]["completed"] > 20
+    assert "Traceback" not in text
+    assert len(records(folder)) > 20
+    assert summary(folder)["counts"]["completed"] > 20
 
 
-def test_an_interrupted_run_keeps_what_it_has(replay_server: ServerProcess, tmp_path: Path) -> None:
-    arguments = ("-t", "600s", *SHORT[2:])
-    with subprocess.Popen(
-        command(replay_server.ports.url("grpc"), tmp_path, *arguments),
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        text = process.stdout.read()
-        process.wait()
+def test_an_interrupted_run_keeps_what_it_has(loads: dict[str, Future[Ended]]) -> None:
+    _, text, folder = loads["interrupted"].result()
     assert "the load was ended at" in text
-    told = summary(tmp_path)
+    assert "Traceback" not in text
+    told = summary(folder)
     assert 1 < told["header"]["duration_s"] < 300
     assert told["counts"]["completed"] > 0
     assert told["counts"]["failed"] == 0
+
+
+def test_a_killed_run_knows_where_its_ttft_was_spent(loads: dict[str, Future[Ended]]) -> None:
+    _, _, folder = loads["killed"].result()
+    assert not (folder / "summary.json").exists()
+    with (folder / "server.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"at_s": 9.0, "metr')  # as a kill leaves it
+    page = write_report(folder).read_text(encoding="utf-8")
+    told = json.loads((folder / "so-far.json").read_text(encoding="utf-8"))
+    parts = {each["part"] for each in told["server"]["split"]["parts"]}
+    assert {"queue", "prefill", "network"} <= parts
+    assert "Where the mean TTFT was spent" in page
+    assert "server.jsonl was cut off" in page
+
+
+def test_a_folder_holds_one_run(tmp_path: Path) -> None:
+    for name in ("records-8.jsonl", "summary-8.json", "summary.json", "records-mine.jsonl"):
+        (tmp_path / name).write_text("{}", encoding="utf-8")
+    output = RunOutput(str(tmp_path), records=True)
+    output.begin("")
+    output.close()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"records-mine.jsonl", "records.jsonl", "server.jsonl"}

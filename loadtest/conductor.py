@@ -161,17 +161,17 @@ class Conductor:
             lines.append(f"no rate held the SLOs: {found.why}")
         else:
             lines.append(f"highest rate that held the SLOs: {found.rate:.3g}/s ({found.why})")
-        lines.append(self._report())
+        lines.append(self._report("summary-RATE.json"))
         return (0 if found.rate else 1), "\n".join(lines)
 
-    def _report(self) -> str:
+    def _report(self, summaries: str = "summary.json") -> str:
         """The line that says where the report is; without one the results are still there."""
         assert self.output is not None
         try:
             write_report(self.output.folder)
         except (ValueError, OSError) as error:
             return f"results: {self.output} (no report: {error})"
-        return f"results: {self.output}/report.html, summary.json"
+        return f"results: {self.output}/report.html, {summaries}"
 
     def _round(
         self,

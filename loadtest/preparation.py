@@ -18,6 +18,7 @@ from unloaded import unloaded_texts
 class Prepared:
     """What every round of the run needs."""
 
+    workload: str
     references: dict[str, str] = field(default_factory=dict)
 
     def header(
@@ -26,6 +27,7 @@ class Prepared:
         """The header of a round's results."""
         return {
             **options.to_dict(),
+            "workload": self.workload,  # a replay's is no option's
             "rate": rate,
             "started_unix": started_unix,
             "workers": workers,
@@ -48,7 +50,7 @@ def prepare(options: RunOptions, say: Callable[[str], None]) -> Prepared:
                 f"a first request to the model {options.model!r} at {options.url} failed: {problem}"
             )
         if not options.text_check or not source.workload.distinct:
-            return Prepared()
-        return Prepared(unloaded_texts(source.workload, client, say))
+            return Prepared(source.workload.name)
+        return Prepared(source.workload.name, unloaded_texts(source.workload, client, say))
     finally:
         client.close()

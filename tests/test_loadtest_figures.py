@@ -182,6 +182,39 @@ def test_a_late_client_makes_the_run_invalid() -> None:
     assert exit_code(summary) == EXIT_INVALID
 
 
+def test_the_reported_tail_says_how_late_a_client_may_be() -> None:
+    """Not a limit of minutes on it: of a ttft of 50 ms no 40 may be the client's."""
+    results = RunResults({**HEADER, "slos": ["ttft:p99<1000s"]})
+    results.add(request(2.0, sent_at=2.03))
+    assert not results.validity()["valid"]
+    results.header["max_lag_s"] = 0.04
+    assert results.validity()["valid"]
+    slow = RunResults({**HEADER, "slos": ["ttft:p99<1ms"]})
+    slow.add(request(2.0, sent_at=2.03, first_token_at=3.0))
+    assert slow.validity()["valid"], "5 % of a second are 50 ms"
+
+
+def test_a_loop_that_wakes_late_makes_the_run_invalid() -> None:
+    results = RunResults({**HEADER, "slos": ["ttft:p99<1000s"]})
+    results.add(request(2.0, sent_at=2.001, first_token_at=12.0))
+    health = results.workers["3"] = WorkerHealth()
+    health.loop_lag.add(0.019)
+    assert results.validity()["valid"]
+    health.loop_lag.add(0.03)
+    (reason,) = results.validity()["reasons"]
+    assert reason.startswith("worker 3's event loop woke 30.0 ms late (p99), allowed are 20 ms")
+    assert "give the load test a machine, or cores, of its own" in reason
+
+
+def test_the_timeline_shows_the_one_long_gap() -> None:
+    timeline = Timeline()
+    gaps = tuple((3.0 if number == 500 else 0.01, 1) for number in range(1000))
+    timeline.add(request(2.0, gaps=gaps, num_output_tokens=1001), True)
+    (bucket,) = (each for each in timeline.summary()["buckets"] if "itl" in each["metrics"])
+    assert bucket["metrics"]["itl"]["p99"] == pytest.approx(0.01, rel=1e-3)
+    assert bucket["metrics"]["itl"]["max"] == 3.0
+
+
 def test_a_saturated_or_dead_worker_makes_the_run_invalid() -> None:
     results = RunResults(HEADER)
     results.workers["1"] = WorkerHealth(cpu_s=9.5, wall_s=10.0)

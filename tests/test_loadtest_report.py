@@ -122,6 +122,23 @@ def test_wrong_files_get_one_sentence(tmp_path: Path, name: str, text: str, sent
     assert not (tmp_path / "report.html").exists()
 
 
+def test_a_search_shows_the_highest_rate_that_held(tmp_path: Path) -> None:
+    folder = tmp_path / "search"
+    folder.mkdir()
+    for rate, held in ((4.0, True), (8.0, True), (16.0, False)):
+        run = write_run(tmp_path / f"{rate}", made_up(120, seed=int(rate)), rate=rate)
+        summary = json.loads((run / "summary.json").read_text()) | {"held": held}
+        (folder / f"summary-{rate:.3g}.json").write_text(json.dumps(summary))
+        (run / "records.jsonl").rename(folder / f"records-{rate:.3g}.jsonl")
+    told = read_run(folder)
+    assert told.summary["header"]["rate"] == 8
+    assert told.results is not None
+    assert told.results.summary()["metrics"] == told.summary["metrics"]
+    page = page_of(folder)
+    assert "are of 8 requests/s, the highest that held the SLOs" in page
+    assert "ITL: how many took how long" in page
+
+
 def test_a_missing_folder_gets_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(RunFilesError, match="does not exist"):
         read_run(tmp_path / "nowhere")

@@ -86,7 +86,7 @@ class Conductor:
 
     def summary(self) -> dict[str, Any]:
         """Of the round so far, with the server's side of it."""
-        summary = self.results.summary()
+        summary = self.results.summary(self._watch.measured_s() if self._watch else None)
         if self.sampler is not None:
             metrics = summary["metrics"]
             summary["server"] = self.sampler.summary(

@@ -28,8 +28,8 @@ DEFAULT_RATE = 4.0
 DRAIN_S = 60.0
 WARMUP_SHARE, WARMUP_MOST_S = 0.1, 5.0
 ABOVE_0 = ("rate", "burstiness", "load_s", "speed", "turns", "max_in_flight", "over_long_tokens")
-FROM_0 = ("warmup_s", "drain_s", "distinct_prompts", "max_input_tokens", "think_s")
-FROM_0 += ("prefix_tokens", "max_lag_s")
+FROM_0: tuple[str, ...] = ("warmup_s", "drain_s", "distinct_prompts", "max_input_tokens")
+FROM_0 += ("think_s", "prefix_tokens", "max_lag_s")
 NAMES = {"load": "run-time", "drain": "stop-timeout", "think": "think-time"}  # where they differ
 
 

@@ -185,8 +185,10 @@ class RunResults:
         """The journey's results, empty ones if it had no request."""
         return self.journeys.get(name, JourneyResults())
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self, so_far_s: float | None = None) -> dict[str, Any]:
         """Everything, JSON-able; times in seconds, None where there is no value.
+
+        `so_far_s`: how much of the measured window is over, where not all: rates are of that.
 
         header; counts, metrics and rates of normal traffic; journeys: the same of each journey;
         slos; failures; timeline; workers; validity; incidents.
@@ -194,9 +196,10 @@ class RunResults:
         normal = self.journey()
         return {
             "header": self.header,
-            **self._of_journey(normal),
+            **self._of_journey(normal, so_far_s),
             "journeys": {
-                name: self._of_journey(journey) for name, journey in sorted(self.journeys.items())
+                name: self._of_journey(journey, so_far_s)
+                for name, journey in sorted(self.journeys.items())
             },
             "slos": [self._of_slo(slo, normal) for slo in self._slos],
             "failures": {
@@ -228,8 +231,9 @@ class RunResults:
             lag.merge(journey.histograms["send_lag"])
         return lag
 
-    def _of_journey(self, journey: JourneyResults) -> dict[str, Any]:
+    def _of_journey(self, journey: JourneyResults, so_far_s: float | None) -> dict[str, Any]:
         seconds = float(self.header.get("duration_s", 0.0))
+        seconds = seconds if so_far_s is None else min(so_far_s, seconds)
         counts = journey.counts
 
         def rate(count: int) -> float | None:

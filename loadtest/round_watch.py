@@ -67,6 +67,10 @@ class RoundWatch:
             self._results.note(f"the load was ended at {self._stopped_at:.0f} s")
         self._runner.send_message(agent.STOP, {"drain": drain})
 
+    def measured_s(self) -> float:
+        """How much of the measured window is over."""
+        return max(self._now() - self.options.warmup_s, 0.0)
+
     def wait(self, stopping: Callable[[], bool]) -> None:
         """Until the round is over."""
         told = time.monotonic()

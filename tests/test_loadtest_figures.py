@@ -206,6 +206,16 @@ def test_a_loop_that_wakes_late_makes_the_run_invalid() -> None:
     assert "give the load test a machine, or cores, of its own" in reason
 
 
+def test_rates_of_a_running_round_are_of_the_time_so_far() -> None:
+    results = RunResults(HEADER)
+    for at in (1.5, 2.0, 2.5):
+        results.add(request(at))
+    assert results.summary()["rates"]["requests_per_s"] == pytest.approx(0.3)
+    rates = results.summary(2.0)["rates"]
+    assert rates["requests_per_s"] == rates["offered_per_s"] == pytest.approx(1.5)
+    assert results.summary(99.0)["rates"] == results.summary()["rates"]
+
+
 def test_the_timeline_shows_the_one_long_gap() -> None:
     timeline = Timeline()
     gaps = tuple((3.0 if number == 500 else 0.01, 1) for number in range(1000))

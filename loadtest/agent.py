@@ -5,6 +5,7 @@ Without workers the same process is both; Locust's local runner then hands every
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import gevent
@@ -28,6 +29,7 @@ class Agent:
         self._environment = environment
         self._runner = environment.runner
         self._alone = not hasattr(self._runner, "master_host")  # no master elsewhere
+        self._child = not self._alone and bool(environment.parsed_options.processes)
         self._client: sdk.Client | None = None
         self._url = ("", "")
         self._source: LoadSource | None = None
@@ -95,9 +97,15 @@ class Agent:
             self._round = None
 
     def _report_on(self, current: LoadRound) -> None:
+        parent = os.getppid()
         while True:
             gevent.sleep(REPORT_S)
             self._report(current)
+            if self._child and os.getppid() != parent:
+                # The master was killed: nobody would end this load, and nobody hears of it.
+                current.stop(drain=False)
+                gevent.spawn(self._runner.quit)  # which ends this greenlet
+                return
 
     def _report(self, current: LoadRound) -> None:
         delta, lines = current.take()

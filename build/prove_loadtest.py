@@ -39,7 +39,7 @@ LOCUSTFILE = BUILD.parent / "loadtest" / "locustfile.py"
 PERCENTS = (50.0, 90.0, 99.0)
 TOLERANCE_S, TOLERANCE_SHARE = 2e-3, 0.03
 FIRST_S, GAP_S, TOKENS = 0.05, 0.02, 50
-STRICT = "ttft:p99<400ms,tpot:p99<100ms"  # the client may be late by 20 ms
+STRICT = "5e-3"  # s: what a valid run may be late by otherwise is more than is to be proven
 ATTEMPTS = 5  # of a run that calls itself invalid: that proves nothing
 INVALID = 3  # locustfile.py's exit code
 failures: list[str] = []
@@ -67,7 +67,8 @@ def main() -> None:
 def prove_pace(folder: Path, tokens_per_s: int, judged: bool) -> None:
     """Reported percentiles against what the player wrote down."""
     rate = str(tokens_per_s / TOKENS)
-    shape = ("--workload", f"64/{TOKENS}", "-t", "20s", "--warmup", "0", "--slo", STRICT)
+    shape = ["--workload", f"64/{TOKENS}", "-t", "20s", "--warmup", "0"]
+    shape += ["--max-lag", STRICT] if judged else []
     for _ in range(ATTEMPTS):
         with player(folder, FIRST_S, GAP_S) as url:
             summary, code = load(folder, url, "--rate", rate, *shape)

@@ -97,6 +97,19 @@ def started(tmp_path: Path) -> Iterator[Start]:
     remove()
 
 
+@pytest.fixture(scope="module")
+def narrow_server(
+    make_repository: MakeRepository, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """One sequence at a time, 33 tokens a second: whoever answers has had the engine alone."""
+    arguments = ("--runtime", "replay", "--step-seconds", "0.03", "--max-batch-size", "1")
+    folder = tmp_path_factory.mktemp("narrow")
+    server = ServerProcess(make_repository(*arguments), free_ports(), folder / "server.log")
+    server.start()
+    yield server
+    assert server.stop() in (0, 1)  # 1: Triton 2.51 keeps what was cancelled just as it ended
+
+
 @pytest.fixture
 def replay_client(replay_server: ServerProcess) -> Iterator[Client]:
     with Client(replay_server.ports.url("grpc")) as client:

@@ -13,26 +13,12 @@ from pathlib import Path
 
 import pytest
 from cli_calls import CTRL_C, CTRL_D, Terminal, ask, history, json_lines, terminal
-from conftest import MakeRepository
 from llama_fp4 import Client, SamplingParams
 from processes import eventually
-from server_process import ServerProcess, free_ports
+from server_process import ServerProcess
 from test_cancellation import wait_until_the_engine_rests
 
 Saved = list[dict[str, str]]
-
-
-@pytest.fixture(scope="module")
-def narrow_server(
-    make_repository: MakeRepository, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ServerProcess]:
-    """One sequence at a time, 33 tokens a second."""
-    arguments = ("--runtime", "replay", "--step-seconds", "0.03", "--max-batch-size", "1")
-    folder = tmp_path_factory.mktemp("narrow")
-    server = ServerProcess(make_repository(*arguments), free_ports(), folder / "server.log")
-    server.start()
-    yield server
-    assert server.stop() in (0, 1)  # 1: Triton 2.51 keeps what was cancelled just as it ended
 
 
 @pytest.fixture

@@ -6,13 +6,11 @@ import http.client
 import json
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cli_calls import COMMAND, answer, ask, call, environment, json_lines, terminal
-from conftest import MakeRepository
 from llama_fp4 import Client, Timeouts, TotalTimeout
 from processes import PATIENCE_S, eventually
 from server_process import ServerProcess, free_ports
@@ -22,19 +20,6 @@ from upstream_server import upstream_server
 
 LONG = ("generate", "Hello", "--max-tokens", "1900")
 TRITON = "2.51.0"  # nvidia-pytriton 0.7.0's
-
-
-@pytest.fixture(scope="module")
-def narrow_server(
-    make_repository: MakeRepository, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ServerProcess]:
-    """One sequence at a time, 33 tokens a second."""
-    arguments = ("--runtime", "replay", "--step-seconds", "0.03", "--max-batch-size", "1")
-    folder = tmp_path_factory.mktemp("narrow")
-    server = ServerProcess(make_repository(*arguments), free_ports(), folder / "server.log")
-    server.start()
-    yield server
-    assert server.stop() in (0, 1)  # 1: Triton 2.51 keeps what was cancelled just as it ended
 
 
 def begin(server: ServerProcess, *arguments: str, **more: Any) -> subprocess.Popen[str]:

@@ -49,19 +49,6 @@ def url(server: ServerProcess, wire: str) -> str:
     return ("" if wire == "grpc" else "http://") + server.ports.url(wire)
 
 
-@pytest.fixture(scope="module")
-def narrow_server(
-    make_repository: MakeRepository, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ServerProcess]:
-    """An engine for one sequence at a time: whoever answers has had it alone."""
-    arguments = ("--runtime", "replay", "--step-seconds", "0.03", "--max-batch-size", "1")
-    folder = tmp_path_factory.mktemp("narrow")
-    server = ServerProcess(make_repository(*arguments), free_ports(), folder / "server.log")
-    server.start()
-    yield server
-    assert server.stop() in (0, 1)  # 1: Triton 2.51 keeps what was cancelled just as it ended
-
-
 def leave(client: Client, how: str) -> None:
     stream = client.stream("Hello", max_tokens=LONG)
     if how == "break":

@@ -6,13 +6,17 @@ Without workers the same process is both; Locust's local runner then hands every
 from __future__ import annotations
 
 import os
+import platform
+import time
 from typing import Any
 
 import gevent
 import sdk
+from host_clock import CLOCK, CLOCK_TOLD
 from load_round import LoadRound, RoundPlan
 from load_source import LoadSource
 from options import RunOptions
+from preparation import first_problem
 from records import NORMAL, RequestRecord
 
 PREPARE, PREPARED = "llama_prepare", "llama_prepared"
@@ -36,6 +40,7 @@ class Agent:
         self._round: LoadRound | None = None
         self._greenlet: Any = None
         listeners = {
+            CLOCK: self._tell_time,
             PREPARE: self._prepare,
             ROUND: self._begin,
             RATE: self._change,
@@ -62,6 +67,10 @@ class Agent:
             self._round.stop(drain=False)
             self._greenlet.join(timeout=LEAVE_S)
 
+    def _tell_time(self, environment: Any, msg: Any, **_: Any) -> None:
+        answer = {"asked": msg.data["asked"], "told": time.time(), "id": self._runner.client_id}
+        self._runner.send_message(CLOCK_TOLD, answer)
+
     def _prepare(self, environment: Any, msg: Any, **_: Any) -> None:
         gevent.spawn(self._prepare_now, RunOptions.from_dict(msg.data["options"]))
 
@@ -76,6 +85,10 @@ class Agent:
                 self._client.close()
             self._client = sdk.open_client(options.url, options.model)
             self._url = (options.url, options.model)
+        if not self._alone and self._client is not None:
+            # The master has reached the server; from another host that says nothing.
+            problem = problem or first_problem(self._client, options)
+            problem = problem and f"on the worker's host {platform.node()}, {problem}"
         self._runner.send_message(PREPARED, {"problem": problem, "id": self._runner.client_id})
 
     def _begin(self, environment: Any, msg: Any, **_: Any) -> None:

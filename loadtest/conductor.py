@@ -13,6 +13,7 @@ from typing import Any
 import agent
 import gevent
 from fault_stall import processes, stall
+from host_clock import HostClocks, Offset, clock_note
 from judge import EXIT_BAD_INPUT, exit_code
 from max_rate import Found, Trial, curve, find_max_rate
 from options import OptionError, RunOptions, run_options
@@ -46,6 +47,7 @@ class Conductor:
         self._stopping = False
         self._users = 0
         self._round_number = 0
+        self._clocks = HostClocks(self.runner)
         self.runner.register_message(agent.PREPARED, self._on_prepared)
         self.runner.register_message(agent.REPORT, self._on_report)
         self.runner.register_message(agent.DONE, self._on_done)
@@ -184,6 +186,8 @@ class Conductor:
         """Run one round on all workers; its results are then in `results`."""
         workers = self._workers()
         self._round_number += 1
+        # Asked for every round: a search takes hours, and clocks are set meanwhile.
+        offsets = self._clocks.offsets(workers, self._send)
         started = time.time() + START_AFTER_S
         header = prepared.header(options, rate, started, len(workers))
         self.results = RunResults(header)
@@ -202,11 +206,14 @@ class Conductor:
         )
         watch.until_broken = until_broken or options.stop_when_saturated
         for index, worker in enumerate(workers):
+            offset = offsets.get(worker, Offset(0.0, 0.0))
+            if note := clock_note(str(index), offset):
+                self.results.note(note)
             plan = {
                 "number": self._round_number,
                 "options": options.to_dict(),
                 "header": header,
-                "started_unix": started,
+                "started_unix": started + offset.seconds,  # by its own clock
                 "index": index,
                 "count": len(workers),
                 "name": str(index),

@@ -44,13 +44,18 @@ def prepare(options: RunOptions, say: Callable[[str], None]) -> Prepared:
     source = LoadSource(options)
     client = sdk.open_client(options.url, options.model)
     try:
-        problem = sdk.first_request(client)
-        if problem:
-            raise OptionError(
-                f"a first request to the model {options.model!r} at {options.url} failed: {problem}"
-            )
+        if problem := first_problem(client, options):
+            raise OptionError(problem)
         if not options.text_check or not source.workload.distinct:
             return Prepared(source.workload.name)
         return Prepared(source.workload.name, unloaded_texts(source.workload, client, say))
     finally:
         client.close()
+
+
+def first_problem(client: sdk.Client, options: RunOptions) -> str:
+    """The sentence that says why this process gets no answer, or ""."""
+    problem = sdk.first_request(client)
+    if not problem:
+        return ""
+    return f"a first request to the model {options.model!r} at {options.url} failed: {problem}"

@@ -24,7 +24,7 @@ h3{font-size:15px;margin:0 0 6px}p{margin:6px 0}.dim{color:var(--dim)}.good{colo
 .bad{color:var(--bad)}code{font-size:13px;white-space:nowrap}
 .banner{border-left:6px solid var(--bad);background:var(--card);padding:10px 16px;margin:14px 0}
 .banner b{color:var(--bad);font-size:20px}.note{border-color:var(--c4)}
-.cards{display:grid;gap:12px;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));margin:16px 0}
+.cards{display:grid;gap:12px;grid-template-columns:repeat(auto-fit,minmax(115px,1fr));margin:16px 0}
 .cards div{background:var(--card);border:1px solid var(--rule);border-radius:8px;padding:10px 14px}
 .cards b{display:block;font-size:20px;white-space:nowrap;font-variant-numeric:tabular-nums}
 .cards span{color:var(--dim);font-size:13px}

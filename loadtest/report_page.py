@@ -111,6 +111,7 @@ def _banners(run: RunFiles) -> str:
     reasons = summary["validity"]["reasons"]
     told = [] if summary["counts"]["scheduled"] else ["no request was measured"]
     told += [*run.notes, *(each for each in summary.get("incidents", []) if each not in reasons)]
+    told += summary["validity"].get("doubts", [])
     if problem := (summary.get("server") or {}).get("problem"):
         told.append(problem)
     invalid = "" if summary["validity"]["valid"] else _banner("INVALID", reasons, "")

@@ -16,7 +16,7 @@ from typing import Any
 
 from histogram import Histogram
 from records import DRAINED, NORMAL, WARMUP, RequestRecord
-from self_check import WorkerHealth, reasons_invalid
+from self_check import WorkerHealth, doubts, reasons_invalid
 from slo import Slo, good, parse_slo
 from timeline import Timeline
 
@@ -213,7 +213,7 @@ class RunResults:
         }
 
     def validity(self) -> dict[str, Any]:
-        """valid; reasons: why the client, not the server, may have made the figures."""
+        """valid; reasons: why the client may have made the figures; doubts: how exact they are."""
         tails = self.journey().histograms
         asked_s = float(self.header.get("max_lag_s") or 0.0)
         reasons = [
@@ -222,7 +222,12 @@ class RunResults:
                 self.workers, self.all_send_lag(), tails["ttft"], tails["itl"], asked_s
             ),
         ]
-        return {"valid": not reasons, "reasons": reasons}
+        told = {name: tails[name] for name in ("ttft", "itl")}
+        return {
+            "valid": not reasons,
+            "reasons": reasons,
+            "doubts": [] if reasons else doubts(self.workers, told),
+        }
 
     def all_send_lag(self) -> Histogram:
         """The lag of every journey's sends."""

@@ -129,6 +129,7 @@ def _validity(summary: Mapping[str, Any]) -> list[str]:
         for sentence in summary["incidents"]
         if sentence not in summary["validity"]["reasons"]
     ]
+    lines += summary["validity"].get("doubts", [])
     for reason in summary["validity"]["reasons"]:
         lines.append(f"INVALID: {reason}")
     return lines

@@ -1,7 +1,7 @@
 """Whether the client was the bottleneck: its processor, its event loop, its sends.
 
 A load test that cannot keep up shows its own slowness as the server's. Above these limits the run
-is INVALID.
+is INVALID; below them it says what of its figures may still be the client's own.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from histogram import Histogram
 MAX_CPU = 0.9  # of one core, over the measured window: a Python process has no more than one
 MAX_LAG_S = 0.02  # p99, of sends and of the event loop
 MAX_LAG_SHARE = 0.05  # of the reported tail that the lag is part of, where that allows more
+SURE_S, SURE_SHARE = 0.002, 0.03  # what reported percentiles are exact to, unless it is told
 REMEDY = (
     "give the load test a machine, or cores, of its own, or more --processes; --max-lag allows more"
 )
@@ -117,3 +118,23 @@ def reasons_invalid(
     if reasons:
         reasons[-1] += f"; {REMEDY}"
     return reasons
+
+
+def doubts(workers: Mapping[str, WorkerHealth], tails: Mapping[str, Histogram]) -> list[str]:
+    """Sentences on the percentiles that may be less exact than `SURE_S` or `SURE_SHARE`.
+
+    `tails`: ttft and itl. A response that comes while the event loop is busy is read that much
+    later.
+    """
+    late = max((health.loop_lag.percentile(99) for health in workers.values()), default=0.0)
+    inexact = [
+        name
+        for name, tail in tails.items()
+        if tail.count and late > max(SURE_S, SURE_SHARE * tail.percentile(99))
+    ]
+    if not inexact:
+        return []
+    return [
+        f"p99 of {' and '.join(inexact)} may be up to {late * 1e3:.1f} ms too high: "
+        "that late did a client's event loop wake (p99)"
+    ]

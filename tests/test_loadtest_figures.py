@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from judge import EXIT_BROKEN, EXIT_INVALID, EXIT_OK, exit_code
 from records import RequestRecord
 from results import RunResults
+from run_table import run_table
 from self_check import WorkerHealth
 from slo import good, parse_slo, parse_slos
 from timeline import MAX_BUCKETS, Timeline
@@ -204,6 +205,24 @@ def test_a_loop_that_wakes_late_makes_the_run_invalid() -> None:
     (reason,) = results.validity()["reasons"]
     assert reason.startswith("worker 3's event loop woke 30.0 ms late (p99), allowed are 20 ms")
     assert "give the load test a machine, or cores, of its own" in reason
+
+
+def test_a_valid_run_says_what_its_tails_are_exact_to() -> None:
+    """To 2 ms or 3 % of what is reported; a gap of 20 ms read 5 ms late is not."""
+    results = RunResults({**HEADER, "slos": ["ttft:p99<1000s"]})
+    results.add(request(2.0, sent_at=2.001, first_token_at=2.5, gaps=((0.02, 1),)))
+    health = results.workers["0"] = WorkerHealth()
+    health.loop_lag.add(0.0019)
+    assert results.validity() == {"valid": True, "reasons": [], "doubts": []}
+    health.loop_lag.add(0.005)
+    (doubt,) = results.validity()["doubts"]
+    assert doubt.startswith("p99 of itl may be up to 5.0 ms too high")
+    assert doubt in run_table(results.summary())
+    health.loop_lag.add(0.018)
+    assert "p99 of ttft and itl may be" in results.validity()["doubts"][0]
+    health.loop_lag.add(0.05)
+    assert not results.validity()["valid"]
+    assert results.validity()["doubts"] == []
 
 
 def test_rates_of_a_running_round_are_of_the_time_so_far() -> None:

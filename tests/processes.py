@@ -10,6 +10,7 @@ from server_process import ServerProcess
 from triton_processes import SHARED_MEMORY, Stub, stubs_of
 
 PATIENCE_S = 30.0  # an upper bound for things that happen at once; never waited for in full
+STEP_S = 0.03  # of the paced replay engines
 
 
 def children(pid: int) -> list[int]:
@@ -63,6 +64,18 @@ def wait_until_the_engine_works(server: ServerProcess) -> None:
     engine = engine_of(server.pid)
     before = wakeups(engine)
     eventually(lambda: wakeups(engine) - before > 5, "the engine makes steps")
+
+
+def wait_until_the_engine_rests(server: ServerProcess) -> None:
+    """Return when it makes no more steps, of STEP_S at most."""
+    engine = engine_of(server.pid)
+
+    def rests() -> bool:
+        before = wakeups(engine)
+        time.sleep(20 * STEP_S)  # what is observed: the engine waits once a step
+        return wakeups(engine) - before < 5
+
+    eventually(rests, "the engine makes no more steps")
 
 
 def wakeups(pid: int) -> int:

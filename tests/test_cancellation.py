@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,18 +18,16 @@ from conftest import MakeRepository
 from llama_fp4 import Client, LlamaError, Stream, Timeouts
 from processes import (
     PATIENCE_S,
-    engine_of,
-    eventually,
+    STEP_S,
     is_alive,
     triton_of,
+    wait_until_the_engine_rests,
     wait_until_the_engine_works,
-    wakeups,
 )
 from server_process import ServerProcess, free_ports
 from triton_calls import infer_inputs, post, stream
 from upstream_calls import UpstreamStream
 
-STEP_S = 0.03
 LONG = 2000  # tokens: a minute, twice as long as anything here is waited for
 
 
@@ -53,17 +50,6 @@ def paced_server(
 def paced_client(paced_server: ServerProcess) -> Iterator[Client]:
     with Client(paced_server.ports.url("grpc")) as client:
         yield client
-
-
-def wait_until_the_engine_rests(server: ServerProcess) -> None:
-    engine = engine_of(server.pid)
-
-    def rests() -> bool:
-        before = wakeups(engine)
-        time.sleep(20 * STEP_S)  # what is observed: the engine waits once a step
-        return wakeups(engine) - before < 5
-
-    eventually(rests, "the engine makes no more steps")
 
 
 def leave(chunks: Stream) -> None:

@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 from cli_calls import CTRL_C, CTRL_D, Terminal, ask, history, json_lines, terminal
 from llama_fp4 import Client, SamplingParams
-from processes import eventually
+from processes import eventually, wait_until_the_engine_rests
 from server_process import ServerProcess
-from test_cancellation import wait_until_the_engine_rests
 
 Saved = list[dict[str, str]]
 

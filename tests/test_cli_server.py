@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 from cli_calls import COMMAND, answer, ask, call, environment, json_lines, terminal
 from llama_fp4 import Client, Timeouts, TotalTimeout
-from processes import PATIENCE_S, eventually
+from processes import PATIENCE_S, eventually, wait_until_the_engine_rests
 from server_process import ServerProcess, free_ports
-from test_cancellation import wait_until_the_engine_rests
-from test_client_tls import certificates
+from tls_servers import certificates
 from upstream_server import upstream_server
 
 LONG = ("generate", "Hello", "--max-tokens", "1900")

@@ -55,7 +55,7 @@ def test_use_after_close_and_closing_twice() -> None:
     client.close()
     asked: list[Callable[[], Any]] = [
         lambda: client.generate("Hi"), client.health, client.metadata, client.models,
-        client.statistics,
+        client.statistics, client.server,
     ]  # fmt: skip
     for ask in asked:
         with pytest.raises(ClientClosed):

@@ -31,6 +31,7 @@ from llama_fp4 import (
     Retries,
     ServerBusy,
     ServerFailed,
+    ServerInfo,
     Timeouts,
     Unauthenticated,
     UnsupportedRequest,
@@ -43,6 +44,7 @@ from tritonclient.grpc import service_pb2 as pb
 WIRES = ("grpc", "http")
 LONG = 1500
 MANY = 200
+TRITON = ServerInfo("triton", "2.51.0")  # nvidia-pytriton 0.7.0's
 
 
 def url(server: ServerProcess, wire: str) -> str:
@@ -353,9 +355,15 @@ def test_importing_brings_neither_grpc_nor_numpy() -> None:
 
 
 def test_what_the_server_says_of_itself(replay_server: ServerProcess) -> None:
+    async def asked(wire: str) -> ServerInfo:
+        async with AsyncClient(url(replay_server, wire)) as client:
+            return await client.server()
+
     for wire in WIRES:
+        assert asyncio.run(asked(wire)) == TRITON
         with Client(url(replay_server, wire)) as client:
             assert client.health().model_ready
+            assert client.server() == TRITON
             assert "ensemble" in {model.name for model in client.models()}
             assert "text_output" in {tensor.name for tensor in client.metadata().outputs}
             (stats,) = client.statistics()["model_stats"]

@@ -16,6 +16,7 @@ from llama_fp4.answers import (
     Health,
     ModelMetadata,
     ModelState,
+    ServerInfo,
     TensorInfo,
     Timing,
 )
@@ -79,6 +80,7 @@ __all__ = [
     "SamplingParams",
     "ServerBusy",
     "ServerFailed",
+    "ServerInfo",
     "Stream",
     "TensorInfo",
     "Timeouts",

@@ -98,6 +98,14 @@ class ModelState:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """Which server it is: `triton` and its version, as 2.51.0."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     """Whether the server lives, is ready, and can be asked for the client's model."""
 

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Literal, overload
 
 from llama_fp4.address import open_transport
-from llama_fp4.answers import Completion, Health, ModelMetadata, ModelState
+from llama_fp4.answers import Completion, Health, ModelMetadata, ModelState, ServerInfo
 from llama_fp4.async_stream import AsyncStream
 from llama_fp4.client import ASK_S, Messages, checked_id
 from llama_fp4.contracts import Model, Prompt, Request
@@ -143,6 +143,10 @@ class AsyncClient:
     async def metadata(self, timeout_s: float = ASK_S) -> ModelMetadata:
         """The model's inputs and outputs."""
         return await self._transport().metadata(self._name, timeout_s)
+
+    async def server(self, timeout_s: float = ASK_S) -> ServerInfo:
+        """The server's name and version."""
+        return await self._transport().server(timeout_s)
 
     async def models(self, timeout_s: float = ASK_S) -> list[ModelState]:
         """The server's model repository."""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from llama_fp4.cli_console import OK, SERVER_ERROR, say_json, say_table, yes
-from llama_fp4.cli_options import add_server_options, open_client, transport_of
+from llama_fp4.cli_options import add_server_options, open_client
 from llama_fp4.client import ASK_S
-from llama_fp4.transport import Transport
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -19,15 +17,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Exit code 1 if one of the three is no. Raises `LlamaError` if nobody answers."""
     limit_s = options.timeout or ASK_S
-    transport = transport_of(options)
-    with open_client(options, transport=transport) as client:
+    with open_client(options) as client:
         health = client.health(limit_s)
-        name, version = server(transport, limit_s)
+        server = client.server(limit_s)
     if options.json:
         say_json(
             {
-                "server": name,
-                "version": version,
+                "server": server.name,
+                "version": server.version,
                 "live": health.live,
                 "ready": health.ready,
                 "model": options.model,
@@ -37,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         say_table(
             [
-                ["server", f"{name} {version}".strip()],
+                ["server", f"{server.name} {server.version}".strip()],
                 ["live", yes(health.live)],
                 ["ready", yes(health.ready)],
                 [f"model {options.model} ready", yes(health.model_ready)],
@@ -45,15 +42,3 @@ def run(options: argparse.Namespace) -> int:
         )
     whole = health.live and health.ready and health.model_ready
     return OK if whole else SERVER_ERROR
-
-
-def server(transport: Transport, timeout_s: float) -> tuple[str, str]:
-    """Triton's name and version. Both wires have it, and the transports do not ask for it."""
-    wire: Any = transport
-    if hasattr(wire, "_get"):
-        document = wire._get("/v2", timeout_s)
-        return document["name"], document["version"]
-    from tritonclient.grpc import service_pb2
-
-    answer = wire._ask("ServerMetadata", service_pb2.ServerMetadataRequest(), timeout_s)
-    return answer.name, answer.version

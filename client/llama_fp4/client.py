@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Literal, overload
 
 from llama_fp4.address import open_transport
-from llama_fp4.answers import Completion, Health, ModelMetadata, ModelState
+from llama_fp4.answers import Completion, Health, ModelMetadata, ModelState, ServerInfo
 from llama_fp4.contracts import Model, Prompt, Request
 from llama_fp4.errors import (
     ClientClosed,
@@ -162,6 +162,11 @@ class Client:
         """The model's inputs and outputs."""
         self._check_open()
         return self._transport.metadata(self._name, timeout_s)
+
+    def server(self, timeout_s: float = ASK_S) -> ServerInfo:
+        """The server's name and version."""
+        self._check_open()
+        return self._transport.server(timeout_s)
 
     def models(self, timeout_s: float = ASK_S) -> list[ModelState]:
         """The server's model repository."""

@@ -12,7 +12,7 @@ import grpc.aio
 from tritonclient.grpc import service_pb2 as pb
 
 from llama_fp4 import grpc_wire as wire
-from llama_fp4.answers import Chunk, Health, ModelMetadata, ModelState
+from llama_fp4.answers import Chunk, Health, ModelMetadata, ModelState, ServerInfo
 from llama_fp4.contracts import Request
 from llama_fp4.errors import Cancelled, ClientClosed, LlamaError, error_of_message
 from llama_fp4.grpc_transport import STOP_TIMEOUT_S
@@ -66,6 +66,10 @@ class GrpcAioTransport:
         asked = pb.ModelReadyRequest(name=model)
         model_ready = await self._ask("ModelReady", asked, timeout_s)
         return Health(live.live, ready.ready, model_ready.ready)
+
+    async def server(self, timeout_s: float | None) -> ServerInfo:
+        said = await self._ask("ServerMetadata", pb.ServerMetadataRequest(), timeout_s)
+        return ServerInfo(said.name, said.version)
 
     async def models(self, timeout_s: float | None) -> list[ModelState]:
         index = pb.RepositoryIndexRequest()

@@ -10,7 +10,7 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 
 from llama_fp4 import grpc_wire as wire
-from llama_fp4.answers import Chunk, Health, ModelMetadata, ModelState
+from llama_fp4.answers import Chunk, Health, ModelMetadata, ModelState, ServerInfo
 from llama_fp4.contracts import Request
 from llama_fp4.errors import ClientClosed, LlamaError, error_of_message
 from llama_fp4.settings import Connection
@@ -64,6 +64,10 @@ class GrpcTransport:
         ready = self._ask("ServerReady", pb.ServerReadyRequest(), timeout_s).ready
         asked = pb.ModelReadyRequest(name=model)
         return Health(live, ready, self._ask("ModelReady", asked, timeout_s).ready)
+
+    def server(self, timeout_s: float | None) -> ServerInfo:
+        said = self._ask("ServerMetadata", pb.ServerMetadataRequest(), timeout_s)
+        return ServerInfo(said.name, said.version)
 
     def models(self, timeout_s: float | None) -> list[ModelState]:
         index = pb.RepositoryIndexRequest()

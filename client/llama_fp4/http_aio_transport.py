@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 from llama_fp4 import http_wire as wire
-from llama_fp4.answers import Chunk, Health, ModelMetadata, ModelState
+from llama_fp4.answers import Chunk, Health, ModelMetadata, ModelState, ServerInfo
 from llama_fp4.contracts import Request
 from llama_fp4.errors import Cancelled, ClientClosed, ConnectTimeout, LlamaError, TotalTimeout
 from llama_fp4.http_body import Body
@@ -50,6 +50,10 @@ class HttpAioTransport:
         paths = ("/v2/health/live", "/v2/health/ready", wire.model_path(model) + "/ready")
         live, ready, model_ready = [await self._status(path, timeout_s) == 200 for path in paths]
         return Health(live, ready, model_ready)
+
+    async def server(self, timeout_s: float | None) -> ServerInfo:
+        said = await self._get("/v2", timeout_s)
+        return ServerInfo(said["name"], said["version"])
 
     async def models(self, timeout_s: float | None) -> list[ModelState]:
         index = wire.head(self._connection, "POST", "/v2/repository/index")

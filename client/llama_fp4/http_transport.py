@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any
 
 from llama_fp4 import http_wire as wire
-from llama_fp4.answers import Chunk, Health, ModelMetadata, ModelState
+from llama_fp4.answers import Chunk, Health, ModelMetadata, ModelState, ServerInfo
 from llama_fp4.contracts import Request
 from llama_fp4.errors import Cancelled, ClientClosed, ConnectTimeout, LlamaError, TotalTimeout
 from llama_fp4.http_body import Body
@@ -46,6 +46,10 @@ class HttpTransport:
     def health(self, model: str, timeout_s: float | None) -> Health:
         paths = ("/v2/health/live", "/v2/health/ready", wire.model_path(model) + "/ready")
         return Health(*(self._status(path, timeout_s) == 200 for path in paths))
+
+    def server(self, timeout_s: float | None) -> ServerInfo:
+        said = self._get("/v2", timeout_s)
+        return ServerInfo(said["name"], said["version"])
 
     def models(self, timeout_s: float | None) -> list[ModelState]:
         index = wire.head(self._connection, "POST", "/v2/repository/index")

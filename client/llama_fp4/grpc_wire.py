@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf import json_format
@@ -31,6 +33,11 @@ PACKED |= {"BOOL": "?", "FP16": "e", "INT8": "b", "UINT8": "B", "INT16": "h", "U
 # gRPC's own words for what UNAVAILABLE means when no server has said it, in lower case.
 NAME_WORDS = ("errors resolving", "dns resolution", "lookup")  # before a host's name is one of TLS
 TLS_WORDS = ("ssl", "tls", "certificate", "handshake", "verification check")
+# Of several addresses gRPC names the last; a name's own failure stands in brackets.
+NOT_CONNECTED = re.compile(
+    r"last error: \w+: ipv[46]:(?P<address>\S+): (?:Failed to connect to remote host: )?(?P<why>.+)"
+    r"|errors resolving (?P<name>\S+): .*: (?P<reason>[^:\]]+)\]?$"
+)
 CONNECT_WORDS = ("failed to connect", "connection refused", "no route")
 LOST_WORDS = (
     "socket closed",
@@ -210,11 +217,11 @@ def error_of_rpc(code: str, details: str, request_id: str = "") -> LlamaError:
     words = details.lower()
     if code == "UNAVAILABLE":
         if any(word in words for word in NAME_WORDS):
-            return ConnectError(details, code, request_id)
+            return ConnectError(_plain(details), code, request_id)
         if any(word in words for word in TLS_WORDS):
             return TlsError(details, code, request_id)
         if any(word in words for word in CONNECT_WORDS):
-            return ConnectError(details, code, request_id)
+            return ConnectError(_plain(details), code, request_id)
         if any(word in words for word in LOST_WORDS):
             return ConnectionLost(details, code, request_id)
     if code == "RESOURCE_EXHAUSTED" and "larger than max" in words:  # gRPC's own, at this end
@@ -224,6 +231,15 @@ def error_of_rpc(code: str, details: str, request_id: str = "") -> LlamaError:
     if code == "CANCELLED" and ("channel closed" in words or "channel is closed" in words):
         return ClientClosed("the client was closed", code, request_id)
     return error_of(code, details, request_id)
+
+
+def _plain(details: str) -> str:
+    """gRPC's words on a failed connection without its internals, as HTTP's are."""
+    found = NOT_CONNECTED.search(details)
+    if not found:
+        return details
+    address, why = found["address"] or found["name"], found["why"] or found["reason"]
+    return f"no connection to {unquote(address)}: {why}"
 
 
 def metadata_of(answer: Any) -> ModelMetadata:

@@ -6,6 +6,7 @@ Requests go to the `generate_stream` extension, whose events are JSON. One conne
 from __future__ import annotations
 
 import json
+import os
 import ssl
 from collections.abc import Mapping
 from typing import Any
@@ -238,4 +239,6 @@ def error_of_socket(error: BaseException, address: str, connected: bool) -> Llam
         return TlsError(f"TLS with {address} failed: {error}")
     if connected:
         return ConnectionLost(f"the connection to {address} broke: {error}")
-    return ConnectError(f"no connection to {address}: {error}")
+    number = getattr(error, "errno", None) or 0  # a name's own failures are below 0
+    why = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or error
+    return ConnectError(f"no connection to {address}: {why}")

@@ -1,4 +1,4 @@
-"""The client against the real ensemble: concurrency, leaving, gevent, what the server says of itself."""
+"""The client against the real ensemble: concurrency, leaving, gevent, what the server says."""
 
 from __future__ import annotations
 

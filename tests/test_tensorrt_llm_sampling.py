@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from functools import partial
 
 import numpy as np
 import pytest
 from engine_fixtures import generate
+from runtime_subject import distribution as plain_distribution
 from tensorrt_llm_fakes.fake_executor import Behaviour
-from tensorrt_llm_fakes.fake_sampler import Floats, log_softmax, model_logits
+from tensorrt_llm_fakes.fake_sampler import Floats, model_logits
 from tensorrt_llm_fakes.rig import (
     END_IDS,
     GREEDY,
@@ -42,19 +44,7 @@ def penalized(
     return logits
 
 
-def distribution(logits: Floats, sampling: SamplingParams) -> Floats:
-    """Temperature, then of what is left top_k, top_p and min_p."""
-    shares = np.exp(log_softmax(logits / sampling.temperature))
-    order = np.argsort(-shares)
-    if sampling.top_k:
-        shares[order[sampling.top_k :]] = 0
-    summed = np.cumsum(shares[order]) / shares.sum()
-    shares[order[np.searchsorted(summed, sampling.top_p) + 1 :]] = 0
-    shares[shares < sampling.min_p * shares.max()] = 0
-    result: Floats = shares / shares.sum()
-    return result
-
-
+distribution = partial(plain_distribution, min_p_first=False)  # as the library's
 EDGES = [  # 0 in the library's f32, which it refuses
     replace(SAMPLED, temperature=1e-50),
     replace(SAMPLED, temperature=2.0, top_p=1e-50),

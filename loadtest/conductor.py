@@ -12,11 +12,12 @@ from typing import Any
 
 import agent
 import gevent
+from command_line import run_options
 from fault_stall import processes, stall
 from host_clock import HostClocks, Offset, clock_note
 from judge import EXIT_BAD_INPUT, exit_code
 from max_rate import Found, Trial, curve, find_max_rate
-from options import OptionError, RunOptions, run_options
+from options import OptionError, RunOptions
 from preparation import Prepared, prepare
 from report import write_report
 from results import RunResults

@@ -20,12 +20,13 @@ sys.path[:0] = [str(ROOT / "loadtest"), str(ROOT / "client")]
 
 import web_tab  # noqa: E402
 from agent import Agent  # noqa: E402
+from command_line import add_arguments, run_options  # noqa: E402
 from conductor import Conductor  # noqa: E402
 from interrupts import leave_on_interrupt, master_port_problem  # noqa: E402
 from judge import EXIT_BAD_INPUT  # noqa: E402
 from locust import User, constant, events, task  # noqa: E402
 from locust.runners import MasterRunner, WorkerRunner  # noqa: E402
-from options import OptionError, add_arguments, run_options  # noqa: E402
+from options import OptionError  # noqa: E402
 
 AGENTS: dict[str, Agent] = {}  # of this process, "" being the one
 

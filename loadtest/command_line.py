@@ -1,0 +1,164 @@
+"""The load test's command line, on top of Locust's own.
+
+Locust's own options keep their meaning: `-H` is the server (`host:port` of its gRPC endpoint),
+`-t` the load's duration, `-u` the users of a closed loop, `-s` how long a drain may take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import Any
+
+from options import (
+    DEFAULT_DURATION_S,
+    DEFAULT_RATE,
+    DEFAULT_URL,
+    DRAIN_S,
+    WARMUP_MOST_S,
+    OptionError,
+    RunOptions,
+)
+from workloads import DEFAULT_SLOS, MLPERF_SLOS, workload_names
+
+WARMUP_SHARE = 0.1
+
+
+def run_options(parsed: argparse.Namespace) -> RunOptions:
+    """Of Locust's parsed options; raises `OptionError`."""
+    values = {
+        field.name: getattr(parsed, field.name)
+        for field in dataclasses.fields(RunOptions)
+        if hasattr(parsed, field.name)
+    }
+    load_s = float(parsed.run_time or DEFAULT_DURATION_S)
+    values["load_s"] = load_s
+    values["url"] = (parsed.host or DEFAULT_URL).removeprefix("grpc://")
+    values["drain_s"] = float(parsed.stop_timeout or 0) or DRAIN_S
+    if values["warmup_s"] is None or values["warmup_s"] == "":
+        values["warmup_s"] = min(WARMUP_MOST_S, WARMUP_SHARE * load_s)
+    try:
+        values["warmup_s"] = float(values["warmup_s"])
+    except ValueError:
+        raise OptionError(f"--warmup is {values['warmup_s']!r}, expected seconds") from None
+    values["slos"] = values["slos"] or MLPERF_SLOS.get(values["workload"], DEFAULT_SLOS)
+    if values["replay"] and parsed.arrivals == "poisson" and parsed.rate == DEFAULT_RATE:
+        values["arrivals"] = "trace"
+    return RunOptions(**values)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Locust's `init_command_line_parser`."""
+    _add_load(parser.add_argument_group("llama: load"))
+    _add_requests(parser.add_argument_group("llama: requests"))
+    _add_faults(parser.add_argument_group("llama: faults"))
+    _add_results(parser.add_argument_group("llama: results"))
+    # Locust's own table rounds to milliseconds and knows one time a request; ours comes instead.
+    parser.set_defaults(only_summary=True)
+
+
+def _add_load(group: Any) -> None:
+    default = RunOptions()
+    group.add_argument(
+        "--rate", type=float, default=default.rate, help="arrivals/s of all workers together"
+    )
+    group.add_argument(
+        "--arrivals", default=default.arrivals, help="poisson, constant, gamma or trace"
+    )
+    group.add_argument(
+        "--burstiness", type=float, default=1.0, help="gamma's shape: below 1 comes in bursts"
+    )
+    group.add_argument(
+        "--closed-loop",
+        action="store_true",
+        help="every user (-u) waits for its answer before it asks again; hides stalls",
+    )
+    group.add_argument(
+        "--warmup", dest="warmup_s", default="", help="seconds left out, of -t's (a tenth, up to 5)"
+    )
+    group.add_argument("--seed", type=int, default=0, help="of arrivals, prompts and faults")
+    group.add_argument(
+        "--max-in-flight",
+        type=int,
+        default=default.max_in_flight,
+        help="requests of one worker at once; arrivals beyond fail as ClientLimit",
+    )
+    group.add_argument(
+        "--stop-when-saturated",
+        action="store_true",
+        help="end as soon as the SLOs cannot be held any more",
+    )
+    group.add_argument(
+        "--find-max-rate",
+        action="store_true",
+        help="search the highest rate that holds the SLOs, from --rate on, -t for each",
+    )
+
+
+def _add_requests(group: Any) -> None:
+    default = RunOptions()
+    group.add_argument("--workload", default=default.workload, help=workload_names())
+    group.add_argument("--model", default=default.model, help="the model to call")
+    group.add_argument(
+        "--tokenizer",
+        default=default.tokenizer,
+        help="tokenizer.json of the served checkpoint, for prompts of exact length",
+    )
+    group.add_argument(
+        "--distinct-prompts",
+        type=int,
+        default=default.distinct_prompts,
+        help="prompts that the requests draw from; 0: each its own, texts then unchecked",
+    )
+    group.add_argument(
+        "--max-input-tokens", type=int, default=0, help="cut longer prompts to this (0: do not)"
+    )
+    group.add_argument(
+        "--normal-lengths", action="store_true", help="IN/OUT are means of normal distributions"
+    )
+    group.add_argument("--prefix-tokens", type=int, default=0, help="of shared-prefix (1024)")
+    group.add_argument("--turns", type=int, default=default.turns, help="of a chat")
+    group.add_argument(
+        "--think-time", dest="think_s", type=float, default=default.think_s, help="mean seconds"
+    )
+    group.add_argument("--sampling", default="", help='client options, as {"temperature": 0.7}')
+    group.add_argument("--replay", default="", help="a recording, one JSON object a line")
+    group.add_argument("--speed", type=float, default=1.0, help="of the recording's times")
+
+
+def _add_faults(group: Any) -> None:
+    default = RunOptions()
+    group.add_argument(
+        "--faults",
+        default="",
+        help="shares of arrivals: cancel_storm=0.1,slow_reader=0.05,over_long=0.02",
+    )
+    group.add_argument("--over-long-tokens", type=int, default=default.over_long_tokens)
+    group.add_argument("--stall", default="", help="AT:SECONDS, the server stopped by SIGSTOP")
+    group.add_argument("--stall-pid", type=int, default=0, help="the server's process")
+
+
+def _add_results(group: Any) -> None:
+    group.add_argument(
+        "--slo", dest="slos", default="", help=f"as {DEFAULT_SLOS}; broken ones end with exit 1"
+    )
+    group.add_argument(
+        "--max-lag",
+        dest="max_lag_s",
+        type=float,
+        default=0.0,
+        help="seconds (p99) that a valid run's client may be late (0.02, or 5 %% of the tail)",
+    )
+    group.add_argument(
+        "--metrics-url", default="", help="Triton's metrics (the server's host, port 8002)"
+    )
+    group.add_argument("--output", default="", help="folder (build/out/loadtest/DATE-TIME)")
+    group.add_argument(
+        "--no-records", dest="records", action="store_false", help="write no records.jsonl"
+    )
+    group.add_argument(
+        "--no-text-check",
+        dest="text_check",
+        action="store_false",
+        help="do not compare greedy texts with unloaded ones",
+    )

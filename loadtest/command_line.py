@@ -19,6 +19,7 @@ from options import (
     OptionError,
     RunOptions,
 )
+from workload_mix import parse_mix
 from workloads import DEFAULT_SLOS, MLPERF_SLOS, workload_names
 
 WARMUP_SHARE = 0.1
@@ -41,8 +42,14 @@ def run_options(parsed: argparse.Namespace) -> RunOptions:
         values["warmup_s"] = float(values["warmup_s"])
     except ValueError:
         raise OptionError(f"--warmup is {values['warmup_s']!r}, expected seconds") from None
-    values["slos"] = values["slos"] or MLPERF_SLOS.get(values["workload"], DEFAULT_SLOS)
-    if values["replay"] and parsed.arrivals == "poisson" and parsed.rate == DEFAULT_RATE:
+    try:
+        workloads = list(parse_mix(values["workload"]))
+    except ValueError as error:
+        raise OptionError(str(error)) from error
+    only = workloads[0] if len(workloads) == 1 else ""
+    values["slos"] = values["slos"] or MLPERF_SLOS.get(only, DEFAULT_SLOS)
+    as_recorded = parsed.arrivals == "poisson" and parsed.rate == DEFAULT_RATE
+    if only and values["replay"] and as_recorded:
         values["arrivals"] = "trace"
     return RunOptions(**values)
 
@@ -97,7 +104,11 @@ def _add_load(group: Any) -> None:
 
 def _add_requests(group: Any) -> None:
     default = RunOptions()
-    group.add_argument("--workload", default=default.workload, help=workload_names())
+    group.add_argument(
+        "--workload",
+        default=default.workload,
+        help=f"{workload_names()}; several by weight, as chat=2,128/128=1",
+    )
     group.add_argument("--model", default=default.model, help="the model to call")
     group.add_argument(
         "--tokenizer",
@@ -140,7 +151,10 @@ def _add_faults(group: Any) -> None:
 
 def _add_results(group: Any) -> None:
     group.add_argument(
-        "--slo", dest="slos", default="", help=f"as {DEFAULT_SLOS}; broken ones end with exit 1"
+        "--slo",
+        dest="slos",
+        default="",
+        help=f"as {DEFAULT_SLOS}, of one workload chat:ttft<300ms; broken ones end with exit 1",
     )
     group.add_argument(
         "--max-lag",

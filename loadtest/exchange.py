@@ -35,6 +35,7 @@ class Exchange:
     turn: Turn
     journey: Journey
     scheduled_at: float
+    workload: str = ""
     sent_at: float | None = None
     first_at: float | None = None
     last_at: float | None = None
@@ -103,13 +104,13 @@ class Exchange:
         self.error_class, self.error = sdk.error_class(error), str(error)[:300]
 
     def record(
-        self, *, ended_at: float, phase: str, workload: str, worker: str, reference: str, turn: int
+        self, *, ended_at: float, phase: str, worker: str, reference: str, turn: int
     ) -> RequestRecord:
         """The record; `reference` is the digest of the unloaded text, or ""."""
         correct, why = self._correct(reference)
         return RequestRecord(
             request_id=self.request_id,
-            workload=workload,
+            workload=self.workload,
             journey=self.journey.name,
             phase=phase,
             worker=worker,

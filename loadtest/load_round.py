@@ -99,7 +99,7 @@ class LoadRound:
             return False
         number, self._closed_number = self._closed_number, self._closed_number + self.plan.count
         # A greenlet of its own: Locust ends users, and their requests are not to end with them.
-        greenlets = self._arrival(number, now, self._source.workload.conversation(number))
+        greenlets = self._arrival(number, now, self._source.mix.conversation(number))
         gevent.joinall(greenlets)
         return True
 
@@ -110,19 +110,25 @@ class LoadRound:
         delta.workers[self.plan.name] = self.health.take()
         return delta, lines
 
-    def gauges(self) -> dict[str, float]:
-        """in_flight; overdue: normal requests whose first token is already too late."""
-        limits = [slo.limit_s for slo in self._slos if slo.metric == "ttft"]
+    def gauges(self) -> dict[str, Any]:
+        """in_flight; overdue, by SLO on ttft: normal requests whose first token is already too
+        late for it."""
         now = self.clock.now()
-        overdue = sum(
-            1
+        waiting = [
+            each
             for each in self._running.values()
-            if limits
-            and each.first_at is None
+            if each.first_at is None
             and each.journey.name == NORMAL
             and each.scheduled_at >= self.plan.options.warmup_s
-            and now - each.scheduled_at > min(limits)
-        )
+        ]
+        overdue = {
+            slo.text: sum(
+                slo.concerns(each.workload) and now - each.scheduled_at > slo.limit_s
+                for each in waiting
+            )
+            for slo in self._slos
+            if slo.metric == "ttft"
+        }
         return {"in_flight": len(self._running), "overdue": overdue}
 
     def _open_loop(self) -> None:
@@ -130,7 +136,7 @@ class LoadRound:
             self.plan.options.arrivals, self.plan.options.seed, self.plan.options.burstiness
         )
         for number, unit in Schedule(units, self.plan.index, self.plan.count).arrivals():
-            conversation = self._source.workload.conversation(number)  # before it is due
+            conversation = self._source.mix.conversation(number)  # before it is due
             due = self.curve.seconds(unit)
             if due >= self.end_s:
                 return
@@ -152,7 +158,9 @@ class LoadRound:
         for part, journey in enumerate(journeys_of(number, options.seed, shares)):
             request_id = f"{options.seed}-{self.plan.number}-{number}-{part}"
             if len(self._running) >= options.max_in_flight:
-                exchange = Exchange(request_id, conversation.turns[0], journey, due)
+                exchange = Exchange(
+                    request_id, conversation.turns[0], journey, due, conversation.workload
+                )
                 exchange.error_class = ANSWER_LIMIT
                 exchange.error = f"{options.max_in_flight} requests were in flight already"
                 self._over(exchange, "", 0)
@@ -180,7 +188,7 @@ class LoadRound:
                 if due >= self.end_s:
                     return
             messages = history_with(history, turn, conversation.chat)
-            exchange = Exchange(f"{request_id}-{place}", turn, journey, due)
+            exchange = Exchange(f"{request_id}-{place}", turn, journey, due, conversation.workload)
             self._running[exchange.request_id] = exchange
             try:
                 exchange.perform(self._client, self.clock, messages, gevent.sleep)
@@ -199,7 +207,6 @@ class LoadRound:
         record = exchange.record(
             ended_at=ended,
             phase=self._phase(exchange.scheduled_at, ended),
-            workload=self._source.workload.name,
             worker=self.plan.name,
             reference=reference,
             turn=turn,

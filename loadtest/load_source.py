@@ -1,4 +1,4 @@
-"""What a worker sends, made once per run: workload, recorded times, over-long prompts."""
+"""What a worker sends, made once per run: workloads, recorded times, over-long prompts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from journeys import OVER_LONG, Journey
 from options import OptionError, RunOptions
 from prompts import PromptWriter
 from replay_file import Recording, read_recording, replay_workload
+from workload_mix import REPLAY, WorkloadMix
 from workloads import Conversation, Turn, Workload, make_workload
 
 
@@ -22,10 +23,13 @@ class LoadSource:
         self._writer = PromptWriter(Path(options.tokenizer))
         self._recording: Recording | None = None
         self._over_long = ""
-        self.workload = self._workload()
-        conversation = self.workload.distinct_conversation(0)
-        if not conversation.turns:
-            raise OptionError(f"the workload {options.workload!r} has no request")
+        shares = options.shares()
+        scoped = len(shares) > 1
+        workloads = {name: self._workload(name, f"{name}:" if scoped else "") for name in shares}
+        for name, workload in workloads.items():
+            if not workload.distinct_conversation(0).turns:
+                raise OptionError(f"the workload {name!r} has no request")
+        self.mix = WorkloadMix(options.seed, shares, workloads)
 
     def units(self, rate: float) -> Iterator[float] | None:
         """The recording's own arrivals, in units of which there are `rate` a second; else None."""
@@ -43,12 +47,12 @@ class LoadSource:
         first = conversation.turns[0]
         return (dataclasses.replace(first, key="over_long", prompt=self._over_long, messages=()),)
 
-    def _workload(self) -> Workload:
+    def _workload(self, name: str, scope: str) -> Workload:
         options = self._options
-        if options.replay:
+        if name == REPLAY:
             self._recording = read_recording(Path(options.replay))
-            return replay_workload(self._recording, self._writer, options.seed)
+            return replay_workload(self._recording, self._writer, options.seed, scope)
         try:
-            return make_workload(options.shape(), self._writer)
+            return make_workload(options.shape(name), self._writer, scope)
         except ValueError as error:
             raise OptionError(str(error)) from error

@@ -13,6 +13,7 @@ from typing import Any
 from arrivals import PROCESSES
 from journeys import parse_faults
 from slo import parse_slos
+from workload_mix import REPLAY, parse_mix
 from workloads import DEFAULT_SLOS, NOT_OPTIONS, Shape
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,7 +39,7 @@ class RunOptions:
 
     url: str = DEFAULT_URL
     model: str = "ensemble"
-    workload: str = "128/128"
+    workload: str = "128/128"  # or several: chat=2,128/128=1
     arrivals: str = "poisson"
     rate: float = DEFAULT_RATE  # requests/s of all workers together
     burstiness: float = 1.0
@@ -86,10 +87,11 @@ class RunOptions:
         self.sampling_options()
         self.stall_times()
         try:
-            parse_slos(self.slos)
+            parse_slos(self.slos, self.shares())
             parse_faults(self.faults)
         except ValueError as error:
             raise OptionError(str(error)) from error
+        self._check_recording()
 
     def _check_numbers(self) -> None:
         for name in (*ABOVE_0, *FROM_0):
@@ -98,6 +100,28 @@ class RunOptions:
             # nan is neither; json and float() take inf, which no clock comes to.
             if not (value > 0 or (value == 0 and name in FROM_0)) or math.isinf(value):
                 raise OptionError(f"--{_dashed(name)} is {value}, allowed is a number {least}")
+
+    def _check_recording(self) -> None:
+        shares = self.shares()
+        if REPLAY in shares and not self.replay:
+            raise OptionError(f"--workload has {REPLAY}, which needs a recording: --replay FILE")
+        if len(shares) == 1:
+            return
+        if self.replay and REPLAY not in shares:
+            raise OptionError(
+                f"--replay is {self.replay!r}, but --workload {self.workload!r} is a mix without "
+                f"{REPLAY}; expected as {self.workload},{REPLAY}=1"
+            )
+        if self.arrivals == "trace":
+            raise OptionError(
+                f"--arrivals is trace, the times of a recording alone; --workload "
+                f"{self.workload!r} is a mix, allowed are {', '.join(PROCESSES[:-1])}"
+            )
+
+    def shares(self) -> dict[str, float]:
+        """The share of the arrivals of each workload: one, a mix's several, or the recording."""
+        shares = parse_mix(self.workload)
+        return {REPLAY: 1.0} if self.replay and len(shares) == 1 else shares
 
     def sampling_options(self) -> dict[str, Any]:
         """`--sampling`'s JSON object."""
@@ -126,10 +150,10 @@ class RunOptions:
             raise OptionError("--stall needs the server's process: --stall-pid PID")
         return times
 
-    def shape(self) -> Shape:
-        """What of it makes the workload."""
+    def shape(self, workload: str) -> Shape:
+        """What of it makes the workload with that name."""
         return Shape(
-            name=self.workload,
+            name=workload,
             seed=self.seed,
             distinct=self.distinct_prompts,
             max_input=self.max_input_tokens,

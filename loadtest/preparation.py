@@ -18,7 +18,7 @@ from unloaded import unloaded_texts
 class Prepared:
     """What every round of the run needs."""
 
-    workload: str
+    workload: str  # or several, with their weights
     references: dict[str, str] = field(default_factory=dict)
 
     def header(
@@ -28,6 +28,7 @@ class Prepared:
         return {
             **options.to_dict(),
             "workload": self.workload,  # a replay's is no option's
+            "workloads": options.shares(),
             "rate": rate,
             "started_unix": started_unix,
             "workers": workers,
@@ -46,9 +47,11 @@ def prepare(options: RunOptions, say: Callable[[str], None]) -> Prepared:
     try:
         if problem := first_problem(client, options):
             raise OptionError(problem)
-        if not options.text_check or not source.workload.distinct:
-            return Prepared(source.workload.name)
-        return Prepared(source.workload.name, unloaded_texts(source.workload, client, say))
+        shares = options.shares()
+        name = next(iter(shares)) if len(shares) == 1 else options.workload.replace(" ", "")
+        if not options.text_check or not source.mix.distinct:
+            return Prepared(name)
+        return Prepared(name, unloaded_texts(source.mix, client, say))
     finally:
         client.close()
 

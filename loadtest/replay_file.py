@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from prompts import PromptWriter
+from workload_mix import REPLAY
 from workloads import NOT_OPTIONS, Conversation, Turn, Workload
 
 DEFAULT_MAX_TOKENS = 128
@@ -64,7 +65,9 @@ def read_recording(path: Path) -> Recording:
     )
 
 
-def replay_workload(recording: Recording, writer: PromptWriter, seed: int) -> Workload:
+def replay_workload(
+    recording: Recording, writer: PromptWriter, seed: int, scope: str = ""
+) -> Workload:
     """The recording's requests in order; after the last one it begins again."""
 
     def make(index: int, generator: random.Random) -> Conversation:
@@ -81,7 +84,7 @@ def replay_workload(recording: Recording, writer: PromptWriter, seed: int) -> Wo
         )
         return Conversation((turn,))
 
-    return Workload("replay", seed, len(recording.lines), make, in_order=True)
+    return Workload(REPLAY, seed, len(recording.lines), make, in_order=True, scope=scope)
 
 
 def _entry(path: Path, number: int, line: str) -> tuple[float, Mapping[str, Any]]:

@@ -70,9 +70,14 @@ def report_page(run: RunFiles, refresh_s: int = 0) -> str:
         f"<body><h1>{escape(title)}</h1>{_subtitle(header)}{_banners(run)}{_cards(summary)}"
         f"{_section('Objectives', tables.slos_table(summary))}"
         f'<h2>Plots</h2><div class="plots">{"".join(map(_plot, drawn))}</div>'
-        f"{_section('Times', tables.metrics_table(summary))}"
+        f"{_section('Times', tables.metrics_table(summary))}{_workloads(summary)}"
         f'<div class="two">{_tables(summary)}</div></body></html>\n'
     )
+
+
+def _workloads(summary: Mapping[str, Any]) -> str:
+    body = tables.workloads_table(summary)
+    return _section("By workload", body) if body else ""
 
 
 def _tables(summary: Mapping[str, Any]) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from traffic_results import OF_A_WORKLOAD
+
 METRICS = {
     "ttft": "first token minus scheduled arrival",
     "ttft_from_send": "first token minus actual send",
@@ -26,7 +28,7 @@ PARTS = {
     "engine_and_network": "the rest: the engine, network, hand-over (this server tells no more)",
 }
 # Of the header; everything else in it is an option of the run.
-KNOWN = {"started_unix", "machine", "workers", "slos", "duration_s", "load_s"}
+KNOWN = {"started_unix", "machine", "workers", "workloads", "slos", "duration_s", "load_s"}
 
 
 def milliseconds(seconds: float | None) -> str:
@@ -73,10 +75,40 @@ def metrics_table(summary: Mapping[str, Any]) -> str:
     rows = []
     for name, meaning in METRICS.items():
         metric = summary["metrics"].get(name) or {"count": 0}
-        times = [milliseconds(metric.get(each)) for each in TIMES]
         title = f'<b>{name}</b> <span class="dim">{escape(meaning)}</span>'
-        rows.append([title, f"{metric['count']:,}", *times])
+        rows.append([title, *_times(metric)])
     return table(["ms", "count", *TIMES], rows)
+
+
+def workloads_table(summary: Mapping[str, Any]) -> str:
+    """What each workload of a mix has of the normal traffic; "" without a mix."""
+    workloads = summary.get("workloads") or {}
+    counts = ("scheduled", "completed", "failed", "incorrect")
+    rates = {"completed/s": "requests_per_s", "output tokens/s": "output_tokens_per_s",
+             "goodput/s": "goodput_per_s"}  # fmt: skip
+    rows, times = [], []
+    for name, each in workloads.items():
+        share = each["rates"]["goodput_share"]
+        rows.append(
+            [
+                f"<b>{escape(name)}</b>",
+                *(f"{each['counts'][count]:,}" for count in counts),
+                *(number(each["rates"][rate]) for rate in rates.values()),
+                "-" if share is None else f"{share:.1%}",
+            ]
+        )
+        times += [
+            [escape(name), f"<b>{metric}</b>", *_times(each["metrics"][metric])]
+            for metric in OF_A_WORKLOAD
+        ]
+    if not rows:
+        return ""
+    head = ["workload", *counts, *rates, "kept every SLO"]
+    return table(head, rows) + table(["workload", "ms", "count", *TIMES], times, 2)
+
+
+def _times(metric: Mapping[str, Any]) -> list[str]:
+    return [f"{metric['count']:,}", *(milliseconds(metric.get(each)) for each in TIMES)]
 
 
 def rates_table(summary: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
-"""The results of a run: added up request by request, over seconds, journeys and workers.
+"""The results of a run: added up request by request, over seconds, journeys, workloads, workers.
 
 Merging is exact and has no order, so that results of workers, or of parts of one worker's run,
 make the same as all requests in one place. Only normal traffic makes the run's metrics and
-timeline; fault journeys are reported apart.
+timeline; fault journeys are reported apart. In a mix, normal traffic is told by workload too.
 """
 
 from __future__ import annotations
@@ -10,60 +10,18 @@ from __future__ import annotations
 import json
 import zlib
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from histogram import Histogram
-from records import DRAINED, NORMAL, WARMUP, RequestRecord
+from records import NORMAL, WARMUP, RequestRecord
 from self_check import WorkerHealth, doubts, reasons_invalid
 from slo import Slo, good, parse_slo
 from timeline import Timeline
+from traffic_results import TrafficResults
 
-METRICS = ("ttft", "ttft_from_send", "itl", "tpot", "e2e", "send_lag")
 MAX_INCIDENTS = 100
 INCORRECT = "Incorrect"  # among the failures: a whole answer, but not the right one
-
-
-@dataclass
-class JourneyResults:
-    """Of one journey's requests: histograms of the measured ones, counts of all.
-
-    Counts: scheduled (measured and drained), completed, failed, cancelled, incorrect, good,
-    drained, warmup, input_tokens, output_tokens; in_window: completed between the end of the
-    warm-up and of the load, whenever they were scheduled; tokens_in_window likewise.
-    """
-
-    histograms: dict[str, Histogram] = field(
-        default_factory=lambda: {name: Histogram() for name in METRICS}
-    )
-    counts: Counter[str] = field(default_factory=Counter)
-
-    def add(self, record: RequestRecord, slos: Sequence[Slo]) -> None:
-        """Count a request that is over."""
-        if record.phase == WARMUP:
-            self.counts["warmup"] += 1
-            return
-        self.counts["scheduled"] += 1
-        self.counts["drained"] += record.phase == DRAINED
-        self.counts[_outcome(record)] += 1
-        self.counts["incorrect"] += record.correct is False
-        self.counts["good"] += good(record, slos)
-        self.counts["input_tokens"] += record.num_input_tokens
-        self.counts["output_tokens"] += record.num_output_tokens
-        for name in METRICS:
-            value = getattr(record, name)
-            if name == "itl":
-                for gap in value:
-                    self.histograms[name].add(gap)
-            elif value is not None:
-                self.histograms[name].add(value)
-
-    def merge(self, other: JourneyResults) -> None:
-        """Add the other's."""
-        self.counts.update(other.counts)
-        for name, histogram in other.histograms.items():
-            self.histograms[name].merge(histogram)
 
 
 @dataclass
@@ -71,12 +29,14 @@ class RunResults:
     """A run so far. `header` is the run's: JSON-able, the same on every worker.
 
     The header's fields that are read here: `warmup_s` and `duration_s` (the measured window begins
-    where the warm-up ends, and lasts `duration_s`), `slos` (texts). Others: started_unix, workload,
-    arrivals, rate, seed, concurrency, processes, model, url, fault journeys' shares.
+    where the warm-up ends, and lasts `duration_s`), `slos` (texts), `workloads` (shares by
+    name). Others: started_unix, workload, arrivals, rate, seed, concurrency, processes, model, url,
+    fault journeys' shares.
     """
 
     header: dict[str, Any] = field(default_factory=dict)
-    journeys: dict[str, JourneyResults] = field(default_factory=dict)
+    journeys: dict[str, TrafficResults] = field(default_factory=dict)
+    workloads: dict[str, TrafficResults] = field(default_factory=dict)  # of a mix, normal traffic
     timeline: Timeline = field(default_factory=Timeline)
     failures: Counter[str] = field(default_factory=Counter)  # "journey/error class"
     examples: dict[str, str] = field(default_factory=dict)  # the first message of each
@@ -100,13 +60,11 @@ class RunResults:
 
     def add(self, record: RequestRecord) -> None:
         """Count a request that is over, as a worker does."""
-        journey = self.journeys.setdefault(record.journey, JourneyResults())
-        journey.add(record, self._slos)
-        start, end = self.window
-        ended = record.ended_at
-        if ended is not None and start <= ended < end and not record.error_class:
-            journey.counts["in_window"] += not record.cancelled
-        journey.counts["tokens_in_window"] += record.tokens_between(start, end)
+        parts = [self.journeys.setdefault(record.journey, TrafficResults())]
+        if record.journey == NORMAL and len(self.header.get("workloads", ())) > 1:
+            parts.append(self.workloads.setdefault(record.workload, TrafficResults()))
+        for part in parts:
+            part.add(record, self._slos, self.window)
         failure = record.error_class or (INCORRECT if record.correct is False else "")
         if failure and record.phase != WARMUP:
             kind = f"{record.journey}/{failure}"
@@ -127,7 +85,9 @@ class RunResults:
         if not self.header:
             self.header, self._slos = dict(other.header), other._slos
         for name, journey in other.journeys.items():
-            self.journeys.setdefault(name, JourneyResults()).merge(journey)
+            self.journeys.setdefault(name, TrafficResults()).merge(journey)
+        for name, workload in other.workloads.items():
+            self.workloads.setdefault(name, TrafficResults()).merge(workload)
         self.timeline.merge(other.timeline)
         self.failures.update(other.failures)
         for kind, example in sorted(other.examples.items()):
@@ -141,17 +101,8 @@ class RunResults:
         """For the way from a worker to the master."""
         document = {
             "header": self.header,
-            "journeys": {
-                name: {
-                    "counts": journey.counts,
-                    "histograms": {
-                        each: histogram.to_dict()
-                        for each, histogram in journey.histograms.items()
-                        if histogram.count
-                    },
-                }
-                for name, journey in self.journeys.items()
-            },
+            "journeys": {name: each.to_dict() for name, each in self.journeys.items()},
+            "workloads": {name: each.to_dict() for name, each in self.workloads.items()},
             "timeline": self.timeline.to_dict(),
             "failures": self.failures,
             "examples": self.examples,
@@ -166,11 +117,8 @@ class RunResults:
         """The way back from `encode`."""
         document = json.loads(zlib.decompress(data))
         results = cls(header=document["header"])
-        for name, each in document["journeys"].items():
-            journey = results.journeys.setdefault(name, JourneyResults())
-            journey.counts.update(each["counts"])
-            for metric, histogram in each["histograms"].items():
-                journey.histograms[metric] = Histogram.from_dict(histogram)
+        for parts, name in ((results.journeys, "journeys"), (results.workloads, "workloads")):
+            parts |= {key: TrafficResults.from_dict(each) for key, each in document[name].items()}
         results.timeline = Timeline.from_dict(document["timeline"])
         results.failures.update(document["failures"])
         results.examples = document["examples"]
@@ -181,9 +129,15 @@ class RunResults:
         results.voided = document["voided"]
         return results
 
-    def journey(self, name: str = NORMAL) -> JourneyResults:
+    def journey(self, name: str = NORMAL) -> TrafficResults:
         """The journey's results, empty ones if it had no request."""
-        return self.journeys.get(name, JourneyResults())
+        return self.journeys.get(name, TrafficResults())
+
+    def normal(self, workload: str = "") -> TrafficResults:
+        """Of the workload's normal traffic, or of all ("", or the only workload that there is)."""
+        if not workload or len(self.header.get("workloads", ())) < 2:
+            return self.journey()
+        return self.workloads.get(workload, TrafficResults())
 
     def summary(self, so_far_s: float | None = None) -> dict[str, Any]:
         """Everything, JSON-able; times in seconds, None where there is no value.
@@ -191,17 +145,22 @@ class RunResults:
         `so_far_s`: how much of the measured window is over, where not all: rates are of that.
 
         header; counts, metrics and rates of normal traffic; journeys: the same of each journey;
-        slos; failures; timeline; workers; validity; incidents.
+        workloads: of each workload of a mix; slos; failures; timeline; workers; validity;
+        incidents.
         """
-        normal = self.journey()
+        seconds = float(self.header.get("duration_s", 0.0))
+        seconds = seconds if so_far_s is None else min(so_far_s, seconds)
+        names = list(self.header.get("workloads", ()))
         return {
             "header": self.header,
-            **self._of_journey(normal, so_far_s),
+            **self.journey().summary(seconds),
             "journeys": {
-                name: self._of_journey(journey, so_far_s)
-                for name, journey in sorted(self.journeys.items())
+                name: journey.summary(seconds) for name, journey in sorted(self.journeys.items())
             },
-            "slos": [self._of_slo(slo, normal) for slo in self._slos],
+            "workloads": {
+                name: self.normal(name).summary(seconds) for name in names if len(names) > 1
+            },
+            "slos": [self._of_slo(slo, self.normal(slo.workload)) for slo in self._slos],
             "failures": {
                 kind: {"count": count, "example": self.examples.get(kind, "")}
                 for kind, count in self.failures.most_common()
@@ -236,30 +195,8 @@ class RunResults:
             lag.merge(journey.histograms["send_lag"])
         return lag
 
-    def _of_journey(self, journey: JourneyResults, so_far_s: float | None) -> dict[str, Any]:
-        seconds = float(self.header.get("duration_s", 0.0))
-        seconds = seconds if so_far_s is None else min(so_far_s, seconds)
-        counts = journey.counts
-
-        def rate(count: int) -> float | None:
-            return count / seconds if seconds > 0 else None
-
-        return {
-            "counts": {name: counts[name] for name in COUNTS},
-            "metrics": {name: each.summary() for name, each in journey.histograms.items()},
-            "rates": {
-                "offered_per_s": rate(counts["scheduled"]),
-                "requests_per_s": rate(counts["in_window"]),
-                "output_tokens_per_s": rate(counts["tokens_in_window"]),
-                "goodput_per_s": rate(counts["good"]),
-                "goodput_share": counts["good"] / counts["scheduled"]
-                if counts["scheduled"]
-                else None,
-            },
-        }
-
-    def _of_slo(self, slo: Slo, journey: JourneyResults) -> dict[str, Any]:
-        histogram = journey.histograms[slo.metric]
+    def _of_slo(self, slo: Slo, traffic: TrafficResults) -> dict[str, Any]:
+        histogram = traffic.histograms[slo.metric]
         value = histogram.percentile(slo.percent) if histogram.count else None
         return {
             "slo": slo.text,
@@ -269,25 +206,3 @@ class RunResults:
             "value_s": value,
             "held": slo.held_in(histogram),
         }
-
-
-COUNTS = (
-    "scheduled",
-    "completed",
-    "failed",
-    "cancelled",
-    "incorrect",
-    "good",
-    "drained",
-    "warmup",
-    "in_window",
-    "input_tokens",
-    "output_tokens",
-    "tokens_in_window",
-)
-
-
-def _outcome(record: RequestRecord) -> str:
-    if record.error_class:
-        return "failed"
-    return "cancelled" if record.cancelled else "completed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from arrivals import RateCurve, count_before, unit_arrivals
 from options import RunOptions
 from results import RunResults
 from run_table import progress_line
+from workload_mix import chosen
 
 POLL_S = 0.2
 PROGRESS_S = 5.0
@@ -41,7 +43,7 @@ class RoundWatch:
         self._runner = runner
         self._results = results
         self._running = set(workers)
-        self._gauges: dict[str, Mapping[str, float]] = {}
+        self._gauges: dict[str, Mapping[str, Any]] = {}
         self._stopped_at: float | None = None
         self._planned = self._planned_requests(rate)
 
@@ -109,11 +111,14 @@ class RoundWatch:
                 voids=True,
             )
 
-    def _planned_requests(self, rate: float) -> int:
-        """Arrivals of the measured window; 0 where nobody knows."""
-        options = self.options
+    def _planned_requests(self, rate: float) -> dict[str, int]:
+        """Arrivals of the measured window by workload, "" of all; none of whom nobody knows.
+
+        A chat's user asks again, how often depends on the answers.
+        """
+        options, shares = self.options, self.options.shares()
         if options.closed_loop or options.arrivals == "trace":
-            return 0
+            return {}
         warm, all_of_them = (
             count_before(
                 unit_arrivals(options.arrivals, options.seed, options.burstiness),
@@ -122,23 +127,28 @@ class RoundWatch:
             )
             for end in (options.warmup_s, options.load_s)
         )
-        return all_of_them - warm
+        planned = {} if "chat" in shares else {"": all_of_them - warm}
+        if any(slo.workload for slo in self._results.slos):
+            planned |= Counter(
+                chosen(number, options.seed, shares) for number in range(warm, all_of_them)
+            )
+        planned.pop("chat", None)
+        return planned
 
     def _hopeless(self) -> str:
         """Which SLO is broken whatever comes: more requests are late than its percentile allows.
 
         What has waited longer than a limit for its first token is late already.
         """
-        if not self._planned or self.options.workload == "chat":
-            return ""
-        journey = self._results.journey()
-        overdue = sum(each["overdue"] for each in self._gauges.values())
         for slo in self._results.slos:
-            if slo.metric == "itl":  # pooled over responses: nobody knows how many come
+            planned = self._planned.get(slo.workload)
+            # itl is pooled over responses: nobody knows how many come.
+            if not planned or slo.metric == "itl":
                 continue
-            allowed = self._planned - math.ceil(self._planned * slo.percent / 100)
-            late = journey.histograms[slo.metric].count_above(slo.limit_s)
-            late += int(overdue) if slo.metric == "ttft" else 0
+            allowed = planned - math.ceil(planned * slo.percent / 100)
+            histogram = self._results.normal(slo.workload).histograms[slo.metric]
+            late = histogram.count_above(slo.limit_s)
+            late += sum(each["overdue"].get(slo.text, 0) for each in self._gauges.values())
             if late > allowed:
                 return (
                     f"stopped early: {slo.text} is broken by {late} requests, allowed are {allowed}"

@@ -151,9 +151,7 @@ def results_of(
 ) -> RunResults:
     """The records' results. Of a run that did not end, the window ends with its last record."""
     if not ended:
-        times = _times(path, header.get("warmup_s"))
-        planned = header.get("duration_s") or times["duration_s"]
-        header = {**header, **times, "duration_s": min(planned, times["duration_s"])}
+        header = _so_far(path, header)
     results = RunResults(header)
     count = 0
     for record in read_records(path, notes.append):
@@ -165,16 +163,22 @@ def results_of(
     return results
 
 
-def _times(path: Path, warmup_s: float | None) -> dict[str, float]:
-    """Where the records' phases and ends say that the measured window was."""
+def _so_far(path: Path, header: dict[str, Any]) -> dict[str, Any]:
+    """The header with what the records tell: where the measured window was, and of what it was."""
     warm, end = 0.0, 0.0
+    workloads: dict[str, None] = {}  # a set, in order
     for record in read_records(path, lambda _: None):
+        workloads[record.workload] = None
         if record.phase == WARMUP:
             warm = max(warm, record.scheduled_at)
         elif record.phase == MEASURED and record.ended_at is not None:
             end = max(end, record.ended_at)
+    warmup_s = header.get("warmup_s")
     warm = warm if warmup_s is None else warmup_s
-    return {"warmup_s": warm, "duration_s": max(end - warm, 0.0)}
+    told = {"workload": ", ".join(workloads), "workloads": workloads} if workloads else {}
+    duration_s = max(end - warm, 0.0)
+    duration_s = min(header.get("duration_s") or duration_s, duration_s)
+    return {**told, **header, "warmup_s": warm, "duration_s": duration_s}
 
 
 def _header(summary: dict[str, Any] | None, path: Path) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from results import RunResults
+from traffic_results import METRICS, OF_A_WORKLOAD
 
 TIMES = ("p50", "p90", "p99", "p99.9", "max")
-LINES = ("ttft", "ttft_from_send", "itl", "tpot", "e2e", "send_lag")
 
 
 def milliseconds(seconds: float | None) -> str:
@@ -27,12 +27,11 @@ def run_table(summary: Mapping[str, Any]) -> str:
         f"{header.get('workers')} worker(s)",
         *_rates(rates, counts),
         "",
-        _row("ms", ["count", "mean", *TIMES]),
+        *_times(summary["metrics"], METRICS),
     ]
-    for name in LINES:
-        metric = summary["metrics"][name]
-        times = [milliseconds(metric[each]) for each in ("mean", *TIMES)]
-        lines.append(_row(name, [f"{metric['count']:,}", *times]))
+    for name, workload in summary["workloads"].items():
+        lines += ["", f"Of them {name}:", *_rates(workload["rates"], workload["counts"])]
+        lines += _times(workload["metrics"], OF_A_WORKLOAD)
     lines += ["", *_slos(summary["slos"]), *_journeys(summary["journeys"])]
     lines += _failures(summary["failures"])
     lines += _validity(summary)
@@ -83,6 +82,14 @@ def _rates(rates: Mapping[str, Any], counts: Mapping[str, int]) -> list[str]:
         f"{counts['failed']:,} failed, {counts['incorrect']:,} incorrect, {counts['drained']:,} "
         f"of them drained after the load; {counts['warmup']:,} of the warm-up left out",
     ]
+
+
+def _times(metrics: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    rows = [_row("ms", ["count", "mean", *TIMES])]
+    for name in names:
+        times = [milliseconds(metrics[name][each]) for each in ("mean", *TIMES)]
+        rows.append(_row(name, [f"{metrics[name]['count']:,}", *times]))
+    return rows
 
 
 def _slos(slos: list[Mapping[str, Any]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Service level objectives: `ttft:p99<2000ms`.
+"""Service level objectives: `ttft:p99<2000ms`; of one workload of a mix, `chat:ttft:p99<300ms`.
 
 One objective says two things: of a run, that the percentile stays below the limit; of a request
 (goodput counts those for which every objective held), that its own time does.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from histogram import Histogram
@@ -17,7 +17,7 @@ from records import RequestRecord
 METRICS = ("ttft", "ttft_from_send", "itl", "tpot", "e2e")
 UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 PATTERN = re.compile(
-    r"(?P<metric>\w+)(:p(?P<percent>[\d.]+))?<(?P<limit>[\d.]+)(?P<unit>[a-zA-Zµ]*)"
+    r"((?P<workload>[^:<]+):)??(?P<metric>\w+)(:p(?P<percent>[\d.]+))?<(?P<limit>[\d.]+)(?P<unit>[a-zA-Zµ]*)"
 )
 DEFAULT_PERCENT = 99.0
 
@@ -30,6 +30,11 @@ class Slo:
     percent: float
     limit_s: float
     text: str
+    workload: str = ""  # the only one whose requests it is about; "": all
+
+    def concerns(self, workload: str) -> bool:
+        """Whether it says anything of that workload's requests."""
+        return self.workload in ("", workload)
 
     def held_by(self, record: RequestRecord) -> bool:
         """Whether the request kept the limit; of `itl` its own percentile counts.
@@ -53,6 +58,8 @@ class Slo:
 def parse_slo(text: str) -> Slo:
     """`metric:pNN<limit unit`, as in `tpot:p99<100ms`; without `:pNN` it is p99.
 
+    `workload:` before it makes it that workload's alone.
+
     Raises ValueError that names the part that is wrong and what is allowed.
     """
     match = PATTERN.fullmatch(text.replace(" ", ""))
@@ -73,17 +80,24 @@ def parse_slo(text: str) -> Slo:
         raise ValueError(f"the SLO {text!r} has percentile {percent:g}, allowed is above 0 to 100")
     if limit <= 0:
         raise ValueError(f"the SLO {text!r} has limit {match['limit']}, allowed is above 0")
-    return Slo(metric, percent, limit, text.replace(" ", ""))
+    return Slo(metric, percent, limit, text.replace(" ", ""), match["workload"] or "")
 
 
-def parse_slos(text: str) -> tuple[Slo, ...]:
-    """Any number of them with commas between."""
-    return tuple(parse_slo(each) for each in text.split(",") if each.strip())
+def parse_slos(text: str, workloads: Collection[str] | None = None) -> tuple[Slo, ...]:
+    """Any number of them with commas between; `workloads` are those that they may be of."""
+    slos = tuple(parse_slo(each) for each in text.split(",") if each.strip())
+    for slo in slos:
+        if slo.workload and workloads is not None and slo.workload not in workloads:
+            raise ValueError(
+                f"the SLO {slo.text!r} is of the workload {slo.workload!r}, "
+                f"allowed is one of {', '.join(workloads)}"
+            )
+    return slos
 
 
 def good(record: RequestRecord, slos: Sequence[Slo]) -> bool:
-    """Whether the request counts for goodput: answered, not wrong, every objective held."""
-    return record.ok and all(slo.held_by(record) for slo in slos)
+    """Whether the request counts for goodput: answered, not wrong, every objective on it held."""
+    return record.ok and all(slo.held_by(record) for slo in slos if slo.concerns(record.workload))
 
 
 def _number(text: str, slo: str) -> float:

@@ -10,21 +10,20 @@ import sdk
 from checks import digest, is_greedy
 from exchange import Clock, Exchange, history_with
 from journeys import Journey
-from workloads import Workload
+from workload_mix import WorkloadMix
 
 PROGRESS_S = 5.0
 
 
 def unloaded_texts(
-    workload: Workload, client: sdk.Client, say: Callable[[str], None]
+    mix: WorkloadMix, client: sdk.Client, say: Callable[[str], None]
 ) -> dict[str, str]:
     """Of every greedy turn its digest, by key. Raises ValueError where a request fails."""
     references: dict[str, str] = {}
     clock = Clock(time.time())
     told = time.monotonic()
-    for index in range(workload.distinct):
+    for index, conversation in enumerate(mix.distinct_conversations()):
         history: list[dict[str, str]] = []
-        conversation = workload.distinct_conversation(index)
         for turn in conversation.turns:
             if not is_greedy(turn.options):
                 continue
@@ -40,5 +39,5 @@ def unloaded_texts(
             history = [*messages, {"role": "assistant", "content": exchange.answer.text}]
         if time.monotonic() - told > PROGRESS_S:
             told = time.monotonic()
-            say(f"unloaded texts: {index + 1} of {workload.distinct}")
+            say(f"unloaded texts: {index + 1} of {mix.distinct}")
     return references

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from report_tables import METRICS, milliseconds, number, verdict
+from traffic_results import OF_A_WORKLOAD
 
 COLUMNS = {
     "metric": "LLM metric",
@@ -15,16 +16,13 @@ COLUMNS = {
 
 
 def rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The tab's table: times, then rates, counts, objectives, failures and the TTFT's parts."""
-    filled = [_times(name, summary["metrics"][name]) for name in METRICS]
-    rates, counts = summary["rates"], summary["counts"]
-    share = rates["goodput_share"]
-    filled += [
-        _value("requests/s", number(rates["requests_per_s"])),
-        _value("output tokens/s", number(rates["output_tokens_per_s"], 1)),
-        _value("kept every SLO", "-" if share is None else f"{share:.1%}"),
-        _value("requests", f"{counts['scheduled']:,}, {counts['completed']:,} completed"),
-    ]
+    """The tab's table: times, then rates, counts, objectives, failures and the TTFT's parts.
+
+    In a mix the times, rates and counts of each workload come after those of all.
+    """
+    filled = _traffic("", summary, METRICS)
+    for name, workload in (summary.get("workloads") or {}).items():
+        filled += _traffic(f"{name}: ", workload, OF_A_WORKLOAD)
     filled += [
         _value(f"SLO {slo['slo']}", "no value" if slo["value_s"] is None else verdict(slo["held"]))
         for slo in summary["slos"]
@@ -43,6 +41,18 @@ def rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
         filled.append(_times(f"ttft spent in {part['part']}", {"mean": part["seconds"]}))
     filled += [_value("INVALID", reason) for reason in summary["validity"]["reasons"]]
     return filled
+
+
+def _traffic(of: str, traffic: Mapping[str, Any], metrics: Iterable[str]) -> list[dict[str, str]]:
+    rates, counts = traffic["rates"], traffic["counts"]
+    share = rates["goodput_share"]
+    return [
+        *(_times(of + name, traffic["metrics"][name]) for name in metrics),
+        _value(f"{of}requests/s", number(rates["requests_per_s"])),
+        _value(f"{of}output tokens/s", number(rates["output_tokens_per_s"], 1)),
+        _value(f"{of}kept every SLO", "-" if share is None else f"{share:.1%}"),
+        _value(f"{of}requests", f"{counts['scheduled']:,}, {counts['completed']:,} completed"),
+    ]
 
 
 def _times(name: str, metric: Mapping[str, Any]) -> dict[str, str]:

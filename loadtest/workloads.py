@@ -6,6 +6,7 @@ so that every worker, and every run of that seed, makes the same.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 import re
@@ -48,17 +49,23 @@ class Conversation:
 
     turns: tuple[Turn, ...]
     chat: bool = False
+    workload: str = ""  # the name of the workload that it is of
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """`conversation(number)` for any number; made by `make_workload`."""
+    """`conversation(number)` for any number; made by `make_workload`.
+
+    `scope` keeps a mix's workloads apart: their turns' keys, and the words of their prompts, which
+    else would begin alike and be found in the server's prefix cache.
+    """
 
     name: str
     seed: int
     distinct: int  # conversations that there are, 0: every arrival has its own
     make: Callable[[int, random.Random], Conversation]
     in_order: bool = False  # a recording: the number itself chooses, nothing is drawn
+    scope: str = ""
 
     def conversation(self, number: int) -> Conversation:
         """Of the arrival with that number, counted from 0."""
@@ -71,7 +78,11 @@ class Workload:
 
     def distinct_conversation(self, index: int) -> Conversation:
         """The index-th of those that there are."""
-        return self.make(index, random.Random(f"text/{self.seed}/{index}"))
+        made = self.make(index, random.Random(f"text/{self.seed}/{self.scope}{index}"))
+        turns = made.turns
+        if self.scope:
+            turns = tuple(dataclasses.replace(turn, key=self.scope + turn.key) for turn in turns)
+        return Conversation(turns, made.chat, self.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,11 +105,12 @@ def workload_names() -> str:
     return "mlperf-server, mlperf-interactive, IN/OUT (as in 128/128), chat, shared-prefix"
 
 
-def make_workload(shape: Shape, writer: PromptWriter) -> Workload:
+def make_workload(shape: Shape, writer: PromptWriter, scope: str = "") -> Workload:
     """Raises ValueError for a name that is none."""
     greedy = {"ignore_eos": True} if FIXED.fullmatch(shape.name) else {}
     options = {**greedy, **(shape.options or {})}
-    return Workload(shape.name, shape.seed, shape.distinct, _maker(shape, writer, options))
+    make = _maker(shape, writer, options)
+    return Workload(shape.name, shape.seed, shape.distinct, make, scope=scope)
 
 
 def _maker(

@@ -16,21 +16,16 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from arrivals import unit_arrivals
-from conftest import DEMO_CHECKPOINT, ROOT
-from records import RequestRecord
+from load_runs import FREE, LENIENT, SHORT, Ended, command, records, run, summary
 from report import write_report
 from run_output import RunOutput
 from server_process import ServerProcess
 
 AT_ONCE = 8
-LENIENT = "ttft:p99<1000s"
-FREE = ("--max-lag", "1000", "--slo", LENIENT)
-SHORT = ("-t", "2s", "--rate", "20", "--workload", "32/6", "--warmup", "0.5", *FREE)
 ENDLESS = ("-t", "600s", *SHORT[2:])
 NOBODY_HOLDS = ("--slo", f"{LENIENT},e2e:p50<1us")
 # What is asked for, and the sentence that it gets.
@@ -68,22 +63,6 @@ LOADS = {
     "broken": (*SHORT, *NOBODY_HOLDS),
     **{name: (*SHORT, *arguments) for name, (arguments, _) in BAD.items()},
 }
-Ended = tuple[int, str, Path]  # exit code, all that was printed, the run's folder
-
-
-def command(url: str, folder: Path, *arguments: str) -> list[str]:
-    """`locust -f loadtest/locustfile.py --headless ...`."""
-    return [
-        *(sys.executable, "-m", "locust", "-f", str(ROOT / "loadtest" / "locustfile.py")),
-        *("--headless", "-H", url, "--tokenizer", str(DEMO_CHECKPOINT / "tokenizer.json")),
-        *("--distinct-prompts", "4", "--output", str(folder), *arguments),
-    ]
-
-
-def run(url: str, folder: Path, *arguments: str) -> Ended:
-    """To its end."""
-    done = subprocess.run(command(url, folder, *arguments), capture_output=True, text=True)
-    return done.returncode, done.stdout + done.stderr, folder
 
 
 def disturb(
@@ -142,16 +121,6 @@ def loads(
             ]
             futures[name] = pool.submit(run, url, place(name), *filled)
         yield futures
-
-
-def summary(folder: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return document
-
-
-def records(folder: Path) -> list[RequestRecord]:
-    lines = (folder / "records.jsonl").read_text(encoding="utf-8").splitlines()
-    return [RequestRecord.from_json(line) for line in lines]
 
 
 def test_locust_is_not_imported_here() -> None:

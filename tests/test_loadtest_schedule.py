@@ -75,9 +75,7 @@ def test_prompts_have_exactly_the_length_that_was_asked(workload: str) -> None:
         workload=workload, tokenizer=TOKENIZER, max_input_tokens=256, prefix_tokens=128
     )
     tokenizer = Tokenizer.from_file(TOKENIZER)
-    prompts = [
-        LoadSource(options).workload.conversation(number).turns[0].prompt for number in range(20)
-    ]
+    prompts = [LoadSource(options).mix.conversation(number).turns[0].prompt for number in range(20)]
     # One more than the text's: the server's begin of text.
     counts = [len(tokenizer.encode(text, add_special_tokens=False).ids) + 1 for text in prompts]
     if workload == "64/8":
@@ -94,9 +92,7 @@ def test_a_seed_makes_the_same_prompts_and_another_makes_others() -> None:
     def texts(seed: int) -> list[str]:
         source = LoadSource(RunOptions(workload="chat", tokenizer=TOKENIZER, seed=seed))
         return [
-            turn.prompt
-            for number in range(10)
-            for turn in source.workload.conversation(number).turns
+            turn.prompt for number in range(10) for turn in source.mix.conversation(number).turns
         ]
 
     assert texts(1) == texts(1)
@@ -126,7 +122,7 @@ def test_a_recording_is_played_in_its_order(tmp_path: Path) -> None:
     units = source.units(10.0)
     assert units is not None
     assert [unit / 10.0 for unit in units] == [0.0, 1.0]
-    first, second = (source.workload.conversation(number).turns[0] for number in (0, 1))
+    first, second = (source.mix.conversation(number).turns[0] for number in (0, 1))
     assert (first.prompt, first.max_tokens) == ("Hello", 2)
     assert PromptWriter(Path(TOKENIZER)).count(second.prompt) + 1 == 20
 

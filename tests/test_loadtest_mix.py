@@ -11,14 +11,18 @@ import itertools
 import json
 import math
 import random
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from arrivals import Schedule, unit_arrivals
 from conftest import DEMO_CHECKPOINT
+from exchange import Exchange
+from journeys import Journey
+from load_round import LoadRound, RoundPlan
 from load_runs import FREE, Ended, records, run, summary
 from load_source import LoadSource
 from options import OptionError, RunOptions
@@ -376,3 +380,24 @@ def test_a_search_judges_the_workload_alone(loads: dict[str, Future[Ended]]) -> 
     assert "no rate held the SLOs" in text
     assert "32/6:e2e:p50<1us" in text
     assert "By workload" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_what_waits_is_late_for_its_own_workloads_limit_alone() -> None:
+    """A request that has waited for a second is not late for a limit of a minute."""
+    slos = ["ttft:p50<1s", "ttft:p99<60s", "chat:ttft<2s", "e2e<1s"]
+    plan = RoundPlan(
+        number=1,
+        options=RunOptions(warmup_s=0.0),
+        header={**HEADER, "slos": slos},
+        started_unix=time.time() - 10,
+        index=0,
+        count=1,
+        name="0",
+        rate=1.0,
+    )
+    current = LoadRound(plan, mixed(), cast(Any, None), lambda _: None)
+    for number, workload in enumerate(["chat", "64/8", "64/8"]):
+        turn = next(mixed().mix.distinct_conversations()).turns[0]
+        waiting = Exchange(f"{number}", turn, Journey(), 5.0, workload)
+        current._running[waiting.request_id] = waiting
+    assert current.gauges()["overdue"] == {slos[0]: 3, slos[1]: 0, slos[2]: 1}

@@ -86,7 +86,7 @@ def load(path: Path) -> Run:
         raise RunFilesError(f"{path} has no measured request to compare")
     records = path / RECORDS if path.is_dir() else path
     values = None
-    if run.results is not None and records.suffix == ".jsonl":
+    if run.results is not None and run.whole and records.suffix == ".jsonl":
         values = values_of(read_records(records, lambda _: None))
     return Run(str(path), run.summary, values)
 
@@ -165,7 +165,7 @@ def run(arguments: argparse.Namespace) -> int:
     found = ratios(first, second, [each.statistic for each in conditions if each.statistic])
     print(table(found))
     if first.values is None or second.values is None:
-        print("\nwithout records of both runs there are no intervals")
+        print("\nwithout all records of both runs there are no intervals")
     reasons = differences(first, second)
     for reason in reasons:
         print(f"NOT COMPARABLE: {reason}")

@@ -6,7 +6,6 @@ counted before Locust ends anything. Without workers the one process is master a
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any
 
@@ -15,17 +14,19 @@ import gevent
 from command_line import run_options
 from fault_stall import processes, stall
 from host_clock import HostClocks, Offset, clock_note
-from judge import EXIT_BAD_INPUT, exit_code
+from judge import EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_OK, exit_code
 from max_rate import Found, Trial, curve, find_max_rate
 from options import OptionError, RunOptions
 from preparation import Prepared, prepare
-from report import write_report
+from report import PAGE, write_report
+from report_page import report_page
 from results import RunResults
 from round_watch import RoundWatch
-from run_files import HEADER
+from run_files import HEADER, SUMMARY, RunFiles
 from run_output import RunOutput
 from run_table import run_table
 from server_sampler import ServerSampler, metrics_url
+from terminal import complain, say
 
 START_AFTER_S = 0.5  # the plans are with all workers by then
 PREPARE_S = 120.0
@@ -102,7 +103,7 @@ class Conductor:
             options = run_options(self.environment.parsed_options)
             if options.stall:
                 processes(options.stall_pid)
-            prepared = prepare(options, print)
+            prepared = prepare(options, say)
             self._prepare_workers(options)
             self.output = self._output(options)
         except ValueError as error:
@@ -129,13 +130,17 @@ class Conductor:
             return
         self._round(options, prepared, options.rate)
         summary = self.summary()
-        self.output.write_json("summary.json", summary)
-        self._end(exit_code(summary), f"{run_table(summary)}\n{self._report()}")
+        self.output.write_json(SUMMARY, summary)
+        # From memory: what the disk has may be less.
+        page = report_page(RunFiles(str(self.output), summary, self.results))
+        self.output.write_text(PAGE, page)
+        code = exit_code(summary, whole=not self.output.not_whole)
+        self._end(code, f"{run_table(summary)}\n{self.output.told(PAGE, SUMMARY)}")
 
     def _trial(self, options: RunOptions, prepared: Prepared, rate: float) -> Trial | None:
         if self._stopping:
             return None
-        print(f"\nrate {rate:.3g} requests/s", flush=True)
+        say(f"\nrate {rate:.3g} requests/s")
         suffix = f"-{rate:.3g}"
         watch = self._round(options, prepared, rate, suffix, until_broken=True)
         if self._stopping:
@@ -164,17 +169,17 @@ class Conductor:
             lines.append(f"no rate held the SLOs: {found.why}")
         else:
             lines.append(f"highest rate that held the SLOs: {found.rate:.3g}/s ({found.why})")
-        lines.append(self._report("summary-RATE.json"))
-        return (0 if found.rate else 1), "\n".join(lines)
-
-    def _report(self, summaries: str = "summary.json") -> str:
-        """The line that says where the report is; without one the results are still there."""
         assert self.output is not None
         try:
             write_report(self.output.folder)
-        except (ValueError, OSError) as error:
-            return f"results: {self.output} (no report: {error})"
-        return f"results: {self.output}/report.html, {summaries}"
+            lines.append(self.output.told(PAGE, "summary-RATE.json"))
+        except OSError as error:
+            self.output.lost(PAGE, error)
+            lines.append(self.output.told("summary-RATE.json"))
+        except ValueError as error:
+            lines.append(f"{self.output.told()} (no report: {error})")
+        held = found.rate is not None and not self.output.not_whole
+        return (EXIT_OK if held else EXIT_BROKEN), "\n".join(lines)
 
     def _round(
         self,
@@ -271,7 +276,7 @@ class Conductor:
             self.runner.send_message(name, data)
 
     def _end(self, code: int, text: str) -> None:
-        print(text, flush=True, file=sys.stderr if code == EXIT_BAD_INPUT else sys.stdout)
+        (complain if code == EXIT_BAD_INPUT else say)(text)
         self.environment.process_exit_code = code
         web = getattr(self.environment, "web_ui", None)
         gevent.spawn(self.runner.stop if web else self.runner.quit)

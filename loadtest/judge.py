@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 EXIT_OK = 0
-EXIT_BROKEN = 1  # an SLO did not hold, or an answer failed or was wrong
+EXIT_BROKEN = 1  # an SLO did not hold, an answer failed or was wrong, or a file is not whole
 EXIT_BAD_INPUT = 2  # the run did not begin
 EXIT_INVALID = 3  # the client was the bottleneck, or a worker died: the figures say nothing
 
 
-def exit_code(summary: Mapping[str, Any]) -> int:
-    """Of `RunResults.summary()`. A run that says nothing cannot have held anything."""
+def exit_code(summary: Mapping[str, Any], whole: bool = True) -> int:
+    """Of `RunResults.summary()`. A run that says nothing cannot have held anything.
+
+    `whole`: whether all files of the run could be written.
+    """
     if not summary["validity"]["valid"]:
         return EXIT_INVALID
     wrong = any(
@@ -20,4 +23,4 @@ def exit_code(summary: Mapping[str, Any]) -> int:
         for journey in summary["journeys"].values()
     )
     held = all(slo["held"] for slo in summary["slos"])
-    return EXIT_OK if held and not wrong else EXIT_BROKEN
+    return EXIT_OK if held and whole and not wrong else EXIT_BROKEN

@@ -8,31 +8,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-import tempfile
 from pathlib import Path
 
 from report_page import report_page
 from run_files import SUMMARY, TRIALS, RunFiles, RunFilesError, read_run
+from whole_file import write_whole
 
 PAGE = "report.html"
 SO_FAR = "so-far.json"
-
-
-def write_whole(path: Path, text: str) -> None:
-    """The file is there with all of the text, or as it was before."""
-    descriptor, aside = tempfile.mkstemp(prefix=f"{path.name}.partial-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(aside).chmod(0o644)
-        Path(aside).replace(path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
 
 
 def write_report(folder: Path, output: Path | None = None) -> Path:
@@ -54,8 +38,11 @@ def main() -> None:
     options = parser.parse_args()
     try:
         print(f"report: {write_report(options.results, options.output)}")
-    except (RunFilesError, OSError) as error:
+    except RunFilesError as error:
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        print(f"error: {error.filename} cannot be written: {error.strerror}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

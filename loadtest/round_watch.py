@@ -14,6 +14,7 @@ from arrivals import RateCurve, count_before, unit_arrivals
 from options import RunOptions
 from results import RunResults
 from run_table import progress_line
+from terminal import say
 from workload_mix import chosen
 
 POLL_S = 0.2
@@ -96,7 +97,7 @@ class RoundWatch:
 
     def _tell(self) -> None:
         in_flight = sum(each["in_flight"] for each in self._gauges.values())
-        print(progress_line(self._results, self._now(), in_flight), flush=True)
+        say(progress_line(self._results, self._now(), in_flight))
 
     def _miss_dead(self) -> None:
         clients = getattr(self._runner, "clients", None)

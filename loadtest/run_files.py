@@ -6,7 +6,7 @@ Every error is a `RunFilesError` with one sentence.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,17 @@ class RunFilesError(ValueError):
 
 @dataclass
 class RunFiles:
-    """What a folder tells. `notes`: sentences on what is missing or was cut off."""
+    """What a folder tells. `notes`: sentences on what is missing or was cut off.
+
+    `whole`: the results are of all requests that the summary is of.
+    """
 
     name: str
     summary: dict[str, Any]
     results: RunResults | None = None  # made from the records, if there are any
     trials: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    whole: bool = True
 
 
 def read_run(path: Path) -> RunFiles:
@@ -51,23 +55,42 @@ def read_run(path: Path) -> RunFiles:
     told = read_summary(summary) if summary.is_file() else None
     if told is None and not records.is_file() and path.is_dir():
         told = _shown(trials, notes)
+        notes += _rates_without_summary(folder) if trials else []
         records = _trial_records(folder, told)
-    results = None
+    results, whole = None, True
     if records.is_file():
         header = _header(told, folder / HEADER)
         results = results_of(records, header, notes, ended=told is not None)
+        whole = told is None or _is_whole(records, results, told, notes)
     elif told is not None:
         notes.append(f"there is no {RECORDS}: distributions cannot be drawn")
     if told is None:
         if results is None:
             raise RunFilesError(f"{path} holds neither {RECORDS} nor {SUMMARY}")
         notes.append(
-            f"there is no {SUMMARY}: the run did not end by itself, its figures are made from the "
-            "records so far and its client's health is not known"
+            f"there is no {SUMMARY}: the run did not end by itself, or could not write it; its "
+            "figures are made from the records so far, and its client's health is not known"
         )
         told = results.summary()
         _add_server(told, folder / records.name.replace("records", "server"), notes)
-    return RunFiles(str(path), told, results, trials, notes)
+    return RunFiles(str(path), told, results, trials, notes, whole)
+
+
+def _is_whole(
+    records: Path, results: RunResults, told: Mapping[str, Any], notes: list[str]
+) -> bool:
+    """Whether the records are all that the summary is of; a disk may have been full."""
+    kept = sum(each.requests for each in results.journeys.values())
+    of = sum(
+        each["counts"]["scheduled"] + each["counts"]["warmup"]
+        for each in told.get("journeys", {}).values()
+    )
+    if kept < of:
+        notes.append(
+            f"{records.name} holds {kept:,} of the run's {of:,} requests: the tables are of all of "
+            "them, distributions of these alone"
+        )
+    return bool(kept >= of)
 
 
 def _shown(trials: list[dict[str, Any]], notes: list[str]) -> dict[str, Any] | None:
@@ -82,6 +105,17 @@ def _shown(trials: list[dict[str, Any]], notes: list[str]) -> dict[str, Any] | N
         f"{shown['header'].get('rate', 0):.3g} requests/s, {which}"
     )
     return shown
+
+
+def _rates_without_summary(folder: Path) -> list[str]:
+    begun = {path.stem.partition("-")[2] for path in folder.glob("*-*.jsonl")}
+    lacking = sorted(rate for rate in begun if not (folder / f"summary-{rate}.json").is_file())
+    if not lacking:
+        return []
+    return [
+        f"there is no summary of the rate {' and '.join(lacking)}: the search did not come to its "
+        "end there, or could not write it"
+    ]
 
 
 def _trial_records(folder: Path, told: dict[str, Any] | None) -> Path:

@@ -69,6 +69,11 @@ class TrafficResults:
                 if each is not None:
                     self.histograms[name].add(each)
 
+    @property
+    def requests(self) -> int:
+        """All of them, of the warm-up too."""
+        return self.counts["scheduled"] + self.counts["warmup"]
+
     def merge(self, other: TrafficResults) -> None:
         """Add the other's."""
         self.counts.update(other.counts)

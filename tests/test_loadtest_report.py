@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 from histogram import Histogram
-from report import write_whole
 from report_plots import log_bins
 from results import RunResults
 from run_files import RunFilesError, read_run
 from run_folders import HEADER, made_up, write_run
 from svg_plot import Line, Mark, even_ticks, line_plot, log_ticks, short
 from web_rows import COLUMNS, rows
+from whole_file import write_whole
 
 REPORT = Path(__file__).resolve().parent.parent / "loadtest" / "report.py"
 

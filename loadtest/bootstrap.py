@@ -10,7 +10,7 @@ what another run of the same load would bring. The interval is thus rather too n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,9 +33,15 @@ class Values:
     owners: list[int] = field(default_factory=list)
 
 
+Sample = tuple[dict[str, Values], int]  # by metric, and of how many requests
+
+
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Second over first; `low` and `high` bound it, None without records of both."""
+    """Second over first; `low` and `high` bound it, None without records of both.
+
+    `workload`: of a mix, the one that it is of; "" of all.
+    """
 
     metric: str
     statistic: str
@@ -43,6 +49,7 @@ class Ratio:
     second: float
     low: float | None = None
     high: float | None = None
+    workload: str = ""
 
     @property
     def ratio(self) -> float:
@@ -55,21 +62,29 @@ class Ratio:
         return self.low is not None and self.high is not None and not self.low <= 1 <= self.high
 
 
-def values_of(records: Iterable[RequestRecord]) -> tuple[dict[str, Values], int]:
+def values_of(records: Iterable[RequestRecord]) -> Sample:
     """Every metric's values of the measured normal requests, and the number of those."""
-    values = {name: Values() for name in METRICS}
-    count = 0
+    return values_by_workload(records, ())[""]
+
+
+def values_by_workload(
+    records: Iterable[RequestRecord], workloads: Collection[str]
+) -> dict[str, Sample]:
+    """As `values_of`: of all under "", and of each of the workloads under its name."""
+    values = {each: {name: Values() for name in METRICS} for each in ("", *workloads)}
+    counts = dict.fromkeys(values, 0)
     for record in records:
         if record.phase == WARMUP or record.journey != NORMAL:
             continue
-        for name in METRICS:
-            value = getattr(record, name)
-            for each in value if name == "itl" else (value,):
-                if each is not None:
-                    values[name].seconds.append(each)
-                    values[name].owners.append(count)
-        count += 1
-    return values, count
+        for part in {"", record.workload} & values.keys():
+            for name in METRICS:
+                value = getattr(record, name)
+                for each in value if name == "itl" else (value,):
+                    if each is not None:
+                        values[part][name].seconds.append(each)
+                        values[part][name].owners.append(counts[part])
+            counts[part] += 1
+    return {part: (values[part], counts[part]) for part in values}
 
 
 def statistics(
@@ -87,9 +102,7 @@ def statistics(
 
 
 def compare(
-    first: tuple[dict[str, Values], int],
-    second: tuple[dict[str, Values], int],
-    names: Sequence[str] = STATISTICS,
+    first: Sample, second: Sample, names: Sequence[str] = STATISTICS, workload: str = ""
 ) -> list[Ratio]:
     """Of every metric that both runs have values of."""
     generator = np.random.default_rng(SEED)
@@ -105,7 +118,7 @@ def compare(
             spread = drawn[1] / drawn[0]
         for place, name in enumerate(names):
             low, high = _interval(spread[:, place])
-            ratios.append(Ratio(metric, name, told[0][place], told[1][place], low, high))
+            ratios.append(Ratio(metric, name, told[0][place], told[1][place], low, high, workload))
     return ratios
 
 

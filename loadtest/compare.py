@@ -2,7 +2,8 @@
 
 A and B are runs' folders, their records.jsonl, or their summary.json (without records there are no
 intervals). The method stands in bootstrap.py. `--fail-if "ttft:p99>1.1"` ends with exit code 1 if
-the ratio is above the limit (`<`: below); several with commas between. Exit code 2: an input is
+the ratio is above the limit (`<`: below); several with commas between, each of one workload of a
+mix if its name is before it, as in `chat:ttft:p99>1.1`. Exit code 2: an input is
 wrong; 3: `--fail-if` was asked of runs that are not comparable.
 """
 
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bootstrap import METRICS, STATISTICS, Ratio, Values, compare, values_of
+from bootstrap import METRICS, STATISTICS, Ratio, Sample, compare, values_by_workload
 from run_files import RECORDS, RunFilesError, read_records, read_run
 
 # Of two runs' headers these must be the same, or their figures are of different things.
@@ -26,23 +27,29 @@ SAME = (
     "max_input_tokens", "distinct_prompts", "warmup_s", "duration_s", "slos",
 )  # fmt: skip
 RATES = ("output_tokens_per_s", "requests_per_s", "goodput_share")
-CONDITION = re.compile(r"(\w+)(?::(mean|p[\d.]+))?([<>])([\d.]+)")
+CONDITION = re.compile(r"(?:([^:<>]+):)??(\w+)(?::(mean|p[\d.]+))?([<>])([\d.]+)")
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOT_COMPARABLE = 1, 2, 3
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One side: its summary, and its values where there are records."""
+    """One side: its summary, and its values by workload ("" of all) where there are records."""
 
     name: str
     summary: Mapping[str, Any]
-    values: tuple[dict[str, Values], int] | None
+    values: dict[str, Sample] | None
+
+    @property
+    def workloads(self) -> Mapping[str, Any]:
+        """Of a mix, each workload's part of the summary."""
+        return self.summary.get("workloads") or {}
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
     """Of `--fail-if`: true if the ratio of metric and statistic is beyond the limit."""
 
+    workload: str
     metric: str
     statistic: str
     above: bool
@@ -61,7 +68,7 @@ def parse_conditions(text: str) -> list[Condition]:
         match = CONDITION.fullmatch(part.replace(" ", ""))
         if match is None:
             raise ValueError(f'--fail-if is {part!r}, expected as "ttft:p99>1.1"')
-        metric, statistic, sign, limit = match.groups()
+        workload, metric, statistic, sign, limit = match.groups()
         if metric not in (*METRICS, *RATES):
             allowed = ", ".join((*METRICS, *RATES))
             raise ValueError(f"--fail-if names {metric!r}, allowed is one of {allowed}")
@@ -75,7 +82,9 @@ def parse_conditions(text: str) -> list[Condition]:
             raise ValueError(f"--fail-if is {part!r}, which holds no right number") from None
         if not 0 < percent <= 100:
             raise ValueError(f"--fail-if is {part!r}, allowed percentiles are above 0 to 100")
-        conditions.append(Condition(metric, statistic or "", sign == ">", value, part))
+        conditions.append(
+            Condition(workload or "", metric, statistic or "", sign == ">", value, part)
+        )
     return conditions
 
 
@@ -87,7 +96,8 @@ def load(path: Path) -> Run:
     records = path / RECORDS if path.is_dir() else path
     values = None
     if run.results is not None and run.whole and records.suffix == ".jsonl":
-        values = values_of(read_records(records, lambda _: None))
+        names = list(run.summary.get("workloads") or {})
+        values = values_by_workload(read_records(records, lambda _: None), names)
     return Run(str(path), run.summary, values)
 
 
@@ -105,23 +115,37 @@ def differences(first: Run, second: Run) -> list[str]:
 
 
 def ratios(first: Run, second: Run, extra: Sequence[str] = ()) -> list[Ratio]:
-    """Of every metric and statistic, with intervals where both have records, then of the rates."""
+    """Of every metric and statistic, with intervals where both have records, then of the rates.
+
+    First of all, then of every workload that both are mixes of.
+    """
     names = [*STATISTICS, *(name for name in dict.fromkeys(extra) if name not in STATISTICS)]
-    if first.values is not None and second.values is not None:
-        found = compare(first.values, second.values, names)
-    else:
-        found = []
-        for metric in METRICS:
-            pair = [run.summary["metrics"][metric] for run in (first, second)]
-            found += [
-                Ratio(metric, name, pair[0][name], pair[1][name])
-                for name in names
-                if None not in (pair[0].get(name), pair[1].get(name))
-            ]
-    for name in RATES:
-        one, other = (run.summary["rates"].get(name) for run in (first, second))
-        if one is not None and other is not None:
-            found.append(Ratio(name, "", one, other))
+    found = []
+    for workload in ("", *(name for name in first.workloads if name in second.workloads)):
+        parts = [run.workloads[workload] if workload else run.summary for run in (first, second)]
+        if first.values is not None and second.values is not None:
+            samples = first.values[workload], second.values[workload]
+            found += compare(*samples, names, workload)
+        else:
+            found += _of_summaries(parts, names, workload)
+        for name in RATES:
+            one, other = (part["rates"].get(name) for part in parts)
+            if one is not None and other is not None:
+                found.append(Ratio(name, "", one, other, workload=workload))
+    return found
+
+
+def _of_summaries(
+    parts: Sequence[Mapping[str, Any]], names: Sequence[str], workload: str
+) -> list[Ratio]:
+    found = []
+    for metric in METRICS:
+        one, other = (part["metrics"][metric] for part in parts)
+        found += [
+            Ratio(metric, name, one[name], other[name], workload=workload)
+            for name in names
+            if None not in (one.get(name), other.get(name))
+        ]
     return found
 
 
@@ -134,7 +158,10 @@ def table(found: Sequence[Ratio]) -> str:
         interval = "-" if each.low is None else f"{each.low:.3f} - {each.high:.3f}"
         values = [f"{value * scale:,.2f}{unit}" for value in (each.first, each.second)]
         star = "*" if each.changed else ""
-        rows.append([each.metric, each.statistic, *values, f"{each.ratio:.3f}", interval, star])
+        of = f"{each.workload}: " if each.workload else ""
+        rows.append(
+            [of + each.metric, each.statistic, *values, f"{each.ratio:.3f}", interval, star]
+        )
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     return "\n".join(
         "  ".join(
@@ -147,10 +174,11 @@ def table(found: Sequence[Ratio]) -> str:
 
 def failing(conditions: Sequence[Condition], found: Sequence[Ratio]) -> list[str]:
     """Sentences of the conditions that came true, or that nothing is known of."""
-    known = {(each.metric, each.statistic): each.ratio for each in found}
+    known = {(each.workload, each.metric, each.statistic): each.ratio for each in found}
     sentences = []
     for condition in conditions:
-        ratio = known.get((condition.metric, condition.statistic), float("nan"))
+        asked = condition.workload, condition.metric, condition.statistic
+        ratio = known.get(asked, float("nan"))
         if condition.holds(ratio):
             told = "unknown" if ratio != ratio else f"{ratio:.3f}"
             sentences.append(f"FAILED {condition.text}: the ratio is {told}")
@@ -161,6 +189,7 @@ def run(arguments: argparse.Namespace) -> int:
     """The exit code; raises ValueError with one sentence."""
     conditions = parse_conditions(arguments.fail_if)
     first, second = load(arguments.first), load(arguments.second)
+    _check_workloads(conditions, first, second)
     print(f"A: {first.name}\nB: {second.name}\n")
     found = ratios(first, second, [each.statistic for each in conditions if each.statistic])
     print(table(found))
@@ -175,6 +204,16 @@ def run(arguments: argparse.Namespace) -> int:
     for sentence in sentences:
         print(sentence)
     return EXIT_FAILED if sentences else 0
+
+
+def _check_workloads(conditions: Sequence[Condition], first: Run, second: Run) -> None:
+    shared = [name for name in first.workloads if name in second.workloads]
+    for condition in conditions:
+        if condition.workload and condition.workload not in shared:
+            raise ValueError(
+                f"--fail-if {condition.text!r} is of the workload {condition.workload!r}, "
+                f"allowed is one that both runs are mixes of: {', '.join(shared) or 'none is'}"
+            )
 
 
 def main() -> None:

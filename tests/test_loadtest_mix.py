@@ -11,6 +11,8 @@ import itertools
 import json
 import math
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +21,8 @@ from typing import Any, cast
 
 import pytest
 from arrivals import Schedule, unit_arrivals
-from conftest import DEMO_CHECKPOINT
+from compare import failing, load, parse_conditions, ratios, table
+from conftest import DEMO_CHECKPOINT, ROOT
 from exchange import Exchange
 from journeys import Journey
 from load_round import LoadRound, RoundPlan
@@ -237,6 +240,43 @@ def test_a_killed_mix_is_read_back_by_workload(tmp_path: Path, header: bool) -> 
     assert table["128/128: requests"]["value"].startswith(
         f"{told['workloads']['128/128']['counts']['scheduled']:,}, "
     )
+
+
+@pytest.mark.parametrize("with_records", [True, False])
+def test_mixes_are_compared_workload_by_workload(tmp_path: Path, with_records: bool) -> None:
+    made = mixed_records(400)
+    slower = [
+        dataclasses.replace(each, first_token_at=2 * each.first_token_at - each.scheduled_at)
+        if each.workload == "chat" and each.first_token_at is not None
+        else each
+        for each in made
+    ]
+    paths = [
+        write_run(tmp_path / name, records_, workloads={"chat": 2 / 3, "128/128": 1 / 3})
+        for name, records_ in (("a", made), ("b", slower))
+    ]
+    first, second = (load(path if with_records else path / "summary.json") for path in paths)
+    found = {(each.workload, each.metric, each.statistic): each for each in ratios(first, second)}
+    of_chat, of_other = found["chat", "ttft", "p90"], found["128/128", "ttft", "p90"]
+    assert of_chat.ratio == pytest.approx(2.0, rel=0.002)
+    assert of_other.ratio == 1.0
+    assert 1.0 < found["", "ttft", "p50"].ratio < 2.0
+    assert of_chat.changed == with_records
+    assert not of_other.changed
+    assert "chat: ttft" in table(list(found.values()))
+    conditions = parse_conditions("chat:ttft:p90>1.5, 128/128:ttft:p90>1.5, ttft:p90>3")
+    assert failing(conditions, list(found.values())) == [
+        f"FAILED chat:ttft:p90>1.5: the ratio is {of_chat.ratio:.3f}"
+    ]
+
+
+def test_a_condition_on_a_workload_that_is_not_there_is_named(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "a", made_up(60))
+    script = [sys.executable, str(ROOT / "loadtest" / "compare.py"), str(path), str(path)]
+    done = subprocess.run([*script, "--fail-if", "chat:ttft:p99>2"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "is of the workload 'chat', allowed is one that both runs are mixes of" in done.stderr
 
 
 def test_one_workload_has_no_figures_apart(tmp_path: Path) -> None:

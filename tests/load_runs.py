@@ -43,3 +43,16 @@ def summary(folder: Path) -> dict[str, Any]:
 def records(folder: Path) -> list[RequestRecord]:
     lines = (folder / "records.jsonl").read_text(encoding="utf-8").splitlines()
     return [RequestRecord.from_json(line) for line in lines]
+
+
+def recording(folder: Path, lines: int) -> str:
+    """The path of a recording for --replay."""
+    path = folder / "traffic.jsonl"
+    path.write_text(
+        "".join(
+            json.dumps({"at": number, "prompt": f"line {number}", "max_tokens": 3}) + "\n"
+            for number in range(lines)
+        ),
+        encoding="utf-8",
+    )
+    return str(path)

@@ -78,14 +78,8 @@ def over_time(summary: Mapping[str, Any], name: str) -> str:
         )
         for percentile, colour in OVER_TIME.items()
     ]
-    limits = [
-        Mark(slo["limit_s"] * MS, slo["slo"], RED, across=True)
-        for slo in summary["slos"]
-        if slo["metric"] == name
-    ]
-    return line_plot(
-        lines, "seconds since the start", f"{name}, ms", [*limits, *_warm(summary)], log=True
-    )
+    marks = [*_limits(summary, name), *_warm(summary)]
+    return line_plot(lines, "seconds since the start", f"{name}, ms", marks, log=True)
 
 
 def tokens(summary: Mapping[str, Any]) -> str:
@@ -122,6 +116,15 @@ def server_queue(summary: Mapping[str, Any]) -> str:
     return line_plot(lines, "seconds since the start", "requests", _warm(summary), least=5)
 
 
+def _limits(summary: Mapping[str, Any], name: str) -> list[Mark]:
+    """The SLOs' limits on a metric; not those of one workload of a mix, as the lines are of all."""
+    return [
+        Mark(slo["limit_s"] * MS, slo["slo"], RED, across=True)
+        for slo in summary["slos"]
+        if slo["metric"] == name and not slo.get("workload")
+    ]
+
+
 def rate_curves(trials: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """Latency and throughput against the offered rate, of `--find-max-rate`'s rounds."""
     if len(trials) < 2:
@@ -141,11 +144,7 @@ def rate_curves(trials: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
             )
             for percentile, colour in PERCENTILES.items()
         ]
-        limits = [
-            Mark(slo["limit_s"] * MS, slo["slo"], RED, across=True)
-            for slo in trials[0]["slos"]
-            if slo["metric"] == name
-        ]
+        limits = _limits(trials[0], name)
         title = f"{name.upper()} against the offered rate"
         figure = line_plot(lines, "offered requests/s", f"{name}, ms", limits, log=True)
         drawn.append((title, figure))

@@ -200,6 +200,7 @@ class RunResults:
         value = histogram.percentile(slo.percent) if histogram.count else None
         return {
             "slo": slo.text,
+            "workload": slo.workload,
             "metric": slo.metric,
             "percent": slo.percent,
             "limit_s": slo.limit_s,

@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import random
+import re
 import subprocess
 import sys
 import time
@@ -269,6 +270,17 @@ def test_a_condition_on_a_workload_that_is_not_there_is_named(tmp_path: Path) ->
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "is of the workload 'chat', allowed is one that both runs are mixes of" in done.stderr
+
+
+def test_a_limit_of_one_workload_is_in_no_plot_of_all(tmp_path: Path) -> None:
+    workloads = {"chat": 2.0, "128/128": 1.0}
+    slos = ["ttft:p99<150ms", "chat:ttft:p99<160ms"]
+    write_run(tmp_path / "run", mixed_records(), workloads=workloads, slos=slos)
+    page = write_report(tmp_path / "run").read_text(encoding="utf-8")
+    figures = "".join(re.findall(r"<svg.*?</svg>", page, re.S))
+    assert "ttft:p99&lt;150ms" in figures
+    assert "chat:ttft" not in figures
+    assert "chat:ttft:p99&lt;160ms" in page
 
 
 def test_one_workload_has_no_figures_apart(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import gevent
 from command_line import run_options
 from fault_stall import processes, stall
 from host_clock import HostClocks, Offset, clock_note
-from judge import EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_OK, exit_code
+from judge import EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_INVALID, EXIT_OK, exit_code
 from max_rate import Found, Trial, curve, find_max_rate
 from options import OptionError, RunOptions
 from preparation import Prepared, prepare
@@ -99,6 +99,14 @@ class Conductor:
         return summary
 
     def _run(self) -> None:
+        try:
+            self._run_whole()
+        except Exception as error:
+            # Locust would wait for ever for a run that nobody ends.
+            self._end(EXIT_INVALID, f"the run broke off: {type(error).__name__}: {error}")
+            raise
+
+    def _run_whole(self) -> None:
         try:
             options = run_options(self.environment.parsed_options)
             if options.stall:

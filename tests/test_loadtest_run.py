@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 from arrivals import unit_arrivals
+from conftest import ROOT
 from load_runs import FREE, LENIENT, SHORT, Ended, command, records, run, summary
 from report import write_report
 from run_output import RunOutput
@@ -239,3 +240,28 @@ def test_a_folder_holds_one_run(tmp_path: Path) -> None:
     output.close()
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"records-mine.jsonl", "records.jsonl", "server.jsonl"}
+
+
+BROKEN_TABLE = f"""
+import sys
+sys.path[:0] = [{str(ROOT / "loadtest")!r}]
+from locustfile import *
+import conductor
+
+def broken(summary):
+    raise RuntimeError("no table today")
+
+conductor.run_table = broken
+"""
+
+
+def test_a_fault_of_its_own_ends_the_run(replay_server: ServerProcess, tmp_path: Path) -> None:
+    """Locust would wait for ever; the figures are written by then."""
+    locustfile = tmp_path / "broken_locustfile.py"
+    locustfile.write_text(BROKEN_TABLE, encoding="utf-8")
+    arguments = command(replay_server.ports.url("grpc"), tmp_path / "run", *SHORT)
+    arguments[arguments.index("-f") + 1] = str(locustfile)
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert done.returncode == 3, done.stderr
+    assert "the run broke off: RuntimeError: no table today" in done.stdout
+    assert summary(tmp_path / "run")["counts"]["completed"] > 0

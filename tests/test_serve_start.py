@@ -22,16 +22,18 @@ from triton_processes import Stub, regions_of, server_of, stubs_of
 LIMIT_S = "10"
 HANGS = '''
 
-import threading  # noqa: E402
+import time  # noqa: E402
 
 load = TritonPythonModel.initialize
 
 
 def initialize(self, args):
-    """Hangs once for every file beside this one that is called so."""
-    for marker in Path(__file__).parent.glob("hang-*"):
+    """Hangs once for every file beside this one that is called so, until there is one called go."""
+    folder = Path(__file__).parent
+    for marker in folder.glob("hang-*"):
         marker.unlink()
-        threading.Event().wait()
+        while not (folder / "go").exists():
+            time.sleep(0.01)
     load(self, args)
 
 
@@ -125,6 +127,31 @@ def test_a_stub_that_stands_still_is_ended_and_started_anew(
     assert_serves(server)
     assert not first.found()
     assert "attempt 2 of 3" in server.log()
+
+
+def test_a_stub_that_triton_takes_for_dead_is_ended(
+    server: ServerProcess, repository: Path
+) -> None:
+    """It stood still for a moment and goes on; but Triton only waits for its end from then on."""
+    hang(repository, 1)
+    server.launch()
+    first = FirstStart(server, "preprocessing")
+    folder = repository / "preprocessing" / "1"
+    eventually(lambda: not list(folder.glob("hang-*")), "the model is being initialized")
+    (stub,) = [stub for stub in stubs_of(first.triton) if stub.model == "preprocessing"]
+    os.kill(stub.pid, signal.SIGSTOP)
+    eventually(lambda: waits_for_a_child(first.triton), "Triton takes it for dead")
+    (folder / "go").touch()
+    os.kill(stub.pid, signal.SIGCONT)
+    server.wait_until_ready()
+    assert_serves(server)
+    assert not first.found()
+    assert "none of its models made progress in 10 s" in server.log()
+
+
+def waits_for_a_child(pid: int) -> bool:
+    threads = Path(f"/proc/{pid}/task").glob("*/wchan")
+    return any(thread.read_text() == "do_wait" for thread in threads)
 
 
 def test_a_start_that_is_aborted_is_tried_anew(server: ServerProcess) -> None:

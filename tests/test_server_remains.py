@@ -124,13 +124,14 @@ def test_what_belongs_to_the_living_is_left(dead_note: Path, name: str) -> None:
 
 def test_another_process_with_a_dead_server_s_pid_is_left(dead_note: Path) -> None:
     region = region_of(dead_note)
-    stranger = subprocess.Popen(["sleep", "60"], start_new_session=True)
-    change_note(dead_note, server=[stranger.pid, 1])
-    remove_dead_servers()
-    assert not region.exists()
-    assert stranger.poll() is None
-    stranger.kill()
-    stranger.wait()
+    shell = ["sh", "-c", "sleep 60; true"]
+    with subprocess.Popen(shell, start_new_session=True) as stranger:
+        eventually(lambda: len(children(stranger.pid)) == 1, "it has a child in its session")
+        change_note(dead_note, server=[stranger.pid, 1])
+        remove_dead_servers()
+        assert not region.exists()
+        assert len(children(stranger.pid)) == 1
+        os.killpg(stranger.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"serve": 1}'])

@@ -136,6 +136,7 @@ def command_line(triton: TritonInstallation, options: argparse.Namespace) -> lis
         str(triton.binary),
         f"--model-repository={options.model_repository.resolve()}",
         "--model-control-mode=none",
+        "--disable-auto-complete-config",  # ours are complete; else every stub is started twice
         f"--exit-timeout-secs={UNLOAD_S}",
     ]
     for name in ("http", "grpc", "metrics"):

@@ -154,7 +154,8 @@ def waits_for_a_child(pid: int) -> bool:
     return any(thread.read_text() == "do_wait" for thread in threads)
 
 
-def test_a_start_that_is_aborted_is_tried_anew(server: ServerProcess) -> None:
+def test_a_start_that_is_aborted_is_tried_anew(server: ServerProcess, repository: Path) -> None:
+    hang(repository, 1)  # it cannot be ready before it is aborted
     server.launch()
     first = FirstStart(server, "preprocessing")
     os.kill(first.triton, signal.SIGABRT)

@@ -122,8 +122,8 @@ def _attend(process: subprocess.Popen[bytes], folder: Path, drain: Drain, watch:
     """Until it has ended and nothing of it is left; says, if it was ended here, what was stuck."""
     regions: set[str] = set()
     stuck = ""
-    write_note(folder, process.pid, regions)
     try:
+        write_note(folder, process.pid, regions)
         while process.poll() is None:
             if not (held := regions_of(process.pid)) <= regions:
                 regions |= held

@@ -256,6 +256,19 @@ def test_a_server_without_any_stub_is_stuck(tmp_path: Path, clock: Clock) -> Non
     assert start.look(set()) == "none of its models made progress in 10 s"
 
 
+def test_a_model_of_somebody_else_may_take_as_long_as_it_likes(
+    tmp_path: Path, clock: Clock
+) -> None:
+    start = watch(tmp_path, set(SIGNS))
+    stubs = STUBS | {Stub(99, "region-99", "reranker")}
+    load(tmp_path, *SIGNS)
+    (tmp_path / OPEN).touch()
+    assert start.look(stubs) == ""
+    clock.now = 1e6
+    assert start.look(stubs) == ""
+    assert start.look(STUBS) == "none of its models made progress in 10 s"
+
+
 def test_rooms_of_an_older_checkout_give_no_sign(
     repository: Path, tmp_path: Path, clock: Clock
 ) -> None:

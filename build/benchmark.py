@@ -22,7 +22,7 @@ from build_console import run_script, say
 from doctor import machine
 from llama_fp4 import Client
 from server_process import ServerProcess, free_ports
-from triton_processes import stubs_of
+from triton_processes import server_of, stubs_of
 
 BUILD = Path(__file__).resolve().parent
 CHECKPOINT = BUILD / "demo" / "checkpoint"
@@ -182,11 +182,11 @@ def measure_saturation(repository: Path, folder: Path) -> None:
 
 
 def _processes(server: ServerProcess) -> dict[str, int]:
-    (triton,) = _children(server.pid)
+    triton = server_of(server.pid)
+    assert triton is not None, "the server has ended"
     found = {"tritonserver": triton}
     for stub in stubs_of(triton):
-        arguments = Path(f"/proc/{stub.pid}/cmdline").read_text().split("\0")
-        found[Path(arguments[1]).parts[-3]] = stub.pid
+        found[stub.model] = stub.pid
         for child in _children(stub.pid):
             found["engine process"] = child
     return found

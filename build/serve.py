@@ -3,43 +3,27 @@
 The tritonserver on PATH is used (NVIDIA's container), else the one in the package nvidia-pytriton.
 It listens on 127.0.0.1 unless told otherwise, its log is passed through, and its exit code is
 returned. SIGINT and SIGTERM let it finish the requests in flight; a second signal ends it at once.
-However it ends, no Python stub and no shared-memory region stays behind.
+However it ends, no Python stub and no shared-memory region stays behind. A start that makes no
+progress is ended, and tried anew.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-import re
-import signal
 import socket
-import subprocess
 import sys
-import tempfile
-import threading
-import time
 from pathlib import Path
-from types import FrameType
 
 # The room's own module says what both sides write; nothing of the project is installed there.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "model_repository/tensorrt_llm/1"))
 
 from build_console import fail
-from drain_request import ANSWER, DIRECTORY_VARIABLE, OPEN, REQUEST
+from start_watch import telling_rooms
 from triton_installation import TritonInstallation, TritonNotFound, find_triton
-from triton_processes import Stub, end_with_parent, remove_leftovers, stubs_of
+from triton_run import UNLOAD_S, Settings, run
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGING = ROOT / "build" / "out" / "triton"
-# Triton quotes the message and writes a line break in it as the two characters \\n.
-LOAD_FAILURE = re.compile(
-    r"failed to load '(\w+)' version \d+: [\w ]+: (?:TritonModelException: )?(.*?)(?:\\n|\"?$)"
-)
-STUB_GRACE_S = 5.0
-UNLOAD_S = 5  # after the drain: what the models may take to end
-LOOK_S = 0.5
-DRAIN_LOOK_S = 0.05
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,7 +35,14 @@ def main(arguments: list[str] | None = None) -> int:
         triton = find_triton(STAGING)
     except TritonNotFound as error:
         fail(str(error))
-    return run(triton, command_line(triton, options), options.exit_timeout)
+    settings = Settings(
+        command_line(triton, options),
+        options.exit_timeout,
+        options.start_timeout,
+        (options.host, options.http_port),
+        telling_rooms(options.model_repository),
+    )
+    return run(triton, settings)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -73,6 +64,14 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         metavar="SECONDS",
         help="how long requests in flight may take to end (default %(default)s)",
     )
+    parser.add_argument(
+        "--start-timeout",
+        type=_positive_seconds,
+        default=60,
+        metavar="SECONDS",
+        help="how long the start of a model may show no progress, the load of the engine not "
+        "counted, before Triton is started anew (default %(default)s)",
+    )
     return parser.parse_args(arguments)
 
 
@@ -92,6 +91,16 @@ def _port(text: str) -> int:
     if not 1 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no port, allowed is 1 to 65535")
     return port
+
+
+def _positive_seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time, allowed is a number above 0")
+    return seconds
 
 
 def check_repository(repository: Path) -> None:
@@ -127,6 +136,7 @@ def command_line(triton: TritonInstallation, options: argparse.Namespace) -> lis
         str(triton.binary),
         f"--model-repository={options.model_repository.resolve()}",
         "--model-control-mode=none",
+        "--disable-auto-complete-config",  # ours are complete; else every stub is started twice
         f"--exit-timeout-secs={UNLOAD_S}",
     ]
     for name in ("http", "grpc", "metrics"):
@@ -137,132 +147,6 @@ def command_line(triton: TritonInstallation, options: argparse.Namespace) -> lis
     if triton.backend_directory is not None:
         command.append(f"--backend-directory={triton.backend_directory}")
     return command
-
-
-def run(triton: TritonInstallation, command: list[str], drain_s: float) -> int:
-    """Run Triton to its end and clean up after it."""
-    print(f"tritonserver from {triton.origin}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="llama-fp4-") as drain_directory:
-        return _run(triton, command, Drain(Path(drain_directory), drain_s))
-
-
-def _run(triton: TritonInstallation, command: list[str], drain: Drain) -> int:
-    process = subprocess.Popen(
-        command,
-        env={**os.environ, **triton.environment, DIRECTORY_VARIABLE: str(drain.directory)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        # Of its own session: a terminal's Ctrl-C comes here only, and is passed on in order.
-        start_new_session=True,
-        preexec_fn=end_with_parent,
-    )
-    signals = _SignalPassing(process, drain)
-    log = _LogPassing(process)
-    stubs: set[Stub] = set()
-    try:
-        while process.poll() is None:
-            stubs |= stubs_of(process.pid)
-            drain.stop_when_done(process)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(DRAIN_LOOK_S if drain.asked else LOOK_S)
-        code = process.returncode
-        if code == 1 and drain.was_idle:
-            # Triton waits UNLOAD_S for idle keep-alive connections, and for requests that its
-            # gRPC frontend has forgotten, and calls that a failure. Nothing was in flight.
-            print("tritonserver gave up waiting for connections of idle clients", flush=True)
-            code = 0
-    finally:
-        remove_leftovers(process.pid, stubs, STUB_GRACE_S)
-        signals.restore()
-    log.finish()
-    if code != 0:
-        reason = log.load_failure or f"tritonserver ended with {_ending(code)}; see its log above"
-        print(f"error: {reason}", file=sys.stderr, flush=True)
-    return code if code >= 0 else 128 - code
-
-
-def _ending(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
-
-
-class Drain:
-    """Lets the requests in flight end before Triton is told to, as drain_request.py explains."""
-
-    def __init__(self, directory: Path, seconds: float) -> None:
-        self.directory = directory
-        self._seconds = seconds
-        self._deadline = float("inf")
-        self._stopped = False
-        self.asked = False
-        self.was_idle = False  # when Triton was told to end
-
-    def ask(self) -> None:
-        """Tell the engine's room; safe in a signal handler."""
-        self.asked = True
-        self._deadline = time.monotonic() + self._seconds + STUB_GRACE_S
-        # Written aside and moved: the room must not read it half-written.
-        aside = self.directory / f"{REQUEST}.part"
-        aside.write_text(str(self._seconds), encoding="utf-8")
-        aside.replace(self.directory / REQUEST)
-
-    def stop_when_done(self, process: subprocess.Popen[bytes]) -> None:
-        """Tell Triton to end when nothing is in flight, or when the room does not answer."""
-        if not self.asked or self._stopped:
-            return
-        # Before the engine's room is open, nothing is in flight.
-        idle = (self.directory / ANSWER).exists() or not (self.directory / OPEN).exists()
-        if idle or time.monotonic() > self._deadline:
-            process.send_signal(signal.SIGTERM)
-            self._stopped, self.was_idle = True, idle
-
-
-class _SignalPassing:
-    """The first SIGINT or SIGTERM starts the drain, the second one kills Triton."""
-
-    def __init__(self, process: subprocess.Popen[bytes], drain: Drain) -> None:
-        self._process = process
-        self._drain = drain
-        self._before = {
-            number: signal.signal(number, self._pass_on)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
-
-    def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        if self._drain.asked:
-            self._process.kill()
-        else:
-            self._drain.ask()
-
-    def restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
-class _LogPassing:
-    """Triton's log to our own output, and of it the sentence that says why a model did not load."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.load_failure = ""
-        self._process = process
-        # A daemon: a stub that outlives the server holds the pipe open.
-        self._thread = threading.Thread(target=self._pass_on, daemon=True)
-        self._thread.start()
-
-    def finish(self) -> None:
-        """Wait for the last lines."""
-        self._thread.join(STUB_GRACE_S)
-
-    def _pass_on(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            # Nobody reads any more: Triton must not block on a full pipe for that.
-            with contextlib.suppress(BrokenPipeError):
-                sys.stdout.buffer.write(line)
-                sys.stdout.buffer.flush()
-            failure = LOAD_FAILURE.search(line.decode(errors="replace"))
-            if failure:
-                self.load_failure = f"{failure[1]} cannot be loaded: {failure[2]}"
 
 
 if __name__ == "__main__":

@@ -58,14 +58,22 @@ def free_ports() -> Ports:
 class ServerProcess:
     """`with ServerProcess(repository, ports, log_file) as server:` runs until the block ends."""
 
-    def __init__(self, repository: Path, ports: Ports, log_file: Path) -> None:
+    def __init__(
+        self, repository: Path, ports: Ports, log_file: Path, more: Sequence[str] = ()
+    ) -> None:
         self.ports = ports
+        self._more = more  # arguments of serve.py
         self.log_file = log_file
         self._repository = repository
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, timeout_s: float = 600.0) -> None:
         """Return when the ensemble is ready; raises `BuildError` with the server's own sentence."""
+        self.launch()
+        self.wait_until_ready(timeout_s)
+
+    def launch(self) -> None:
+        """Start serve.py."""
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         command: Sequence[str] = [
             sys.executable,
@@ -73,6 +81,7 @@ class ServerProcess:
             "--model-repository",
             str(self._repository),
             *self.ports.arguments(),
+            *self._more,
         ]
         with self.log_file.open("wb") as log:
             self._process = subprocess.Popen(
@@ -82,6 +91,10 @@ class ServerProcess:
                 start_new_session=True,
                 preexec_fn=end_with_parent,
             )
+
+    def wait_until_ready(self, timeout_s: float = 600.0) -> None:
+        """As `start`, after `launch`."""
+        assert self._process is not None, "the server was not started"
         deadline = time.monotonic() + timeout_s
         with Client(self.ports.url("grpc")) as client:
             while not client.is_ready():

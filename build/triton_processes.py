@@ -1,7 +1,8 @@
-"""What a tritonserver leaves behind when it is killed: its Python stubs and their shared memory.
+"""The processes of a tritonserver, and what they leave behind when it is killed.
 
-A stub is started as `triton_python_backend_stub MODEL REGION SIZE GROWTH SERVER_PID ...`, so its
-command line names both the server that it belongs to and its region in /dev/shm.
+A server is started in a session of its own, so all its processes are known by that, also after its
+death. A stub is started as `triton_python_backend_stub MODEL_PY REGION ...`, so its command line
+names its model and its region in /dev/shm.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+SERVER = "tritonserver"
 STUB = "triton_python_backend_stub"
+REGION = "triton_python_backend_shm_region_"  # how Triton's default names begin
 SHARED_MEMORY = Path("/dev/shm")
 POLL_S = 0.05
 PR_SET_PDEATHSIG = 1
@@ -26,39 +29,97 @@ def end_with_parent() -> None:
 
 
 @dataclass(frozen=True)
+class Process:
+    """One line of /proc: `started` is in clock ticks since the machine's start."""
+
+    pid: int
+    parent: int
+    session: int
+    started: int
+
+
+def process_of(pid: int) -> Process | None:
+    """What runs as `pid` now; None if nothing does. A zombie does not run."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    state, *fields = text.rpartition(")")[2].split()
+    if state in "ZX":
+        return None
+    return Process(pid, int(fields[0]), int(fields[2]), int(fields[18]))
+
+
+def _arguments(pid: int) -> list[str]:
+    """The command line; empty if the process has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return []
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+
+
+def server_of(serve_pid: int) -> int | None:
+    """The tritonserver that the serve.py `serve_pid` runs; None if there is none now."""
+    for process in filter(None, map(process_of, _pids())):
+        if process.parent == serve_pid and Path(*_arguments(process.pid)[:1]).name == SERVER:
+            return process.pid
+    return None
+
+
+@dataclass(frozen=True)
 class Stub:
     """One Python backend process."""
 
     pid: int
     region: str  # the name of its file in /dev/shm
+    model: str
 
 
 def stubs_of(server_pid: int) -> set[Stub]:
     """The stubs that the server `server_pid` started, be it alive or not."""
     found = set()
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            arguments = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        except OSError:  # it ended while we looked
-            continue
-        if (
-            Path(arguments[0]).name == STUB
-            and len(arguments) > 5
-            and arguments[5] == str(server_pid)
-        ):
-            found.add(Stub(int(folder.name), arguments[2]))
+    for process in _members_of(server_pid):
+        arguments = _arguments(process.pid)
+        if len(arguments) > 2 and Path(arguments[0]).name == STUB:
+            found.add(Stub(process.pid, arguments[2], Path(arguments[1]).parent.parent.name))
     return found
 
 
-def remove_leftovers(server_pid: int, known: set[Stub], grace_s: float) -> None:
-    """After the server is gone: wait for its stubs, kill those that stay, unlink their memory."""
+def regions_of(server_pid: int) -> set[str]:
+    """The shared memory that the living server holds for its stubs: names in /dev/shm."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{server_pid}/maps").read_text(errors="replace").splitlines():
+            path = line.partition("/")[2]
+            if path.startswith(f"dev/shm/{REGION}") and not path.endswith(" (deleted)"):
+                found.add(Path(path).name)
+    return found
+
+
+def remove_leftovers(server_pid: int, regions: set[str], grace_s: float) -> None:
+    """After the server is gone: wait for its processes, kill those that stay, unlink `regions`."""
     deadline = time.monotonic() + grace_s
-    known = known | stubs_of(server_pid)
-    while (alive := stubs_of(server_pid)) and time.monotonic() < deadline:
+    regions = regions | {stub.region for stub in stubs_of(server_pid)}
+    while (alive := _members_of(server_pid)) and time.monotonic() < deadline:
         time.sleep(POLL_S)
-    for stub in alive:
+    for process in alive:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(stub.pid, signal.SIGKILL)
-    for stub in known:
+            os.kill(process.pid, signal.SIGKILL)
+    unlink_regions(regions)
+
+
+def unlink_regions(regions: set[str]) -> None:
+    """Free shared memory by its names; what is gone already is well."""
+    for region in regions:
         with contextlib.suppress(FileNotFoundError):
-            (SHARED_MEMORY / stub.region).unlink()
+            (SHARED_MEMORY / region).unlink()
+
+
+def _members_of(server_pid: int) -> list[Process]:
+    """The processes that the server has started, and theirs: stubs, engine processes."""
+    processes = filter(None, map(process_of, _pids()))
+    return [one for one in processes if one.session == server_pid != one.pid]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from server_process import ServerProcess
-from triton_processes import SHARED_MEMORY, Stub, stubs_of
+from triton_processes import SHARED_MEMORY, Stub, server_of, stubs_of
 
 PATIENCE_S = 30.0  # an upper bound for things that happen at once; never waited for in full
 STEP_S = 0.03  # of the paced replay engines
@@ -28,7 +28,8 @@ def children(pid: int) -> list[int]:
 
 def triton_of(serve_pid: int) -> int:
     """The tritonserver that a serve.py runs."""
-    (pid,) = children(serve_pid)
+    pid = server_of(serve_pid)
+    assert pid is not None, "there is no tritonserver"
     return pid
 
 
@@ -82,3 +83,18 @@ def wakeups(pid: int) -> int:
     """How often the process has waited so far."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.split("\nvoluntary_ctxt_switches:")[1].split()[0])
+
+
+class Remains:
+    """What a ready server could leave behind, noted while it runs."""
+
+    def __init__(self, server: ServerProcess) -> None:
+        self.triton = triton_of(server.pid)
+        self.engine = engine_of(server.pid)
+        self.stubs = stubs_of(self.triton)
+        assert len(self.stubs) == 4
+        assert len(regions(self.stubs)) == 4
+
+    def found(self) -> bool:
+        pids = [self.triton, self.engine, *(stub.pid for stub in self.stubs)]
+        return any(map(is_alive, pids)) or bool(regions(self.stubs))

@@ -19,23 +19,20 @@ from queue import SimpleQueue
 import pytest
 import serve
 import triton_installation
+import triton_run
 from assemble_repository import assemble
 from conftest import BUILD, ROOT
 from drain_request import DIRECTORY_VARIABLE, REQUEST, DrainRequest
 from llama_fp4 import Client, LlamaError
 from processes import (
     PATIENCE_S,
-    engine_of,
+    Remains,
     eventually,
-    is_alive,
-    regions,
-    triton_of,
     wait_until_the_engine_works,
 )
 from server_process import ServerProcess, free_ports
 from triton_calls import post
 from triton_installation import TritonNotFound
-from triton_processes import stubs_of
 
 
 @pytest.fixture
@@ -44,21 +41,6 @@ def server(replay_repository: Path, tmp_path: Path) -> Iterator[ServerProcess]:
     server.start()
     yield server
     server.stop()
-
-
-class Remains:
-    """What a server could leave behind, noted while it runs."""
-
-    def __init__(self, server: ServerProcess) -> None:
-        self.triton = triton_of(server.pid)
-        self.engine = engine_of(server.pid)
-        self.stubs = stubs_of(self.triton)
-        assert len(self.stubs) == 4
-        assert len(regions(self.stubs)) == 4
-
-    def found(self) -> bool:
-        pids = [self.triton, self.engine, *(stub.pid for stub in self.stubs)]
-        return any(map(is_alive, pids)) or bool(regions(self.stubs))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -96,7 +78,7 @@ def test_a_drain_request_that_is_not_written_yet_is_none(
     drain = DrainRequest()
     (tmp_path / REQUEST).touch()
     assert not drain.is_asked()
-    serve.Drain(tmp_path, 30).ask()
+    triton_run.Drain(tmp_path, 30).ask()
     assert drain.is_asked()
     assert not drain.is_overdue()
 
@@ -168,13 +150,6 @@ def test_killing_serve_itself_leaves_nothing_behind(server: ServerProcess) -> No
     remains = Remains(server)
     os.kill(server.pid, signal.SIGKILL)
     eventually(lambda: not remains.found(), "tritonserver, its stubs and their memory are gone")
-
-
-def test_killing_everything_leaves_nothing_behind(server: ServerProcess) -> None:
-    remains = Remains(server)
-    os.kill(server.pid, signal.SIGKILL)
-    os.kill(remains.triton, signal.SIGKILL)
-    eventually(lambda: not remains.found(), "the stubs see that the server died and clean up")
 
 
 def run_serve(*arguments: str) -> subprocess.CompletedProcess[str]:

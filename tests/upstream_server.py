@@ -14,7 +14,7 @@ from llama_fp4 import Client
 from processes import eventually
 from server_process import Ports, free_ports
 from triton_installation import find_triton
-from triton_processes import end_with_parent, remove_leftovers, stubs_of
+from triton_processes import end_with_parent, regions_of, remove_leftovers
 from upstream_contract import BLS_INPUTS, ENSEMBLE_INPUTS, ENSEMBLE_OUTPUTS, tensors
 
 MODEL = Path(__file__).with_name("upstream_words.py")
@@ -92,7 +92,7 @@ def upstream_server(folder: Path, more: Sequence[str] = ()) -> Iterator[Ports]:
             eventually(client.is_ready, "the server is ready")
         yield ports
     finally:
-        stubs = stubs_of(process.pid)
+        regions = regions_of(process.pid)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        remove_leftovers(process.pid, stubs, 5.0)
+        remove_leftovers(process.pid, regions, 5.0)

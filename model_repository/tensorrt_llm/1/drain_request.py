@@ -2,7 +2,8 @@
 
 Triton 2.51 stops every model's queue as soon as it is told to end, also for the steps of ensemble
 requests in flight: their streams then get nothing more and never end. So serve.py asks here first,
-by a file in a folder that both know, and stops Triton when the answer lies beside it.
+by a file in a folder that both know, and stops Triton when the answer lies beside it. Every room
+also tells serve.py there how far its start has come.
 """
 
 from __future__ import annotations
@@ -17,6 +18,13 @@ REQUEST = "drain"  # holds the seconds that requests in flight may still take
 ANSWER = "drained"
 
 
+def tell_serve(sign: str) -> None:
+    """Put the file `sign` into the folder, if Triton was started by serve.py."""
+    folder = os.environ.get(DIRECTORY_VARIABLE)
+    if folder:
+        Path(folder, sign).touch()
+
+
 class DrainRequest:
     """Polled by the room; never asked for where Triton was not started by serve.py."""
 
@@ -27,8 +35,7 @@ class DrainRequest:
 
     def open(self) -> None:
         """Say that there may be requests in flight from now on."""
-        if self._directory is not None:
-            (self._directory / OPEN).touch()
+        tell_serve(OPEN)
 
     def is_asked(self) -> bool:
         """Whether no request may be admitted any more."""
@@ -46,5 +53,4 @@ class DrainRequest:
 
     def confirm(self) -> None:
         """Say that no request is in flight."""
-        if self._directory is not None:
-            (self._directory / ANSWER).touch()
+        tell_serve(ANSWER)

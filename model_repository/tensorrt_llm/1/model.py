@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
+from drain_request import tell_serve
 from engine_config import EngineConfigError
 from engine_info import EngineInfo
 from engine_metrics import EngineMetrics
@@ -29,6 +30,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the engine beside this file and wait until it is warm."""
+        tell_serve("tensorrt_llm.begun")  # what follows may take minutes
         engine = Path(__file__).with_name("engine")
         log = pb_utils.Logger.log_info
         self._echo_prompt = _parameter(args, "exclude_input_in_output") == "false"

@@ -1,0 +1,242 @@
+"""One tritonserver after the other until one ends by itself: started, watched, drained, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from drain_request import ANSWER, DIRECTORY_VARIABLE, OPEN, REQUEST
+from server_remains import STUB_GRACE_S, remove_dead_servers, watched_folder, write_note
+from start_watch import StartWatch
+from triton_installation import TritonInstallation
+from triton_processes import end_with_parent, regions_of, remove_leftovers, stubs_of
+
+# Triton quotes the message and writes a line break in it as the two characters \\n.
+LOAD_FAILURE = re.compile(
+    r"failed to load '(\w+)' version \d+: [\w ]+: (?:TritonModelException: )?(.*?)(?:\\n|\"?$)"
+)
+ATTEMPTS = 3
+UNLOAD_S = 5  # after the drain: what the models may take to end
+LOOK_S = 0.5
+DRAIN_LOOK_S = 0.05
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What serve.py was told."""
+
+    command: list[str]
+    drain_s: float
+    start_limit_s: float
+    address: tuple[str, int]  # of the HTTP frontend
+    telling_rooms: set[str]  # those that say how far their start has come
+
+
+@dataclass(frozen=True)
+class End:
+    """How a tritonserver ended."""
+
+    code: int  # as of subprocess: below 0, a signal
+    error: str  # a sentence, or empty
+    failed_start: str  # a clause: why another start may succeed; empty if it would not
+
+
+def run(triton: TritonInstallation, settings: Settings) -> int:
+    """Run Triton to its end and clean up; returns its exit code, or 128 + the signal's number."""
+    print(f"tritonserver from {triton.origin}", flush=True)
+    signals = SignalPassing()
+    try:
+        remove_dead_servers()
+        with watched_folder() as folder:
+            end = _start_until_it_runs(triton, settings, folder, signals)
+    finally:
+        signals.restore()
+    if end.error:
+        print(f"error: {end.error}", file=sys.stderr, flush=True)
+    return end.code if end.code >= 0 else 128 - end.code
+
+
+def _start_until_it_runs(
+    triton: TritonInstallation, settings: Settings, folder: Path, signals: SignalPassing
+) -> End:
+    end = End(0, "", "")
+    for attempt in range(1, ATTEMPTS + 1):
+        if signals.number is not None:
+            return End(-signals.number, f"stopped by signal {signals.number} at its start", "")
+        end = _run_once(triton, settings, folder, f"start-{attempt}", signals)
+        if not end.failed_start or signals.number is not None:
+            return end
+        if attempt < ATTEMPTS:
+            print(
+                f"tritonserver did not start: {end.failed_start}; "
+                f"it is started anew, attempt {attempt + 1} of {ATTEMPTS}",
+                flush=True,
+            )
+    return End(
+        1,
+        f"tritonserver did not start in {ATTEMPTS} attempts: {end.failed_start}; see its log "
+        "above, and give a slow machine more time with --start-timeout",
+        "",
+    )
+
+
+def _run_once(
+    triton: TritonInstallation, settings: Settings, folder: Path, name: str, signals: SignalPassing
+) -> End:
+    rooms_folder = folder / name  # a start must not see the signs of the one before
+    rooms_folder.mkdir()
+    drain = Drain(rooms_folder, settings.drain_s)
+    watch = StartWatch(
+        rooms_folder, settings.telling_rooms, settings.start_limit_s, settings.address
+    )
+    process = subprocess.Popen(
+        settings.command,
+        env={**os.environ, **triton.environment, DIRECTORY_VARIABLE: str(rooms_folder)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        # Of its own session: a terminal's Ctrl-C comes here only, and is passed on in order.
+        start_new_session=True,
+        preexec_fn=end_with_parent,
+    )
+    signals.pass_to(process, drain)
+    log = LogPassing(process)
+    failed_start = _attend(process, folder, drain, watch)
+    log.finish()
+    if not (failed_start or watch.started) and process.returncode == -signal.SIGABRT:
+        # Triton 2.51, if a stub is not scheduled for a second while it holds a lock.
+        failed_start = "it ended with signal 6"
+    return _end(process.returncode, failed_start, drain, log)
+
+
+def _attend(process: subprocess.Popen[bytes], folder: Path, drain: Drain, watch: StartWatch) -> str:
+    """Until it has ended and nothing of it is left; says, if it was ended here, what was stuck."""
+    regions: set[str] = set()
+    stuck = ""
+    try:
+        write_note(folder, process.pid, regions)
+        while process.poll() is None:
+            if not (held := regions_of(process.pid)) <= regions:
+                regions |= held
+                write_note(folder, process.pid, regions)
+            drain.stop_when_done(process)
+            if not (watch.started or drain.asked or stuck):
+                stuck = watch.look(stubs_of(process.pid))
+                if stuck:
+                    process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(DRAIN_LOOK_S if drain.asked else LOOK_S)
+    finally:
+        remove_leftovers(process.pid, regions, 0 if stuck else STUB_GRACE_S)
+    return stuck
+
+
+def _end(code: int, failed_start: str, drain: Drain, log: LogPassing) -> End:
+    if code == 1 and drain.was_idle:
+        # Triton waits UNLOAD_S for idle keep-alive connections, and for requests that its
+        # gRPC frontend has forgotten, and calls that a failure. Nothing was in flight.
+        print("tritonserver gave up waiting for connections of idle clients", flush=True)
+        code = 0
+    if code == 0:
+        return End(0, "", "")
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    error = log.load_failure or f"tritonserver ended with {how}; see its log above"
+    return End(code, error, failed_start)
+
+
+class Drain:
+    """Lets the requests in flight end before Triton is told to, as drain_request.py explains."""
+
+    def __init__(self, directory: Path, seconds: float) -> None:
+        self.directory = directory
+        self._seconds = seconds
+        self._deadline = float("inf")
+        self._stopped = False
+        self.asked = False
+        self.was_idle = False  # when Triton was told to end
+
+    def ask(self) -> None:
+        """Tell the engine's room; safe in a signal handler."""
+        self.asked = True
+        self._deadline = time.monotonic() + self._seconds + STUB_GRACE_S
+        # Written aside and moved: the room must not read it half-written.
+        aside = self.directory / f"{REQUEST}.part"
+        aside.write_text(str(self._seconds), encoding="utf-8")
+        aside.replace(self.directory / REQUEST)
+
+    def stop_when_done(self, process: subprocess.Popen[bytes]) -> None:
+        """Tell Triton to end when nothing is in flight, or when the room does not answer."""
+        if not self.asked or self._stopped:
+            return
+        # Before the engine's room is open, nothing is in flight.
+        idle = (self.directory / ANSWER).exists() or not (self.directory / OPEN).exists()
+        if idle or time.monotonic() > self._deadline:
+            process.send_signal(signal.SIGTERM)
+            self._stopped, self.was_idle = True, idle
+
+
+class SignalPassing:
+    """The first SIGINT or SIGTERM starts the drain, the second one kills Triton."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None  # of the first one
+        self._process: subprocess.Popen[bytes] | None = None
+        self._drain: Drain | None = None
+        self._before = {
+            number: signal.signal(number, self._pass_on)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+
+    def pass_to(self, process: subprocess.Popen[bytes], drain: Drain) -> None:
+        """From now on to this server."""
+        self._process, self._drain = process, drain
+        if self.number is not None and not drain.asked:  # it came between two servers
+            drain.ask()
+
+    def restore(self) -> None:
+        """Handle them as before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        if self.number is None:
+            self.number = number
+            if self._drain is not None:
+                self._drain.ask()
+        elif self._process is not None:
+            self._process.kill()
+
+
+class LogPassing:
+    """Triton's log to our own output, and of it the sentence that says why a model did not load."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.load_failure = ""
+        self._process = process
+        # A daemon: a stub that outlives the server holds the pipe open.
+        self._thread = threading.Thread(target=self._pass_on, daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Wait for the last lines."""
+        self._thread.join(STUB_GRACE_S)
+
+    def _pass_on(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            # Nobody reads any more: Triton must not block on a full pipe for that.
+            with contextlib.suppress(BrokenPipeError):
+                sys.stdout.buffer.write(line)
+                sys.stdout.buffer.flush()
+            failure = LOAD_FAILURE.search(line.decode(errors="replace"))
+            if failure:
+                self.load_failure = f"{failure[1]} cannot be loaded: {failure[2]}"

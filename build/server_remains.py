@@ -25,11 +25,9 @@ from pathlib import Path
 
 from triton_processes import (
     POLL_S,
-    REGION,
+    free_regions,
     process_of,
-    regions_of,
     remove_leftovers,
-    unlink_regions,
 )
 
 PREFIX = "llama-fp4-"
@@ -46,7 +44,6 @@ class ServerNote:
     pid_namespace: str  # pids mean nothing elsewhere, e.g. in another container
     serve: tuple[int, int]  # pid, start in clock ticks
     server: tuple[int, int]
-    regions: list[str]
 
     @property
     def is_of_here(self) -> bool:
@@ -54,8 +51,8 @@ class ServerNote:
         return (self.boot, self.pid_namespace) == (_boot(), _pid_namespace())
 
 
-def write_note(folder: Path, server_pid: int, regions: set[str]) -> None:
-    """Say in `folder` that this process runs the server `server_pid`, with these regions."""
+def write_note(folder: Path, server_pid: int) -> None:
+    """Say in `folder` that this process runs `server_pid`, with regions of the folder's name."""
     serve, server = process_of(os.getpid()), process_of(server_pid)
     if serve is None or server is None:  # it has ended already
         return
@@ -64,7 +61,6 @@ def write_note(folder: Path, server_pid: int, regions: set[str]) -> None:
         _pid_namespace(),
         (serve.pid, serve.started),
         (server.pid, server.started),
-        sorted(regions),
     )
     aside = folder / f"{NOTE}.part"
     aside.write_text(json.dumps(asdict(note)), encoding="utf-8")
@@ -77,10 +73,9 @@ def read_note(folder: Path) -> ServerNote | None:
         fields = json.loads((folder / NOTE).read_text(encoding="utf-8"))
         note = ServerNote(**fields)
         pairs = [(int(pid), int(started)) for pid, started in (note.serve, note.server)]
-        regions = [name for name in note.regions if name.startswith(REGION) and "/" not in name]
     except (OSError, ValueError, TypeError, AttributeError):
         return None
-    return ServerNote(note.boot, note.pid_namespace, pairs[0], pairs[1], regions)
+    return ServerNote(note.boot, note.pid_namespace, pairs[0], pairs[1])
 
 
 def remove_dead_servers() -> None:
@@ -92,7 +87,7 @@ def remove_dead_servers() -> None:
             continue
         note = read_note(folder) if ours else None
         if note and note.is_of_here and not _runs(note.serve) and not _runs(note.server):
-            _remove(folder, note, set(note.regions))
+            _remove(folder, note)
 
 
 @contextlib.contextmanager
@@ -124,24 +119,22 @@ def main(folder: Path) -> None:
     if note is None:
         shutil.rmtree(folder, ignore_errors=True)
         return
-    regions = set(note.regions)
     deadline = time.monotonic() + SERVER_GRACE_S
     while _runs(note.server):
-        regions |= regions_of(note.server[0])
         if time.monotonic() > deadline:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(note.server[0], signal.SIGKILL)
         time.sleep(POLL_S)
-    _remove(folder, note, regions)
+    _remove(folder, note)
 
 
-def _remove(folder: Path, note: ServerNote, regions: set[str]) -> None:
+def _remove(folder: Path, note: ServerNote) -> None:
     # While one of its processes is left, no other process gets the server's pid; so if another
     # one has it, only the regions are left.
     if process_of(note.server[0]) is None:
-        remove_leftovers(note.server[0], regions, STUB_GRACE_S)
+        remove_leftovers(note.server[0], folder.name, STUB_GRACE_S)
     else:
-        unlink_regions(regions)
+        free_regions(folder.name)
     shutil.rmtree(folder, ignore_errors=True)
 
 

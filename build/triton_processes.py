@@ -17,7 +17,7 @@ from pathlib import Path
 
 SERVER = "tritonserver"
 STUB = "triton_python_backend_stub"
-REGION = "triton_python_backend_shm_region_"  # how Triton's default names begin
+DEFAULT_PREFIX = "triton_python_backend_shm_region_"
 SHARED_MEMORY = Path("/dev/shm")
 POLL_S = 0.05
 PR_SET_PDEATHSIG = 1
@@ -89,34 +89,41 @@ def stubs_of(server_pid: int) -> set[Stub]:
     return found
 
 
-def regions_of(server_pid: int) -> set[str]:
-    """The shared memory that the living server holds for its stubs: names in /dev/shm."""
-    found = set()
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{server_pid}/maps").read_text(errors="replace").splitlines():
-            path = line.partition("/")[2]
-            if path.startswith(f"dev/shm/{REGION}") and not path.endswith(" (deleted)"):
-                found.add(Path(path).name)
-    return found
+def region_prefix(name: str) -> str:
+    """How the regions in /dev/shm begin of a server that is started with `region_option(name)`.
+
+    A prefix of one's own, since a server that is killed may have made a region that no stub has
+    yet. Triton refuses clients the regions that begin as its default prefix does; so does this one.
+    """
+    return f"{DEFAULT_PREFIX}{name}_"
 
 
-def remove_leftovers(server_pid: int, regions: set[str], grace_s: float) -> None:
-    """After the server is gone: wait for its processes, kill those that stay, unlink `regions`."""
+def region_option(name: str) -> str:
+    """The argument of tritonserver for that."""
+    return f"--backend-config=python,shm-region-prefix-name={region_prefix(name)}"
+
+
+def regions_of(name: str) -> list[Path]:
+    """The regions that exist of such a server."""
+    prefix = region_prefix(name)
+    return [path for path in SHARED_MEMORY.iterdir() if path.name.startswith(prefix)]
+
+
+def remove_leftovers(server_pid: int, name: str, grace_s: float) -> None:
+    """After the server is gone: wait for its processes, kill those that stay, free their memory."""
     deadline = time.monotonic() + grace_s
-    regions = regions | {stub.region for stub in stubs_of(server_pid)}
     while (alive := _members_of(server_pid)) and time.monotonic() < deadline:
         time.sleep(POLL_S)
     for process in alive:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
-    unlink_regions(regions)
+    free_regions(name)
 
 
-def unlink_regions(regions: set[str]) -> None:
-    """Free shared memory by its names; what is gone already is well."""
-    for region in regions:
-        with contextlib.suppress(FileNotFoundError):
-            (SHARED_MEMORY / region).unlink()
+def free_regions(name: str) -> None:
+    """Unlink the regions of a server that is gone."""
+    for region in regions_of(name):
+        region.unlink(missing_ok=True)  # a stub may do so at this moment
 
 
 def _members_of(server_pid: int) -> list[Process]:

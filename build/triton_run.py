@@ -18,7 +18,7 @@ from drain_request import ANSWER, DIRECTORY_VARIABLE, OPEN, REQUEST
 from server_remains import STUB_GRACE_S, remove_dead_servers, watched_folder, write_note
 from start_watch import StartWatch
 from triton_installation import TritonInstallation
-from triton_processes import end_with_parent, regions_of, remove_leftovers, stubs_of
+from triton_processes import end_with_parent, region_option, remove_leftovers, stubs_of
 
 # Triton quotes the message and writes a line break in it as the two characters \\n.
 LOAD_FAILURE = re.compile(
@@ -99,7 +99,7 @@ def _run_once(
         rooms_folder, settings.telling_rooms, settings.start_limit_s, settings.address
     )
     process = subprocess.Popen(
-        settings.command,
+        [*settings.command, region_option(folder.name)],
         env={**os.environ, **triton.environment, DIRECTORY_VARIABLE: str(rooms_folder)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -120,23 +120,21 @@ def _run_once(
 
 def _attend(process: subprocess.Popen[bytes], folder: Path, drain: Drain, watch: StartWatch) -> str:
     """Until it has ended and nothing of it is left; says, if it was ended here, what was stuck."""
-    regions: set[str] = set()
     stuck = ""
     try:
-        write_note(folder, process.pid, regions)
+        write_note(folder, process.pid)
         while process.poll() is None:
-            if not (held := regions_of(process.pid)) <= regions:
-                regions |= held
-                write_note(folder, process.pid, regions)
             drain.stop_when_done(process)
             if not (watch.started or drain.asked or stuck):
                 stuck = watch.look(stubs_of(process.pid))
                 if stuck:
                     process.kill()
+                elif watch.started:
+                    print("tritonserver is ready", flush=True)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(DRAIN_LOOK_S if drain.asked else LOOK_S)
     finally:
-        remove_leftovers(process.pid, regions, 0 if stuck else STUB_GRACE_S)
+        remove_leftovers(process.pid, folder.name, 0 if stuck else STUB_GRACE_S)
     return stuck
 
 

@@ -14,7 +14,7 @@ from llama_fp4 import Client
 from processes import eventually
 from server_process import Ports, free_ports
 from triton_installation import find_triton
-from triton_processes import end_with_parent, regions_of, remove_leftovers
+from triton_processes import end_with_parent, region_option, remove_leftovers
 from upstream_contract import BLS_INPUTS, ENSEMBLE_INPUTS, ENSEMBLE_OUTPUTS, tensors
 
 MODEL = Path(__file__).with_name("upstream_words.py")
@@ -78,6 +78,8 @@ def upstream_server(folder: Path, more: Sequence[str] = ()) -> Iterator[Ports]:
         command += [f"--{name}-address=127.0.0.1", f"--{name}-port={getattr(ports, name)}"]
     if triton.backend_directory is not None:
         command.append(f"--backend-directory={triton.backend_directory}")
+    name = f"upstream-{os.getpid()}-{ports.grpc}"
+    command.append(region_option(name))
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
             [*command, *more],
@@ -92,7 +94,6 @@ def upstream_server(folder: Path, more: Sequence[str] = ()) -> Iterator[Ports]:
             eventually(client.is_ready, "the server is ready")
         yield ports
     finally:
-        regions = regions_of(process.pid)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        remove_leftovers(process.pid, regions, 5.0)
+        remove_leftovers(process.pid, name, 5.0)

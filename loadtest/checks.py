@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+CUT = "the text holds U+FFFD: half a character, or the model's own, which --no-text-check allows"
 FINISH_REASONS = ("stop", "length")
 
 
@@ -38,10 +39,13 @@ def is_greedy(options: Mapping[str, Any]) -> bool:
     return not any(options.get(name) for name in ("temperature", "top_k", "top_p", "min_p"))
 
 
-def wrong(answer: Answer, max_tokens: int, options: Mapping[str, Any], reference: str) -> str:
+def wrong(
+    answer: Answer, max_tokens: int, options: Mapping[str, Any], reference: str | None
+) -> str:
     """What is wrong with a completed answer, one sentence; "" if nothing is.
 
-    `reference` is the `digest` of its unloaded text, "" where there is none.
+    `reference` is the `digest` of its unloaded text, "" where there is none; with None nothing is
+    said of the text.
     """
     if answer.finals != 1 or answer.after_final:
         return f"{answer.finals} final flags, {answer.after_final} responses after one; expected 1"
@@ -51,9 +55,11 @@ def wrong(answer: Answer, max_tokens: int, options: Mapping[str, Any], reference
         return f"{answer.num_output_tokens} output tokens, asked for were {max_tokens} at most"
     if options.get("ignore_eos") and answer.num_output_tokens != max_tokens:
         return f"{answer.num_output_tokens} output tokens, asked for were exactly {max_tokens}"
+    if reference is None:
+        return ""
     if not reference:
-        # A model may write U+FFFD, as only the unloaded text knows; else it is a cut character.
-        return "the text holds U+FFFD, half a character" if REPLACEMENT in answer.text else ""
+        # A model may write U+FFFD, as only the unloaded text knows.
+        return CUT if REPLACEMENT in answer.text else ""
     if digest(answer.text) != reference:
         return f"the text is not the unloaded one: {answer.text[:60]!r}"
     return ""

@@ -32,7 +32,8 @@ def run_options(parsed: argparse.Namespace) -> RunOptions:
         for field in dataclasses.fields(RunOptions)
         if hasattr(parsed, field.name)
     }
-    load_s = float(parsed.run_time or DEFAULT_DURATION_S)
+    not_given = parsed.run_time is None or parsed.run_time == ""  # 0 is given, and refused
+    load_s = float(DEFAULT_DURATION_S if not_given else parsed.run_time)
     values["load_s"] = load_s
     values["url"] = (parsed.host or DEFAULT_URL).removeprefix("grpc://")
     values["drain_s"] = float(parsed.stop_timeout or 0) or DRAIN_S
@@ -174,5 +175,5 @@ def _add_results(group: Any) -> None:
         "--no-text-check",
         dest="text_check",
         action="store_false",
-        help="do not compare greedy texts with unloaded ones",
+        help="look at no text: neither compare with unloaded ones nor search for U+FFFD",
     )

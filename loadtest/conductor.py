@@ -12,8 +12,9 @@ from typing import Any
 import agent
 import gevent
 from command_line import run_options
-from fault_stall import processes, stall
+from fault_stall import processes, stall_later
 from host_clock import HostClocks, Offset, clock_note
+from interrupts import EXIT_LEFT, StoppedEarly
 from judge import EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_INVALID, EXIT_OK, exit_code
 from max_rate import Found, Trial, curve, find_max_rate
 from options import OptionError, RunOptions
@@ -46,6 +47,7 @@ class Conductor:
         self._watch: RoundWatch | None = None
         self._greenlet: Any = None
         self._prepared: dict[str, str] = {}  # worker id -> its problem
+        self._preparing = False  # until the first round is watched
         self._stopping = False
         self._users = 0
         self._round_number = 0
@@ -58,20 +60,16 @@ class Conductor:
         """Locust's test begins."""
         if self._greenlet is not None:
             self._greenlet.join(timeout=JOIN_S)
-        self._stopping, self._users = False, 0
+        self._stopping, self._users, self._preparing = False, 0, True
         self._greenlet = gevent.spawn(self._run)
 
     def stop(self) -> None:
         """Locust's test is to end: nothing more is sent, what is in flight is drained."""
-        self._stopping = True
-        if self._watch is not None:
-            self._watch.stop(drain=True)
+        self._stop(drain=True)
 
     def leave(self) -> None:
         """The process is to end: what is in flight is left, the results so far are kept."""
-        self._stopping = True
-        if self._watch is not None:
-            self._watch.stop(drain=False)
+        self._stop(drain=False)
         if self._greenlet is not None and self._greenlet is not gevent.getcurrent():
             self._greenlet.join(timeout=JOIN_S)
 
@@ -98,13 +96,25 @@ class Conductor:
             )
         return summary
 
+    def _stop(self, drain: bool) -> None:
+        self._stopping = True
+        if self._watch is not None:
+            self._watch.stop(drain)
+        elif self._preparing and self._greenlet is not None:
+            self._preparing = False
+            self._greenlet.kill(StoppedEarly, block=False)
+
     def _run(self) -> None:
         try:
             self._run_whole()
+        except StoppedEarly:
+            self._end(EXIT_LEFT, "stopped before the load began: nothing was measured")
         except Exception as error:
             # Locust would wait for ever for a run that nobody ends.
             self._end(EXIT_INVALID, f"the run broke off: {type(error).__name__}: {error}")
             raise
+        finally:
+            self._preparing = False
 
     def _run_whole(self) -> None:
         try:
@@ -154,22 +164,11 @@ class Conductor:
         if self._stopping:
             return None
         summary = self.summary()
-        counts = summary["counts"]
-        wrong = counts["failed"] + counts["incorrect"]
-        held = not (watch.broken or wrong) and all(slo["held"] for slo in summary["slos"])
-        summary["held"] = held
+        trial = Trial.of(rate, summary, stopped_early=bool(watch.broken))
+        summary["held"] = trial.held
         assert self.output is not None
         self.output.write_json(f"summary{suffix}.json", summary)
-        return Trial(
-            rate=rate,
-            held=held,
-            valid=summary["validity"]["valid"],
-            stopped_early=bool(watch.broken),
-            requests_per_s=summary["rates"]["requests_per_s"] or 0.0,
-            output_tokens_per_s=summary["rates"]["output_tokens_per_s"] or 0.0,
-            goodput_share=summary["rates"]["goodput_share"] or 0.0,
-            values=tuple((slo["slo"], slo["value_s"]) for slo in summary["slos"]),
-        )
+        return trial
 
     def _tell_found(self, found: Found) -> tuple[int, str]:
         lines = ["", curve(found.trials)]
@@ -201,7 +200,7 @@ class Conductor:
         workers = self._workers()
         self._round_number += 1
         # Asked for every round: a search takes hours, and clocks are set meanwhile.
-        offsets = self._clocks.offsets(workers, self._send)
+        offsets = self._clocks.offsets(self._workers, self._send)
         started = time.time() + START_AFTER_S
         header = prepared.header(options, rate, started, len(workers))
         self.results = RunResults(header)
@@ -218,6 +217,7 @@ class Conductor:
         self._watch = watch = RoundWatch(
             self.runner, self.results, options, self._round_number, set(workers), started, rate
         )
+        self._preparing = False
         watch.until_broken = until_broken or options.stop_when_saturated
         for index, worker in enumerate(workers):
             offset = offsets.get(worker, Offset(0.0, 0.0))
@@ -235,9 +235,16 @@ class Conductor:
                 "references": prepared.references,
             }
             self._send(agent.ROUND, plan, worker)
-        stalls = self._stall(options, started)
+        if not workers:
+            self.results.note("no worker was left: nothing was sent", voids=True)
+        if self._stopping:  # since the round before, when there was none to stop
+            watch.stop(drain=False)
+        stalls = []
+        if times := options.stall_times():
+            self.results.note(f"the server was stopped at {times[0]:g} s for {times[1]:g} s")
+            stalls.append(stall_later(started + times[0], options.stall_pid, times[1]))
         try:
-            watch.wait(lambda: self._stopping)
+            watch.wait()
         finally:
             for greenlet in stalls:
                 greenlet.kill()
@@ -245,25 +252,13 @@ class Conductor:
             self._watch = None
         return watch
 
-    def _stall(self, options: RunOptions, started: float) -> list[Any]:
-        times = options.stall_times()
-        if times is None:
-            return []
-        at, seconds = times
-        self.results.note(f"the server was stopped at {at:g} s for {seconds:g} s")
-        return [
-            gevent.spawn_later(
-                max(started + at - time.time(), 0), stall, options.stall_pid, seconds
-            )
-        ]
-
     def _prepare_workers(self, options: RunOptions) -> None:
         workers = self._workers()
         self._prepared = {}
         for worker in workers:
             self._send(agent.PREPARE, {"options": options.to_dict()}, worker)
         deadline = time.monotonic() + PREPARE_S
-        while not set(workers) <= set(self._prepared) and not self._stopping:
+        while set(workers) & set(self._workers()) - set(self._prepared):
             if time.monotonic() > deadline:
                 raise OptionError(f"a worker was not prepared within {PREPARE_S:.0f} s")
             gevent.sleep(0.05)

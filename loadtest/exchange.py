@@ -104,9 +104,9 @@ class Exchange:
         self.error_class, self.error = sdk.error_class(error), str(error)[:300]
 
     def record(
-        self, *, ended_at: float, phase: str, worker: str, reference: str, turn: int
+        self, *, ended_at: float, phase: str, worker: str, reference: str | None, turn: int
     ) -> RequestRecord:
-        """The record; `reference` is the digest of the unloaded text, or ""."""
+        """The record; `reference` is as `checks.wrong` takes it."""
         correct, why = self._correct(reference)
         return RequestRecord(
             request_id=self.request_id,
@@ -130,7 +130,7 @@ class Exchange:
             cancelled=self.left,
         )
 
-    def _correct(self, reference: str) -> tuple[bool | None, str]:
+    def _correct(self, reference: str | None) -> tuple[bool | None, str]:
         if self.error_class or self.left:
             return None, ""
         if self.journey.refusal:

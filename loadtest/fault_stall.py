@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 
 import gevent
 import psutil
@@ -15,6 +16,11 @@ def processes(pid: int) -> list[psutil.Process]:
         return [parent, *parent.children(recursive=True)]
     except psutil.NoSuchProcess:
         raise ValueError(f"--stall-pid is {pid}, there is no such process") from None
+
+
+def stall_later(at_unix: float, pid: int, seconds: float) -> gevent.Greenlet:
+    """`stall` at that time; the greenlet may be killed before or during it."""
+    return gevent.spawn_later(max(at_unix - time.time(), 0), stall, pid, seconds)
 
 
 def stall(pid: int, seconds: float) -> None:

@@ -44,17 +44,22 @@ class HostClocks:
         runner.register_message(CLOCK_TOLD, self._on_told)
 
     def offsets(
-        self, workers: Iterable[str], send: Callable[[str, dict[str, Any], str], None]
+        self,
+        workers: Callable[[], Iterable[str]],
+        send: Callable[[str, dict[str, Any], str], None],
     ) -> dict[str, Offset]:
-        """Worker id -> its clock's offset; one that does not answer is left out."""
+        """Worker id -> its clock's offset; one that does not answer is left out.
+
+        `workers()` are those that live: nobody waits for one that has died meanwhile.
+        """
         self._told = {}
         for _ in range(TRIES):
             self._heard = set()
-            asked = set(workers)
+            asked = set(workers())
             for worker in asked:
                 send(CLOCK, {"asked": time.time()}, worker)
             deadline = time.monotonic() + ANSWER_S
-            while not asked <= self._heard and time.monotonic() < deadline:
+            while asked & set(workers()) - self._heard and time.monotonic() < deadline:
                 gevent.sleep(POLL_S)
         return dict(self._told)
 

@@ -14,6 +14,10 @@ EXIT_LEFT = 130  # a shell's, for a program that Ctrl-C ended
 DEFAULT_PORT = 5557  # Locust's
 
 
+class StoppedEarly(BaseException):
+    """The run was stopped before its load began. No Exception: no request is to catch it."""
+
+
 def leave_on_interrupt(before: Callable[[], None]) -> None:
     """From now on Ctrl-C calls `before()`, and then lets Locust end as it does. Twice: at once.
 

@@ -194,12 +194,17 @@ class LoadRound:
                 exchange.perform(self._client, self.clock, messages, gevent.sleep)
             finally:
                 del self._running[exchange.request_id]
-                self._over(exchange, self.plan.references.get(turn.key, ""), place)
+                self._over(exchange, self._reference(turn), place)
             if exchange.error_class or exchange.left:
                 return
             history = [*messages, {"role": "assistant", "content": exchange.answer.text}]
 
-    def _over(self, exchange: Exchange, reference: str, turn: int) -> None:
+    def _reference(self, turn: Turn) -> str | None:
+        """As `checks.wrong` takes it."""
+        checked = self.plan.options.text_check
+        return self.plan.references.get(turn.key, "") if checked else None
+
+    def _over(self, exchange: Exchange, reference: str | None, turn: int) -> None:
         ended = self.clock.now()
         if self._leaving and exchange.error_class == UNFINISHED:
             # Left because the run was interrupted: nobody's failure.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 RESOLUTION = 0.05  # the bracket's width at which the search ends, of the rate
 MAX_TRIALS = 16
@@ -23,6 +24,22 @@ class Trial:
     output_tokens_per_s: float = 0.0
     goodput_share: float = 0.0
     values: tuple[tuple[str, float | None], ...] = ()  # SLO and its percentile in seconds
+
+    @classmethod
+    def of(cls, rate: float, summary: Mapping[str, Any], stopped_early: bool) -> Trial:
+        """Of a round's `RunResults.summary()`; a failed or wrong answer holds nothing."""
+        counts, rates, slos = summary["counts"], summary["rates"], summary["slos"]
+        wrong = counts["failed"] + counts["incorrect"]
+        return cls(
+            rate=rate,
+            held=not (stopped_early or wrong) and all(slo["held"] for slo in slos),
+            valid=summary["validity"]["valid"],
+            stopped_early=stopped_early,
+            requests_per_s=rates["requests_per_s"] or 0.0,
+            output_tokens_per_s=rates["output_tokens_per_s"] or 0.0,
+            goodput_share=rates["goodput_share"] or 0.0,
+            values=tuple((slo["slo"], slo["value_s"]) for slo in slos),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 from arrivals import PROCESSES
 from journeys import parse_faults
+from prompts import MOST_TOKENS
 from slo import parse_slos
 from workload_mix import REPLAY, parse_mix
 from workloads import DEFAULT_SLOS, NOT_OPTIONS, Shape
@@ -100,6 +101,9 @@ class RunOptions:
             # nan is neither; json and float() take inf, which no clock comes to.
             if not (value > 0 or (value == 0 and name in FROM_0)) or math.isinf(value):
                 raise OptionError(f"--{_dashed(name)} is {value}, allowed is a number {least}")
+        for name in ("prefix_tokens", "over_long_tokens"):
+            if (tokens := getattr(self, name)) > MOST_TOKENS:
+                raise OptionError(f"--{_dashed(name)} is {tokens}, allowed are {MOST_TOKENS:,}")
 
     def _check_recording(self) -> None:
         shares = self.shares()

@@ -12,6 +12,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 BEGIN_OF_TEXT_TOKENS = 1
+MOST_TOKENS = 1_000_000  # of a prompt: beyond any context, and the machine's memory has an end
 MIN_WORDS = 16
 SAMPLE = 200  # words of the text by which a tokenizer is tried
 

@@ -8,14 +8,14 @@ Fields: `at` (seconds) or `timestamp` (milliseconds, as in published traces); `p
 from __future__ import annotations
 
 import json
-import math
 import random
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prompts import PromptWriter
+from prompts import MOST_TOKENS, PromptWriter
 from workload_mix import REPLAY
 from workloads import NOT_OPTIONS, Conversation, Turn, Workload
 
@@ -48,12 +48,13 @@ class Recording:
 def read_recording(path: Path) -> Recording:
     """Raises `ReplayError`."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise ReplayError(f"the replay file {path} cannot be read: {error}") from error
     entries = [
         _entry(path, number, line)
-        for number, line in enumerate(text.splitlines(), 1)
+        # Not splitlines: JSON strings may hold U+2028 and other line ends of Unicode as they are.
+        for number, line in enumerate(text.split("\n"), 1)
         if line.strip()
     ]
     if not entries:
@@ -91,7 +92,7 @@ def _entry(path: Path, number: int, line: str) -> tuple[float, Mapping[str, Any]
     where = f"line {number} of the replay file {path}"
     try:
         document = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ReplayError(f"{where} is not JSON: {error}") from error
     if not isinstance(document, dict):
         raise ReplayError(f"{where} is {str(document)[:40]!r}, expected an object")
@@ -117,13 +118,17 @@ def _check_types(where: str, document: Mapping[str, Any]) -> None:
         if (
             isinstance(value, bool)
             or not isinstance(value, int | float)
-            or not 0 <= value < math.inf
+            or not 0 <= value <= sys.float_info.max  # JSON knows whole numbers above it
         ):
-            raise ReplayError(f"{where} has {name} {value!r}, allowed is a number from 0 on")
+            raise ReplayError(f"{where} has {name} {value!r:.40}, allowed is a number from 0 on")
     for name in ("input_length", "max_tokens", "output_length"):
         value = document.get(name, 1)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ReplayError(f"{where} has {name} {value!r}, allowed is a whole number from 1 on")
+    if document.get("input_length", 1) > MOST_TOKENS:
+        raise ReplayError(
+            f"{where} has input_length {document['input_length']}, allowed are {MOST_TOKENS:,}"
+        )
     for name, kind in (("prompt", str), ("messages", list), ("options", dict)):
         if name in document and not isinstance(document[name], kind):
             raise ReplayError(f"{where} has {name} {document[name]!r}, expected a {kind.__name__}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import agent
@@ -74,7 +74,7 @@ class RoundWatch:
         """How much of the measured window is over."""
         return max(self._now() - self.options.warmup_s, 0.0)
 
-    def wait(self, stopping: Callable[[], bool]) -> None:
+    def wait(self) -> None:
         """Until the round is over."""
         told = time.monotonic()
         while self._running:

@@ -93,11 +93,12 @@ def _times(metrics: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> li
 
 
 def _slos(slos: list[Mapping[str, Any]]) -> list[str]:
-    return [
-        f"{'held  ' if slo['held'] else 'BROKEN'}  {slo['slo']}: "
-        f"p{slo['percent']:g} is {milliseconds(slo['value_s'])} ms"
-        for slo in slos
-    ]
+    def told(slo: Mapping[str, Any]) -> str:
+        if slo["value_s"] is None:
+            return "no measured request has a value"
+        return f"p{slo['percent']:g} is {milliseconds(slo['value_s'])} ms"
+
+    return [f"{'held  ' if slo['held'] else 'BROKEN'}  {slo['slo']}: {told(slo)}" for slo in slos]
 
 
 def _journeys(journeys: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prompts import PromptWriter
+from prompts import MOST_TOKENS, PromptWriter
 
 # cnn_dailymail's articles as MLPerf's llama3.1-8b has them: the middle length, the spread of its
 # logarithm, and the longest.
@@ -161,8 +161,12 @@ def _maker(
         "shared-prefix": shared_prefix,
     }
     if FIXED.fullmatch(shape.name):
-        if "0" in shape.name.split("/"):
-            raise ValueError(f"the workload is {shape.name!r}, allowed are lengths of at least 1")
+        lengths_given = [int(each) for each in shape.name.split("/")]
+        if 0 in lengths_given or lengths_given[0] > MOST_TOKENS:
+            raise ValueError(
+                f"the workload is {shape.name!r}, allowed are lengths of at least 1, and a prompt "
+                f"of {MOST_TOKENS:,} tokens at most"
+            )
         return lengths
     if shape.name not in makers:
         raise ValueError(f"the workload is {shape.name!r}, allowed is one of {workload_names()}")

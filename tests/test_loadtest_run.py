@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -46,6 +47,11 @@ BAD = {
     "unknown workload": (("--workload", "quick"), "error: the workload is 'quick'"),
     "no tokenizer": (("--tokenizer", "/nowhere"), "error: there is no tokenizer at /nowhere"),
     "endless rate": (("--rate", "inf"), "error: --rate is inf, allowed is a number above 0"),
+    "no time": (("-t", "0s"), "error: --run-time is 0.0, allowed is a number above 0"),
+    "endless prompt": (
+        ("--workload", "99999999999/1"),
+        "error: the workload is '99999999999/1', allowed are lengths of at least 1",
+    ),
     "no option": (
         ("--sampling", '{"max_tokens": 3}'),
         "error: --sampling has 'max_tokens', which the workload",
@@ -265,3 +271,17 @@ def test_a_fault_of_its_own_ends_the_run(replay_server: ServerProcess, tmp_path:
     assert done.returncode == 3, done.stderr
     assert "the run broke off: RuntimeError: no table today" in done.stdout
     assert summary(tmp_path / "run")["counts"]["completed"] > 0
+
+
+def test_an_interruption_before_the_load_ends_at_once(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"127.0.0.1:{silent.getsockname()[1]}"
+        process = subprocess.Popen(
+            command(url, tmp_path / "out", *SHORT), stdout=subprocess.PIPE, text=True
+        )
+        with silent.accept()[0]:  # it asks, and nobody answers
+            process.send_signal(signal.SIGINT)
+            text, _ = process.communicate()
+    assert process.returncode == 130
+    assert "stopped before the load began: nothing was measured" in text
+    assert not (tmp_path / "out").exists()

@@ -138,6 +138,9 @@ def test_a_recording_is_played_in_its_order(tmp_path: Path) -> None:
         ('{"prompt": "a", "colour": 1}', "'colour'"),
         ('{"prompt": "a", "at": -1}', "at -1"),
         ('{"prompt": "a", "max_tokens": 0}', "max_tokens 0"),
+        ('{"prompt": "a", "at": 1' + "0" * 400 + "}", "at 1000"),
+        ('{"prompt": "a", "options": ' + '{"a":' * 100_000, "is not JSON: .*recursion"),
+        ('{"input_length": 99999999999}', "input_length 99999999999, allowed are 1,000,000"),
     ],
 )
 def test_a_wrong_recording_is_named(tmp_path: Path, text: str, named: str) -> None:
@@ -145,6 +148,15 @@ def test_a_wrong_recording_is_named(tmp_path: Path, text: str, named: str) -> No
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ReplayError, match=named):
         read_recording(path)
+
+
+def test_lines_of_a_recording_end_as_json_lines_do(tmp_path: Path) -> None:
+    # All but the last of these end a line for str.splitlines; the file begins with a mark.
+    prompts = ["a\u2028b", "c\u0085d", "e\u2029f", "plain"]
+    lines = [json.dumps({"prompt": each}, ensure_ascii=False) + "\r\n" for each in prompts]
+    path = tmp_path / "traffic.jsonl"
+    path.write_text("".join(lines), encoding="utf-8-sig")
+    assert [line["prompt"] for line in read_recording(path).lines] == prompts
 
 
 @pytest.mark.parametrize(
@@ -158,6 +170,7 @@ def test_a_wrong_recording_is_named(tmp_path: Path, text: str, named: str) -> No
         ({"stall": "20"}, "AT:SECONDS"),
         ({"stall": "20:3"}, "--stall-pid"),
         ({"slos": "x<1s"}, "'x'"),
+        ({"over_long_tokens": 99_999_999}, "--over-long-tokens is 99999999, allowed"),
     ],
 )
 def test_a_wrong_option_is_named(changed: dict[str, object], named: str) -> None:
@@ -175,6 +188,7 @@ def test_a_wrong_answer_is_seen() -> None:
     assert "finish_reason" in wrong(Answer(finals=1, finish_reason="timeout"), 4, {}, "")
     cut = Answer(text="\N{REPLACEMENT CHARACTER}", finals=1, finish_reason="stop")
     assert "half a character" in wrong(cut, 4, {}, "")
+    assert wrong(cut, 4, {}, digest(cut.text)) == wrong(cut, 4, {}, None) == ""
     greedy = [is_greedy(options) for options in ({}, {"temperature": 0}, {"top_p": 0.9})]
     assert greedy == [True, True, False]
 

@@ -20,7 +20,7 @@ from server_process import ServerProcess, free_ports
 from start_watch import SIGNS, StartWatch, telling_rooms
 from triton_processes import Stub, server_of, stubs_of
 
-LIMIT_S = "10"
+LIMIT_S = "5"
 HANGS = '''
 
 import time  # noqa: E402
@@ -102,7 +102,7 @@ def test_a_model_that_hangs_is_started_anew(server: ServerProcess, repository: P
     assert_serves(server)
     assert not first.found()
     assert (
-        "tritonserver did not start: its model preprocessing made no progress in 10 s; "
+        "tritonserver did not start: its model preprocessing made no progress in 5 s; "
         "it is started anew, attempt 2 of 3" in server.log()
     )
     assert server.stop() == 0
@@ -148,7 +148,7 @@ def test_a_stub_that_triton_takes_for_dead_is_ended(
     server.wait_until_ready()
     assert_serves(server)
     assert not first.found()
-    assert "none of its models made progress in 10 s" in server.log()
+    assert "none of its models made progress in 5 s" in server.log()
 
 
 def waits_for_a_child(pid: int) -> bool:

@@ -169,6 +169,7 @@ def test_lines_of_a_recording_end_as_json_lines_do(tmp_path: Path) -> None:
         ({"sampling": "[]"}, "expected a JSON object"),
         ({"stall": "20"}, "AT:SECONDS"),
         ({"stall": "20:3"}, "--stall-pid"),
+        ({"rate": 1e9}, r"--rate is 1e\+09, allowed are 10,000,000 arrivals"),
         ({"slos": "x<1s"}, "'x'"),
         ({"over_long_tokens": 99_999_999}, "--over-long-tokens is 99999999, allowed"),
     ],

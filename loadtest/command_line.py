@@ -20,7 +20,7 @@ from options import (
     RunOptions,
 )
 from workload_mix import parse_mix
-from workloads import DEFAULT_SLOS, MLPERF_SLOS, workload_names
+from workloads import DEFAULT_SLOS, default_slos, workload_names
 
 WARMUP_SHARE = 0.1
 
@@ -48,7 +48,7 @@ def run_options(parsed: argparse.Namespace) -> RunOptions:
     except ValueError as error:
         raise OptionError(str(error)) from error
     only = workloads[0] if len(workloads) == 1 else ""
-    values["slos"] = values["slos"] or MLPERF_SLOS.get(only, DEFAULT_SLOS)
+    values["slos"] = values["slos"] or default_slos(only)
     as_recorded = parsed.arrivals == "poisson" and parsed.rate == DEFAULT_RATE
     if only and values["replay"] and as_recorded:
         values["arrivals"] = "trace"

@@ -24,7 +24,7 @@ from report_page import report_page
 from results import RunResults
 from round_watch import RoundWatch
 from run_files import HEADER, SUMMARY, RunFiles
-from run_output import RunOutput
+from run_output import RunOutput, open_output
 from run_table import run_table
 from server_sampler import ServerSampler, metrics_url
 from terminal import complain, say
@@ -123,7 +123,7 @@ class Conductor:
                 processes(options.stall_pid)
             prepared = prepare(options, say)
             self._prepare_workers(options)
-            self.output = self._output(options)
+            self.output = open_output(options.output, options.records)
         except ValueError as error:
             self._end(EXIT_BAD_INPUT, f"error: {error}")
             return
@@ -131,14 +131,6 @@ class Conductor:
             self._load(options, prepared)
         finally:
             self.output.close()
-
-    def _output(self, options: RunOptions) -> RunOutput:
-        try:
-            return RunOutput(options.output, options.records)
-        except OSError as error:
-            raise OptionError(
-                f"--output {error.filename} cannot be written: {error.strerror}"
-            ) from error
 
     def _load(self, options: RunOptions, prepared: Prepared) -> None:
         assert self.output is not None
@@ -215,10 +207,16 @@ class Conductor:
         )
         self.sampler.start()
         self._watch = watch = RoundWatch(
-            self.runner, self.results, options, self._round_number, set(workers), started, rate
+            self.runner,
+            self.results,
+            options,
+            self._round_number,
+            set(workers),
+            started,
+            rate,
+            until_broken or options.stop_when_saturated,
         )
         self._preparing = False
-        watch.until_broken = until_broken or options.stop_when_saturated
         for index, worker in enumerate(workers):
             offset = offsets.get(worker, Offset(0.0, 0.0))
             if note := clock_note(str(index), offset):

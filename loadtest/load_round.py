@@ -17,7 +17,7 @@ from arrivals import RateCurve, Schedule, unit_arrivals
 from exchange import UNFINISHED, Clock, Exchange, history_with
 from gevent.pool import Pool
 from health_sampler import HealthSampler
-from journeys import Journey, journeys_of, parse_faults
+from journeys import journeys_of, parse_faults
 from load_source import LoadSource
 from options import RunOptions
 from records import DRAINED, MEASURED, NORMAL, WARMUP, RequestRecord
@@ -26,6 +26,7 @@ from workloads import Conversation, Turn
 
 LONGEST_SLEEP_S = 0.25  # a change of the rate is heard of at least as often
 ANSWER_LIMIT = "ClientLimit"
+NEVER_SENT = "the client had not come to send it when the drain ended"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +83,7 @@ class LoadRound:
                 self._wait_until(lambda: self.end_s)
             self.health.stop()
             self._drain()
+            self._count_unsent()
         finally:
             sampler.kill()
 
@@ -142,12 +144,13 @@ class LoadRound:
                 return
             self._wait_until(lambda unit=unit: self.curve.seconds(unit))  # type: ignore[misc]
             due = self.curve.seconds(unit)
-            if due >= self.end_s:
+            if due >= self.end_s or self._leaving:
                 return
             self._arrival(number, due, conversation)
 
     def _wait_until(self, due: Callable[[], float]) -> None:
         """Until `due()`, which may change meanwhile, or the load's end."""
+        gevent.sleep(0)  # of a client that is late too, what was spawned is sent meanwhile
         while (left := min(due(), self.end_s) - self.clock.now()) > 0:
             gevent.sleep(min(left, LONGEST_SLEEP_S))
 
@@ -157,27 +160,25 @@ class LoadRound:
         spawned = []
         for part, journey in enumerate(journeys_of(number, options.seed, shares)):
             request_id = f"{options.seed}-{self.plan.number}-{number}-{part}"
+            turns = self._source.turns(number, conversation, journey)
+            exchange = Exchange(f"{request_id}-0", turns[0], journey, due, conversation.workload)
             if len(self._running) >= options.max_in_flight:
-                exchange = Exchange(
-                    request_id, conversation.turns[0], journey, due, conversation.workload
-                )
                 exchange.error_class = ANSWER_LIMIT
                 exchange.error = f"{options.max_in_flight} requests were in flight already"
                 self._over(exchange, "", 0)
                 continue
-            turns = self._source.turns(number, conversation, journey)
+            self._running[exchange.request_id] = exchange  # now: its greenlet may never begin
             spawned.append(
-                self._pool.spawn(self._converse, request_id, due, turns, conversation, journey)
+                self._pool.spawn(self._converse, request_id, exchange, turns, conversation)
             )
         return spawned
 
     def _converse(
         self,
         request_id: str,
-        due: float,
+        exchange: Exchange,
         turns: tuple[Turn, ...],
         conversation: Conversation,
-        journey: Journey,
     ) -> None:
         """Turn after turn; a later one is due when its user has thought about the answer."""
         history: list[dict[str, str]] = []
@@ -187,9 +188,11 @@ class LoadRound:
                 self._wait_until(lambda due=due: due)  # type: ignore[misc]
                 if due >= self.end_s:
                     return
+                exchange = Exchange(
+                    f"{request_id}-{place}", turn, exchange.journey, due, conversation.workload
+                )
+                self._running[exchange.request_id] = exchange
             messages = history_with(history, turn, conversation.chat)
-            exchange = Exchange(f"{request_id}-{place}", turn, journey, due, conversation.workload)
-            self._running[exchange.request_id] = exchange
             try:
                 exchange.perform(self._client, self.clock, messages, gevent.sleep)
             finally:
@@ -230,3 +233,10 @@ class LoadRound:
     def _drain(self) -> None:
         if not self._pool.join(timeout=self.plan.options.drain_s):
             self._pool.kill()
+
+    def _count_unsent(self) -> None:
+        """Requests whose greenlets were ended before they had begun."""
+        for request_id in list(self._running):
+            exchange = self._running.pop(request_id)
+            exchange.error_class, exchange.error = UNFINISHED, NEVER_SENT
+            self._over(exchange, "", 0)

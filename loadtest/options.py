@@ -24,6 +24,7 @@ DEFAULT_DURATION_S = 60
 DEFAULT_RATE = 4.0
 DRAIN_S = 60.0
 WARMUP_MOST_S = 5.0
+MOST_ARRIVALS = 10_000_000  # each is gone through, by every worker
 ABOVE_0 = ("rate", "burstiness", "load_s", "speed", "turns", "max_in_flight", "over_long_tokens")
 FROM_0: tuple[str, ...] = ("warmup_s", "drain_s", "distinct_prompts", "max_input_tokens")
 FROM_0 += ("think_s", "prefix_tokens", "max_lag_s")
@@ -101,6 +102,11 @@ class RunOptions:
             # nan is neither; json and float() take inf, which no clock comes to.
             if not (value > 0 or (value == 0 and name in FROM_0)) or math.isinf(value):
                 raise OptionError(f"--{_dashed(name)} is {value}, allowed is a number {least}")
+        if not self.closed_loop and self.rate * self.load_s > MOST_ARRIVALS:
+            raise OptionError(
+                f"--rate is {self.rate:g}, allowed are {MOST_ARRIVALS:,} arrivals in all of "
+                f"--run-time, {MOST_ARRIVALS / self.load_s:g}/s"
+            )
         for name in ("prefix_tokens", "over_long_tokens"):
             if (tokens := getattr(self, name)) > MOST_TOKENS:
                 raise OptionError(f"--{_dashed(name)} is {tokens}, allowed are {MOST_TOKENS:,}")

@@ -34,19 +34,20 @@ class RoundWatch:
         workers: set[str],
         started_unix: float,
         rate: float,
+        until_broken: bool = False,
     ) -> None:
         self.number = number
         self.options = options
         self.started_unix = started_unix
         self.rate = rate
-        self.until_broken = False
+        self.until_broken = until_broken
         self.broken = ""  # the sentence that says which SLO cannot hold any more
         self._runner = runner
         self._results = results
         self._running = set(workers)
         self._gauges: dict[str, Mapping[str, Any]] = {}
         self._stopped_at: float | None = None
-        self._planned = self._planned_requests(rate)
+        self._planned = self._planned_requests(rate) if until_broken else {}
 
     def report(self, data: Mapping[str, Any]) -> None:
         """A worker's results since its last report."""

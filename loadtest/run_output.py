@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from options import OptionError
 from server_sampler import Sample
 from terminal import complain
 from whole_file import write_whole
@@ -140,6 +141,16 @@ class RunOutput:
 
     def __str__(self) -> str:
         return os.path.relpath(self.folder)
+
+
+def open_output(folder: str, records: bool) -> RunOutput:
+    """As `RunOutput`; raises `OptionError` where the folder cannot be written."""
+    try:
+        return RunOutput(folder, records)
+    except OSError as error:
+        raise OptionError(
+            f"--output {error.filename} cannot be written: {error.strerror}"
+        ) from error
 
 
 def _probe(path: Path) -> None:

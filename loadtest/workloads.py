@@ -100,6 +100,13 @@ class Shape:
     options: Mapping[str, Any] | None = None
 
 
+def default_slos(workload: str) -> str:
+    """Of a run of that workload alone, where none are asked for."""
+    slos = MLPERF_SLOS.get(workload, DEFAULT_SLOS)
+    # One token has no time between tokens: an objective on it could not be held.
+    return slos.split(",")[0] if workload.endswith("/1") else slos
+
+
 def workload_names() -> str:
     """For help and refusals."""
     return "mlperf-server, mlperf-interactive, IN/OUT (as in 128/128), chat, shared-prefix"

@@ -137,6 +137,18 @@ def test_locust_is_not_imported_here() -> None:
     assert "built-in" in repr(os.fork)
 
 
+def test_no_arrival_is_lost_of_a_rate_far_too_high(
+    replay_server: ServerProcess, tmp_path: Path
+) -> None:
+    fast = ("-t", "1s", "--rate", "4000", "-s", "1", "--max-in-flight", "1000")
+    code, text, folder = run(replay_server.ports.url("grpc"), tmp_path, *SHORT, *fast)
+    assert code == 1, text
+    due = itertools.takewhile(lambda unit: unit / 4000 < 1, unit_arrivals("poisson", 0))
+    kept = records(folder)
+    assert len({record.request_id for record in kept}) == len(kept) == len(list(due))
+    assert summary(folder)["failures"]["normal/ClientLimit"]["count"] > 0
+
+
 @pytest.mark.parametrize("name", ["one process", "two processes"])
 def test_a_run_counts_every_request_once(loads: dict[str, Future[Ended]], name: str) -> None:
     code, text, folder = loads[name].result()

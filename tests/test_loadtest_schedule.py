@@ -19,6 +19,7 @@ from options import OptionError, RunOptions
 from prompts import PromptWriter
 from replay_file import ReplayError, read_recording
 from tokenizers import Tokenizer
+from workloads import default_slos
 
 TOKENIZER = str(DEMO_CHECKPOINT / "tokenizer.json")
 COUNT = 20_000
@@ -169,6 +170,7 @@ def test_lines_of_a_recording_end_as_json_lines_do(tmp_path: Path) -> None:
         ({"sampling": "[]"}, "expected a JSON object"),
         ({"stall": "20"}, "AT:SECONDS"),
         ({"stall": "20:3"}, "--stall-pid"),
+        ({"rate": 1e9}, r"--rate is 1e\+09, allowed are 10,000,000 arrivals"),
         ({"slos": "x<1s"}, "'x'"),
         ({"over_long_tokens": 99_999_999}, "--over-long-tokens is 99999999, allowed"),
     ],
@@ -176,6 +178,12 @@ def test_lines_of_a_recording_end_as_json_lines_do(tmp_path: Path) -> None:
 def test_a_wrong_option_is_named(changed: dict[str, object], named: str) -> None:
     with pytest.raises(OptionError, match=named):
         RunOptions.from_dict(changed)
+
+
+def test_nobody_is_held_to_what_one_token_cannot_show() -> None:
+    assert default_slos("128/1") == "ttft:p99<2000ms"
+    assert default_slos("128/11") == default_slos("") == "ttft:p99<2000ms,tpot:p99<100ms"
+    assert default_slos("mlperf-interactive") == "ttft:p99<500ms,tpot:p99<30ms"
 
 
 def test_a_wrong_answer_is_seen() -> None:

@@ -62,6 +62,15 @@ def replay_server(
     yield from serving(replay_repository, tmp_path_factory.mktemp("replay-server"))
 
 
+@pytest.fixture
+def server(replay_repository: Path, tmp_path: Path) -> Iterator[ServerProcess]:
+    """One that the test may kill."""
+    server = ServerProcess(replay_repository, free_ports(), tmp_path / "server.log")
+    server.start()
+    yield server
+    server.stop()
+
+
 @pytest.fixture(scope="session")
 def demo_server(
     make_repository: MakeRepository, tmp_path_factory: pytest.TempPathFactory

@@ -13,6 +13,11 @@ PATIENCE_S = 30.0  # an upper bound for things that happen at once; never waited
 STEP_S = 0.03  # of the paced replay engines
 
 
+def url(server: ServerProcess, wire: str) -> str:
+    """As a client takes it; `wire` is "grpc" or "http"."""
+    return ("" if wire == "grpc" else "http://") + server.ports.url(wire)
+
+
 def children(pid: int) -> list[int]:
     """The processes whose parent is `pid`."""
     found = []

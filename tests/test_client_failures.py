@@ -29,16 +29,12 @@ from llama_fp4 import (
     Unauthenticated,
 )
 from playback_server import SERVICE
-from processes import PATIENCE_S, triton_of
+from processes import PATIENCE_S, triton_of, url
 from server_process import ServerProcess, free_ports
 from tritonclient.grpc import service_pb2 as pb
 
 WIRES = ("grpc", "http")
 LONG = 1500
-
-
-def url(server: ServerProcess, wire: str) -> str:
-    return ("" if wire == "grpc" else "http://") + server.ports.url(wire)
 
 
 @pytest.mark.parametrize("wire", WIRES)

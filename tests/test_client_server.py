@@ -23,17 +23,13 @@ from llama_fp4 import (
     Timeouts,
     UnsupportedRequest,
 )
-from processes import PATIENCE_S, eventually
+from processes import PATIENCE_S, eventually, url
 from server_process import ServerProcess
 
 WIRES = ("grpc", "http")
 LONG = 1500
 MANY = 200
 TRITON = ServerInfo("triton", "2.51.0")  # nvidia-pytriton 0.7.0's
-
-
-def url(server: ServerProcess, wire: str) -> str:
-    return ("" if wire == "grpc" else "http://") + server.ports.url(wire)
 
 
 def leave(client: Client, how: str) -> None:

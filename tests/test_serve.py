@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -33,14 +32,6 @@ from processes import (
 from server_process import ServerProcess, free_ports
 from triton_calls import post
 from triton_installation import TritonNotFound
-
-
-@pytest.fixture
-def server(replay_repository: Path, tmp_path: Path) -> Iterator[ServerProcess]:
-    server = ServerProcess(replay_repository, free_ports(), tmp_path / "server.log")
-    server.start()
-    yield server
-    server.stop()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

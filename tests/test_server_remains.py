@@ -19,14 +19,6 @@ from server_remains import NOTE, PREFIX, read_note, remove_dead_servers, write_n
 from triton_processes import SHARED_MEMORY, region_prefix
 
 
-@pytest.fixture
-def server(replay_repository: Path, tmp_path: Path) -> Iterator[ServerProcess]:
-    server = ServerProcess(replay_repository, free_ports(), tmp_path / "server.log")
-    server.start()
-    yield server
-    server.stop()
-
-
 def test_killing_everything_under_load_leaves_nothing_behind(server: ServerProcess) -> None:
     remains = Remains(server)
     with Client(server.ports.url("grpc")) as client:

@@ -166,6 +166,27 @@ def test_what_the_library_refuses_later_is_the_requests_fault(started: Start) ->
     assert "The decoder prompt (length 600)" in answer.error
 
 
+@pytest.mark.parametrize(
+    ("trouble", "fault", "said"),
+    [
+        (ModuleNotFoundError("No module named 'x'"), "engine", "ModuleNotFoundError: No module"),
+        (ValueError("a grammar of no rules"), "invalid", "a grammar of no rules"),
+    ],
+)
+def test_the_cause_of_a_failed_request_is_told(
+    started: Start, trouble: Exception, fault: str, said: str
+) -> None:
+    """vLLM's own EngineGenerateError has no words."""
+    rig = started(behaviour=Behaviour(trouble={7: trouble}))
+    bad = subject_of("vllm", rig).request((7, *prompt(4)), 9)
+    rig.engine.submit(bad)
+    ask(rig, 2, 4, 9)
+    answers = drain(rig.engine)
+    assert (answers[bad.key].reason, answers[bad.key].fault) == ("error", fault)
+    assert said in answers[bad.key].error
+    assert len(answers[2].tokens) == 9
+
+
 def test_seeds_on_a_cpu_do_not_end_the_worker(started: Start) -> None:
     """vLLM's worker dies there of a request with a seed whose prompt is computed in chunks."""
     rig = started(behaviour=Behaviour(capability=None))

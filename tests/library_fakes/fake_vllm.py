@@ -232,7 +232,13 @@ class AsyncLLM:
         if key in self._collectors:
             raise ValueError(f"Request id {key} already running.")
         self._loop = asyncio.get_running_loop()
-        work = self._make_work(given, collector)
+        try:
+            self._meet_trouble(given["prompt"]["prompt_token_ids"])
+            work = self._make_work(given, collector)
+        except VLLMClientError:
+            raise
+        except Exception as error:
+            raise EngineGenerateError() from error
         await asyncio.sleep(0.002)  # it asks its core for something first; an abort finds nothing
         if self.errored:
             raise EngineDeadError("EngineCore encountered an issue.")
@@ -249,6 +255,11 @@ class AsyncLLM:
             raise
         finally:
             self._collectors.pop(key, None)
+
+    def _meet_trouble(self, ids: list[int]) -> None:
+        trouble = self._package.behaviour.trouble.get(ids[0]) if ids else None
+        if trouble is not None:
+            raise trouble
 
     def _make_work(self, given: dict[str, Any], collector: Collector) -> Work:
         prompt, params = given["prompt"], given["sampling_params"]

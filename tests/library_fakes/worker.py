@@ -30,6 +30,7 @@ class Behaviour:
     die_at_step: int = 0
     hang_at_step: int = 0  # it stops, and nothing tells
     fail: dict[int, int] = field(default_factory=dict)  # first prompt id -> after so many tokens
+    trouble: dict[int, Exception] = field(default_factory=dict)  # first prompt id -> at its start
     hang_on_shutdown: bool = False
     notes_shutdown: str = ""  # a file that gets a line for each
     spawns: str = ""  # a file: a process is spawned, as the libraries do, and its pid written there

@@ -35,6 +35,7 @@ class Library:
     delta: Any  # RequestOutputKind.DELTA
     tokens_input: Any  # a prompt of token ids
     request_errors: tuple[type[Exception], ...]  # of one request; any other is of the engine
+    generate_error: type[Exception]  # says nothing; of one request, whatever it was raised from
     cuda: bool
     gpu: str  # its name; "" without CUDA
     capability: Capability  # (0, 0) without CUDA
@@ -71,7 +72,8 @@ def import_library() -> Library:
         sampling.StructuredOutputsParams,
         sampling.RequestOutputKind.DELTA,
         inputs.tokens_input,
-        (client_error, generate_error, ValueError),
+        (client_error, ValueError),
+        generate_error,
         *_gpus(platform),
     )
 

@@ -9,7 +9,13 @@ from typing import Any
 
 from token_engine.async_loop import AsyncLoop, Job
 from token_engine.interface import FinishReason, GenerationRequest, TokenLogprob
-from token_engine.library_results import Gain, IncompleteResponse, epoch_ns, read_logprobs
+from token_engine.library_results import (
+    Gain,
+    IncompleteResponse,
+    epoch_ns,
+    one_line,
+    read_logprobs,
+)
 from token_engine.vllm_library import Library
 
 ABORT_PAUSE_S = 0.1
@@ -102,6 +108,16 @@ class VllmLoop(AsyncLoop):
             await asyncio.wait({job.task}, timeout=ABORT_PAUSE_S)
 
     async def _generate(self, job: Job) -> None:
+        try:
+            await self._read(job)
+        except self._library.generate_error as error:
+            cause = error.__cause__ or error
+            if isinstance(cause, self.request_errors):
+                raise cause from error
+            said = f"{type(cause).__name__}: {one_line(cause)}"
+            raise IncompleteResponse(f"vLLM failed at the request ({said})") from error
+
+    async def _read(self, job: Job) -> None:
         request = job.request
         stream = self._llm.generate(
             self._library.tokens_input(list(request.prompt_ids)),

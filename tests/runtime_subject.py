@@ -60,6 +60,11 @@ class Subject:
         fields: dict[str, Any] = {"end_ids": (), **more}
         return GenerationRequest(next(self.keys), tuple(prompt), max_tokens, **fields)
 
+    def likely(self, prompt: Sequence[int], count: int) -> tuple[int, ...]:
+        """The tokens that the truth expects most after it, that end nothing."""
+        order = np.argsort(-self.logits(prompt)).tolist()
+        return tuple([token for token in order if token not in self.eos][:count])
+
     def answer(self, *requests: GenerationRequest) -> list[Answer]:
         """Submitted all at once, stepped to the end."""
         for one in requests:
@@ -77,8 +82,8 @@ class Subject:
     ) -> list[int]:
         """The truth's greedy tokens, up to where its two best come too close to be sure.
 
-        With `answer`, the engine's tokens, it goes on from there with the one that is in it, as
-        long as that one is as close to the best.
+        With `answer`, the engine's tokens, it goes on from there with the one that is in it, if
+        that one is as close to the best; if not, it ends with the best, which the answer lacks.
         """
         if self.play is not None:
             return self.play(prompt, count)
@@ -91,8 +96,10 @@ class Subject:
             second, first = np.sort(logits)[-2:]
             best = int(logits.argmax())
             if first - second <= margin:
-                if len(output) >= len(answer) or first - logits[answer[len(output)]] > margin:
+                if len(output) >= len(answer):
                     break
+                if first - logits[answer[len(output)]] > margin:
+                    return [*output, best]
                 best = answer[len(output)]
             output.append(best)
         return output
@@ -110,8 +117,16 @@ def repetition(penalty: float, prompt: Sequence[int], logits: Floats, output: li
     return logits
 
 
-def occurrence(presence: float, frequency: float, logits: Floats, output: list[int]) -> Floats:
-    """OpenAI's formula, of the output alone."""
+def occurrence(
+    presence: float,
+    frequency: float,
+    bias: Sequence[tuple[int, float]],
+    logits: Floats,
+    output: list[int],
+) -> Floats:
+    """OpenAI's formula, of the output alone; beside it a bias."""
+    for token, value in bias:
+        logits[token] += value
     for token in set(output):
         logits[token] -= presence + frequency * output.count(token)
     return logits

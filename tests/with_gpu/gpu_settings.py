@@ -21,7 +21,7 @@ LIMITS = {
     },
 }
 # Of the GPU's memory for weights and KV cache; the reference of the large one lies beside it.
-SHARES = {"demo": 0.3, "large": 0.5}
+SHARES = {"demo": 0.3, "large": 0.4}
 
 
 def runtime_options(runtime: str, size: str) -> dict[str, Any]:

@@ -5,13 +5,10 @@ Run by `make test-gpu` in the server's environment.
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -22,9 +19,8 @@ from llama_fp4 import Client, LlamaError
 from processes import engine_of, eventually, is_alive
 from server_process import ServerProcess
 from triton_calls import generate_tokens
+from with_gpu.client_processes import ClientProcesses
 from with_gpu.gpu_settings import OUTPUT_TOKENS, STREAMS, Setting
-
-STREAMS_OF_A_CLIENT = 32  # one process with more would be the bottleneck
 
 
 def serve(setting: Setting, size: str, folder: Path) -> Iterator[ServerProcess]:
@@ -89,37 +85,13 @@ class TestLargeRandomCheckpoint:
     @pytest.mark.timeout(600)
     def test_tokens_per_second(self, server: ServerProcess, setting: Setting) -> None:
         """Printed beside the library called directly; nothing is asserted of times."""
-        url = server.ports.url("grpc")
         figures = {}
-        with get_context("spawn").Pool(-(-max(STREAMS) // STREAMS_OF_A_CLIENT)) as pool:
+        with ClientProcesses(server.ports.url("grpc"), max(STREAMS)) as clients:
             for streams in STREAMS:
-                ask_all(pool, url, setting.prompts, streams)
+                chosen = [setting.prompts[n % len(setting.prompts)] for n in range(streams)]
+                clients.ask(chosen)  # shapes seen first cost more
                 began = time.perf_counter()
-                tokens = ask_all(pool, url, setting.prompts, streams)
+                tokens = clients.ask(chosen)
                 figures[streams] = tokens / (time.perf_counter() - began)
                 assert tokens == streams * OUTPUT_TOKENS
         setting.write_figures("ensemble", figures)
-
-
-def ask_all(pool: object, url: str, prompts: list[str], streams: int) -> int:
-    """Tokens of `streams` answers at once, over a pool's processes."""
-    chosen = [prompts[n % len(prompts)] for n in range(streams)]
-    parts = [chosen[n : n + STREAMS_OF_A_CLIENT] for n in range(0, streams, STREAMS_OF_A_CLIENT)]
-    return sum(pool.starmap(ask_some, [(url, part) for part in parts], chunksize=1))  # type: ignore[attr-defined]
-
-
-@functools.cache
-def client_of(url: str) -> Client:
-    """One connection for each process, made before the clock runs."""
-    return Client(url)
-
-
-def ask_some(url: str, prompts: list[str]) -> int:
-    """In a process of its own."""
-
-    def ask(prompt: str) -> int:
-        chunks = client_of(url).stream(prompt, max_tokens=OUTPUT_TOKENS, ignore_eos=True)
-        return sum(chunk.num_output_tokens for chunk in chunks)
-
-    with ThreadPoolExecutor(len(prompts)) as threads:
-        return sum(threads.map(ask, prompts))

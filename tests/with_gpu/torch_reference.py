@@ -1,8 +1,9 @@
 """The independent truth on a GPU: `nvfp4_reference.ReferenceLlama` with torch for numpy's arrays.
 
-Weights stay packed where they are quantized and are dequantized anew for each use, so that a model
-of 8B parameters lies beside an engine; everything is computed in f32. A test holds it against
-numpy's reference on the demo checkpoint.
+Everything is computed in f32. Where the GPU's free memory holds the weights dequantized, they are
+kept so (32 GB for 8B parameters; a token then costs a tenth); else each is dequantized anew for
+each use, so that the model lies beside an engine. A test holds it against numpy's reference on the
+demo checkpoint.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from nvfp4_reference import (
     rope_frequencies,
 )
 
+SPARE_BYTES = 4 * 2**30  # for what is computed, the engine's included
+
 
 class TorchReference:
     """A Llama decoder with its KV cache, of one sequence."""
@@ -35,6 +38,7 @@ class TorchReference:
             for name, stored in map_checkpoint(directory).items()
         }
         self._codes = torch.from_numpy(E2M1).to(device)
+        self._dequantized: dict[str, Any] | None = {} if self._has_room() else None
         self._layers = int(config["num_hidden_layers"])
         self._heads = int(config["num_attention_heads"])
         self._kv_heads = int(config["num_key_value_heads"])
@@ -77,8 +81,21 @@ class TorchReference:
         flat = torch.from_numpy(np.array(data)).view(kinds[dtype])
         return flat.reshape(shape).to(self._device)
 
+    def _has_room(self) -> bool:
+        linear = [one for one in self._stored.values() if one.dim() == 2]
+        values = sum(one.numel() * (2 if one.dtype == torch.uint8 else 1) for one in linear)
+        free = torch.cuda.mem_get_info()[0] if self._device == "cuda" else 0
+        return bool(free > 4 * values + SPARE_BYTES)
+
     def _weight(self, name: str) -> Any:
         """f32 [out, in] of a linear layer."""
+        if self._dequantized is None:
+            return self._dequantize(name)
+        if name not in self._dequantized:
+            self._dequantized[name] = self._dequantize(name)
+        return self._dequantized[name]
+
+    def _dequantize(self, name: str) -> Any:
         weight = self._stored[f"{name}.weight"]
         if weight.dtype != torch.uint8:
             return weight.float()

@@ -39,6 +39,7 @@ class Subject:
     logprob_error: float = 1e-9
     draw_error: float = 0.0  # of a distribution that is drawn from, as a total variation distance
     draws: int = 400
+    repeats_itself: bool = True  # a random model of 128,256 tokens says none twice in an answer
     tells_first_pass: bool = True
     tells_kv_blocks: bool = True
     lacks: frozenset[str] = frozenset()  # features that this version of the runtime refuses itself

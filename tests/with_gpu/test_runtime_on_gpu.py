@@ -51,6 +51,7 @@ def make_subject(setting: Setting, size: str) -> Iterator[Subject]:
             # The random model's best tokens are so near to each other that a different one may be
             # the last within top_k.
             draw_error=0.05 if size == "demo" else 0.3,
+            repeats_itself=size == "demo",
             tells_first_pass=setting.runtime != "sglang",
         )
     finally:

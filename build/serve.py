@@ -2,9 +2,9 @@
 
 The tritonserver on PATH is used (NVIDIA's container), else the one in the package nvidia-pytriton.
 It listens on 127.0.0.1 unless told otherwise, its log is passed through, and its exit code is
-returned. SIGINT and SIGTERM let it finish the requests in flight; a second signal ends it at once.
-However it ends, no Python stub and no shared-memory region stays behind. A start that makes no
-progress is ended, and tried anew.
+returned. SIGINT and SIGTERM let it finish the requests in flight and end the engine; clients that
+stay connected do not keep it then. A second signal ends it at once. However it ends, no Python stub
+and no shared-memory region stays behind. A start that makes no progress is ended, and tried anew.
 """
 
 from __future__ import annotations
@@ -19,15 +19,19 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "model_repository/t
 
 from build_console import fail
 from start_watch import telling_rooms
+from stop_watch import UNLOAD_S
 from triton_installation import TritonInstallation, TritonNotFound, find_triton
-from triton_run import UNLOAD_S, Settings, run
+from triton_run import Settings, run
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGING = ROOT / "build" / "out" / "triton"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until told to stop; returns Triton's exit code, or 128 + signal if it was killed."""
+    """Serve until told to stop; returns Triton's exit code, or 128 + signal if it was killed.
+
+    0 also where it had to be killed because it waited for nothing but clients.
+    """
     options = _parse(arguments)
     check_repository(options.model_repository)
     check_ports(options)

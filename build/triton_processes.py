@@ -20,6 +20,7 @@ STUB = "triton_python_backend_stub"
 DEFAULT_PREFIX = "triton_python_backend_shm_region_"
 SHARED_MEMORY = Path("/dev/shm")
 POLL_S = 0.05
+DEATH_S = 30.0  # what the kernel may take to free a killed process's memory, also a GPU's
 PR_SET_PDEATHSIG = 1
 
 
@@ -111,13 +112,19 @@ def regions_of(name: str) -> list[Path]:
 
 def remove_leftovers(server_pid: int, name: str, grace_s: float) -> None:
     """After the server is gone: wait for its processes, kill those that stay, free their memory."""
-    deadline = time.monotonic() + grace_s
-    while (alive := _members_of(server_pid)) and time.monotonic() < deadline:
-        time.sleep(POLL_S)
-    for process in alive:
+    for process in _remaining(server_pid, grace_s):
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
+    _remaining(server_pid, DEATH_S)
     free_regions(name)
+
+
+def _remaining(server_pid: int, patience_s: float) -> list[Process]:
+    """Those of its processes that have not ended within `patience_s`."""
+    deadline = time.monotonic() + patience_s
+    while (alive := _members_of(server_pid)) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    return alive
 
 
 def free_regions(name: str) -> None:

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from drain_request import ANSWER, DIRECTORY_VARIABLE, OPEN, REQUEST
+from drain_request import ANSWER, DIRECTORY_VARIABLE, KILLED, OPEN, REQUEST
 from server_remains import STUB_GRACE_S, remove_dead_servers, watched_folder, write_note
 from start_watch import StartWatch
+from stop_watch import StopWatch
 from triton_installation import TritonInstallation
 from triton_processes import end_with_parent, region_option, remove_leftovers, stubs_of
 
@@ -24,8 +25,9 @@ from triton_processes import end_with_parent, region_option, remove_leftovers, s
 LOAD_FAILURE = re.compile(
     r"failed to load '(\w+)' version \d+: [\w ]+: (?:TritonModelException: )?(.*?)(?:\\n|\"?$)"
 )
+# What Triton waits for while it ends, once a second; some versions write no quotation marks.
+FOUND = re.compile(r"Timeout \d+: Found ([^\"\n]+)")
 ATTEMPTS = 3
-UNLOAD_S = 5  # after the drain: what the models may take to end
 LOOK_S = 0.5
 DRAIN_LOOK_S = 0.05
 
@@ -92,63 +94,100 @@ def _start_until_it_runs(
 def _run_once(
     triton: TritonInstallation, settings: Settings, folder: Path, name: str, signals: SignalPassing
 ) -> End:
-    rooms_folder = folder / name  # a start must not see the signs of the one before
-    rooms_folder.mkdir()
-    drain = Drain(rooms_folder, settings.drain_s)
-    watch = StartWatch(
-        rooms_folder, settings.telling_rooms, settings.start_limit_s, settings.address
-    )
-    process = subprocess.Popen(
-        [*settings.command, region_option(folder.name)],
-        env={**os.environ, **triton.environment, DIRECTORY_VARIABLE: str(rooms_folder)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        # Of its own session: a terminal's Ctrl-C comes here only, and is passed on in order.
-        start_new_session=True,
-        preexec_fn=end_with_parent,
-    )
-    signals.pass_to(process, drain)
-    log = LogPassing(process)
-    failed_start = _attend(process, folder, drain, watch)
-    log.finish()
-    if not (failed_start or watch.started) and process.returncode == -signal.SIGABRT:
-        # Triton 2.51, if a stub is not scheduled for a second while it holds a lock.
-        failed_start = "it ended with signal 6"
-    return _end(process.returncode, failed_start, drain, log)
+    server = Server(triton, settings, folder, name)
+    signals.pass_to(server.process, server.drain)
+    server.attend()
+    return server.end()
 
 
-def _attend(process: subprocess.Popen[bytes], folder: Path, drain: Drain, watch: StartWatch) -> str:
-    """Until it has ended and nothing of it is left; says, if it was ended here, what was stuck."""
-    stuck = ""
-    try:
-        write_note(folder, process.pid)
-        while process.poll() is None:
-            drain.stop_when_done(process)
-            if not (watch.started or drain.asked or stuck):
-                stuck = watch.look(stubs_of(process.pid))
-                if stuck:
-                    process.kill()
-                elif watch.started:
-                    print("tritonserver is ready", flush=True)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(DRAIN_LOOK_S if drain.asked else LOOK_S)
-    finally:
-        remove_leftovers(process.pid, folder.name, 0 if stuck else STUB_GRACE_S)
-    return stuck
+class Server:
+    """One tritonserver, from its start until nothing of it is left."""
 
+    def __init__(
+        self, triton: TritonInstallation, settings: Settings, folder: Path, name: str
+    ) -> None:
+        self._folder = folder
+        self._rooms_folder = folder / name  # a start must not see the signs of the one before
+        self._rooms_folder.mkdir()
+        self._start = StartWatch(
+            self._rooms_folder, settings.telling_rooms, settings.start_limit_s, settings.address
+        )
+        self._stop = StopWatch(self._rooms_folder)
+        self._stuck = ""  # one clause: why it was ended here, at its start
+        self._overdue = ""  # or at its stop
+        self.drain = Drain(self._rooms_folder, settings.drain_s)
+        self.process = subprocess.Popen(
+            [*settings.command, region_option(folder.name)],
+            env={**os.environ, **triton.environment, DIRECTORY_VARIABLE: str(self._rooms_folder)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            # Of its own session: a terminal's Ctrl-C comes here only, and is passed on in order.
+            start_new_session=True,
+            preexec_fn=end_with_parent,
+        )
+        self._log = LogPassing(self.process)
 
-def _end(code: int, failed_start: str, drain: Drain, log: LogPassing) -> End:
-    if code == 1 and drain.was_idle:
-        # Triton waits UNLOAD_S for idle keep-alive connections, and for requests that its
-        # gRPC frontend has forgotten, and calls that a failure. Nothing was in flight.
-        print("tritonserver gave up waiting for connections of idle clients", flush=True)
-        code = 0
-    if code == 0:
-        return End(0, "", "")
-    how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    error = log.load_failure or f"tritonserver ended with {how}; see its log above"
-    return End(code, error, failed_start)
+    def attend(self) -> None:
+        """Until it has ended and nothing of it is left."""
+        try:
+            write_note(self._folder, self.process.pid)
+            while self.process.poll() is None:
+                self.drain.stop_when_done(self.process)
+                if self.drain.stopped:
+                    self._look_at_stop()
+                elif not (self._start.started or self.drain.asked or self._stuck):
+                    self._look_at_start()
+                self._rest()
+        finally:
+            grace_s = 0 if self._stuck or self._overdue else STUB_GRACE_S
+            remove_leftovers(self.process.pid, self._folder.name, grace_s)
+        self._log.finish()
+
+    def _look_at_start(self) -> None:
+        self._stuck = self._start.look(stubs_of(self.process.pid))
+        if self._stuck:
+            self.process.kill()
+        elif self._start.started:
+            print("tritonserver is ready", flush=True)
+
+    def _look_at_stop(self) -> None:
+        overdue = self._stop.look(stubs_of(self.process.pid), self._log.found)
+        if overdue and not self._overdue:
+            self._overdue = overdue
+            os.killpg(self.process.pid, signal.SIGKILL)  # its stubs too, which would complain
+
+    def _rest(self) -> None:
+        """Until it has ended, or is to be looked at again."""
+        until = time.monotonic() + LOOK_S
+        time.sleep(DRAIN_LOOK_S)
+        drains = self.drain.asked and not self.drain.stopped
+        while self.process.poll() is None and time.monotonic() < until and not drains:
+            time.sleep(DRAIN_LOOK_S)
+            drains = self.drain.asked and not self.drain.stopped
+
+    def end(self) -> End:
+        """How it ended."""
+        code = self.process.returncode
+        if (self._rooms_folder / KILLED).exists():
+            warning = "warning: the engine did not end in time and was killed"
+            print(warning, file=sys.stderr, flush=True)
+        if code == -signal.SIGKILL and self._overdue:
+            error = f"tritonserver was ended: {self._overdue}"
+            if self.drain.was_idle and self._stop.waits_for_clients:
+                print(error, flush=True)
+                return End(0, "", "")
+            return End(code, error, "")
+        if code == 0:
+            return End(0, "", "")
+        if not (self._stuck or self._start.started) and code == -signal.SIGABRT:
+            # Triton 2.51, if a stub is not scheduled for a second while it holds a lock.
+            self._stuck = "it ended with signal 6"
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        if self.drain.stopped and self._stop.models:
+            how += f" before its models {', '.join(self._stop.models)}, which were killed"
+        error = self._log.load_failure or f"tritonserver ended with {how}; see its log above"
+        return End(code, error, self._stuck)
 
 
 class Drain:
@@ -158,9 +197,9 @@ class Drain:
         self.directory = directory
         self._seconds = seconds
         self._deadline = float("inf")
-        self._stopped = False
         self.asked = False
-        self.was_idle = False  # when Triton was told to end
+        self.stopped = False  # Triton was told to end
+        self.was_idle = False  # at that moment
 
     def ask(self) -> None:
         """Tell the engine's room; safe in a signal handler."""
@@ -173,13 +212,13 @@ class Drain:
 
     def stop_when_done(self, process: subprocess.Popen[bytes]) -> None:
         """Tell Triton to end when nothing is in flight, or when the room does not answer."""
-        if not self.asked or self._stopped:
+        if not self.asked or self.stopped:
             return
         # Before the engine's room is open, nothing is in flight.
         idle = (self.directory / ANSWER).exists() or not (self.directory / OPEN).exists()
         if idle or time.monotonic() > self._deadline:
             process.send_signal(signal.SIGTERM)
-            self._stopped, self.was_idle = True, idle
+            self.stopped, self.was_idle = True, idle
 
 
 class SignalPassing:
@@ -215,10 +254,11 @@ class SignalPassing:
 
 
 class LogPassing:
-    """Triton's log to our own output, and of it the sentence that says why a model did not load."""
+    """Triton's log to our own output, and of it what we must know ourselves."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.load_failure = ""
+        self.load_failure = ""  # the sentence that says why a model did not load
+        self.found = ""  # what it waits for while it ends, as in "1 HTTP service connections"
         self._process = process
         # A daemon: a stub that outlives the server holds the pipe open.
         self._thread = threading.Thread(target=self._pass_on, daemon=True)
@@ -235,6 +275,8 @@ class LogPassing:
             with contextlib.suppress(BrokenPipeError):
                 sys.stdout.buffer.write(line)
                 sys.stdout.buffer.flush()
-            failure = LOAD_FAILURE.search(line.decode(errors="replace"))
-            if failure:
+            text = line.decode(errors="replace")
+            if found := FOUND.search(text):
+                self.found = found[1]
+            if failure := LOAD_FAILURE.search(text):
                 self.load_failure = f"{failure[1]} cannot be loaded: {failure[2]}"

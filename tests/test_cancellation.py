@@ -233,8 +233,8 @@ def test_hundreds_leave_in_every_phase_and_the_others_do_not_notice(
             assert client.generate("Hello there", max_tokens=300).text == expected
         assert is_alive(triton_of(server.pid))
     finally:
-        # Triton 2.51 keeps a request cancelled just as it ended, and then exits with 1.
-        assert server.stop() in (0, 1)
+        # Triton 2.51 keeps a request cancelled just as it ended, and is ended then.
+        assert server.stop() == 0
 
 
 def storm(client: Client, expected: str) -> None:

@@ -32,6 +32,7 @@ class Behaviour:
     fail: dict[int, int] = field(default_factory=dict)  # first prompt id -> after so many tokens
     trouble: dict[int, Exception] = field(default_factory=dict)  # first prompt id -> at its start
     hang_on_shutdown: bool = False
+    shutdown_seconds: float = 0.0
     notes_shutdown: str = ""  # a file that gets a line for each
     spawns: str = ""  # a file: a process is spawned, as the libraries do, and its pid written there
     capability: tuple[int, int] | None = (10, 0)  # None: there is no GPU
@@ -112,6 +113,7 @@ class Worker:
         note_shutdown(self._how.notes_shutdown)
         if self._how.hang_on_shutdown:
             time.sleep(3600)
+        time.sleep(self._how.shutdown_seconds)
         with self._lock:
             self._stopping = True
             self._lock.notify()

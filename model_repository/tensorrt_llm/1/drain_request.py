@@ -2,8 +2,10 @@
 
 Triton 2.51 stops every model's queue as soon as it is told to end, also for the steps of ensemble
 requests in flight: their streams then get nothing more and never end. So serve.py asks here first,
-by a file in a folder that both know, and stops Triton when the answer lies beside it. Every room
-also tells serve.py there how far its start has come.
+by a file in a folder that both know, and stops Triton when the answer lies beside it. Then this
+room ends its engine by itself, and says so too: Triton unloads no model as long as an HTTP client
+is connected, and kills them all at the end of its patience. Every room also tells serve.py there
+how far its start has come.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ DIRECTORY_VARIABLE = "LLAMA_FP4_DRAIN_DIRECTORY"
 OPEN = "open"  # there once the room takes requests
 REQUEST = "drain"  # holds the seconds that requests in flight may still take
 ANSWER = "drained"
+ENDED, KILLED = "engine.ended", "engine.killed"  # the engine process is gone: by itself, by force
 
 
 def tell_serve(sign: str) -> None:
@@ -54,3 +57,7 @@ class DrainRequest:
     def confirm(self) -> None:
         """Say that no request is in flight."""
         tell_serve(ANSWER)
+
+    def tell_end(self, by_itself: bool) -> None:
+        """Say that the engine process is gone."""
+        tell_serve(ENDED if by_itself else KILLED)

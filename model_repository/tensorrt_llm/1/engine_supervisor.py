@@ -30,6 +30,7 @@ ENGINE_PROGRAM = Path(__file__).with_name("engine_process.py")
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 SHUTDOWN_GRACE_S = 10.0
+LONGEST_STOP_S = SHUTDOWN_GRACE_S + 5.0  # with what killing it takes at last
 POLL_S = 0.5  # how often a silent engine is looked at by the watchdog
 
 
@@ -81,6 +82,8 @@ class EngineSupervisor:
         self._child: _Child | None = None  # only while it is ready
         self._starting: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
+        self._end_by = float("inf")  # time.monotonic() at which a stopping engine is killed
+        self._was_killed = False  # while stopping
         self._thread: threading.Thread | None = None
         self.stats = EngineStats()
 
@@ -106,13 +109,20 @@ class EngineSupervisor:
         """Free what the request holds in the engine. Deltas already on their way still come."""
         self._send(Cancel(key))
 
-    def stop(self) -> None:
-        """End the engine process, by force after a grace period. Idempotent."""
+    def stop(self) -> bool:
+        """End the engine process, by force after a grace period; returns whether it ended without.
+
+        Idempotent; every caller waits for the end.
+        """
+        if not self._stopping.is_set():
+            self._end_by = time.monotonic() + SHUTDOWN_GRACE_S
         self._stopping.set()
-        if not self._send(Shutdown()) and self._starting is not None:
-            self._starting.kill()
+        if not self._send(Shutdown()) and (starting := self._starting) is not None:
+            starting.kill()
         if self._thread is not None:
-            self._thread.join(SHUTDOWN_GRACE_S + 5)
+            self._thread.join(LONGEST_STOP_S)
+            return not (self._was_killed or self._thread.is_alive())
+        return True
 
     def _send(self, message: Message) -> bool:
         child = self._child
@@ -140,8 +150,10 @@ class EngineSupervisor:
             _end(child)
             raise
         threading.Thread(target=child.write_outbox, name="engine-writer", daemon=True).start()
-        self._starting = None
         self._child = child
+        self._starting = None
+        if self._stopping.is_set():  # since a moment ago: it may have been told to neither
+            child.outbox.put(Shutdown())
         return child
 
     def _await_ready(self, child: _Child) -> None:
@@ -163,13 +175,16 @@ class EngineSupervisor:
 
     def _supervise(self, child: _Child | None) -> None:
         pause = FIRST_PAUSE_S
-        while not self._stopping.is_set():
+        while child is not None or not self._stopping.is_set():
             if child is not None:
                 started = time.monotonic()
                 reason = self._read_until_death(child)
                 self._child = None  # before the loss is told: whoever submits now is refused
-                _end(child)
+                killed = _end(child)
                 if self._stopping.is_set():
+                    self._was_killed = killed
+                    if killed:
+                        self._log(f"{reason} and was killed")
                     break
                 self._log(f"{reason}; it is started anew")
                 self._listener.on_engine_lost(reason)
@@ -202,10 +217,11 @@ class EngineSupervisor:
                         self._take_step(message)
                     continue
             except (EOFError, OSError):
-                return f"the engine process {_death(child.process)}"
+                patience = max(0.0, min(SHUTDOWN_GRACE_S, self._end_by - time.monotonic()))
+                return f"the engine process {_death(child.process, patience)}"
             if self._stopping.is_set():
-                if time.monotonic() - last_sign > SHUTDOWN_GRACE_S:
-                    return "the engine process did not end in time"
+                if time.monotonic() > self._end_by:
+                    return f"the engine process did not end within {SHUTDOWN_GRACE_S:g} s"
             elif not self._listener.has_open_requests():
                 last_sign = time.monotonic()
             elif time.monotonic() - last_sign > self._hang_timeout_s:
@@ -231,16 +247,17 @@ def _interpreter(python: str) -> tuple[str, dict[str, str]]:
     return python, environment
 
 
-def _death(process: subprocess.Popen[bytes]) -> str:
+def _death(process: subprocess.Popen[bytes], patience_s: float = SHUTDOWN_GRACE_S) -> str:
     """How a process whose pipe closed has ended, as a clause."""
     try:
-        code = process.wait(SHUTDOWN_GRACE_S)
+        code = process.wait(patience_s)
     except subprocess.TimeoutExpired:
         return "closed its pipe and hangs"
     return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
 
-def _end(child: _Child) -> None:
+def _end(child: _Child) -> bool:
+    """Leave nothing of it; returns whether it had to be killed."""
     child.outbox.put(None)
     with contextlib.suppress(OSError):
         child.connection.close()
@@ -249,3 +266,5 @@ def _end(child: _Child) -> None:
     except subprocess.TimeoutExpired:
         child.process.kill()
         child.process.wait()
+        return True
+    return False

@@ -257,8 +257,11 @@ class GenerationRoom:
         while not self._closing.wait(CANCEL_POLL_S):
             self._watch_cancels()
             self._watch_deadlines()
-            if self._drain.is_asked():
-                self._watch_drain()
+            if self._drain.is_asked() and self._is_drained():
+                self._drain.confirm()
+                # Now: Triton may not come to that, as drain_request.py explains.
+                self._drain.tell_end(by_itself=self._supervisor.stop())
+                return
 
     def _watch_cancels(self) -> None:
         with self._changed:
@@ -278,11 +281,9 @@ class GenerationRoom:
                     self._end(sequence, "timeout")
             self._changed.notify()
 
-    def _watch_drain(self) -> None:
+    def _is_drained(self) -> bool:
         if self._drain.is_overdue():
             self.on_engine_lost(SHUTTING_DOWN)
         with self._changed:
             self._draining = True
-            idle = not self._sequences and not self._to_send and not self._sending
-        if idle:
-            self._drain.confirm()
+            return not self._sequences and not self._to_send and not self._sending

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,13 @@ BUILD = ROOT / "build"
 DEMO_CHECKPOINT = BUILD / "demo" / "checkpoint"
 
 MakeRepository = Callable[..., Path]
+
+
+def pytest_configure() -> None:
+    """Ctrl-C reaches what the tests start, also where a shell runs them in the background, which
+    ignores it, and so would they."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

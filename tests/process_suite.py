@@ -182,7 +182,7 @@ class ProcessSuite:
     def test_workers_that_die_or_hang_are_replaced(self, opened: Opened, how: str) -> None:
         """Those who wait are told, who comes then is refused, and the next process serves."""
         log: list[str] = []
-        room = opened(log, hang_timeout_s=2.0, **{how: 60})
+        room = opened(log, hang_timeout_s=2.0 if how == "hang_at_step" else 60.0, **{how: 60})
         assert ask(room, 10).tokens() == model_tokens(room, 10)
         lost = [ask(room, 500) for _ in range(6)]
         dead = self.death if how == "die_at_step" else "the engine process ended with exit code 1"

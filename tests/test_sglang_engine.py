@@ -159,6 +159,18 @@ def test_an_abort_before_the_library_has_the_request_is_made_again(started: Star
     eventually(lambda: rig.llm.worker.counts == (0, 0) and not rig.llm._states, "nothing left")
 
 
+def test_a_cancel_takes_no_other_request_with_it(started: Start) -> None:
+    """The library aborts every request whose id begins with the one that is named."""
+    rig = started(behaviour=Behaviour(step_seconds=0.002))
+    keys = (1, 10, 123)
+    for key in keys:
+        ask(rig, key, 4, 300)
+    eventually(lambda: rig.llm.worker.counts == (3, 0), "all of them run")
+    rig.engine.cancel(1)
+    answers = drain(rig.engine)
+    assert {key: answer.reason for key, answer in answers.items()} == {10: "length", 123: "length"}
+
+
 def test_what_the_incremental_output_spares(started: Start) -> None:
     """Without it each output has everything so far, and tokens would come twice."""
     rig = started(behaviour=Behaviour(step_seconds=0.002))

@@ -104,6 +104,7 @@ class State:
         self.logprobs: list[Any] = []
         self.top_logprobs: list[Any] = []
         self.finished = False  # then what still comes is dropped
+        self.abort_sent = False
 
 
 class Engine:
@@ -274,13 +275,19 @@ class Engine:
         return {"text": "", "output_ids": [], "meta_info": {"id": rid, "finish_reason": reason}}
 
     def _abort_request(self, *args: Any, **kwargs: Any) -> None:
+        """Of every request whose id begins with that one (`Scheduler.abort_request`)."""
         rid = bound(self._package.signatures["abort_request"], args, kwargs)["rid"]
-        state, work = self._states.get(rid), self.worker.abort(rid)
-        if state is not None and work is not None:
-            state.finished = True
-            given = {"return_logprob": False, "top_logprobs_num": 0}
-            output = self._output(state, Emission(work, None, finish="abort"), 0, given)
-            state.outputs.put_nowait({**output, "output_ids": []})
+        asked = self._states.get(rid)
+        if not rid or asked is None or asked.abort_sent:
+            return
+        asked.abort_sent = True
+        given = {"return_logprob": False, "top_logprobs_num": 0}
+        for key in [key for key in self._states if key.startswith(rid)]:
+            state, work = self._states[key], self.worker.abort(key)
+            if work is not None:
+                state.finished = True
+                output = self._output(state, Emission(work, None, finish="abort"), 0, given)
+                state.outputs.put_nowait({**output, "output_ids": []})
 
     async def _get_loads(self) -> list[Any]:
         active, waiting = self.worker.counts

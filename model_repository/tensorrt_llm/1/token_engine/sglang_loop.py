@@ -44,7 +44,7 @@ class SglangLoop(AsyncLoop):
         """Again and again: an abort that comes before the library has the request is lost."""
         while job.task is not None and not job.task.done():
             try:
-                self._engine.tokenizer_manager.abort_request(rid=str(job.request.key))
+                self._engine.tokenizer_manager.abort_request(rid=job.params["rid"])
             except Exception as error:
                 self._lose(error)
                 return

@@ -91,13 +91,19 @@ def _refused_logprobs(request: GenerationRequest) -> Iterator[Refusal]:
             yield "return_log_probs", "true", f"false with {what}"
 
 
+def request_id(key: int) -> str:
+    """Of one length for all keys: an abort ends every request whose id begins with the one that it
+    names (`Scheduler.abort_request`)."""
+    return f"{key:020d}"
+
+
 def library_arguments(request: GenerationRequest) -> dict[str, Any]:
     """Keyword arguments of `async_generate` for a request that is not refused."""
     return {
         "input_ids": list(request.prompt_ids),
         "sampling_params": _sampling_params(request),
         "stream": True,
-        "rid": str(request.key),
+        "rid": request_id(request.key),
         "priority": request.priority,
         "return_logprob": request.logprobs is not None,
         "top_logprobs_num": request.logprobs or 0,

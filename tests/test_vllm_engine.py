@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from engine_answers import drain
+from library_fakes.fake_vllm import GenerationError, GracefulHTTPError
 from library_fakes.rigs import Rig, logits, prompt, start_vllm, subject_of
 from library_fakes.signatures import remove
 from library_fakes.worker import Behaviour
@@ -171,13 +172,16 @@ def test_what_the_library_refuses_later_is_the_requests_fault(started: Start) ->
     [
         (ModuleNotFoundError("No module named 'x'"), "engine", "ModuleNotFoundError: No module"),
         (ValueError("a grammar of no rules"), "invalid", "a grammar of no rules"),
+        (GenerationError("Please retry"), "engine", "GenerationError: Please retry"),
+        (GracefulHTTPError("too many requests"), "engine", "HTTPError: too many requests"),
     ],
 )
+@pytest.mark.parametrize("version", ["0_32", "0_33"])
 def test_the_cause_of_a_failed_request_is_told(
-    started: Start, trouble: Exception, fault: str, said: str
+    started: Start, version: str, trouble: Exception, fault: str, said: str
 ) -> None:
-    """vLLM's own EngineGenerateError has no words."""
-    rig = started(behaviour=Behaviour(trouble={7: trouble}))
+    """vLLM's own EngineGenerateError has no words; 0.33 raises GenerationError without it."""
+    rig = started(version, behaviour=Behaviour(trouble={7: trouble}))
     bad = subject_of("vllm", rig).request((7, *prompt(4)), 9)
     rig.engine.submit(bad)
     ask(rig, 2, 4, 9)

@@ -33,6 +33,14 @@ class VLLMValidationError(VLLMClientError):
     """Request validation failures."""
 
 
+class GenerationError(Exception):
+    """Of one request: its engine could not go on with it. 0.33 raises it as it is."""
+
+
+class GracefulHTTPError(Exception):
+    """Of one request: it is not admitted."""
+
+
 class EngineGenerateError(Exception):
     """Raised when a AsyncLLM.generate() fails. Recoverable."""
 
@@ -85,6 +93,9 @@ class Package:
         self.signatures = load_signatures(f"vllm_{version}")
         self.behaviour = behaviour
         self.llms: list[Any] = []  # in order of their making
+        self.raised_as_they_are: tuple[type[Exception], ...] = (VLLMClientError, GracefulHTTPError)
+        if version != "0_32":
+            self.raised_as_they_are += (GenerationError,)
         recorded = self.signatures
         self.sampling_params = record_class(
             "SamplingParams", recorded["sampling_params"], __post_init__=check_params
@@ -125,7 +136,11 @@ class Package:
             "vllm": {"__version__": self.signatures["version"], "fake": self},
             "vllm.engine": {},
             "vllm.engine.arg_utils": {"AsyncEngineArgs": self.engine_args},
-            "vllm.exceptions": {"VLLMClientError": VLLMClientError},
+            "vllm.exceptions": {
+                "GenerationError": GenerationError,
+                "GracefulHTTPError": GracefulHTTPError,
+                "VLLMClientError": VLLMClientError,
+            },
             "vllm.inputs": {"tokens_input": self.tokens_input},
             "vllm.platforms": {"current_platform": platform},
             "vllm.sampling_params": {
@@ -235,7 +250,7 @@ class AsyncLLM:
         try:
             self._meet_trouble(given["prompt"]["prompt_token_ids"])
             work = self._make_work(given, collector)
-        except VLLMClientError:
+        except self._package.raised_as_they_are:
             raise
         except Exception as error:
             raise EngineGenerateError() from error

@@ -91,7 +91,7 @@ def _refused_logprobs(request: GenerationRequest) -> Iterator[Refusal]:
             yield "return_log_probs", "true", f"false with {what}"
 
 
-def request_id(key: int) -> str:
+def _request_id(key: int) -> str:
     """Of one length for all keys: an abort ends every request whose id begins with the one that it
     names (`Scheduler.abort_request`)."""
     return f"{key:020d}"
@@ -103,7 +103,7 @@ def library_arguments(request: GenerationRequest) -> dict[str, Any]:
         "input_ids": list(request.prompt_ids),
         "sampling_params": _sampling_params(request),
         "stream": True,
-        "rid": request_id(request.key),
+        "rid": _request_id(request.key),
         "priority": request.priority,
         "return_logprob": request.logprobs is not None,
         "top_logprobs_num": request.logprobs or 0,

@@ -35,7 +35,8 @@ class Library:
     delta: Any  # RequestOutputKind.DELTA
     tokens_input: Any  # a prompt of token ids
     request_errors: tuple[type[Exception], ...]  # of one request; any other is of the engine
-    generate_error: type[Exception]  # says nothing; of one request, whatever it was raised from
+    # Of one request too, and not of its making; EngineGenerateError says what only by its cause.
+    failures: tuple[type[Exception], ...]
     cuda: bool
     gpu: str  # its name; "" without CUDA
     capability: Capability  # (0, 0) without CUDA
@@ -56,7 +57,7 @@ def import_library() -> Library:
         async_llm = importlib.import_module("vllm.v1.engine.async_llm")
         sampling = importlib.import_module("vllm.sampling_params")
         inputs = importlib.import_module("vllm.inputs")
-        client_error = importlib.import_module("vllm.exceptions").VLLMClientError
+        errors = importlib.import_module("vllm.exceptions")
         generate_error = importlib.import_module("vllm.v1.engine.exceptions").EngineGenerateError
         platform = importlib.import_module("vllm.platforms").current_platform
     except Exception as error:  # torch and CUDA fail in ways of their own when they are imported
@@ -72,8 +73,8 @@ def import_library() -> Library:
         sampling.StructuredOutputsParams,
         sampling.RequestOutputKind.DELTA,
         inputs.tokens_input,
-        (client_error, ValueError),
-        generate_error,
+        (errors.VLLMClientError, ValueError),
+        (generate_error, errors.GenerationError, errors.GracefulHTTPError),
         *_gpus(platform),
     )
 

@@ -110,7 +110,7 @@ class VllmLoop(AsyncLoop):
     async def _generate(self, job: Job) -> None:
         try:
             await self._read(job)
-        except self._library.generate_error as error:
+        except self._library.failures as error:
             cause = error.__cause__ or error
             if isinstance(cause, self.request_errors):
                 raise cause from error

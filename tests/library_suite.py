@@ -6,6 +6,7 @@ A subclass names the runtime and brings the `started` fixture. Its requests and 
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -68,6 +69,55 @@ class LibrarySuite:
         self.ask(rig, 1, 4, 100)
         with pytest.raises(EngineLost, match=f"{self.library} has failed: 'NoneType'"):
             drain(rig.engine)
+
+    def test_a_library_that_cannot_be_asked_whether_it_lives_is_lost(
+        self, started: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Else nobody would look any more, and a hang would go unseen."""
+        monkeypatch.setattr(async_loop, "WATCH_S", 0.05)
+
+        def broken() -> bool:
+            raise RuntimeError("the pipe is closed")
+
+        rig = started()
+        monkeypatch.setattr(rig.engine._loop, "_is_healthy", broken)  # type: ignore[attr-defined]
+        with pytest.raises(EngineLost, match=f"{self.library} has failed: the pipe is closed"):
+            eventually(lambda: bool(rig.engine.step()) and False, "it is seen")
+
+    def test_what_is_no_exception_is_fatal_too(
+        self, started: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As a panic of a library in Rust; the request would wait for ever."""
+
+        class PanicException(BaseException):
+            pass
+
+        def panic(*_: object) -> None:
+            raise PanicException("index out of bounds")
+
+        rig = started()
+        monkeypatch.setattr(rig.worker, "submit", panic)
+        self.ask(rig, 1, 4, 100)
+        with pytest.raises(EngineLost, match=f"{self.library} has failed: index out of bounds"):
+            drain(rig.engine)
+
+    def test_a_request_that_the_library_cancels_by_itself_ends_with_an_error(
+        self, started: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rig = started()
+        submit = rig.worker.submit
+
+        def cancelled(*_: object) -> None:
+            monkeypatch.setattr(rig.worker, "submit", submit)
+            raise asyncio.CancelledError
+
+        monkeypatch.setattr(rig.worker, "submit", cancelled)
+        self.ask(rig, 1, 4, 100)
+        expected = self.ask(rig, 2, 4, 10)
+        answers = drain(rig.engine)
+        assert (answers[1].reason, answers[1].fault) == ("error", "engine")
+        assert answers[1].error == f"{self.library} has cancelled the request by itself"
+        assert answers[2].tokens == expected
 
     def test_a_cancelled_request_gives_its_place_away(self, started: Start) -> None:
         """In the library's own batch too."""

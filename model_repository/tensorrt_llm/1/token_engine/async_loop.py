@@ -148,11 +148,17 @@ class AsyncLoop(ABC):
     async def _serve(self, job: Job) -> None:
         try:
             await self._generate(job)
-        except Exception as error:
-            if isinstance(error, (*self.request_errors, IncompleteResponse)):
-                self._fail(job, error)
-            else:
-                self._lose(error)
+        except (*self.request_errors, IncompleteResponse) as error:
+            self._fail(job, error)
+        except asyncio.CancelledError:
+            if not job.cancelled:  # nobody here did it, and whoever waits must hear of it
+                said = f"{self.library} has cancelled the request by itself"
+                self._fail(job, IncompleteResponse(said))
+            raise
+        except BaseException as error:  # a panic of a library in Rust is no Exception
+            self._lose(error)
+            if not isinstance(error, Exception):
+                raise
         finally:
             self._running.pop(job.request.key, None)
             self._admit()
@@ -164,7 +170,7 @@ class AsyncLoop(ABC):
         fault: Fault = "invalid" if refused else "engine"
         self._outbox.put(TokenDelta(job.request.key, (), "error", one_line(error), fault))
 
-    def _lose(self, error: Exception) -> None:
+    def _lose(self, error: BaseException) -> None:
         lost = EngineLost(f"{self.library} has failed: {one_line(error)}")
         lost.__cause__ = error
         self._outbox.put(lost)
@@ -173,7 +179,12 @@ class AsyncLoop(ABC):
         """The engine's loop reports steps even when nothing comes; a hang must be seen here."""
         while True:
             await asyncio.sleep(WATCH_S)
-            if not self._is_healthy():
+            try:
+                healthy = self._is_healthy()
+            except Exception as error:  # else nobody would look any more
+                self._lose(error)
+                return
+            if not healthy:
                 self._outbox.put(EngineLost(f"{self.library}'s workers are dead"))
                 return
             silent = time.monotonic() - self._last_sign

@@ -142,7 +142,7 @@ def load_profile(name_or_path: str) -> Profile:
             f"there is no profile {name_or_path!r}; give a file, or one of "
             f"{', '.join(profile_names())}"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BuildError(f"{path} cannot be read ({error}); correct it") from None
     try:
         return parse_section(Profile, document, "profile")

@@ -43,12 +43,17 @@ def test_every_profile_of_the_repository_loads(name: str) -> None:
         ("checkpoint.repo = 'a/b'", "has repo 'a/b' and directory 'x', allowed is exactly one"),
         ("hardware.gpus = -1", "hardware.gpus is -1, allowed is 0 or more"),
         ("verify.max_perplexity_ratio = 0.5", "max_perplexity_ratio 0.5, allowed is"),
+        ("limits.hang_timeout_s = nan", "hang_timeout_s has nan, allowed is a finite number"),
+        ("verify.max_logprob_error = nan", "max_logprob_error has nan, allowed is a finite number"),
+        ("hardware.gpu_memory_gib = inf", "gpu_memory_gib has inf, allowed is a finite number"),
+        ("runtime_options.a.b = [2020-01-01]", "allowed is what JSON can say"),
         ("not toml", "cannot be read"),
+        ("a = " + "[" * 100_000, "cannot be read"),
     ],
 )
 def test_a_slip_is_named(tmp_path: Path, change: str, words: str) -> None:
     path = tmp_path / "profile.toml"
-    good = GOOD.replace('runtime = "replay"\n', "") if change.startswith("runtime") else GOOD
+    good = GOOD.replace('runtime = "replay"\n', "") if change.startswith("runtime =") else GOOD
     path.write_text(change + "\n" + good.replace("[checkpoint]\ndirectory", "checkpoint.directory"))
     with pytest.raises(BuildError, match=words) as caught:
         load_profile(str(path))

@@ -9,12 +9,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 FORMAT_VERSION = 1
+DEEPEST = 50  # tables within tables, of what is handed through
 
 
 class EngineConfigError(ValueError):
@@ -87,7 +89,7 @@ def load_engine_config(engine_directory: Path) -> EngineConfig:
         raise EngineConfigError(
             f"there is no engine: {path} does not exist; build one with 'make engine'"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise EngineConfigError(
             f"{path} cannot be read ({error}); rebuild it with 'make engine'"
         ) from error
@@ -109,6 +111,7 @@ Section = TypeVar("Section")
 def parse_section(section: type[Section], document: object, where: str) -> Section:
     """Build the dataclass `section` from JSON; every key is checked against its type hint."""
     if not isinstance(document, dict):
+        _require_plain(document, where)
         raise EngineConfigError(f"{where} is {document!r}, allowed is an object")
     hints = get_type_hints(section)
     fields = {f.name: f for f in dataclasses.fields(section)}  # type: ignore[arg-type]
@@ -135,6 +138,7 @@ def _known(key: str, names: Iterable[str]) -> str:
 def _checked(value: object, hint: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return parse_section(hint, value, where)  # type: ignore[arg-type]
+    _require_plain(value, where)
     if hint is float and type(value) is int:
         return float(value)
     kind = get_origin(hint) or hint
@@ -145,6 +149,35 @@ def _checked(value: object, hint: Any, where: str) -> Any:
             f"{where} is {value!r}, allowed is a list of {get_args(hint)[0].__name__}"
         )
     return value
+
+
+def _require_plain(value: object, where: str) -> None:
+    """Refuse what JSON, a file's name or a library chokes on, at any depth: TOML has NaN and dates,
+    JSON has lone surrogates, and the numbers of both are boundless."""
+    parts: list[tuple[object, int]] = [(value, 0)]
+    while parts:
+        part, depth = parts.pop()
+        if isinstance(part, (dict, list)):
+            if depth == DEEPEST:
+                raise EngineConfigError(f"{where} is nested, allowed are {DEEPEST} levels")
+            inner = [*part, *part.values()] if isinstance(part, dict) else part
+            parts += [(one, depth + 1) for one in inner]
+        elif isinstance(part, int) and part.bit_length() > 64:  # too long a number to be shown
+            raise EngineConfigError(
+                f"{where} has a number of {part.bit_length()} bits, allowed are 64"
+            )
+        elif allowed := _allowed_instead(part):
+            raise EngineConfigError(f"{where} has {part!r:.60}, allowed is {allowed}")
+
+
+def _allowed_instead(part: object) -> str:
+    """ "" for what may be."""
+    if isinstance(part, str):
+        plain = "\0" not in part and not any("\ud800" <= letter <= "\udfff" for letter in part)
+        return "" if plain else "text without NUL and lone surrogates"
+    if isinstance(part, float):
+        return "" if math.isfinite(part) else "a finite number"
+    return "" if part is None or isinstance(part, int) else "what JSON can say"
 
 
 def _require(condition: bool, name: str, value: object, allowed: str) -> None:

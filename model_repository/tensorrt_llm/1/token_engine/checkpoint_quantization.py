@@ -64,7 +64,7 @@ def _read(path: Path) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise EngineLoadError(f"{path} does not exist; {REBUILD}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise EngineLoadError(f"{path} cannot be read ({error}); {REBUILD}") from error
     if not isinstance(document, dict):
         raise EngineLoadError(f"{path} is no JSON object; {REBUILD}")

@@ -1,4 +1,4 @@
-"""`engine.json` as somebody wrote it: what is wrong is said in one sentence, and nothing is let in."""
+"""`engine.json` as somebody wrote it: what is wrong is said in one sentence, none is let in."""
 
 from __future__ import annotations
 

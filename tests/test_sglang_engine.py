@@ -252,3 +252,20 @@ def test_versions(started: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sglang.srt.entrypoints.engine", None)
     with pytest.raises(EngineLoadError, match=r"SGLang cannot be imported .*install sglang"):
         import_library()
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("sglang.srt.server_args", "ServerArgs"), ("sglang.srt.entrypoints.engine", "Engine")],
+)
+def test_a_later_version_that_has_moved_a_name_is_told(
+    started: Start, monkeypatch: pytest.MonkeyPatch, module: str, name: str
+) -> None:
+    started()
+    monkeypatch.delattr(sys.modules[module], name)
+    monkeypatch.setattr(sys.modules["sglang"], "__version__", "0.6.0")
+    said = (
+        rf"SGLang 0\.6\.0 is not as this runtime knows it \(.*{name}.*\); install sglang 0\.5\.23"
+    )
+    with pytest.raises(EngineLoadError, match=said):
+        import_library()

@@ -192,6 +192,11 @@ def test_a_sampler_can_be_named(tmp_path: Path) -> None:
             r"has no argument 'print_iter_logs'; did you mean 'print_iter_log'\? correct",
         ),
         ("1_2", {"more_llm_arguments": {"fast_build": True}}, r"specific to TensorRT backend"),
+        (
+            "1_2",
+            {"speculative_config": {"decoding_type": "NGrams"}},
+            r"1\.2\.1 refuses speculative_config \(Invalid decoding type: NGrams\); correct",
+        ),
         ("1_2", {"model_directory": "elsewhere"}, r"elsewhere/config\.json does not exist; rebuil"),
     ],
     ids=str,
@@ -222,6 +227,47 @@ def test_an_older_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     package = fake_package.install("1_0", Behaviour())
     monkeypatch.setattr(sys.modules["tensorrt_llm"], "__version__", "0.21.0")
     with pytest.raises(EngineLoadError, match=r"is 0\.21\.0, allowed is 1\.0 or later; serve"):
+        TensorRtLlmEngine(write_model(tmp_path / "engine"), engine_config())
+    assert package.llms == []
+
+
+@pytest.mark.parametrize("version", ["unknown", "1"])
+def test_a_version_that_is_none_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    fake_package.install("1_2", Behaviour())
+    monkeypatch.setattr(sys.modules["tensorrt_llm"], "__version__", version)
+    with pytest.raises(EngineLoadError, match=f"is {version}, allowed is 1.0 or later; serve"):
+        TensorRtLlmEngine(write_model(tmp_path / "engine"), engine_config())
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("tensorrt_llm", "SamplingParams"),
+        ("tensorrt_llm", "LLM"),
+        ("tensorrt_llm.llmapi", "GuidedDecodingParams"),
+        ("tensorrt_llm.llmapi.llm_args", "TorchLlmArgs"),
+        ("tensorrt_llm.executor.utils", "RequestError"),
+    ],
+)
+def test_a_later_version_that_has_moved_a_name_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str
+) -> None:
+    fake_package.install("head", Behaviour())
+    monkeypatch.delattr(sys.modules[module], name)
+    said = rf"1\.4\.0rc0 is not as this runtime knows it \(.*{name}.*\); serve from the image"
+    with pytest.raises(EngineLoadError, match=said):
+        TensorRtLlmEngine(write_model(tmp_path / "engine"), engine_config())
+
+
+def test_an_argument_of_the_runtimes_own_that_a_later_version_lacks_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = fake_package.install("head", Behaviour())
+    fields = sys.modules["tensorrt_llm.llmapi.llm_args"].TorchLlmArgs.model_fields
+    del fields["enable_autotuner"]
+    with pytest.raises(EngineLoadError, match=r"1\.4\.0rc0 has no argument 'enable_autotuner'; "):
         TensorRtLlmEngine(write_model(tmp_path / "engine"), engine_config())
     assert package.llms == []
 

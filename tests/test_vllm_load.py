@@ -187,6 +187,29 @@ def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         import_library()
 
 
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("vllm.engine.arg_utils", "AsyncEngineArgs"),
+        ("vllm.sampling_params", "StructuredOutputsParams"),
+        ("vllm.exceptions", "GenerationError"),
+        ("vllm.inputs", "tokens_input"),
+        ("vllm.platforms", "current_platform"),
+    ],
+)
+def test_a_later_version_that_has_moved_a_name_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str
+) -> None:
+    start_vllm(tmp_path / "engine").engine.shutdown()
+    monkeypatch.delattr(sys.modules[module], name)
+    monkeypatch.setattr(sys.modules["vllm"], "__version__", "0.40.0")
+    from token_engine.vllm_library import import_library
+
+    said = rf"vLLM 0\.40\.0 is not as this runtime knows it \(.*{name}.*\); install vllm 0\.33"
+    with pytest.raises(EngineLoadError, match=said):
+        import_library()
+
+
 def test_an_old_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start_vllm(tmp_path / "engine").engine.shutdown()
     monkeypatch.setattr(sys.modules["vllm"], "__version__", "0.11.2")

@@ -26,6 +26,7 @@ ENGINE_HINT = (
     "Please use 'from tensorrt_llm._tensorrt_engine import LLM' instead to use the TensorRT "
     "backend."
 )
+DECODING_TYPES = ("MTP", "Medusa", "Eagle", "Lookahead", "NGram", "DraftTarget", "User_Provided")
 NO_TOKENIZER = (
     "tokenizer is required to reset end_id if it is None, or you can explicitly specify the "
     "end_id for sampling_params"
@@ -54,7 +55,9 @@ class DecodingConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DecodingConfig:
-        values.pop("decoding_type")  # out of the caller's own table
+        kind = values.pop("decoding_type")  # out of the caller's own table
+        if kind not in DECODING_TYPES:
+            raise ValueError(f"Invalid decoding type: {kind}")
         return cls(values)
 
 

@@ -76,6 +76,11 @@ def one_line(error: BaseException) -> str:
     return text[:300] if text else type(error).__name__
 
 
+def not_as_known(library: str, version: str, error: BaseException, what_to_do: str) -> str:
+    """The sentence about a version whose names are not where the runtime looks for them."""
+    return f"{library} {version} is not as this runtime knows it ({one_line(error)}); {what_to_do}"
+
+
 def seed_of_63_bits(seed: int) -> int:
     """For libraries that keep seeds as signed numbers. Larger seeds are hashed, not cut off."""
     if seed < 2**63:

@@ -14,10 +14,11 @@ from typing import Any
 
 from token_engine.checkpoint_quantization import Capability
 from token_engine.interface import EngineLoadError
-from token_engine.library_results import one_line
+from token_engine.library_results import not_as_known, one_line
 
 OLDEST = (0, 5, 23)
 INSTALL = "install sglang 0.5.23 or later into the Python that runs the engine"
+KNOWN = "install sglang 0.5.23, the latest one that it was written against"
 
 
 @dataclass(frozen=True)
@@ -38,20 +39,25 @@ def import_library() -> Library:
     os.environ["SGLANG_RETURN_ORIGINAL_LOGPROB"] = "1"
     os.environ["HF_HUB_OFFLINE"] = "1"  # the checkpoint lies here
     try:
-        package = importlib.import_module("sglang")
-        engine = importlib.import_module("sglang.srt.entrypoints.engine").Engine
-        arguments = importlib.import_module("sglang.srt.server_args").ServerArgs
+        version = str(importlib.import_module("sglang").__version__)
+        engine = importlib.import_module("sglang.srt.entrypoints.engine")
+        arguments = importlib.import_module("sglang.srt.server_args")
         cuda = importlib.import_module("torch").cuda
     except Exception as error:  # torch and CUDA fail in ways of their own when they are imported
         raise EngineLoadError(
             f"SGLang cannot be imported ({one_line(error)}); {INSTALL}"
         ) from error
-    version = str(package.__version__)
     if tuple(int(number) for number in re.findall(r"\d+", version)[:3]) < OLDEST:
         raise EngineLoadError(f"SGLang is {version}, allowed is 0.5.23 or later; {INSTALL}")
-    names = frozenset(arguments.__struct_fields__)
+    try:
+        names = frozenset(arguments.ServerArgs.__struct_fields__)
+        return Library(version, engine.Engine, names, *_gpus(cuda))
+    except AttributeError as error:  # a later version's names
+        raise EngineLoadError(not_as_known("SGLang", version, error, KNOWN)) from error
+
+
+def _gpus(cuda: Any) -> tuple[str, Capability, int]:
     count = cuda.device_count()
     if not count:
-        return Library(version, engine, names, "", (0, 0), 0)
-    name, capability = cuda.get_device_name(0), cuda.get_device_capability(0)
-    return Library(version, engine, names, str(name), tuple(capability), count)
+        return "", (0, 0), 0
+    return str(cuda.get_device_name(0)), tuple(cuda.get_device_capability(0)), count

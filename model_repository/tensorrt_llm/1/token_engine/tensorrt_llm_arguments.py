@@ -13,6 +13,7 @@ from typing import Any
 from engine_config import EngineConfig
 
 from token_engine.interface import EngineLoadError
+from token_engine.library_results import one_line
 from token_engine.option_checks import require_known_arguments
 from token_engine.tensorrt_llm_options import (
     CudaGraphOptions,
@@ -95,14 +96,25 @@ def llm_arguments(
     if options.guided_decoding_backend:
         arguments["guided_decoding_backend"] = options.guided_decoding_backend
     if options.speculative_config:
-        arguments["speculative_config"] = speculative_config(options.speculative_config)
+        arguments["speculative_config"] = _drafts(options.speculative_config, directory, library)
     if options.backend == "tensorrt" and options.guided_decoding_backend:
         arguments["tokenizer"] = str(directory)  # the engine's own folder need not have one
     if options.backend == "pytorch":
         arguments |= _pytorch_arguments(config, options) | library.sampler_arguments
+    arguments |= options.more_llm_arguments
     name = f"TensorRT-LLM {library.version}"
-    require_known_arguments(options.more_llm_arguments, library.argument_names, name, directory)
-    return arguments | options.more_llm_arguments
+    require_known_arguments(arguments, library.argument_names, name, directory)
+    return arguments
+
+
+def _drafts(config: dict[str, Any], directory: Path, library: Library) -> Any:
+    try:
+        return speculative_config(config)
+    except Exception as error:  # of pydantic and the library itself
+        raise EngineLoadError(
+            f"TensorRT-LLM {library.version} refuses speculative_config ({one_line(error)}); "
+            f"correct runtime_options in {directory / 'engine.json'}"
+        ) from error
 
 
 def _pytorch_arguments(config: EngineConfig, options: TensorRtLlmOptions) -> dict[str, Any]:

@@ -40,6 +40,7 @@ RESERVED_ARGUMENTS = (
     "max_num_tokens",
     "max_input_len",
     "max_beam_width",
+    "generation_config",
     "enable_iter_perf_stats",
     "enable_trtllm_sampler",
     "num_postprocess_workers",

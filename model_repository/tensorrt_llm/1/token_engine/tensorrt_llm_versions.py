@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from token_engine.interface import EngineLoadError
+from token_engine.library_results import not_as_known
 from token_engine.tensorrt_llm_options import TensorRtLlmOptions
 
 IMAGE = "nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3"
@@ -106,6 +107,7 @@ def import_library(options: TensorRtLlmOptions) -> Library:
     _prepare_environment()
     try:
         package = importlib.import_module("tensorrt_llm")
+        version = str(package.__version__)
         torch = importlib.import_module("torch")
         llmapi = importlib.import_module("tensorrt_llm.llmapi")
         errors = importlib.import_module("tensorrt_llm.executor.utils")
@@ -113,13 +115,22 @@ def import_library(options: TensorRtLlmOptions) -> Library:
         raise EngineLoadError(
             f"TensorRT-LLM cannot be imported ({_first_line(error)}); serve from the image {IMAGE}"
         ) from error
-    version = str(package.__version__)
     if _release(version) < (1, 0):
         raise EngineLoadError(
             f"TensorRT-LLM is {version}, allowed is 1.0 or later; serve from the image {IMAGE}"
         )
     if options.pipeline_parallel_size > 1 and _release(version) == (1, 0):
         os.environ.setdefault("TRTLLM_LLAMA_EAGER_FUSION_DISABLED", "1")
+    try:
+        return _read_library(options, version, package, llmapi, errors, torch)
+    except (AttributeError, ImportError, TypeError) as error:  # names that a version has moved
+        instead = f"serve from the image {IMAGE}"
+        raise EngineLoadError(not_as_known("TensorRT-LLM", version, error, instead)) from error
+
+
+def _read_library(
+    options: TensorRtLlmOptions, version: str, package: Any, llmapi: Any, errors: Any, torch: Any
+) -> Library:
     llm = package.LLM if options.backend == "pytorch" else _engine_class(version)
     sampler, arguments = _choose_sampler(options, version, package.SamplingParams)
     return Library(
@@ -254,7 +265,7 @@ def speculative_config(config: dict[str, Any]) -> Any:
 
 def _release(version: str) -> tuple[int, int]:
     numbers = re.findall(r"\d+", version)
-    return int(numbers[0]), int(numbers[1])
+    return (int(numbers[0]), int(numbers[1])) if len(numbers) > 1 else (0, 0)
 
 
 def _first_line(error: BaseException) -> str:

@@ -15,10 +15,11 @@ from typing import Any
 
 from token_engine.checkpoint_quantization import Capability
 from token_engine.interface import EngineLoadError
-from token_engine.library_results import one_line
+from token_engine.library_results import not_as_known, one_line
 
 OLDEST = (0, 32)
 INSTALL = "install vllm 0.32 or later into the Python that runs the engine"
+KNOWN = "install vllm 0.33, the latest one that it was written against"
 # A room admits so many; vLLM's own limits are lower, and a request beyond them ends its engine.
 BAD_WORDS, BAD_WORD_TOKENS = 256, 2048
 
@@ -52,31 +53,33 @@ def import_library() -> Library:
     """Raises `EngineLoadError` if vLLM is not installed, too old or broken."""
     _prepare_environment()
     try:
-        package = importlib.import_module("vllm")
+        version = str(importlib.import_module("vllm").__version__)
         arguments = importlib.import_module("vllm.engine.arg_utils")
         async_llm = importlib.import_module("vllm.v1.engine.async_llm")
         sampling = importlib.import_module("vllm.sampling_params")
         inputs = importlib.import_module("vllm.inputs")
         errors = importlib.import_module("vllm.exceptions")
-        generate_error = importlib.import_module("vllm.v1.engine.exceptions").EngineGenerateError
-        platform = importlib.import_module("vllm.platforms").current_platform
+        of_engine = importlib.import_module("vllm.v1.engine.exceptions")
+        platforms = importlib.import_module("vllm.platforms")
     except Exception as error:  # torch and CUDA fail in ways of their own when they are imported
         raise EngineLoadError(f"vLLM cannot be imported ({one_line(error)}); {INSTALL}") from error
-    version = str(package.__version__)
     if _release(version) < OLDEST:
         raise EngineLoadError(f"vLLM is {version}, allowed is 0.32 or later; {INSTALL}")
-    return Library(
-        version,
-        arguments.AsyncEngineArgs,
-        async_llm.AsyncLLM,
-        sampling.SamplingParams,
-        sampling.StructuredOutputsParams,
-        sampling.RequestOutputKind.DELTA,
-        inputs.tokens_input,
-        (errors.VLLMClientError, ValueError),
-        (generate_error, errors.GenerationError, errors.GracefulHTTPError),
-        *_gpus(platform),
-    )
+    try:
+        return Library(
+            version,
+            arguments.AsyncEngineArgs,
+            async_llm.AsyncLLM,
+            sampling.SamplingParams,
+            sampling.StructuredOutputsParams,
+            sampling.RequestOutputKind.DELTA,
+            inputs.tokens_input,
+            (errors.VLLMClientError, ValueError),
+            (of_engine.EngineGenerateError, errors.GenerationError, errors.GracefulHTTPError),
+            *_gpus(platforms.current_platform),
+        )
+    except AttributeError as error:  # a later version's names
+        raise EngineLoadError(not_as_known("vLLM", version, error, KNOWN)) from error
 
 
 def _prepare_environment() -> None:

@@ -61,6 +61,7 @@ class Package:
         self.sampling_params = record_class(
             "SamplingParams", self.signatures["sampling_params"], __post_init__=check_params
         )
+        self.load_snapshot = record_class("LoadSnapshot", self.signatures["load_snapshot"])
         self.server_args = record_class(
             "ServerArgs",
             [[name, value, kind] for name, value, kind in self.signatures["server_args"]],
@@ -292,7 +293,7 @@ class Engine:
     async def _get_loads(self) -> list[Any]:
         active, waiting = self.worker.counts
         return [
-            SimpleNamespace(
+            self._package.load_snapshot(
                 num_running_reqs=active,
                 num_waiting_reqs=waiting,
                 num_used_tokens=self.worker.tokens_held,

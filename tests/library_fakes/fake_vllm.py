@@ -7,6 +7,7 @@ vllm/v1/core/sched/{scheduler,utils}.py, vllm/v1/sample/sampler.py, vllm/v1/metr
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import math
 import os
@@ -104,6 +105,16 @@ class Package:
             "StructuredOutputsParams",
             recorded["structured_outputs_params"],
             __post_init__=check_guide,
+        )
+        # What the library hands out: a field that the real one lacks is not there.
+        self.completion_output, self.scheduler_stats, self.cache_stats, self.request_stats = (
+            record_class(name.title().replace("_", ""), recorded[name])
+            for name in (
+                "completion_output",
+                "scheduler_stats",
+                "prefix_cache_stats",
+                "request_state_stats",
+            )
         )
         self.engine_args = record_class(
             "AsyncEngineArgs", recorded["engine_args"] + recorded["async_engine_args"]
@@ -340,15 +351,16 @@ class AsyncLLM:
             logprobs = [
                 {one: SimpleNamespace(logprob=value) for one, value in emission.logprobs.items()}
             ]
-        completion = SimpleNamespace(
+        completion = self._package.completion_output(
             index=0,
             text="",
+            cumulative_logprob=None,
             token_ids=[] if emission.token is None else [emission.token],
             logprobs=logprobs,
             finish_reason=emission.finish or None,
             stop_reason=emission.token if emission.finish == "stop" else None,
         )
-        metrics = SimpleNamespace(scheduled_ts=work.scheduled_at)
+        metrics = self._package.request_stats(scheduled_ts=work.scheduled_at)
         finished = bool(emission.finish)
         return SimpleNamespace(
             request_id=work.key, outputs=[completion], finished=finished, metrics=metrics
@@ -367,15 +379,17 @@ class AsyncLLM:
 
     def _report(self) -> None:
         active, waiting = self.worker.counts
-        stats = SimpleNamespace(
+        package = self._package
+        stats = package.scheduler_stats(
             num_running_reqs=active,
             num_waiting_reqs=waiting,
             kv_cache_usage=self.worker.blocks_used / (BLOCKS - 1),
-            prefix_cache_stats=SimpleNamespace(queries=10, hits=10 * self.worker.hit_rate),
+            prefix_cache_stats=package.cache_stats(queries=10, hits=10 * self.worker.hit_rate),
         )
         if self._loop is not None and not self._loop.is_closed():
             for logger in self._loggers:
-                self._loop.call_soon_threadsafe(logger.record, stats, None, None, 0)
+                given = bound(package.signatures["record"], (stats, None), {"engine_idx": 0})
+                self._loop.call_soon_threadsafe(functools.partial(logger.record, **given))
 
     def _die(self) -> None:
         if self._loop is not None and not self._loop.is_closed():

@@ -40,6 +40,7 @@ PLACES: dict[str, dict[str, tuple[str, str, str]]] = {
         "server_args": ("sglang/srt/arg_groups/fields/*.py", "*", ""),
         "async_generate": ("sglang/srt/entrypoints/engine.py", "Engine", "async_generate"),
         "shutdown": ("sglang/srt/entrypoints/engine.py", "Engine", "shutdown"),
+        "load_snapshot": ("sglang/srt/managers/load_snapshot.py", "LoadSnapshot", ""),
         "abort_request": (
             "sglang/srt/managers/tokenizer_manager.py",
             "TokenizerManager",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -62,8 +63,10 @@ class CompileStepTensorRtLlm(GpuCompileStep):
                 f"--backend is 'tensorrt', and TensorRT-LLM {version} builds and runs no TensorRT "
                 "engines any more (1.2 was the last that did); use --backend pytorch"
             )
-        # Without the package the library runs TRTLLM's kernels instead, and does not say so.
-        if chosen.attn_backend == "FLASHINFER" and find_spec("flashinfer") is None:
+        # Without the package the library runs TRTLLM's kernels instead, and does not say so. In
+        # another interpreter the first run looks for it.
+        wanted = chosen.attn_backend == "FLASHINFER" and not self._python
+        if wanted and find_spec("flashinfer") is None:
             raise BuildError(
                 "attn_backend is 'FLASHINFER' and the package flashinfer is not installed; "
                 "set attn_backend to 'TRTLLM'"
@@ -87,10 +90,10 @@ class CompileStepTensorRtLlm(GpuCompileStep):
         if plan.runtime_options["backend"] == "pytorch":
             super().write(checkpoint, table, plan, folder)
         else:
-            _build_engine(checkpoint.directory, plan, folder / ENGINE_FOLDER)
+            _build_engine(checkpoint.directory, plan, folder / ENGINE_FOLDER, self._python)
 
 
-def _build_engine(checkpoint: Path, plan: Plan, folder: Path) -> None:
+def _build_engine(checkpoint: Path, plan: Plan, folder: Path, python: str) -> None:
     """In a process of its own, which gives the GPU's memory back, and whose end is seen."""
     limits, options = plan.limits, plan.runtime_options
     told: dict[str, Any] = {
@@ -107,8 +110,12 @@ def _build_engine(checkpoint: Path, plan: Plan, folder: Path) -> None:
             "max_beam_width": 1,
         },
     }
+    command = [python or sys.executable, str(BUILDER), json.dumps(told)]
+    environment = dict(os.environ)
+    for name in ("PYTHONHOME", "PYTHONPATH") if python else ():  # of another Python's packages
+        environment.pop(name, None)
     with Phase("building the TensorRT engine"):
-        done = subprocess.run([sys.executable, str(BUILDER), json.dumps(told)], check=False)
+        done = subprocess.run(command, check=False, env=environment)
     if done.returncode or not (folder / "config.json").is_file():
         raise BuildError(
             f"TensorRT-LLM {plan.built_with['tensorrt_llm']} could not build the engine (it says "

@@ -39,6 +39,9 @@ class GpuCompileStep(CompileStep):
     oldest: ClassVar[tuple[int, ...]]
     needs: ClassVar[str]  # of a GPU, in words
 
+    def __init__(self) -> None:
+        self._python = ""  # the interpreter that has the library; "": this one
+
     @staticmethod
     def can_compute(gpu: Gpu) -> bool:
         """Whether the runtime can serve the checkpoint on it."""
@@ -91,6 +94,7 @@ class GpuCompileStep(CompileStep):
         chosen = self.chosen_options(options)
         count = math.prod(self.parallel(chosen))
         gpus = choose_gpus(self.runtime, options.hardware, count, self.can_compute, self.needs)
+        self._python = options.engine_python
         version = self._library_version(options.engine_python)
         self.check_library(chosen, version)
         return chosen, gpus, version

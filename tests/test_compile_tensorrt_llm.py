@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,6 +97,22 @@ def test_a_tensorrt_engine_is_built_saved_and_run(
     assert (built["max_batch_size"], built["max_seq_len"]) == (4, limits.max_seq_len)
     assert (built["max_num_tokens"], built["max_input_len"]) == (8192, limits.max_seq_len)
     assert built["max_beam_width"] == 1
+
+
+def test_the_interpreter_that_has_the_library_builds_it_too(
+    tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(RTX5090, version="")
+    add_distribution(tmp_path / "packages", "tensorrt_llm", "1.2.1")
+    monkeypatch.delenv("PYTHONPATH")  # this one has no such library
+    python = tmp_path / "python-with-the-library"
+    packages = shlex.quote(f"{SITE}:{tmp_path / 'packages'}")
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={packages} exec {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
+    arguments = ("--max-batch-size", "4", "--engine-python", str(python))
+    config = build(tmp_path, "--backend", "tensorrt", *arguments)
+    assert config.engine_python == str(python)
+    assert (tmp_path / "engine" / "tensorrt_engine" / "rank0.engine").is_file()
 
 
 @pytest.mark.parametrize("version", ["1.3.0rc19", "1.4.0"])

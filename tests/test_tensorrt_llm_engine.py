@@ -19,6 +19,7 @@ from tensorrt_llm_fakes.fake_executor import Behaviour
 from tensorrt_llm_fakes.rig import LIMITS, TORCH, VERSIONS, Rig, Start, ask, greedy, prompt
 from token_engine import async_loop, tensorrt_llm_engine, tensorrt_llm_loop
 from token_engine.interface import Guide
+from token_engine.library_results import IncompleteResponse
 
 EARLY_TORCH = frozenset(
     {"min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "bad_words"}
@@ -157,6 +158,21 @@ def test_a_request_that_fails_ends_alone(started: Start, after: int, fault: str)
     assert answers[1].error == "the request was rejected"
     assert answers[1].tokens == greedy(bad, after - 1)
     assert answers[2].tokens == greedy(prompt(4), 9)
+
+
+def test_a_request_whose_response_cannot_be_read_is_aborted(
+    started: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the library goes on with it, for nobody."""
+
+    def unreadable(*_: object) -> None:
+        raise IncompleteResponse("a response without log-probabilities")
+
+    rig = started(behaviour=Behaviour(step_seconds=0.2))
+    monkeypatch.setattr(tensorrt_llm_loop, "read_gain", unreadable)
+    answer = generate(rig.engine, ask(1, prompt(4), 500))[1]
+    assert (answer.reason, answer.fault) == ("error", "engine")
+    eventually(lambda: rig.worker.counts == (0, 0), "its place is free")
 
 
 def test_what_the_library_refuses_at_once_is_the_requests_fault(

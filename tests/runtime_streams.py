@@ -21,8 +21,6 @@ from token_engine.interface import GenerationRequest, TokenDelta, UnsupportedPar
 class StreamSuite:
     """Collected in the subclasses."""
 
-    """Collected in the subclasses."""
-
     def test_greedy_tokens_are_the_models(self, subject: Subject) -> None:
         compared = 0
         prompts = [subject.prompt(length, length) for length in (1, 7, 20, 33)]

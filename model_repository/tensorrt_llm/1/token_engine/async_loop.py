@@ -148,17 +148,19 @@ class AsyncLoop(ABC):
     async def _serve(self, job: Job) -> None:
         try:
             await self._generate(job)
-        except (*self.request_errors, IncompleteResponse) as error:
-            self._fail(job, error)
         except asyncio.CancelledError:
             if not job.cancelled:  # nobody here did it, and whoever waits must hear of it
                 said = f"{self.library} has cancelled the request by itself"
                 self._fail(job, IncompleteResponse(said))
             raise
-        except BaseException as error:  # a panic of a library in Rust is no Exception
+        except Exception as error:
+            if isinstance(error, (*self.request_errors, IncompleteResponse)):
+                self._fail(job, error)
+            else:
+                self._lose(error)
+        except BaseException as error:  # as a panic of a library in Rust
             self._lose(error)
-            if not isinstance(error, Exception):
-                raise
+            raise
         finally:
             self._running.pop(job.request.key, None)
             self._admit()

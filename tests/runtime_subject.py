@@ -45,6 +45,7 @@ class Subject:
     lacks: frozenset[str] = frozenset()  # features that this version of the runtime refuses itself
     seeds: bool = True  # whether equal ones draw equal tokens
     drawn_logprobs: float = 1.7  # a temperature at which drawn tokens have theirs; 0: none have
+    always_ends: tuple[int, ...] = ()  # ids that end each request that has end ids
     play: Callable[[Sequence[int], int], list[int]] | None = None  # a runtime's without a model
     keys: Any = dataclasses.field(default_factory=lambda: itertools.count(1))
 
@@ -59,6 +60,9 @@ class Subject:
     def request(self, prompt: Sequence[int], max_tokens: int, **more: Any) -> GenerationRequest:
         """With a key of its own; greedy unless told otherwise."""
         fields: dict[str, Any] = {"end_ids": (), **more}
+        if fields["end_ids"]:
+            ends = (*fields["end_ids"], *self.always_ends)
+            fields["end_ids"] = tuple(dict.fromkeys(ends))
         return GenerationRequest(next(self.keys), tuple(prompt), max_tokens, **fields)
 
     def likely(self, prompt: Sequence[int], count: int) -> tuple[int, ...]:

@@ -54,7 +54,7 @@ class TestSglang(RuntimeSuite, LibrarySuite):
     @pytest.fixture
     def subject(self, started: Start) -> Subject:
         rig = started(behaviour=Behaviour(step_seconds=0.002))
-        return subject_of("sglang", rig, tells_first_pass=False)
+        return subject_of("sglang", rig, tells_first_pass=False, always_ends=(2, 3, 4))
 
     def test_a_guide_holds(self, subject: Subject) -> None:
         for kind, text, expected in (
@@ -80,11 +80,15 @@ def test_what_the_library_is_told(started: Start) -> None:
     assert (args.max_running_requests, args.chunked_prefill_size) == (4, 64)
     assert (args.mem_fraction_static, args.random_seed) == (0.8, 5)
     assert args.sampling_defaults == "openai"  # else the checkpoint's temperature changes requests
-    ask(rig, 1, 5, 30, end_ids=(7, 8), priority=3)
+    ask(rig, 1, 5, 30, end_ids=(7, 2, 3, 4), priority=3)
     drain(rig.engine)
     ids, params, given = rig.llm.requests[-1]
     assert (ids, given["priority"]) == (list(prompt(5, 1)), 3)
-    assert (params.max_new_tokens, params.stop_token_ids, params.ignore_eos) == (30, [7, 8], False)
+    assert (params.max_new_tokens, params.stop_token_ids, params.ignore_eos) == (
+        30,
+        [7, 2, 3, 4],
+        False,
+    )
 
 
 def test_a_request_gets_every_token_up_to_the_limit(started: Start) -> None:
@@ -126,6 +130,8 @@ def test_a_request_gets_every_token_up_to_the_limit(started: Start) -> None:
             "return_log_probs is true, the sglang runtime allows only false with presence_penalty",
         ),
         ({}, {"logprobs": 0, "token_bias": ((5, 1.0),)}, "only false with embedding_bias"),
+        # It ends at the checkpoint's own ids too, unless it ends at none at all.
+        ({}, {"end_ids": (7,)}, "ignore_eos is true, .* only false with a stop word that is a sp"),
     ],
 )
 def test_what_it_cannot_do_is_refused_by_name(

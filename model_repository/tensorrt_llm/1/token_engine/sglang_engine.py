@@ -29,6 +29,7 @@ class SglangEngine(AsyncEngine):
     _loop: SglangLoop
 
     def __init__(self, directory: Path, config: EngineConfig) -> None:
+        self._eos_ids = config.model.eos_token_ids
         self._options = parse_section(SglangOptions, config.runtime_options, "runtime_options")
         self._library = import_library()
         check_deployment(directory, config, self._options, self._library)
@@ -40,6 +41,7 @@ class SglangEngine(AsyncEngine):
             request,
             self._options.grammar_backend != "none",
             self._options.enable_deterministic_inference,
+            self._eos_ids,
         )
         self._open.add(request.key)
         self._loop.submit(request, library_arguments(request))

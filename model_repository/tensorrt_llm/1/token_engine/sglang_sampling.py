@@ -13,7 +13,8 @@
     presence_penalty       presence_penalty: OpenAI's, of the output alone
     frequency_penalty      frequency_penalty: likewise
     max_tokens             max_new_tokens, always (the library's own default is 128)
-    end_ids                stop_token_ids; none: ignore_eos=True, which stops at no stop id either
+    end_ids                stop_token_ids; none: ignore_eos=True, which stops at no stop id either.
+                           Some without the checkpoint's own are refused: those stop it always
     min_tokens             min_new_tokens, where there are end ids
     bad_words              refused: the library has none
     token_bias             logit_bias, with ids as words
@@ -32,7 +33,7 @@ managers/tokenizer_manager.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from token_engine.interface import GenerationRequest, Guide, UnsupportedParameter
@@ -44,12 +45,17 @@ ANY_JSON = "$$ANY$$"
 Refusal = tuple[str, object, str]  # the input's name, its value, what is allowed
 
 
-def refuse_unsupported(request: GenerationRequest, guides: bool, seeds: bool) -> None:
-    """Raise `UnsupportedParameter` for the first thing asked for that is not to be had."""
+def refuse_unsupported(
+    request: GenerationRequest, guides: bool, seeds: bool, eos_ids: Collection[int]
+) -> None:
+    """Raise `UnsupportedParameter` for the first thing asked for that is not to be had.
+
+    `eos_ids` are the checkpoint's."""
     for name, value, allowed in (
         *_refused_choices(request, seeds),
         *_refused_guides(request, guides),
         *_refused_logprobs(request),
+        *_refused_ends(request, eos_ids),
     ):
         raise UnsupportedParameter(f"{name} is {value}, the sglang runtime allows only {allowed}")
 
@@ -108,6 +114,11 @@ def library_arguments(request: GenerationRequest) -> dict[str, Any]:
         "return_logprob": request.logprobs is not None,
         "top_logprobs_num": request.logprobs or 0,
     }
+
+
+def _refused_ends(request: GenerationRequest, eos_ids: Collection[int]) -> Iterator[Refusal]:
+    if request.end_ids and not set(eos_ids) <= set(request.end_ids):
+        yield "ignore_eos", "true", "false with a stop word that is a special token"
 
 
 def _sampling_params(request: GenerationRequest) -> dict[str, Any]:

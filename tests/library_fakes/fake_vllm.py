@@ -301,6 +301,8 @@ class AsyncLLM:
             raise VLLMValidationError("Structured outputs requires a tokenizer")
         if given["priority"] and self.args.scheduling_policy != "priority":
             raise VLLMValidationError("Got priority but Priority scheduling is not enabled.")
+        if params.logprobs is not None and self.args.logprobs_mode != "raw_logprobs":
+            raise AssertionError("log-probabilities might be of the logits after temperature")
         if params.logprobs is not None and params.logprobs > self.args.max_logprobs:
             raise VLLMValidationError(f"Requested sample logprobs of {params.logprobs}")
         self.requests.append((ids, params, given["priority"]))

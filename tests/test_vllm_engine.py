@@ -6,6 +6,7 @@ The fake is made of the recorded signatures of two versions and behaves as their
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -124,6 +125,29 @@ def test_what_it_cannot_do_is_refused_by_name(
     with pytest.raises(UnsupportedParameter, match=expected):
         ask(rig, 1, 4, 5, **more)
     assert not rig.engine.has_work
+
+
+@pytest.mark.parametrize(("words", "length"), [(256, 1), (256, 8), (2, 1024)])
+def test_as_many_bad_words_as_room_2_admits(
+    started: Start, monkeypatch: pytest.MonkeyPatch, words: int, length: int
+) -> None:
+    """vLLM's own limits are half of these, and a request beyond them ends its worker."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    for name in ("VLLM_MAX_NUM_BAD_WORDS", "VLLM_MAX_BAD_WORDS_TOTAL_TOKENS"):
+        os.environ.pop(name, None)
+    rig = started()
+    ask(rig, 1, 5, 3, bad_words=tuple((5 + word % 30,) * length for word in range(words)))
+    assert drain(rig.engine)[1].reason == "length"
+
+
+def test_nothing_is_told_or_fetched(started: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No usage statistics, and no look at the hub."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    names = ("VLLM_NO_USAGE_STATS", "VLLM_DO_NOT_TRACK", "HF_HUB_OFFLINE")
+    for name in names:
+        os.environ.pop(name, None)
+    started()
+    assert [os.environ.get(name) for name in names] == ["1", "1", "1"]
 
 
 def test_temperatures_at_the_edges_are_as_asked(started: Start) -> None:

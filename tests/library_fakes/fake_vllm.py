@@ -11,7 +11,7 @@ import functools
 import json
 import math
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from enum import Enum
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -306,6 +306,7 @@ class AsyncLLM:
         if params.logprobs is not None and params.logprobs > self.args.max_logprobs:
             raise VLLMValidationError(f"Requested sample logprobs of {params.logprobs}")
         self.requests.append((ids, params, given["priority"]))
+        self._hold_bad_words(params._bad_words_token_ids or ())
         stops = {*params.stop_token_ids}
         if not params.ignore_eos:
             stops.add(EOS)
@@ -319,6 +320,13 @@ class AsyncLLM:
             given["priority"],
             params.seed is not None,
         )
+
+    def _hold_bad_words(self, words: Sequence[Sequence[int]]) -> None:
+        """In buffers of a fixed size; what does not fit ends the worker (sample/bad_words.py)."""
+        most = int(os.environ.get("VLLM_MAX_NUM_BAD_WORDS", "128"))
+        tokens = int(os.environ.get("VLLM_MAX_BAD_WORDS_TOTAL_TOKENS", "1024"))
+        if len(words) > most or sum(map(len, words)) > tokens:
+            self._package.behaviour.die_at_step = 1
 
     def _wishes(self, ids: list[int], params: Any) -> Wishes:
         seed = params.seed

@@ -79,6 +79,8 @@ def test_what_the_library_is_told(started: Start) -> None:
     args = rig.llm.server_args
     assert (args.max_running_requests, args.chunked_prefill_size) == (4, 64)
     assert (args.mem_fraction_static, args.random_seed) == (0.8, 5)
+    # Priorities of room 2 are -100 to 100, and by its own 10 a running request would be ended.
+    assert args.priority_scheduling_preemption_threshold > 200
     assert args.sampling_defaults == "openai"  # else the checkpoint's temperature changes requests
     ask(rig, 1, 5, 30, end_ids=(7, 2, 3, 4), priority=3)
     drain(rig.engine)

@@ -17,7 +17,7 @@ from engine_answers import drain
 from library_fakes.fake_vllm import GenerationError, GracefulHTTPError
 from library_fakes.rigs import Rig, logits, prompt, start_vllm, subject_of
 from library_fakes.signatures import remove
-from library_fakes.worker import Behaviour
+from library_fakes.worker import BLOCKS, Behaviour
 from library_suite import ToldDeathSuite
 from runtime_suite import GREEDY, SAMPLED, RuntimeSuite, Subject, eventually
 from token_engine import vllm_sampling
@@ -79,6 +79,7 @@ def test_what_the_library_is_told(started: Start) -> None:
     assert args.generation_config == "vllm"  # else the checkpoint's temperature changes requests
     assert args.structured_outputs_config == {"backend": "auto"}
     assert not args.skip_tokenizer_init
+    assert rig.engine.stats().kv_blocks_total == BLOCKS - 1  # one stands for "no block"
     ask(rig, 1, 5, 30, end_ids=(7, 8), priority=3)
     drain(rig.engine)
     ids, params, priority = rig.llm.requests[-1]

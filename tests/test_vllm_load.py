@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,13 @@ def test_a_machine_that_does_not_fit(
     with pytest.raises(EngineLoadError, match=expected) as error:
         start_vllm(folder, behaviour=behaviour, **options)
     assert "\n" not in str(error.value)
+
+
+def test_a_load_that_fails_leaves_no_thread(tmp_path: Path) -> None:
+    threads = threading.active_count()
+    with pytest.raises(EngineLoadError, match="has no argument 'warp'"):
+        start_vllm(tmp_path / "engine", more_engine_args={"warp": 1})
+    assert threading.active_count() == threads
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]"])

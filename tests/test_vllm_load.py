@@ -218,6 +218,23 @@ def test_a_later_version_that_has_moved_a_name_is_told(
         import_library()
 
 
+def test_a_driver_that_does_not_answer_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_vllm(tmp_path / "engine").engine.shutdown()
+
+    def broken() -> None:
+        raise RuntimeError("CUDA driver initialization failed\nyou might not have a GPU")
+
+    platform = sys.modules["vllm.platforms"].current_platform
+    monkeypatch.setattr(platform, "get_device_capability", broken)
+    from token_engine.vllm_library import import_library
+
+    said = r"vLLM finds no platform \(CUDA driver initialization failed you .*\); run 'make doctor'"
+    with pytest.raises(EngineLoadError, match=said):
+        import_library()
+
+
 def test_an_old_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start_vllm(tmp_path / "engine").engine.shutdown()
     monkeypatch.setattr(sys.modules["vllm"], "__version__", "0.11.2")

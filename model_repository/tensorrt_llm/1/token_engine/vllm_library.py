@@ -19,6 +19,7 @@ from token_engine.library_results import not_as_known, one_line
 
 OLDEST = (0, 32)
 INSTALL = "install vllm 0.32 or later into the Python that runs the engine"
+DOCTOR = "run 'make doctor', and give the container its GPUs (docker run --gpus all)"
 KNOWN = "install vllm 0.33, the latest one that it was written against"
 # A room admits so many; vLLM's own limits are lower, and a request beyond them ends its engine.
 BAD_WORDS, BAD_WORD_TOKENS = 256, 2048
@@ -80,6 +81,8 @@ def import_library() -> Library:
         )
     except AttributeError as error:  # a later version's names
         raise EngineLoadError(not_as_known("vLLM", version, error, KNOWN)) from error
+    except Exception as error:  # its platform is looked for now, and CUDA asked for the GPUs
+        raise EngineLoadError(f"vLLM finds no platform ({one_line(error)}); {DOCTOR}") from error
 
 
 def _prepare_environment() -> None:

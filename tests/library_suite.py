@@ -84,6 +84,14 @@ class LibrarySuite:
         with pytest.raises(EngineLost, match=f"{self.library} has failed: the pipe is closed"):
             eventually(lambda: bool(rig.engine.step()) and False, "it is seen")
 
+    def test_a_loop_that_has_ended_is_seen(self, started: Start) -> None:
+        """Whatever ended it: nothing would ever come of it any more."""
+        rig = started()
+        loop = rig.engine._loop._loop  # type: ignore[attr-defined]
+        loop.call_soon_threadsafe(loop.stop)
+        with pytest.raises(EngineLost, match=f"the thread that speaks to {self.library} has ended"):
+            eventually(lambda: bool(rig.engine.step()) and False, "it is seen")
+
     def test_what_is_no_exception_is_fatal_too(
         self, started: Start, monkeypatch: pytest.MonkeyPatch
     ) -> None:

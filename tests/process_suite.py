@@ -28,7 +28,7 @@ from request_row import EngineUnavailable
 from request_sequences import RoomResponse
 from tensorrt_llm_fakes.fake_sampler import model_logits
 from test_generation_room import Recorder
-from token_engine.interface import EngineLoadError
+from token_engine.interface import EngineLoadError, EngineStats
 
 PROMPT = [301, 302, 303, 40, 50]
 HERE = Path(__file__).parent
@@ -78,6 +78,12 @@ def model_tokens(room: GenerationRoom, count: int) -> list[int]:
         logits = model_logits([*PROMPT, *output], room.config.model.vocab_size)
         output.append(int(logits.argmax()))
     return output
+
+
+def is_idle(stats: EngineStats) -> bool:
+    """As one that was never asked for anything."""
+    counts = (stats.active_requests, stats.queued_requests, stats.kv_blocks_used)
+    return counts == (0, 0, 0)
 
 
 def retried(room: GenerationRoom) -> Recorder:
@@ -176,7 +182,11 @@ class ProcessSuite:
             assert len(reply.tokens()) == 300
         stats = supervisor.stats
         assert 0 < stats.prefix_tokens_found < stats.prefix_tokens_looked_up
-        assert (stats.active_requests, stats.queued_requests) == (0, 0)
+        eventually(lambda: is_idle(supervisor.stats), "that all have ended is told")
+        ask(room, 1500)
+        eventually(lambda: supervisor.stats.kv_blocks_used > 0, "one more")
+        room.cancel(len(replies) + 1)
+        eventually(lambda: is_idle(supervisor.stats), "that the last has left is told")
 
     @pytest.mark.parametrize("how", ["die_at_step", "hang_at_step"])
     def test_workers_that_die_or_hang_are_replaced(self, opened: Opened, how: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,6 +84,13 @@ def wait_until_the_engine_rests(server: ServerProcess) -> None:
         return wakeups(engine) - before < 5
 
     eventually(rests, "the engine makes no more steps")
+
+
+def figure(server: ServerProcess, name: str) -> float:
+    """Of the server's metrics."""
+    with urllib.request.urlopen(f"http://{server.ports.url('metrics')}/metrics") as answer:
+        (value,) = re.findall(rf"^{name}\S* (\S+)$", answer.read().decode(), re.MULTILINE)
+    return float(value)
 
 
 def wakeups(pid: int) -> int:

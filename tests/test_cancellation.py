@@ -19,6 +19,8 @@ from llama_fp4 import Client, LlamaError, Stream, Timeouts
 from processes import (
     PATIENCE_S,
     STEP_S,
+    eventually,
+    figure,
     is_alive,
     triton_of,
     wait_until_the_engine_rests,
@@ -72,8 +74,11 @@ def test_the_engine_rests_when_the_last_client_has_left(
 ) -> None:
     chunks = paced_client.stream("Hello", max_tokens=LONG)
     next(chunks)
+    active = "llama_fp4_active_requests"
+    eventually(lambda: figure(paced_server, active) == 1, "the metrics show it")
     leave(chunks)
     wait_until_the_engine_rests(paced_server)
+    eventually(lambda: figure(paced_server, active) == 0, "the metrics show that it has left")
 
 
 def test_the_engine_rests_when_a_stop_word_is_matched(

@@ -6,15 +6,13 @@ The replay engine says its whole prompt again: the conversation that the server 
 from __future__ import annotations
 
 import json
-import re
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cli_calls import CTRL_C, CTRL_D, Terminal, ask, history, json_lines, terminal
 from llama_fp4 import Client, SamplingParams
-from processes import eventually, wait_until_the_engine_rests
+from processes import eventually, figure, wait_until_the_engine_rests
 from server_process import ServerProcess
 
 Saved = list[dict[str, str]]
@@ -65,15 +63,6 @@ def test_ctrl_c_cancels_the_answer_and_not_the_session(
     assert session.end() == 0
 
 
-def queued(server: ServerProcess) -> float:
-    """Requests that wait for the engine."""
-    with urllib.request.urlopen(f"http://{server.ports.url('metrics')}/metrics") as answer:
-        (value,) = re.findall(
-            r"^llama_fp4_queued_requests\S* (\S+)$", answer.read().decode(), re.MULTILINE
-        )
-    return float(value)
-
-
 def test_ctrl_c_before_any_text_drops_the_message(
     session: Terminal, narrow_server: ServerProcess, tmp_path: Path
 ) -> None:
@@ -83,7 +72,8 @@ def test_ctrl_c_before_any_text_drops_the_message(
         session.line("My question")
         session.read_until("My question\r\n")
         # The terminal echoes a line before the command has read it.
-        eventually(lambda: queued(narrow_server) == 1, "the message waits for the engine")
+        waiting = "llama_fp4_queued_requests"
+        eventually(lambda: figure(narrow_server, waiting) == 1, "the message waits for the engine")
         session.type(CTRL_C)
         session.read_until("[cancelled; nothing was answered, so the message is dropped too]")
         session.read_until("> ")

@@ -29,6 +29,7 @@ from token_engine.registry import make_engine
 WARM_UP_KEY = 0  # the room's keys begin at 1
 WARM_UP_TOKENS = 2
 HEARTBEAT_S = 1.0
+SETTLE_S = 0.1  # how often an engine without work is asked whether it has freed the last request
 
 
 def main(engine_directory: Path, connection: Connection) -> int:
@@ -90,30 +91,43 @@ def _generate_once(engine: TokenEngine, config: EngineConfig) -> None:
 
 
 class EngineLoop:
-    """Alternates between the pipe and the engine; blocks on the pipe while there is no work."""
+    """Alternates between the pipe and the engine; blocks on the pipe while there is no work.
+
+    It blocks once it has said that the engine is idle: else the counts that the server shows would
+    stay at those before the last request's end.
+    """
 
     def __init__(self, engine: TokenEngine, connection: Connection) -> None:
         self._engine = engine
         self._connection = connection
         self._running = True
         self._last_sent = 0.0
+        self._told = engine.stats()
 
     def run(self) -> None:
         """Until a Shutdown message; raises EOFError when the other end is closed."""
         while self._running:
             refused = self._take_messages()
             deltas = self._engine.step() if self._engine.has_work else []
+            stats = self._engine.stats()
+            settled = stats != self._told and not self._engine.has_work
             # A long prefill makes no tokens for many steps; the watchdog must see that it moves.
-            if deltas or refused or time.monotonic() - self._last_sent > HEARTBEAT_S:
-                self._last_sent = time.monotonic()
-                self._connection.send(StepDone(refused + deltas, self._engine.stats()))
+            overdue = time.monotonic() - self._last_sent > HEARTBEAT_S
+            if deltas or refused or settled or overdue:
+                self._last_sent, self._told = time.monotonic(), stats
+                self._connection.send(StepDone(refused + deltas, stats))
+
+    def _patience_s(self) -> float | None:
+        """How long to wait for a message; None is for ever."""
+        if self._engine.has_work:
+            return 0.0
+        told = self._told
+        busy = told.active_requests or told.queued_requests or told.kv_blocks_used
+        return SETTLE_S if busy else None
 
     def _take_messages(self) -> list[TokenDelta]:
         refused: list[TokenDelta] = []
-        # With nothing to compute, block for the first message; otherwise only take what is there.
-        while (
-            self._running and not self._engine.has_work and not refused
-        ) or self._connection.poll():
+        while self._running and self._connection.poll(0.0 if refused else self._patience_s()):
             message = self._connection.recv()
             if isinstance(message, GenerationRequest):
                 try:

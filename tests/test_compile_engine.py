@@ -17,6 +17,7 @@ import compile_engine as compiler
 import numpy as np
 import pytest
 from build_console import BuildError, run_script
+from checkpoint_edits import swap_scales
 from engine_config import load_engine_config
 from engine_fixtures import (
     DEMO,
@@ -32,7 +33,6 @@ from engine_fixtures import (
     write_checkpoint,
 )
 from nvfp4_checkpoint import open_checkpoint
-from test_checkpoint_values import swap_scales
 from token_engine.registry import make_engine
 from token_table import read_token_table
 from tokenizers import Tokenizer

@@ -114,6 +114,14 @@ def started(tmp_path: Path) -> Iterator[Start]:
     remove()
 
 
+@pytest.fixture
+def loads_undone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The fake of TensorRT-LLM, and what a load changes of the environment, go with the test."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    yield
+    remove()
+
+
 @pytest.fixture(scope="module")
 def narrow_server(
     make_repository: MakeRepository, tmp_path_factory: pytest.TempPathFactory

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-import llama_fp4
 import pytest
+from client_chunks import chunk, three
 from llama_fp4 import (
     AsyncClient,
     AsyncFunctionTransport,
@@ -17,7 +16,6 @@ from llama_fp4 import (
     ConnectError,
     FunctionTransport,
     IncompleteStream,
-    InvalidRequest,
     LlamaError,
     ModelMetadata,
     Request,
@@ -25,31 +23,14 @@ from llama_fp4 import (
     SamplingParams,
     ServerBusy,
     ServerFailed,
-    TensorInfo,
     Timeouts,
-    Tls,
     TotalTimeout,
     UnknownOption,
-    UnsupportedRequest,
 )
-from llama_fp4.errors import error_of, error_of_message
 from llama_fp4.http_body import Body
 from llama_fp4.transport import METADATA
 
-ERRORS = [
-    kind
-    for kind in vars(llama_fp4).values()
-    if isinstance(kind, type) and issubclass(kind, LlamaError)
-]
 AT_ONCE = Retries(attempts=3, pause=0.0)
-
-
-def chunk(index: int, final: bool = False, text: str = "x") -> Chunk:
-    return Chunk(text, (index,), index, final, "stop" if final else "", "", 1, 4 if final else 0)
-
-
-def three(request: Request) -> Iterator[Chunk]:
-    yield from (chunk(0), chunk(1), chunk(2, final=True))
 
 
 def failing(errors: list[LlamaError], after: int = 0) -> Callable[[Request], Iterator[Chunk]]:
@@ -93,50 +74,6 @@ def test_what_is_sent() -> None:
         "return_token_ids": ("BOOL", [True]),
     }
     assert transport.closed
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"max_tokens": 0}, "max_tokens is 0, allowed are finite integers at least 1"),
-        ({"max_tokens": True}, "max_tokens is True"),
-        ({"max_tokens": None}, "max_tokens is None"),
-        ({"temperature": float("nan")}, "temperature is nan"),
-        ({"temperature": -1}, "temperature is -1, allowed are finite numbers at least 0"),
-        ({"top_p": 1.5}, "top_p is 1.5"),
-        ({"seed": 2**64}, "seed is 18446744073709551616"),
-        ({"ignore_eos": 1}, "ignore_eos is 1, allowed are True and False"),
-        ({"stop_words": "ab"}, "stop_words is 'ab', allowed is a list of strings"),
-        ({"stop_words": [1]}, "stop_words has 1 in it"),
-        ({"embedding_bias_words": ["a"]}, "embedding_bias_weights has 0 numbers"),
-        ({"guided_decoding_guide_type": "yaml"}, "allowed is one of json, json_schema"),
-        ({"tools": [object()]}, "tools is"),
-        ({"temprature": 1}, "'temprature' is no option, allowed are max_tokens"),
-    ],
-)
-def test_wrong_options_are_named_and_nothing_is_sent(options: dict[str, Any], words: str) -> None:
-    transport = FunctionTransport(three)
-    with Client(transport=transport) as client, pytest.raises(InvalidRequest, match=words):
-        client.stream("Hi", **options)
-    assert transport.requests == []
-
-
-@pytest.mark.parametrize("url", ["here", "ftp://a:1", "host:", ":80", "http://host"])
-def test_a_wrong_url(url: str) -> None:
-    with pytest.raises(InvalidRequest, match="allowed are host:port"):
-        Client(url)
-
-
-def test_wrong_settings() -> None:
-    for make in (
-        lambda: Timeouts(total=0),
-        lambda: Retries(attempts=0),
-        lambda: Retries(pause=-1),
-        lambda: Tls(cert="only.pem"),
-        lambda: Client("h:1", tls=Tls(ca="/nowhere.pem")),
-    ):
-        with pytest.raises(InvalidRequest):
-            make()
 
 
 def test_busy_servers_are_asked_again_until_a_token_has_come() -> None:
@@ -261,39 +198,6 @@ def test_the_metadata_is_asked_once_and_again_when_an_option_is_unknown() -> Non
         assert len(asked) == 2
 
 
-def test_a_model_that_takes_no_text() -> None:
-    other = dataclasses.replace(METADATA, inputs=(TensorInfo("image", "FP32", (-1,)),))
-    with (
-        Client(transport=FunctionTransport(three, other)) as client,
-        pytest.raises(UnsupportedRequest, match="takes image, allowed are models"),
-    ):
-        client.generate("Hi")
-
-
-def test_the_drawn_tree_is_the_tree() -> None:
-    """Every class has its line, indented under its base's, and says `retryable` where it is."""
-    drawing = (llama_fp4.errors.__doc__ or "").split("\n\n")[1].splitlines()
-    path: list[str] = []
-    drawn = {}
-    for line in drawing:
-        depth = (len(line) - len(line.lstrip(" │├└─")) - 4) // 4
-        name = line.strip(" │├└─").split()[0]
-        path[depth:] = [name]
-        drawn[name] = (path[depth - 1] if depth else "RuntimeError", "(retryable)" in line)
-    truth = {kind.__name__: (kind.__mro__[1].__name__, kind.retryable) for kind in ERRORS}
-    assert drawn == truth
-
-
-def test_names_of_codes() -> None:
-    error = error_of_message("in ensemble 'ensemble', [INVALID_ARG] top_k is -1", "id")
-    assert (type(error), error.code, str(error)) == (
-        InvalidRequest, "INVALID_ARGUMENT", "top_k is -1",
-    )  # fmt: skip
-    assert type(error_of("RESOURCE_EXHAUSTED", "")) is ServerBusy
-    assert type(error_of("DATA_LOSS", "")) is ServerFailed
-    assert error_of_message("something").code == "UNKNOWN"
-
-
 @pytest.mark.parametrize("size", [1, 2, 3, 1000])
 def test_http_bodies_in_pieces_of_any_size(size: int) -> None:
     raw = (
@@ -304,8 +208,3 @@ def test_http_bodies_in_pieces_of_any_size(size: int) -> None:
     assert (b"".join(pieces), body.done, body.status) == (b"abcde", True, 200)
     with pytest.raises(LlamaError):
         Body().feed(raw[:0])
-
-
-def test_the_public_names() -> None:
-    assert {kind.__name__ for kind in ERRORS} <= set(llama_fp4.__all__)
-    assert all(hasattr(llama_fp4, name) for name in llama_fp4.__all__)

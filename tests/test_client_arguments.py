@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from client_chunks import three
 from llama_fp4 import (
     Client,
     FunctionTransport,
@@ -17,7 +18,6 @@ from llama_fp4 import (
 )
 from llama_fp4.grpc_wire import Reader, options
 from llama_fp4.settings import Connection
-from test_client import three
 from tritonclient.grpc import service_pb2 as pb
 
 NAN = float("nan")

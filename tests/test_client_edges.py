@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
+from client_chunks import chunk, three
 from llama_fp4 import (
     AsyncClient,
     AsyncFunctionTransport,
@@ -27,7 +28,6 @@ from llama_fp4 import (
     UnknownOption,
 )
 from processes import eventually
-from test_client import chunk, three
 
 PATIENT = Retries(attempts=3, pause=0.0)
 

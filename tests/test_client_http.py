@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
+from client_chunks import three
 from llama_fp4 import (
     AsyncClient,
     Cancelled,
@@ -35,7 +36,6 @@ from llama_fp4.http_wire import Events
 from llama_fp4.settings import Connection
 from processes import eventually
 from server_process import free_ports
-from test_client import three
 
 
 def test_the_first_call_obeys_the_total() -> None:

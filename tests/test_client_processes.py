@@ -17,6 +17,7 @@ from typing import Any
 
 import grpc
 import pytest
+from client_chunks import three
 from conftest import ROOT
 from llama_fp4 import (
     AsyncClient,
@@ -33,7 +34,6 @@ from llama_fp4 import (
 from llama_fp4.transport import METADATA
 from playback_server import SERVICE
 from processes import PATIENCE_S, eventually
-from test_client import three
 from tritonclient.grpc import service_pb2 as pb
 
 

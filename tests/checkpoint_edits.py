@@ -1,0 +1,89 @@
+"""Changes to a written checkpoint, for tests of what is said of it: header, tensors, bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nvfp4_checkpoint import open_checkpoint
+
+Edit = Callable[[Path], object]
+
+
+def rewrite_header(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the header of the only shard; the tensors' bytes stay."""
+    shard = folder / "model.safetensors"
+    data = shard.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    change(header)
+    text = json.dumps(header).encode()
+    shard.write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
+
+
+def without(*suffixes: str) -> Edit:
+    """Leave out the tensors of those names, and their bytes."""
+
+    def edit(folder: Path) -> None:
+        tensors = open_checkpoint(folder).tensors
+        kept = [tensor for name, tensor in tensors.items() if not name.endswith(suffixes)]
+        header: dict[str, Any] = {}
+        end = 0
+        for tensor in kept:
+            start, end = end, end + tensor.data.size
+            shape = list(tensor.shape)
+            header[tensor.name] = {"dtype": tensor.dtype, "shape": shape}
+            header[tensor.name]["data_offsets"] = [start, end]
+        text = json.dumps(header).encode()
+        content = b"".join(tensor.data.tobytes() for tensor in kept)
+        (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + content)
+
+    return edit
+
+
+def store(name: str, at: int, data: bytes) -> Edit:
+    """Overwrite bytes of a tensor, `at` bytes behind its first."""
+
+    def edit(folder: Path) -> None:
+        tensor = open_checkpoint(folder).tensors[name]
+        assert at + len(data) <= tensor.data.size
+        with tensor.path.open("r+b") as file:
+            file.seek(tensor.offset + at)
+            file.write(data)
+
+    return edit
+
+
+def scalar(value: float, *names: str) -> Edit:
+    """Write the value into the F32 scalars of those names."""
+
+    def edit(folder: Path) -> None:
+        for name in names:
+            store(name, 0, np.float32(value).tobytes())(folder)
+
+    return edit
+
+
+def zeros(name: str, begin: float, end: float) -> Edit:
+    """A hole: that part of the tensor, from 0 to 1, was never written."""
+
+    def edit(folder: Path) -> None:
+        size = open_checkpoint(folder).tensors[name].data.size
+        first, last = int(begin * size) // 8 * 8, int(end * size) // 8 * 8
+        store(name, first, bytes(last - first))(folder)
+
+    return edit
+
+
+def swap_scales(folder: Path, only: str = "") -> None:
+    """What a program does that takes input_scale for weight_scale_2."""
+    tensors = open_checkpoint(folder).tensors
+    for name, tensor in tensors.items():
+        if name.endswith(".weight_scale_2") and name.startswith(only):
+            other = name.replace("weight_scale_2", "input_scale")
+            first, second = tensor.data.tobytes(), tensors[other].data.tobytes()
+            store(name, 0, second)(folder)
+            store(other, 0, first)(folder)

@@ -26,10 +26,11 @@ MakeRepository = Callable[..., Path]
 
 
 def pytest_configure() -> None:
-    """Ctrl-C reaches what the tests start, also where a shell runs them in the background, which
-    ignores it, and so would they."""
+    """SIGINT and SIGQUIT reach what the tests start, also where a shell runs them in the
+    background, which ignores both, and so would they."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,6 +75,12 @@ def one_line(error: BaseException) -> str:
     """An exception's message, for the middle of a sentence."""
     text = " ".join(str(error).split())
     return text[:300] if text else type(error).__name__
+
+
+def release_of(version: str) -> tuple[int, int]:
+    """Its first two numbers; (0, 0) for a version that has none."""
+    numbers = re.findall(r"\d+", version)
+    return (int(numbers[0]), int(numbers[1])) if len(numbers) > 1 else (0, 0)
 
 
 def not_as_known(library: str, version: str, error: BaseException, what_to_do: str) -> str:

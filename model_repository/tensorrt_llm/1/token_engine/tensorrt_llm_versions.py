@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from token_engine.interface import EngineLoadError
-from token_engine.library_results import not_as_known
+from token_engine.library_results import not_as_known, release_of
 from token_engine.tensorrt_llm_options import TensorRtLlmOptions
 
 IMAGE = "nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3"
@@ -99,7 +99,7 @@ class Library:
     @property
     def release(self) -> tuple[int, int]:
         """Major and minor number."""
-        return _release(self.version)
+        return release_of(self.version)
 
 
 def import_library(options: TensorRtLlmOptions) -> Library:
@@ -115,11 +115,11 @@ def import_library(options: TensorRtLlmOptions) -> Library:
         raise EngineLoadError(
             f"TensorRT-LLM cannot be imported ({_first_line(error)}); serve from the image {IMAGE}"
         ) from error
-    if _release(version) < (1, 0):
+    if release_of(version) < (1, 0):
         raise EngineLoadError(
             f"TensorRT-LLM is {version}, allowed is 1.0 or later; serve from the image {IMAGE}"
         )
-    if options.pipeline_parallel_size > 1 and _release(version) == (1, 0):
+    if options.pipeline_parallel_size > 1 and release_of(version) == (1, 0):
         os.environ.setdefault("TRTLLM_LLAMA_EAGER_FUSION_DISABLED", "1")
     try:
         return _read_library(options, version, package, llmapi, errors, torch)
@@ -185,7 +185,7 @@ def _choose_sampler(
             sampler, arguments = CPP_SAMPLER, {"enable_trtllm_sampler": True}
         case "sampler_type", "TorchSampler":
             sampler, arguments = EARLY_TORCH_SAMPLER, {"sampler_type": "TorchSampler"}
-            if _release(version) < (1, 2):
+            if release_of(version) < (1, 2):
                 sampler = dataclasses.replace(sampler, token_bias=False)
         case "sampler_type", _:
             sampler, arguments = CPP_SAMPLER, {"sampler_type": "TRTLLMSampler"}
@@ -261,11 +261,6 @@ def speculative_config(config: dict[str, Any]) -> Any:
     module = importlib.import_module("tensorrt_llm.llmapi.llm_args")
     make = getattr(getattr(module, "DecodingBaseConfig", None), "from_dict", None)
     return make(dict(config)) if make is not None else config
-
-
-def _release(version: str) -> tuple[int, int]:
-    numbers = re.findall(r"\d+", version)
-    return (int(numbers[0]), int(numbers[1])) if len(numbers) > 1 else (0, 0)
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
-import re
 from dataclasses import dataclass
 from typing import Any
 
 from token_engine.checkpoint_quantization import Capability
 from token_engine.interface import EngineLoadError
-from token_engine.library_results import not_as_known, one_line
+from token_engine.library_results import not_as_known, one_line, release_of
 
 OLDEST = (0, 32)
 INSTALL = "install vllm 0.32 or later into the Python that runs the engine"
@@ -64,7 +63,7 @@ def import_library() -> Library:
         platforms = importlib.import_module("vllm.platforms")
     except Exception as error:  # torch and CUDA fail in ways of their own when they are imported
         raise EngineLoadError(f"vLLM cannot be imported ({one_line(error)}); {INSTALL}") from error
-    if _release(version) < OLDEST:
+    if release_of(version) < OLDEST:
         raise EngineLoadError(f"vLLM is {version}, allowed is 0.32 or later; {INSTALL}")
     try:
         return Library(
@@ -100,8 +99,3 @@ def _gpus(platform: Any) -> tuple[bool, str, Capability, int]:
     capability = platform.get_device_capability()
     count = importlib.import_module("torch").cuda.device_count()
     return True, str(platform.get_device_name()), (capability.major, capability.minor), count
-
-
-def _release(version: str) -> tuple[int, int]:
-    numbers = re.findall(r"\d+", version)
-    return (int(numbers[0]), int(numbers[1])) if len(numbers) > 1 else (0, 0)

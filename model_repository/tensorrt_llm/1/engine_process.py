@@ -109,21 +109,18 @@ class EngineLoop:
         while self._running:
             refused = self._take_messages()
             deltas = self._engine.step() if self._engine.has_work else []
-            stats = self._engine.stats()
-            settled = stats != self._told and not self._engine.has_work
             # A long prefill makes no tokens for many steps; the watchdog must see that it moves.
             overdue = time.monotonic() - self._last_sent > HEARTBEAT_S
-            if deltas or refused or settled or overdue:
-                self._last_sent, self._told = time.monotonic(), stats
-                self._connection.send(StepDone(refused + deltas, stats))
+            settled = not self._engine.has_work and self._engine.stats() != self._told
+            if deltas or refused or overdue or settled:
+                self._last_sent, self._told = time.monotonic(), self._engine.stats()
+                self._connection.send(StepDone(refused + deltas, self._told))
 
     def _patience_s(self) -> float | None:
         """How long to wait for a message; None is for ever."""
         if self._engine.has_work:
             return 0.0
-        told = self._told
-        busy = told.active_requests or told.queued_requests or told.kv_blocks_used
-        return SETTLE_S if busy else None
+        return None if self._told.is_idle else SETTLE_S
 
     def _take_messages(self) -> list[TokenDelta]:
         refused: list[TokenDelta] = []

@@ -106,6 +106,11 @@ class EngineStats:
     prefix_tokens_looked_up: int = 0  # prompt tokens that the prefix cache was asked for
     prefix_tokens_found: int = 0  # of these, those that it had
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request holds anything of the engine."""
+        return not (self.active_requests or self.queued_requests or self.kv_blocks_used)
+
 
 class TokenEngine(ABC):
     """One engine runtime. A new one is one file here and one line in `registry.py`.

@@ -160,11 +160,10 @@ class Server:
     def _rest(self) -> None:
         """Until it has ended, or is to be looked at again."""
         until = time.monotonic() + LOOK_S
-        time.sleep(DRAIN_LOOK_S)
-        drains = self.drain.asked and not self.drain.stopped
-        while self.process.poll() is None and time.monotonic() < until and not drains:
+        while self.process.poll() is None and time.monotonic() < until:
             time.sleep(DRAIN_LOOK_S)
-            drains = self.drain.asked and not self.drain.stopped
+            if self.drain.asked and not self.drain.stopped:
+                return
 
     def end(self) -> End:
         """How it ended."""

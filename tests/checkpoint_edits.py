@@ -13,9 +13,11 @@ from nvfp4_checkpoint import open_checkpoint
 Edit = Callable[[Path], object]
 
 
-def rewrite_header(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the header of the only shard; the tensors' bytes stay."""
-    shard = folder / "model.safetensors"
+def rewrite_header(
+    folder: Path, change: Callable[[dict[str, Any]], object], name: str = "model.safetensors"
+) -> None:
+    """Change the header of the shard `name`; the tensors' bytes stay."""
+    shard = folder / name
     data = shard.read_bytes()
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:end])

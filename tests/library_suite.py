@@ -23,6 +23,14 @@ from token_engine.async_loop import EngineLost
 Start = Callable[..., Rig]
 
 
+class PanicException(BaseException):
+    """Of a library in Rust: no `Exception`, and the request would wait for ever."""
+
+
+def panic(*_: object) -> None:
+    raise PanicException("index out of bounds")
+
+
 class LibrarySuite:
     """Collected in the subclasses."""
 
@@ -60,14 +68,17 @@ class LibrarySuite:
         expected = self.ask(rig, 1, 500, 2)
         assert drain(rig.engine)[1].tokens == expected
 
+    @pytest.mark.parametrize(
+        ("submit", "said"), [(None, "'NoneType'"), (panic, "index out of bounds")]
+    )
     def test_what_breaks_inside_is_fatal(
-        self, started: Start, monkeypatch: pytest.MonkeyPatch
+        self, started: Start, monkeypatch: pytest.MonkeyPatch, submit: object, said: str
     ) -> None:
         """Of a request that was not to blame: the whole engine is started anew."""
         rig = started()
-        monkeypatch.setattr(rig.worker, "submit", None)
+        monkeypatch.setattr(rig.worker, "submit", submit)
         self.ask(rig, 1, 4, 100)
-        with pytest.raises(EngineLost, match=f"{self.library} has failed: 'NoneType'"):
+        with pytest.raises(EngineLost, match=f"{self.library} has failed: {said}"):
             drain(rig.engine)
 
     def test_a_library_that_cannot_be_asked_whether_it_lives_is_lost(
@@ -91,23 +102,6 @@ class LibrarySuite:
         loop.call_soon_threadsafe(loop.stop)
         with pytest.raises(EngineLost, match=f"the thread that speaks to {self.library} has ended"):
             eventually(lambda: bool(rig.engine.step()) and False, "it is seen")
-
-    def test_what_is_no_exception_is_fatal_too(
-        self, started: Start, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """As a panic of a library in Rust; the request would wait for ever."""
-
-        class PanicException(BaseException):
-            pass
-
-        def panic(*_: object) -> None:
-            raise PanicException("index out of bounds")
-
-        rig = started()
-        monkeypatch.setattr(rig.worker, "submit", panic)
-        self.ask(rig, 1, 4, 100)
-        with pytest.raises(EngineLost, match=f"{self.library} has failed: index out of bounds"):
-            drain(rig.engine)
 
     def test_a_request_that_the_library_cancels_by_itself_ends_with_an_error(
         self, started: Start, monkeypatch: pytest.MonkeyPatch

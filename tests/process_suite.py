@@ -26,9 +26,10 @@ from generation_room import GenerationRoom
 from processes import eventually, is_alive
 from request_row import EngineUnavailable
 from request_sequences import RoomResponse
+from runtime_subject import is_idle
 from tensorrt_llm_fakes.fake_sampler import model_logits
 from test_generation_room import Recorder
-from token_engine.interface import EngineLoadError, EngineStats
+from token_engine.interface import EngineLoadError
 
 PROMPT = [301, 302, 303, 40, 50]
 HERE = Path(__file__).parent
@@ -78,12 +79,6 @@ def model_tokens(room: GenerationRoom, count: int) -> list[int]:
         logits = model_logits([*PROMPT, *output], room.config.model.vocab_size)
         output.append(int(logits.argmax()))
     return output
-
-
-def is_idle(stats: EngineStats) -> bool:
-    """As one that was never asked for anything."""
-    counts = (stats.active_requests, stats.queued_requests, stats.kv_blocks_used)
-    return counts == (0, 0, 0)
 
 
 def retried(room: GenerationRoom) -> Recorder:

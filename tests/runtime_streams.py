@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from engine_answers import Answer, collect, drain
-from runtime_subject import GREEDY, SAMPLED, Subject, eventually
+from runtime_subject import GREEDY, SAMPLED, Subject, eventually, is_idle
 from token_engine.interface import GenerationRequest, TokenDelta, UnsupportedParameter
 
 
@@ -114,8 +114,7 @@ class StreamSuite:
 
     def is_idle(self, subject: Subject) -> bool:
         subject.engine.step()
-        stats = subject.engine.stats()
-        return (stats.active_requests, stats.queued_requests, stats.kv_blocks_used) == (0, 0, 0)
+        return is_idle(subject.engine.stats())
 
     def test_kv_blocks_are_reported(self, subject: Subject) -> None:
         one = subject.request(subject.prompt(100, 1), 120)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from engine_answers import Answer, Floats, drain
-from token_engine.interface import GenerationRequest, SamplingParams, TokenEngine
+from token_engine.interface import EngineStats, GenerationRequest, SamplingParams, TokenEngine
 from token_engine.registry import RUNTIMES
 
 PATIENCE_S = 60.0
@@ -108,6 +108,11 @@ class Subject:
                 best = answer[len(output)]
             output.append(best)
         return output
+
+
+def is_idle(stats: EngineStats) -> bool:
+    """As of an engine that was never asked for anything."""
+    return (stats.active_requests, stats.queued_requests, stats.kv_blocks_used) == (0, 0, 0)
 
 
 def differ(tokens: Sequence[int], others: Sequence[int]) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 import nvfp4_reference
 import pytest
 from build_console import BuildError
+from checkpoint_edits import rewrite_header
 from engine_fixtures import write_checkpoint
 from llama_config import LlamaConfig, load_llama_config
 from nvfp4_checkpoint import open_checkpoint
@@ -118,13 +119,7 @@ def _rewrite_header(tensor: str, change: Callable[[dict[str, Any]], Any]) -> Cal
     """Change the JSON header of a tensor's shard; the tensors' bytes stay."""
 
     def apply(folder: Path) -> None:
-        shard = _shard_of(folder, tensor)
-        data = shard.read_bytes()
-        end = 8 + int.from_bytes(data[:8], "little")
-        header = json.loads(data[8:end])
-        change(header)
-        text = json.dumps(header).encode()
-        shard.write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
+        rewrite_header(folder, change, _shard_of(folder, tensor).name)
 
     return apply
 

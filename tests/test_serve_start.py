@@ -14,6 +14,7 @@ import serve
 import start_watch
 from build_console import BuildError
 from drain_request import OPEN
+from fake_clock import Clock
 from llama_fp4 import Client
 from processes import eventually, is_alive, regions
 from server_process import ServerProcess, free_ports
@@ -192,21 +193,9 @@ def test_a_signal_while_a_start_is_stuck_ends_it(
     assert "anew" not in server.log()
 
 
-class Clock:
-    """In place of time.monotonic()."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(start_watch, "time", clock)
-    return clock
+    return Clock.of(start_watch, monkeypatch)
 
 
 STUBS = {Stub(number, f"region-{number}", room) for number, room in enumerate(SIGNS)}

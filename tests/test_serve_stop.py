@@ -21,6 +21,7 @@ from assemble_repository import assemble
 from drain_request import ANSWER, DIRECTORY_VARIABLE, ENDED, KILLED, REQUEST
 from engine_config import load_engine_config
 from engine_description import write_description
+from fake_clock import Clock
 from generation_room import GenerationRoom
 from process_suite import HERE, interpreter
 from processes import PATIENCE_S, Remains, eventually, is_alive
@@ -28,7 +29,6 @@ from server_process import ServerProcess, free_ports
 from server_remains import SERVER_GRACE_S
 from start_watch import SIGNS
 from stop_watch import CLIENTS_S, LONGEST_S, ROOMS_S, UNLOAD_S, StopWatch
-from test_serve_start import Clock
 from triton_processes import Stub
 
 SHUTDOWN_S = 6.0  # a GPU's runtime takes this time
@@ -103,9 +103,7 @@ def test_an_idle_grpc_stream_does_not_keep_a_server_from_ending(server: ServerPr
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(stop_watch, "time", clock)
-    return clock
+    return Clock.of(stop_watch, monkeypatch)
 
 
 ROOMS = {Stub(number, f"region-{number}", room) for number, room in enumerate(SIGNS)}

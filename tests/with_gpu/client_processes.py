@@ -5,7 +5,6 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from types import TracebackType
 
 from llama_fp4 import Client
 from with_gpu.gpu_settings import OUTPUT_TOKENS
@@ -27,15 +26,8 @@ class ClientProcesses:
         for end in self._ends:
             end.recv()
 
-    def __enter__(self) -> ClientProcesses:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End them."""
         for end in self._ends:
             end.close()
 

@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,7 @@ class TestLargeRandomCheckpoint:
     def test_tokens_per_second(self, server: ServerProcess, setting: Setting) -> None:
         """Printed beside the library called directly; nothing is asserted of times."""
         figures = {}
-        with ClientProcesses(server.ports.url("grpc"), max(STREAMS)) as clients:
+        with closing(ClientProcesses(server.ports.url("grpc"), max(STREAMS))) as clients:
             for streams in STREAMS:
                 chosen = [setting.prompts[n % len(setting.prompts)] for n in range(streams)]
                 clients.ask(chosen)  # shapes seen first cost more

@@ -6,7 +6,6 @@ Run by `make test-vllm` in the server's environment; VLLM_PYTHON names the inter
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import signal
 import statistics
@@ -18,16 +17,14 @@ from typing import Any
 
 import pytest
 from assemble_repository import assemble
-from conftest import BUILD, serving
+from conftest import serving
 from engine_config import load_engine_config
 from engine_description import write_description
+from golden import PROMPTS, without_end
 from llama_fp4 import Client, LlamaError
 from processes import children, engine_of, eventually, is_alive
 from server_process import ServerProcess
 from triton_calls import generate_tokens
-
-GOLDEN = json.loads((BUILD / "demo" / "golden" / "greedy.json").read_text(encoding="utf-8"))
-PROMPTS: list[dict[str, Any]] = GOLDEN["prompts"]
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +43,6 @@ def server(
 def client(server: ServerProcess) -> Iterator[Client]:
     with Client(server.ports.url("grpc")) as client:
         yield client
-
-
-def without_end(tokens: list[int]) -> list[int]:
-    return tokens[:-1] if tokens[-1] in GOLDEN["eos_ids"] else tokens
 
 
 def ask(client: Client, prompt: dict[str, Any], **options: Any) -> str:

@@ -67,9 +67,9 @@ benchmark: install  ## start-up seconds and tokens/s on this machine, as in the 
 benchmark-client: install  ## CPU time of a streamed response in our clients, beside the stubs that they are built on
 	@$(PY) build/bench_client.py
 
-loadtest:  ## one minute of load on the running server, and its table (LOADTEST_FLAGS: see locust --help)
+loadtest:  ## one minute of load on the running server, and its table (LOADTEST_FLAGS=--help lists the options)
 	@$(SETUP) loadtest
-	@$(VENV)/bin/locust -f loadtest/locustfile.py --headless --loglevel WARNING -H $(HOST):$(GRPC_PORT) -t $(LOADTEST_TIME) --metrics-url http://$(HOST):$(METRICS_PORT)/metrics $(LOADTEST_FLAGS)
+	@$(PY) loadtest/locustfile.py --headless --loglevel WARNING -H $(HOST):$(GRPC_PORT) -t $(LOADTEST_TIME) --metrics-url http://$(HOST):$(METRICS_PORT)/metrics $(LOADTEST_FLAGS)
 
 test-loadtest:  ## the load test's own figures against servers whose times are known (minutes)
 	@$(SETUP) server,loadtest

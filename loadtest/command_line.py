@@ -56,7 +56,7 @@ def run_options(parsed: argparse.Namespace) -> RunOptions:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Locust's `init_command_line_parser`."""
+    """Locust's `init_command_line_parser`; help_page.py prints the same groups."""
     _add_load(parser.add_argument_group("llama: load"))
     _add_requests(parser.add_argument_group("llama: requests"))
     _add_faults(parser.add_argument_group("llama: faults"))
@@ -68,13 +68,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_load(group: Any) -> None:
     default = RunOptions()
     group.add_argument(
-        "--rate", type=float, default=default.rate, help="arrivals/s of all workers together"
+        "--rate",
+        type=float,
+        metavar="PER_S",
+        default=default.rate,
+        help="arrivals/s of all workers together",
     )
     group.add_argument(
-        "--arrivals", default=default.arrivals, help="poisson, constant, gamma or trace"
+        "--arrivals",
+        metavar="PROCESS",
+        default=default.arrivals,
+        help="poisson, constant, gamma, or trace (the times of --replay)",
     )
     group.add_argument(
-        "--burstiness", type=float, default=1.0, help="gamma's shape: below 1 comes in bursts"
+        "--burstiness",
+        type=float,
+        metavar="SHAPE",
+        default=default.burstiness,
+        help="gamma's shape: below 1 comes in bursts",
     )
     group.add_argument(
         "--closed-loop",
@@ -82,12 +93,24 @@ def _add_load(group: Any) -> None:
         help="every user (-u) waits for its answer before it asks again; hides stalls",
     )
     group.add_argument(
-        "--warmup", dest="warmup_s", default="", help="seconds left out, of -t's (a tenth, up to 5)"
+        "--warmup",
+        dest="warmup_s",
+        metavar="SECONDS",
+        default="",
+        help=f"left out of every figure, a part of -t (default: a tenth of it, at most "
+        f"{WARMUP_MOST_S:g})",
     )
-    group.add_argument("--seed", type=int, default=0, help="of arrivals, prompts and faults")
+    group.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        default=default.seed,
+        help="of arrivals, prompts and faults",
+    )
     group.add_argument(
         "--max-in-flight",
         type=int,
+        metavar="N",
         default=default.max_in_flight,
         help="requests of one worker at once; arrivals beyond fail as ClientLimit",
     )
@@ -107,67 +130,136 @@ def _add_requests(group: Any) -> None:
     default = RunOptions()
     group.add_argument(
         "--workload",
+        metavar="NAME",
         default=default.workload,
         help=f"{workload_names()}; several by weight, as chat=2,128/128=1",
     )
-    group.add_argument("--model", default=default.model, help="the model to call")
+    group.add_argument("--model", metavar="NAME", default=default.model, help="the model to call")
     group.add_argument(
         "--tokenizer",
+        metavar="FILE",
         default=default.tokenizer,
-        help="tokenizer.json of the served checkpoint, for prompts of exact length",
+        help="tokenizer.json of the served checkpoint, for prompts of exact length (default: "
+        "the one of this checkout's model_repository)",
     )
     group.add_argument(
         "--distinct-prompts",
         type=int,
+        metavar="N",
         default=default.distinct_prompts,
         help="prompts that the requests draw from; 0: each its own, texts then unchecked",
     )
     group.add_argument(
-        "--max-input-tokens", type=int, default=0, help="cut longer prompts to this (0: do not)"
+        "--max-input-tokens",
+        type=int,
+        metavar="N",
+        default=default.max_input_tokens,
+        help="cut longer prompts to this; 0: do not cut",
     )
     group.add_argument(
         "--normal-lengths", action="store_true", help="IN/OUT are means of normal distributions"
     )
-    group.add_argument("--prefix-tokens", type=int, default=0, help="of shared-prefix (1024)")
-    group.add_argument("--turns", type=int, default=default.turns, help="of a chat")
     group.add_argument(
-        "--think-time", dest="think_s", type=float, default=default.think_s, help="mean seconds"
+        "--prefix-tokens",
+        type=int,
+        metavar="N",
+        default=default.prefix_tokens,
+        help="length of the prefix that shared-prefix has (default: 1024)",
     )
-    group.add_argument("--sampling", default="", help='client options, as {"temperature": 0.7}')
-    group.add_argument("--replay", default="", help="a recording, one JSON object a line")
-    group.add_argument("--speed", type=float, default=1.0, help="of the recording's times")
+    group.add_argument(
+        "--turns", type=int, metavar="N", default=default.turns, help="requests of one chat"
+    )
+    group.add_argument(
+        "--think-time",
+        dest="think_s",
+        type=float,
+        metavar="SECONDS",
+        default=default.think_s,
+        help="mean pause between the turns of a chat",
+    )
+    group.add_argument(
+        "--sampling",
+        metavar="JSON",
+        default=default.sampling,
+        help='client options of every request, as {"temperature": 0.7}',
+    )
+    group.add_argument(
+        "--replay",
+        metavar="FILE",
+        default=default.replay,
+        help="a recording, one JSON object a line, as "
+        '{"at": 0.5, "prompt": "Hello", "max_tokens": 16}',
+    )
+    group.add_argument(
+        "--speed",
+        type=float,
+        metavar="FACTOR",
+        default=default.speed,
+        help="of the recording's times: 2 replays it twice as fast",
+    )
 
 
 def _add_faults(group: Any) -> None:
     default = RunOptions()
     group.add_argument(
         "--faults",
-        default="",
-        help="shares of arrivals: cancel_storm=0.1,slow_reader=0.05,over_long=0.02",
+        metavar="SHARES",
+        default=default.faults,
+        help="shares of the arrivals: cancel_storm=0.1,slow_reader=0.05,over_long=0.02",
     )
-    group.add_argument("--over-long-tokens", type=int, default=default.over_long_tokens)
-    group.add_argument("--stall", default="", help="AT:SECONDS, the server stopped by SIGSTOP")
-    group.add_argument("--stall-pid", type=int, default=0, help="the server's process")
+    group.add_argument(
+        "--over-long-tokens",
+        type=int,
+        metavar="N",
+        default=default.over_long_tokens,
+        help="length of over_long's prompts",
+    )
+    group.add_argument(
+        "--stall",
+        metavar="AT:SECONDS",
+        default=default.stall,
+        help="stop the server by SIGSTOP at a second of the load, for so many seconds",
+    )
+    group.add_argument(
+        "--stall-pid",
+        type=int,
+        metavar="PID",
+        default=default.stall_pid,
+        help="the process that --stall stops, with its children",
+    )
 
 
 def _add_results(group: Any) -> None:
+    default = RunOptions()
     group.add_argument(
         "--slo",
         dest="slos",
+        metavar="LIMITS",
         default="",
-        help=f"as {DEFAULT_SLOS}, of one workload chat:ttft<300ms; broken ones end with exit 1",
+        help=f"as {DEFAULT_SLOS} (default: the workload's own, else that); of one workload "
+        "chat:ttft<300ms; a broken one ends with exit code 1",
     )
     group.add_argument(
         "--max-lag",
         dest="max_lag_s",
         type=float,
-        default=0.0,
-        help="seconds (p99) that a valid run's client may be late (0.02, or 5 %% of the tail)",
+        metavar="SECONDS",
+        default=default.max_lag_s,
+        help="how late (p99) the client of a valid run may be (default: 0.02, or 5 %% of the "
+        "reported tail where that is more)",
     )
     group.add_argument(
-        "--metrics-url", default="", help="Triton's metrics (the server's host, port 8002)"
+        "--metrics-url",
+        metavar="URL",
+        default=default.metrics_url,
+        help="Triton's metrics (default: the server's host, port 8002)",
     )
-    group.add_argument("--output", default="", help="folder (build/out/loadtest/DATE-TIME)")
+    group.add_argument(
+        "--output",
+        metavar="DIR",
+        default=default.output,
+        help="folder of the results (default: build/out/loadtest/DATE-TIME)",
+    )
     group.add_argument(
         "--no-records", dest="records", action="store_false", help="write no records.jsonl"
     )

@@ -43,14 +43,14 @@ def master_port_problem(parser: argparse.ArgumentParser, arguments: Sequence[str
 
     Returns "" or, for a `--master` whose port is taken, the sentence that says so.
     """
-    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in ("--master", "--worker"):
         known.add_argument(name, action="store_true")
     for name in ("--processes", "--master-port", "--master-bind-port"):
         known.add_argument(name, type=int)
     try:
         given, _ = known.parse_known_args(arguments)
-    except SystemExit:  # Locust will say it too
+    except argparse.ArgumentError:  # Locust's parser finds it too
         return ""
     if given.processes and not (given.worker or given.master_port or given.master_bind_port):
         with socket.socket() as free:

@@ -1,5 +1,6 @@
 """Locust over the client library: `locust -f loadtest/locustfile.py`, `make loadtest`.
 
+`python loadtest/locustfile.py --help` lists the options; with others it is Locust itself.
 Thin: the load itself is load_round.py's, on every worker; conductor.py's is the run.
 """
 
@@ -9,6 +10,11 @@ import logging
 import sys
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":  # Locust loads this file once more, by another name
+    import direct
+
+    direct.run(__file__)
 
 import grpc.experimental.gevent
 import locust  # first: it makes the standard library gevent's  # isort: split
@@ -27,6 +33,7 @@ from judge import EXIT_BAD_INPUT  # noqa: E402
 from locust import User, constant, events, task  # noqa: E402
 from locust.runners import MasterRunner, WorkerRunner  # noqa: E402
 from options import OptionError  # noqa: E402
+from wrong_options import refuse_plainly  # noqa: E402
 
 AGENTS: dict[str, Agent] = {}  # of this process, "" being the one
 
@@ -34,6 +41,7 @@ AGENTS: dict[str, Agent] = {}  # of this process, "" being the one
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def _options(parser: Any) -> None:
     add_arguments(parser)
+    refuse_plainly(parser, _refuse)
     if problem := master_port_problem(parser, sys.argv[1:]):
         _refuse(problem)
 

@@ -1,0 +1,24 @@
+"""`python loadtest/locustfile.py`: as `locust -f loadtest/locustfile.py`, but for `--help`.
+
+No module here may be imported before Locust that Locust's gevent has to patch.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+
+def run(locustfile: str) -> NoReturn:
+    """Does what the command line asks for, and ends the process."""
+    arguments = sys.argv[1:]
+    if {"-h", "--help"} & set(arguments):
+        from help_page import help_page
+
+        print(help_page(), end="")
+        sys.exit(0)
+    sys.argv[:] = ["locust", "-f", locustfile, *arguments]
+    from locust.main import main
+
+    main()
+    sys.exit(0)

@@ -20,5 +20,5 @@ def run(locustfile: str) -> NoReturn:
     sys.argv[:] = ["locust", "-f", locustfile, *arguments]
     from locust.main import main
 
-    main()
+    main()  # type: ignore[no-untyped-call]
     sys.exit(0)

@@ -24,8 +24,8 @@ PARTS = {
     "tokenize": "preprocessing",
     "prefill": "first forward pass",
     "detokenize": "postprocessing of one response",
-    "network": "the rest: network, gRPC, hand-over between the steps",
-    "engine_and_network": "the rest: the engine, network, hand-over (this server tells no more)",
+    "other": "the rest: network, gRPC, hand-over between the steps",
+    "engine_and_other": "the rest: the engine, network, hand-over (this server tells no more)",
 }
 # Of the header; everything else in it is an option of the run.
 KNOWN = {"started_unix", "machine", "workers", "workloads", "slos", "duration_s", "load_s"}

@@ -7,14 +7,14 @@
 | `tokenize` | preprocessing's compute: input, execute and output |
 | `prefill` | the engine's first forward pass: from its start until room 2 had the first token |
 | `detokenize` | postprocessing's compute, of one response |
-| `network` | what remains: both ways over the network, gRPC, Triton's steps from model to model, room 2's reading of the request |
+| `other` | what remains: both ways over the network, gRPC, Triton's steps from model to model, room 2's reading of the request |
 
 Server parts are quotients of differences between two samples: of the requests that the server
 ended between them, fault journeys' too. `ttft` and `client` are of the measured normal requests.
-With many requests the two sets are nearly the same; with few, `network` holds the difference and
+With many requests the two sets are nearly the same; with few, `other` holds the difference and
 may come out below zero. A response of postprocessing is the mean one, not the first.
 Without the engine's sums, as of another server, `queue` is Triton's alone and what the engine
-takes stays in the remainder, then called `engine_and_network`.
+takes stays in the remainder, then called `engine_and_other`.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import Any
 
 from server_metrics import ServerMetrics, StepCounters
 
-PARTS = ("client", "queue", "tokenize", "prefill", "detokenize", "network")
-REMAINDER, WIDE_REMAINDER = "network", "engine_and_network"
+PARTS = ("client", "queue", "tokenize", "prefill", "detokenize", "other")
+REMAINDER, WIDE_REMAINDER = "other", "engine_and_other"
 NO_STEP = StepCounters()
 
 

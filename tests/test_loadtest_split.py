@@ -111,7 +111,7 @@ def test_the_parts_add_up_and_are_what_they_are_called() -> None:
     assert parts["tokenize"] == pytest.approx(0.005)
     assert parts["prefill"] == pytest.approx(0.02)
     assert parts["detokenize"] == pytest.approx(0.002)
-    assert list(parts) == ["client", "queue", "tokenize", "prefill", "detokenize", "network"]
+    assert list(parts) == ["client", "queue", "tokenize", "prefill", "detokenize", "other"]
 
 
 def test_a_server_that_tells_less_keeps_the_remainder_honest() -> None:
@@ -119,9 +119,9 @@ def test_a_server_that_tells_less_keeps_the_remainder_honest() -> None:
     split = split_ttft(NOTHING, parse_metrics(text), 0.2, 0.0)
     parts = {each["part"]: each["seconds"] for each in split["parts"]}
     assert "prefill" not in parts
-    assert "network" not in parts
+    assert "other" not in parts
     assert sum(parts.values()) == pytest.approx(0.2, abs=1e-12)
-    assert parts["engine_and_network"] == pytest.approx(0.2 - 0.004 - 0.005 - 0.002)
+    assert parts["engine_and_other"] == pytest.approx(0.2 - 0.004 - 0.005 - 0.002)
 
 
 def test_a_restart_and_no_requests_have_no_split() -> None:
@@ -232,7 +232,7 @@ def test_the_split_of_a_known_pace(paced_server: ServerProcess, tmp_path: Path) 
     assert sum(waits) / 3 > STEP_S, "they did wait"
     assert parts["prefill"] >= STEP_S / 2
     assert parts["queue"] + parts["prefill"] < metrics["ttft"]["mean"]
-    assert all(parts[name] > 0 for name in ("client", "tokenize", "detokenize", "network"))
+    assert all(parts[name] > 0 for name in ("client", "tokenize", "detokenize", "other"))
     assert max(each["queued_requests"] for each in summary["server"]["samples"]) <= 2
 
     (tmp_path / "summary.json").write_text(json.dumps(summary))

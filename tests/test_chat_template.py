@@ -101,7 +101,7 @@ def test_a_raw_prompts_special_tokens_are_special() -> None:
         ("{{ '<|' + messages[0].role + '|>' }}", r"'<\|', the beginning of a control token"),
         ("a <|eot_id{{ messages[0].content }}", "'<|eot_id', the beginning of a control token"),
         ("{% set end = '<' %}{{ messages[0].content }}", "'<', the beginning"),
-        (["two"], r"chat_template is \['two'\], allowed is one template"),
+        (["two"], r"chat_template is \['two'\], must be a template or a list of objects"),
         ("{{ messages", "unexpected end of template"),
     ],
 )

@@ -11,18 +11,19 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from chat_json import InvalidMessages, short
+from chat_json import InvalidMessages
 from chat_messages import TOOL_ROLES, Message, Tool, parse_messages, parse_tools
-from jinja2 import Environment, TemplateError, meta, nodes
+from jinja2 import Environment, Template, TemplateError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizer_files import DEFAULT, read_tokenizer_files
 from user_words import HIDDEN, RenderedPrompt, hide, reveal
 
 __all__ = [
     "ChatTemplate",
     "InvalidMessages",
     "Message",
+    "TemplateFault",
     "Tool",
     "parse_messages",
     "parse_tools",
@@ -39,38 +40,63 @@ TEMPLATE_ERRORS = (
     ValueError,
 )
 MAX_REASON = 200
-TOKEN_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
+TOOL_USE = "tool_use"  # the template's name for requests with tools
+
+
+class TemplateFault(ValueError):
+    """A chat template cannot be used; one sentence says why."""
 
 
 class ChatTemplate:
-    """A checkpoint's chat template: `chat_template.jinja` or what `tokenizer_config.json` holds."""
+    """A checkpoint's chat templates: one, or several by name as transformers chooses among them."""
 
     def __init__(self, tokenizer_config: Path) -> None:
-        """Raises ValueError for a template whose control tokens cannot be told from words."""
-        config = json.loads(tokenizer_config.read_text(encoding="utf-8"))
-        beside = tokenizer_config.with_name("chat_template.jinja")
-        source = beside.read_text("utf-8") if beside.exists() else config["chat_template"]
-        if not isinstance(source, str):
-            raise ValueError(f"chat_template is {short(source)}, allowed is one template")
-        environment = _environment()
-        parsed = environment.parse(source)
-        _check_literals(parsed)
-        self._knows_tools = "tools" in meta.find_undeclared_variables(parsed)
-        self._template = environment.from_string(source)
-        self._variables = {
-            name: _token_text(config[name]) for name in TOKEN_NAMES if config.get(name)
+        """Read the templates of the folder that `tokenizer_config` lies in.
+
+        Raises `TemplateFault`, for a folder without a template too, and `TokenizerFilesError`.
+        """
+        files = read_tokenizer_files(tokenizer_config.parent)
+        if not files.templates:
+            raise TemplateFault(f"{tokenizer_config.parent} has no chat template")
+        self._environment = _environment()
+        self._variables = files.variables
+        self._templates = {
+            name: self._compiled(name, source) for name, source in files.templates.items()
         }
+        self._tools_known = {
+            name: "tools" in meta.find_undeclared_variables(self._environment.parse(source))
+            for name, source in files.templates.items()
+        }
+
+    def _compiled(self, name: str, source: str) -> Template:
+        try:
+            _check_literals(self._environment.parse(source))
+            return self._environment.from_string(source)
+        except (TemplateError, RecursionError, ValueError) as error:
+            reason = " ".join(str(error).split())[:MAX_REASON]
+            raise TemplateFault(f"the template {name!r} is refused: {reason}") from None
+
+    def _chosen(self, tools: Sequence[Tool] | None) -> str:
+        if tools and TOOL_USE in self._templates:
+            return TOOL_USE
+        if DEFAULT in self._templates:
+            return DEFAULT
+        raise InvalidMessages(
+            "messages is given, and this checkpoint has no chat template of the name 'default': "
+            f"it has {', '.join(map(repr, self._templates))}; send the whole prompt as text_input"
+        )
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[Tool] | None = None
     ) -> RenderedPrompt:
         """The prompt up to the assistant's answer; raises `InvalidMessages`."""
-        if self._knows_tools:
+        name = self._chosen(tools)
+        if self._tools_known[name]:
             _check_first_message(messages, tools)
         else:
             _check_no_tools(messages, tools)
         try:
-            text = self._template.render(
+            text = self._templates[name].render(
                 messages=hide(list(messages)),
                 tools=hide(list(tools)) if tools else None,
                 documents=None,
@@ -129,10 +155,6 @@ def _check_literals(parsed: nodes.Template) -> None:
                 f"the chat template writes {begun[0]!r}, the beginning of a control token, "
                 "apart from its end"
             )
-
-
-def _token_text(token: str | dict[str, Any]) -> str:
-    return token["content"] if isinstance(token, dict) else token
 
 
 def _to_json(

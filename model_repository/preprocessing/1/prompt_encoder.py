@@ -21,13 +21,17 @@ class PromptTooLong(ValueError):
     """The text is refused unencoded; the message says its size and what is allowed."""
 
 
+class TokenizerFault(ValueError):
+    """tokenizer.json cannot be used; one sentence says why."""
+
+
 class PromptEncoder:
     """Encodes with the tokenizer of a checkpoint; never adds a token by itself but one BOS."""
 
     def __init__(self, tokenizer_json: Path, bos_token_id: int) -> None:
-        """Raises ValueError for a tokenizer whose control tokens words could become."""
-        self._trusting = Tokenizer.from_file(str(tokenizer_json))
-        self._plain = Tokenizer.from_file(str(tokenizer_json))
+        """Raises `TokenizerFault`, also for a tokenizer whose control tokens words could become."""
+        self._trusting = _load(tokenizer_json)
+        self._plain = _load(tokenizer_json)
         self._plain.encode_special_tokens = True
         self._bos = bos_token_id
         self._controls = {
@@ -41,7 +45,7 @@ class PromptEncoder:
         if not set(self._controls.values()).isdisjoint(
             self._plain.get_vocab(with_added_tokens=False).values()
         ):
-            raise ValueError("a control token is a word of the vocabulary too")
+            raise TokenizerFault("a control token is a word of the vocabulary too")
         # Every token id is at most this many characters, so text has at least len/this tokens.
         self.longest_token = max(map(len, vocabulary), default=1)
 
@@ -79,12 +83,24 @@ class PromptEncoder:
         return ids if ids[:1] == [self._bos] else [self._bos, *ids]
 
 
+def _load(tokenizer_json: Path) -> Tokenizer:
+    """Without the file's truncation and padding: training left them there, and they are no part
+    of a prompt (transformers ignores them too)."""
+    try:
+        tokenizer = Tokenizer.from_file(str(tokenizer_json))
+    except Exception as error:  # the library raises bare Exception
+        raise TokenizerFault(" ".join(str(error).split())[:200]) from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
 def _checked(token: AddedToken) -> bool:
     """True, for a control token that is found by its text alone, and by its first character."""
     if not token.content.startswith(HIDDEN):
-        raise ValueError(f"the control token {token.content!r} does not begin with {HIDDEN!r}")
+        raise TokenizerFault(f"the control token {token.content!r} does not begin with {HIDDEN!r}")
     if token.lstrip or token.rstrip or token.single_word:
-        raise ValueError(f"the control token {token.content!r} depends on the text around it")
+        raise TokenizerFault(f"the control token {token.content!r} depends on the text around it")
     return True
 
 

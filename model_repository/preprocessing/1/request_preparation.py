@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from chat_template import ChatTemplate, InvalidMessages, parse_messages, parse_tools
-from prompt_encoder import PromptEncoder, PromptTooLong
+from chat_template import InvalidMessages, parse_messages, parse_tools
+from checkpoint_text import CheckpointTextError, load_checkpoint_text
+from prompt_encoder import PromptTooLong
 from prompt_inputs import Arrays, InvalidPrompt, PromptRow, decode_text, refuse_meaningless
 from prompt_words import bad_words, embedding_bias, stop_words, word_list
 
@@ -35,14 +36,18 @@ class RequestPreparation:
             model = config["model"]
             self._max_seq_len = int(config["limits"]["max_seq_len"])
             self._vocab_size = int(model["vocab_size"])
-            self._end_id = int(model["eos_token_ids"][0])
-            self._encoder = PromptEncoder(directory / "tokenizer.json", int(model["bos_token_id"]))
-            self._template = ChatTemplate(directory / "tokenizer_config.json")
-        except Exception as error:  # tokenizers raises bare Exception
+            end_ids = [int(token_id) for token_id in model["eos_token_ids"]]
+            self._end_id = end_ids[0]
+            bos_id = int(model["bos_token_id"])
+        except (OSError, ValueError, LookupError, TypeError) as error:
             raise PreparationError(
-                f"the tokenizer in {directory} cannot be read ({error}); "
-                "build it with 'make engine'"
+                f"{directory / 'engine.json'} cannot be read ({error}); build it with 'make engine'"
             ) from error
+        try:
+            text = load_checkpoint_text(directory, bos_id, end_ids)
+        except CheckpointTextError as error:
+            raise PreparationError(str(error)) from error
+        self._encoder, self._template = text.encoder, text.template
 
     def prepare(self, arrays: Arrays, wanted: Set[str]) -> Outputs:
         """The output tensors (names and dtypes as in config.pbtxt) that are `wanted`.
@@ -130,6 +135,11 @@ class RequestPreparation:
             raise InvalidPrompt(f"text_input: {error}") from None
 
     def _encode_messages(self, document: str, tools: str) -> list[int]:
+        if self._template is None:
+            raise InvalidPrompt(
+                "messages is given, and this checkpoint has no chat template; send the whole "
+                "prompt as text_input, or serve a checkpoint that has chat_template.jinja"
+            )
         try:
             messages = parse_messages(document)
             prompt = self._template.render(messages, parse_tools(tools) if tools else None)

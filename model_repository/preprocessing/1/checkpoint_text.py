@@ -1,0 +1,67 @@
+"""A checkpoint's tokenizer and chat templates, loaded as this room serves them.
+
+The build loads every checkpoint through `load_checkpoint_text` too, so that what it calls ready
+is what this room accepts. Nothing here knows Triton or an engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from chat_template import ChatTemplate, TemplateFault
+from prompt_encoder import PromptEncoder, TokenizerFault
+from tokenizer_files import (
+    CONFIG,
+    TEMPLATE,
+    TEMPLATE_FOLDER,
+    TOKENS_MAP,
+    TokenizerFilesError,
+    read_tokenizer_files,
+)
+
+TOKENIZER = "tokenizer.json"
+# What `load_checkpoint_text` reads of a folder; all but tokenizer.json may be absent.
+FILES_READ = (TOKENIZER, CONFIG, TOKENS_MAP, TEMPLATE)
+FOLDERS_READ = (TEMPLATE_FOLDER,)  # of *.jinja
+
+
+class CheckpointTextError(ValueError):
+    """The checkpoint's tokenizer or a chat template cannot be served; one sentence names the file,
+    the fault and the remedy."""
+
+
+@dataclass(frozen=True)
+class CheckpointText:
+    """`template` is None for a checkpoint without any: it serves raw prompts alone."""
+
+    encoder: PromptEncoder
+    template: ChatTemplate | None
+
+
+def load_checkpoint_text(
+    folder: Path, bos_token_id: int, end_token_ids: Collection[int]
+) -> CheckpointText:
+    """Load `FILES_READ` and `FOLDERS_READ` of a folder; the ids are those of its config files.
+
+    Raises `CheckpointTextError`, and nothing else, for whatever is wrong with the files.
+    """
+    try:
+        has_template = bool(read_tokenizer_files(folder).templates)
+        template = ChatTemplate(folder / CONFIG) if has_template else None
+    except TokenizerFilesError as error:
+        raise CheckpointTextError(str(error)) from None
+    except TemplateFault as error:
+        raise CheckpointTextError(
+            f"the chat template of {folder} cannot be used: {error}; correct it, or remove it to "
+            "serve raw prompts alone"
+        ) from None
+    try:
+        encoder = PromptEncoder(folder / TOKENIZER, bos_token_id)
+    except TokenizerFault as error:
+        raise CheckpointTextError(
+            f"{folder / TOKENIZER} cannot be used: {error}; give a checkpoint whose tokenizer.json "
+            "the tokenizers library can read"
+        ) from None
+    return CheckpointText(encoder, template)

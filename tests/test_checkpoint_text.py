@@ -59,7 +59,7 @@ def test_named_templates_are_chosen_as_transformers_does(
 ) -> None:
     named = {"default": PLAIN, "tool_use": WITH_TOOLS, "rag": "{{ bos_token }}rag"}
     listed = [{"name": name, "template": source} for name, source in named.items()]
-    given: dict[str, object] = {"list": listed, "object": named, "files": "unused"}
+    given: dict[str, Any] = {"list": listed, "object": named, "files": "unused"}
     checkpoint(tmp_path, given[spelled])
     if spelled == "files":
         (tmp_path / "chat_template.jinja").write_text(named.pop("default"))
@@ -72,7 +72,9 @@ def test_named_templates_are_chosen_as_transformers_does(
 def test_without_a_default_template_messages_are_refused_by_name(tmp_path: Path) -> None:
     checkpoint(tmp_path, [{"name": "tool_use", "template": WITH_TOOLS}])
     assert ours(tmp_path, TOOLS) == theirs(tmp_path, TOOLS)
-    with pytest.raises(InvalidMessages, match="no chat template of the name 'default'.*text_input"):
+    with pytest.raises(
+        InvalidMessages, match=r"no chat template of the name 'default'.*text_input"
+    ):
         ours(tmp_path)
 
 
@@ -94,15 +96,13 @@ def test_without_any_template_raw_prompts_are_served(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["tokenizer_config.json", "special_tokens_map.json"])
 @pytest.mark.parametrize("token", ["<|eot_id|>", {"content": "<|eot_id|>", "lstrip": False}])
-def test_special_tokens_are_read_in_every_spelling(
-    token: object, where: str, tmp_path: Path
-) -> None:
+def test_special_tokens_are_read_in_every_spelling(token: Any, where: str, tmp_path: Path) -> None:
     checkpoint(tmp_path, PLAIN)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     del config["eos_token"]
     if where == "special_tokens_map.json":
         del config["added_tokens_decoder"]  # else transformers does not read the map
-    given = {"tokenizer_config.json": config, "special_tokens_map.json": {}}
+    given: dict[str, Any] = {"tokenizer_config.json": config, "special_tokens_map.json": {}}
     given[where]["eos_token"] = (
         token if isinstance(token, str) else {**token, "__type": "AddedToken"}
     )

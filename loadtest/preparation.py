@@ -10,6 +10,7 @@ import sdk
 from load_source import LoadSource
 from machine import describe_machine
 from options import OptionError, RunOptions
+from served import served
 from slo import parse_slos
 from unloaded import unloaded_texts
 
@@ -20,6 +21,7 @@ class Prepared:
 
     workload: str  # or several, with their weights
     references: dict[str, str] = field(default_factory=dict)
+    served: dict[str, str] = field(default_factory=dict)  # of served.py
 
     def header(
         self, options: RunOptions, rate: float, started_unix: float, workers: int
@@ -33,6 +35,7 @@ class Prepared:
             "started_unix": started_unix,
             "workers": workers,
             "machine": describe_machine(),
+            "served": self.served,
             "warmup_s": options.warmup_s,
             "duration_s": options.load_s - options.warmup_s,
             "slos": [slo.text for slo in parse_slos(options.slos)],
@@ -47,11 +50,12 @@ def prepare(options: RunOptions, say: Callable[[str], None]) -> Prepared:
     try:
         if problem := first_problem(client, options):
             raise OptionError(problem)
+        server = served(client, options)
         shares = options.shares()
         name = next(iter(shares)) if len(shares) == 1 else options.workload.replace(" ", "")
         if not options.text_check or not source.mix.distinct:
-            return Prepared(name)
-        return Prepared(name, unloaded_texts(source.mix, client, say))
+            return Prepared(name, served=server)
+        return Prepared(name, unloaded_texts(source.mix, client, say), server)
     finally:
         client.close()
 

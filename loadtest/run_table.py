@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from report_tables import milliseconds
 from results import RunResults
+from served import described
+from server_models import PARTS
 from traffic_results import METRICS, OF_A_WORKLOAD
 
 TIMES = ("p50", "p90", "p99", "p99.9", "max")
-
-
-def milliseconds(seconds: float | None) -> str:
-    """`1,234.5`, or `-` where there is no value."""
-    return "-" if seconds is None else f"{seconds * 1e3:,.1f}"
+MODEL_COLUMNS = ("requests", "executions", "total", "queue", "input", "infer", "output")
 
 
 def run_table(summary: Mapping[str, Any]) -> str:
@@ -25,6 +24,7 @@ def run_table(summary: Mapping[str, Any]) -> str:
         f"{header.get('workload')}, {loop}, {header.get('duration_s', 0):.0f} s measured after "
         f"{header.get('warmup_s', 0):g} s of warm-up, seed {header.get('seed')}, "
         f"{header.get('workers')} worker(s)",
+        *([", ".join(told)] if (told := described(header.get("served") or {})) else []),
         *_rates(rates, counts),
         "",
         *_times(summary["metrics"], METRICS),
@@ -32,6 +32,7 @@ def run_table(summary: Mapping[str, Any]) -> str:
     for name, workload in summary["workloads"].items():
         lines += ["", f"Of them {name}:", *_rates(workload["rates"], workload["counts"])]
         lines += _times(workload["metrics"], OF_A_WORKLOAD)
+    lines += [*_server(summary.get("server") or {})]
     lines += ["", *_slos(summary["slos"]), *_journeys(summary["journeys"])]
     lines += _failures(summary["failures"])
     lines += _validity(summary)
@@ -90,6 +91,25 @@ def _times(metrics: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> li
         times = [milliseconds(metrics[name][each]) for each in ("mean", *TIMES)]
         rows.append(_row(name, [f"{metrics[name]['count']:,}", *times]))
     return rows
+
+
+def _server(server: Mapping[str, Any]) -> list[str]:
+    """What each model took a request, by Triton's statistics; where the mean TTFT was spent."""
+    lines: list[str] = []
+    if models := server.get("models"):
+        lines += [
+            "",
+            f"Server, {server['models_s']:.0f} s, means of a request by Triton's counters:",
+        ]
+        lines.append(_row("ms", list(MODEL_COLUMNS)))
+        for each in models:
+            counts = [f"{each[name]:,}" for name in ("requests", "executions")]
+            times = [milliseconds(each[f"{part}_s"]) for part in PARTS]
+            lines.append(_row(each["model"], [*counts, *times]))
+    if split := server.get("split"):
+        parts = (f"{each['part']} {milliseconds(each['seconds'])}" for each in split["parts"])
+        lines += ["", f"mean ttft {milliseconds(split['ttft_s'])} ms: {', '.join(parts)}"]
+    return lines
 
 
 def _slos(slos: list[Mapping[str, Any]]) -> list[str]:

@@ -31,6 +31,15 @@ def first_request(client: Client) -> str:
     return ""
 
 
+def server_version(client: Client) -> str:
+    """As "triton 2.51.0"; "" of a server that does not say."""
+    try:
+        server = client.server()
+    except LlamaError:
+        return ""
+    return f"{server.name} {server.version}".strip()
+
+
 def is_refusal(error: BaseException) -> bool:
     """Whether the server, or the client before it, called the request wrong."""
     return isinstance(error, InvalidRequest)
@@ -41,4 +50,12 @@ def error_class(error: BaseException) -> str:
     return type(error).__name__
 
 
-__all__ = ["Client", "error_class", "first_request", "is_refusal", "open_client", "open_stream"]
+__all__ = [
+    "Client",
+    "error_class",
+    "first_request",
+    "is_refusal",
+    "open_client",
+    "open_stream",
+    "server_version",
+]

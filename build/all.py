@@ -61,7 +61,14 @@ def steps(options: argparse.Namespace, profile: Profile) -> Iterator[Step]:
         )
     engine = ("--checkpoint", str(checkpoint), "--output", str(output / "engine"))
     yield Step("engine", "compile_engine.py", (*chosen, *runtime, *engine))
-    repository = ("--engine", str(output / "engine"), "--output", str(output / "repository"))
+    unary = ("--unary",) if options.unary else ()
+    repository = (
+        "--engine",
+        str(output / "engine"),
+        "--output",
+        str(output / "repository"),
+        *unary,
+    )
     yield Step("repository", "assemble_repository.py", repository)
     yield Step("check", "assemble_repository.py", ("--check", str(output / "repository")))
     if not options.no_verify:
@@ -125,6 +132,7 @@ def _arguments() -> argparse.Namespace:
     add("--checkpoint", type=Path, help="an NVFP4 checkpoint on this machine; nothing is fetched")
     add("--quantize", type=Path, metavar="DIR", help="make the checkpoint of this BF16 model")
     add("--calib-data", type=Path, metavar="FILE", help="for --quantize (cnn_dailymail)")
+    add("--unary", action="store_true", help="the repository gives one response a request")
     add("--no-verify", action="store_true", help="leave out the comparison with the reference")
     options = parser.parse_args()
     if options.checkpoint and options.quantize:

@@ -3,6 +3,8 @@
 Without --output the engine goes into this checkout's own model_repository/. With --output DIR a
 repository of its own is made there, which needs nothing of this checkout, with a manifest of
 hashes; --check DIR compares such a repository, wherever it was copied to, with its manifest.
+With --unary that repository's `ensemble` and `tensorrt_llm` give one response a request and echo
+the prompt, as upstream's default does: for clients that call unary infer() on them.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from pathlib import Path
 from build_console import BuildError, Phase, run_script, say
 from compile_plan import link_or_copy
 from repository_manifest import MANIFEST, check_manifest, write_manifest
+from unary_repository import kind_of, make_unary
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "model_repository"
@@ -35,17 +38,28 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, default=SOURCE, help="model repository (default: this checkout's)"
     )
+    parser.add_argument(
+        "--unary",
+        action="store_true",
+        help="one response a request and the prompt echoed, as upstream's default; with --output",
+    )
     options = parser.parse_args()
     if options.check:
         count = check_manifest(options.check)
         say(f"{options.check} is whole: {count} files are what its manifest says")
+        say(f"its ensemble is {kind_of(options.check)}")
     else:
-        assemble(options.engine, options.output)
-        say(f"{options.output} is ready to serve")
+        assemble(options.engine, options.output, options.unary)
+        say(f"{options.output} is ready to serve; its ensemble is {kind_of(options.output)}")
 
 
-def assemble(engine: Path, output: Path) -> None:
+def assemble(engine: Path, output: Path, unary: bool = False) -> None:
     """Put `engine` into the model repository `output`, made from this checkout's if it is new."""
+    if unary and output.resolve() == SOURCE.resolve():
+        raise BuildError(
+            f"--unary changes a configuration that {SOURCE.name}/ keeps as it is committed; "
+            "give another folder with --output"
+        )
     if not (engine / "engine.json").is_file():
         raise BuildError(
             f"{engine} is no engine, it has no engine.json; make one with 'make engine'"
@@ -53,6 +67,8 @@ def assemble(engine: Path, output: Path) -> None:
     with Phase(f"assemble {output.name}"):
         if output.resolve() != SOURCE.resolve():
             _copy_rooms(output)
+        if unary:
+            make_unary(output)
         for room, names in ROOM_FILES.items():
             _install(engine, names, IF_THERE.get(room, ()), output / room / "1" / "engine")
     if output.resolve() != SOURCE.resolve():

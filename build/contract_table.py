@@ -180,8 +180,13 @@ HEAD = """# The contract: every tensor
 The three rooms and `ensemble` keep the names, types and dims of upstream's tensorrtllm_backend
 (v0.19 to 1.2), so that its clients work unchanged. `ensemble` streams; `tensorrt_llm_bls` takes the
 same inputs and gives exactly one response: Triton offers unary `infer()` on no model that streams,
-so clients that call it name `tensorrt_llm_bls`. All tensors have a batch dimension first (`[1, 1]`
-for one prompt, up to 64 rows); only `text_output` has one dimension alone, `[n]`, as upstream's.
+so clients that call it name `tensorrt_llm_bls`, or call a repository that `assemble_repository.py
+--unary` makes. There `ensemble` and `tensorrt_llm` give one response a request, as upstream's
+default does, and echo the prompt unless `exclude_input_in_output` is true; `stream` true, a batch
+of more than one row and `num_return_sequences` above 1 are refused by name.
+
+All tensors have a batch dimension first (`[1, 1]` for one prompt, up to 64 rows); only
+`text_output` has one dimension alone, `[n]`, as upstream's.
 
 A runtime's column says `yes` (honoured), `refused` (a value other than the default is answered with
 UNSUPPORTED and the input's name) or `no effect`. A wrong value is answered with INVALID_ARG and one
@@ -203,7 +208,12 @@ and not before, so a request that is not streamed, or still waits, goes on until
 its id ends it at once, as do `timeout_ms` and leaving a call of `tensorrt_llm_bls`.
 
 A batch's responses come one for each sequence, marked with `batch_index` and `sequence_index`; the
-final flag rides on the last one. `tensorrt_llm_bls` puts them together, a row for each sequence.
+final flag rides on the last one. `tensorrt_llm_bls` puts all of them into its one response: every
+output has a row for each sequence, prompt by prompt and within a prompt sequence by sequence,
+numbered by `batch_index` and `sequence_index` (upstream's refuses a batch and ignores
+`num_return_sequences`). A client that reads `[0]` alone reads the first prompt's first sequence: it
+must ask for one row and one sequence. `tensorrt_llm_bls` is also the way to several sequences over
+HTTP, whose `generate` takes one response from a model and fails on `ensemble`'s second one.
 
 """
 

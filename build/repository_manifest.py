@@ -1,4 +1,5 @@
-"""`manifest.json` of an assembled model repository: every file's size and SHA-256.
+"""`manifest.json` of an assembled model repository: every file's size and SHA-256, and whether the
+ensemble is streaming or unary.
 
 It lies in the repository's root, where Triton looks at folders only, and says with which commands
 a copy on another path, machine or object store is verified.
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from build_console import BuildError, Phase
+from unary_repository import kind_of
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -25,7 +27,11 @@ MADE_BY_SERVING = "__pycache__"
 def write_manifest(repository: Path) -> None:
     """Hash every file of `repository` and write the manifest, last and whole."""
     entries = _hashed(repository, list(_files(repository)))
-    document = {"format_version": FORMAT_VERSION, "files": entries}
+    document = {
+        "format_version": FORMAT_VERSION,
+        "ensemble": kind_of(repository),
+        "files": entries,
+    }
     partial = repository / f"{MANIFEST}.partial"
     partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     os.replace(partial, repository / MANIFEST)

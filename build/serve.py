@@ -17,11 +17,12 @@ from pathlib import Path
 # The room's own module says what both sides write; nothing of the project is installed there.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "model_repository/tensorrt_llm/1"))
 
-from build_console import fail
+from build_console import fail, say
 from start_watch import telling_rooms
 from stop_watch import UNLOAD_S
 from triton_installation import TritonInstallation, TritonNotFound, find_triton
 from triton_run import Settings, run
+from unary_repository import kind_of
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGING = ROOT / "build" / "out" / "triton"
@@ -39,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
         triton = find_triton(STAGING)
     except TritonNotFound as error:
         fail(str(error))
+    if kind_of(options.model_repository) == "unary":
+        say("the ensemble is unary: one response a request, 'stream' true is refused")
     settings = Settings(
         command_line(triton, options),
         options.exit_timeout,

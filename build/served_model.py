@@ -54,6 +54,7 @@ class ServedModel:
         self.url = f"{host}:{grpc_port}"
         self._metrics = f"{host}:{metrics_port}"
         self._timeout_s = timeout_s
+        self._decoupled: bool | None = None  # until the server was asked
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(grpc.insecure_channel(self.url))
 
     def check_ready(self) -> None:
@@ -90,7 +91,8 @@ class ServedModel:
             "input_ids": np.array([prompt_ids], np.int32),
             "input_lengths": np.array([[len(prompt_ids)]], np.int32),
             "request_output_len": np.array([[count]], np.int32),
-            "streaming": np.array([[True]]),
+            "streaming": np.array([[self._streams()]]),
+            "exclude_input_in_output": np.array([[True]]),
             "ignore_eos": np.array([[True]]),
         }
         if log_probs:
@@ -114,11 +116,26 @@ class ServedModel:
         try:
             limits = Timeouts(total=self._timeout_s)
             with Client(self.url) as client:
-                chunks = list(client.stream(prompt, max_tokens=count, timeouts=limits))
+                stream = client.stream(
+                    prompt, max_tokens=count, timeouts=limits, stream=self._streams()
+                )
+                chunks = list(stream)
         except LlamaError as error:
             raise BuildError(self._failed("ensemble", f"{error.code}: {error}")) from None
         text = "".join(chunk.text for chunk in chunks)
         return Text(text, chunks[-1].num_input_tokens, chunks[-1].finish_reason)
+
+    def _streams(self) -> bool:
+        """Whether a request may have several responses: not of a repository made with --unary."""
+        if self._decoupled is None:
+            request = service_pb2.ModelConfigRequest(name="tensorrt_llm")
+            try:
+                found = self._stub.ModelConfig(request, timeout=READY_TIMEOUT_S)
+            except grpc.RpcError as error:
+                said = f"{error.code().name}: {error.details()}"
+                raise BuildError(self._failed("tensorrt_llm", said)) from None
+            self._decoupled = found.config.model_transaction_policy.decoupled
+        return self._decoupled
 
     def _stream(self, model: str, arrays: dict[str, npt.NDArray[Any]]) -> list[dict[str, bytes]]:
         """The outputs' raw bytes by name, of every response to one request."""

@@ -14,6 +14,7 @@ import pytest
 from conftest import BUILD, DEMO_CHECKPOINT, ROOT
 from nvidia_gpus import FAMILIES
 from repository_manifest import check_manifest
+from unary_repository import kind_of
 
 ALL = BUILD / "all.py"
 DOCKERFILE = (BUILD / "Dockerfile").read_text(encoding="utf-8")
@@ -33,8 +34,10 @@ def test_the_demo_from_its_files_to_a_verified_repository(tmp_path: Path) -> Non
     assert check_manifest(tmp_path / "repository") > 50
     engine = json.loads((tmp_path / "engine" / "engine.json").read_text())
     assert (engine["model"]["name"], engine["runtime"]) == ("demo", "openvino")
-    again = run_all("--profile", "demo", "--output", tmp_path, "--no-verify")
+    assert kind_of(tmp_path / "repository") == "streaming"
+    again = run_all("--profile", "demo", "--output", tmp_path, "--no-verify", "--unary")
     assert again.returncode == 0
+    assert kind_of(tmp_path / "repository") == "unary"
     assert f"{tmp_path / 'engine'} is up to date" in again.stdout
     assert "building the graph" not in again.stdout
 

@@ -92,8 +92,16 @@ def infer(server: ServerProcess, model: str, arrays: Arrays, request_id: str = "
         return client.infer(model, infer_inputs(arrays), request_id=request_id)
 
 
-def plain_infer(server: ServerProcess, protocol: Any, arrays: Arrays, binary: bool) -> Any:
-    """`infer()` of tensorrt_llm_bls by tritonclient.grpc or .http; `binary`: no tensor in JSON."""
+def plain_infer(
+    server: ServerProcess,
+    protocol: Any,
+    arrays: Arrays,
+    binary: bool = True,
+    model: str = "tensorrt_llm_bls",
+    wanted: Sequence[str] = ("text_output",),
+) -> Any:
+    """`infer()` of a model by tritonclient.grpc or .http; `binary`: no tensor in JSON; all of the
+    model's outputs are wanted if `wanted` names none."""
     http = protocol is not triton
     options = {"binary_data": binary} if http else {}
     with protocol.InferenceServerClient(server.ports.url("http" if http else "grpc")) as client:
@@ -101,8 +109,8 @@ def plain_infer(server: ServerProcess, protocol: Any, arrays: Arrays, binary: bo
         for name, array in arrays.items():
             tensor = protocol.InferInput(name, array.shape, np_to_triton_dtype(array.dtype))
             inputs.append(tensor.set_data_from_numpy(array, **options))
-        outputs = [protocol.InferRequestedOutput("text_output", **options)]
-        return client.infer("tensorrt_llm_bls", inputs, outputs=outputs, request_id="0")
+        outputs = [protocol.InferRequestedOutput(name, **options) for name in wanted] or None
+        return client.infer(model, inputs, outputs=outputs, request_id="0")
 
 
 def is_final(result: Any) -> bool:

@@ -57,7 +57,12 @@ class Contract:
 
 OUTPUTS = ("text_output", "num_output_tokens", "num_input_tokens", "finish_reason", "stop_reason")
 OURS = Contract(
-    "ours", "stream", parameters={"named_errors": True}, outputs=OUTPUTS, stoppable=True
+    "ours",
+    "stream",
+    always={"exclude_input_in_output": True},  # a unary repository echoes as upstream does
+    parameters={"named_errors": True},
+    outputs=OUTPUTS,
+    stoppable=True,
 )
 # Upstream echoes the prompt and does not count unless told otherwise, and may end a stream with a
 # response that has nothing but the final flag, which Triton only sends if asked.

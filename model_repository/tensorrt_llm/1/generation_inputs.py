@@ -96,6 +96,25 @@ def read_inputs(
     return read
 
 
+def refuse_several_responses(rows: list[GenerationInputs], packed: bool) -> None:
+    """For a model that gives one response; `packed`: all sequences are put into that one.
+
+    Raises `InvalidRequest` for what has several.
+    """
+    why = "this server's ensemble is unary and gives one response a request"
+    way = "; tensorrt_llm_bls answers several in one response"
+    if any(row.output.streaming for row in rows):
+        raise InvalidRequest(f"stream is true and must be false: {why}")
+    if packed:
+        return
+    if len(rows) > 1:
+        raise InvalidRequest(f"the batch has {len(rows)} rows and must have 1: {why}{way}")
+    if rows[0].num_sequences > 1:
+        raise InvalidRequest(
+            f"num_return_sequences is {rows[0].num_sequences} and must be 1: {why}{way}"
+        )
+
+
 def _with_new_names(arrays: Arrays) -> tuple[Arrays, dict[str, str]]:
     """The inputs by their newer names, and {newer name: the older one that was sent}."""
     renamed, sent = dict(arrays), dict[str, str]()

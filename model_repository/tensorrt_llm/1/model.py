@@ -14,7 +14,7 @@ from drain_request import tell_serve
 from engine_config import EngineConfigError
 from engine_info import EngineInfo
 from engine_metrics import EngineMetrics
-from generation_inputs import read_inputs
+from generation_inputs import read_inputs, refuse_several_responses
 from generation_room import GenerationRoom
 from request_parameters import UnknownParameter, read_parameters, wants_named_errors
 from request_row import InvalidRequest, Refusal
@@ -34,6 +34,7 @@ class TritonPythonModel:
         engine = Path(__file__).with_name("engine")
         log = pb_utils.Logger.log_info
         self._echo_prompt = _parameter(args, "exclude_input_in_output") == "false"
+        self._unary = not _is_decoupled(args)
         try:
             self._room = GenerationRoom(engine, lambda text: log(f"tensorrt_llm: {text}"))
             self._room.open()
@@ -67,6 +68,8 @@ class TritonPythonModel:
             reply.send_arrays(STOPPED, final=True)
         else:
             rows = read_inputs(arrays, self._room.config, self._echo_prompt)
+            if self._unary:
+                refuse_several_responses(rows, packed=parameters.one_response)
             self._room.submit(rows, reply, names, parameters.one_response)
 
     def _stop(self, names: set[str], key: int | None) -> None:
@@ -102,6 +105,12 @@ def _parameter(args: dict[str, str], name: str) -> str:
     """A parameter of config.pbtxt; empty if it is not there."""
     value = json.loads(args["model_config"])["parameters"].get(name, {})
     return str(value.get("string_value", "")).lower()
+
+
+def _is_decoupled(args: dict[str, str]) -> bool:
+    """Whether a request may have several responses: not in a repository made with --unary."""
+    policy = json.loads(args["model_config"]).get("model_transaction_policy", {})
+    return bool(policy.get("decoupled", False))
 
 
 class TritonReply:

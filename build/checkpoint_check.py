@@ -8,7 +8,8 @@ from build_console import BuildError, Phase, say
 from checkpoint_layout import KV_SCALES, check_complete_layout, check_names
 from checkpoint_manifest import NEEDED, check_needed, looks_like_weights
 from checkpoint_values import check_values
-from llama_config import load_llama_config, read_json
+from json_document import read_json
+from llama_config import load_llama_config
 from nvfp4_checkpoint import Checkpoint, check_quantization, open_checkpoint
 from safetensors_file import INDEX, shards
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from build_console import BuildError, Phase, run_script, say
 from checkpoint_values import e4m3_values
-from llama_config import read_json
+from json_document import read_json
 from nvfp4_checkpoint import BLOCK, Checkpoint, open_checkpoint
 from safetensors_file import SINGLE_SHARD
 from whole_output import written_whole

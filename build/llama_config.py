@@ -1,18 +1,36 @@
 """A Llama 3.x checkpoint's `config.json` and `generation_config.json`, read into typed facts.
 
-Both spellings of the rotary embedding are read: `rope_theta` + `rope_scaling` (transformers 4) and
-`rope_parameters` (transformers 5). A key that would change the mathematics and that the engine
-does not implement stops the build.
+What a key means is what transformers makes of it (5.x, where 4.x differs). Every number is held
+to its type and range before anything is built from it, and a key that would change the mathematics
+and that the engine does not implement stops the build.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from build_console import BuildError
+from json_document import Values, read_json
+from llama_oddities import check_family, check_plain
+
+# The most that any published Llama or its descendants come near to. Names of tensors and tables of
+# positions are made from these numbers.
+MOST_VOCAB = 2**20
+MOST_HIDDEN = 2**16
+MOST_INNER = 2**18
+MOST_LAYERS = 1024
+MOST_HEADS = 1024
+MOST_HEAD_DIM = 1024
+MOST_POSITIONS = 2**27
+EPS_RANGE = (1e-12, 0.01)
+THETA_RANGE = (1.0, 1e15)
+FACTOR_RANGE = (1.0, 1e6)
+FREQ_FACTOR_RANGE = (1e-6, 1e6)
+DEFAULT_THETA = 10000.0  # of transformers, where a file has none
+MOST_END_IDS = 256
+GENERATION = "generation_config.json"
 
 
 @dataclass(frozen=True)
@@ -50,25 +68,10 @@ class LlamaConfig:
         return 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; raises `BuildError` if it is missing, damaged or no object."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BuildError(
-            f"{path} does not exist; fetch the whole checkpoint into {path.parent}"
-        ) from None
-    except ValueError as error:
-        raise BuildError(f"{path} is not valid JSON ({error}); fetch it again") from error
-    if not isinstance(document, dict):
-        raise BuildError(f"{path} is no JSON object; fetch it again")
-    return document
-
-
 def load_llama_config(directory: Path) -> LlamaConfig:
-    """Read the checkpoint's configuration; raises `BuildError` naming key and allowed values."""
+    """Read the checkpoint's configuration; raises `BuildError` naming file, key and range."""
     path = directory / "config.json"
-    generation = directory / "generation_config.json"
+    generation = directory / GENERATION
     return parse_llama_config(
         path, read_json(path), read_json(generation) if generation.exists() else {}
     )
@@ -77,100 +80,134 @@ def load_llama_config(directory: Path) -> LlamaConfig:
 def parse_llama_config(
     path: Path, document: dict[str, Any], generation: dict[str, Any]
 ) -> LlamaConfig:
-    """Check the two files' content; `path` is for the messages. Raises `BuildError`."""
-    reader = _Keys(path, document)
-    _check_architecture(reader)
-    hidden_size = reader.count("hidden_size")
-    heads = reader.count("num_attention_heads")
+    """Check the two files' content; `path` is config.json's. Raises `BuildError`."""
+    values = Values(path, document)
+    check_family(values)
+    vocab_size = values.count("vocab_size", 1, MOST_VOCAB)
+    hidden_size = values.count("hidden_size", 1, MOST_HIDDEN)
+    heads = values.count("num_attention_heads", 1, MOST_HEADS)
+    positions = values.count("max_position_embeddings", 1, MOST_POSITIONS)
+    theta, scaling = _rope(values, positions)
     config = LlamaConfig(
-        vocab_size=reader.count("vocab_size"),
+        vocab_size=vocab_size,
         hidden_size=hidden_size,
-        intermediate_size=reader.count("intermediate_size"),
-        num_hidden_layers=reader.count("num_hidden_layers"),
+        intermediate_size=values.count("intermediate_size", 1, MOST_INNER),
+        num_hidden_layers=values.count("num_hidden_layers", 1, MOST_LAYERS),
         num_attention_heads=heads,
-        num_key_value_heads=reader.count("num_key_value_heads", heads),
-        head_dim=reader.count("head_dim", hidden_size // heads),
-        max_position_embeddings=reader.count("max_position_embeddings"),
-        rms_norm_eps=reader.number("rms_norm_eps"),
-        rope_theta=_rope(reader).number("rope_theta"),
-        rope_scaling=_rope_scaling(_rope(reader)),
-        tie_word_embeddings=bool(reader.document.get("tie_word_embeddings", False)),
-        bos_token_id=reader.count("bos_token_id", minimum=0),
-        eos_token_ids=_eos_token_ids(reader, generation),
+        num_key_value_heads=values.count("num_key_value_heads", 1, heads, heads),
+        head_dim=_head_dim(values, hidden_size, heads),
+        max_position_embeddings=positions,
+        rms_norm_eps=values.number("rms_norm_eps", *EPS_RANGE),
+        rope_theta=theta,
+        rope_scaling=scaling,
+        tie_word_embeddings=values.flag("tie_word_embeddings"),
+        bos_token_id=values.count("bos_token_id", 0, vocab_size - 1),
+        eos_token_ids=_end_ids(values, Values(path.parent / GENERATION, generation), vocab_size),
     )
+    check_plain(values, config.head_dim, positions)
     _check_divisibility(path, config)
     return config
 
 
-@dataclass(frozen=True)
-class _Keys:
-    path: Path
-    document: dict[str, Any]
+def plain_rope(config: LlamaConfig) -> dict[str, Any]:
+    """The rotary embedding's keys as every version of transformers reads them alike.
 
-    def count(self, key: str, default: int | None = None, minimum: int = 1) -> int:
-        value = self.document.get(key)
-        value = default if value is None else value
-        if type(value) is not int or value < minimum:
-            raise self.wrong(key, f"a whole number of at least {minimum}")
-        return value
-
-    def number(self, key: str) -> float:
-        value = self.document.get(key)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-            raise self.wrong(key, "a number above 0")
-        return float(value)
-
-    def wrong(self, key: str, allowed: str) -> BuildError:
-        return BuildError(
-            f"{self.path}: {key} is {self.document.get(key)!r}, allowed is {allowed}; "
-            "give a Llama 3.x checkpoint"
-        )
-
-
-def _check_architecture(reader: _Keys) -> None:
-    fixed: dict[str, tuple[Any, ...]] = {
-        "model_type": ("llama",),
-        "hidden_act": ("silu", None),
-        "attention_bias": (False, None),
-        "mlp_bias": (False, None),
+    transformers 4 does not know `rope_parameters`, which transformers 5 writes, and computes with
+    theta 10000 and without scaling where it finds nothing else.
+    """
+    scaling = config.rope_scaling
+    return {
+        "rope_theta": config.rope_theta,
+        "rope_scaling": None if scaling is None else {"rope_type": "llama3", **asdict(scaling)},
     }
-    for key, allowed in fixed.items():
-        if reader.document.get(key) not in allowed:
-            raise reader.wrong(key, repr(allowed[0]))
 
 
-def _rope(reader: _Keys) -> _Keys:
-    """The rotary embedding's keys in one place, whichever spelling the file has."""
-    parameters = reader.document.get("rope_parameters")
-    if parameters is None:
-        scaling = reader.document.get("rope_scaling") or {}
-        parameters = {"rope_theta": reader.document.get("rope_theta", 10000.0), **scaling}
-    if not isinstance(parameters, dict):
-        raise reader.wrong("rope_parameters", "an object")
-    return _Keys(reader.path, parameters)
+def _head_dim(values: Values, hidden_size: int, heads: int) -> int:
+    if values.document.get("head_dim") is None and hidden_size % heads:
+        raise BuildError(
+            f"{values.path}: hidden_size is {hidden_size}, but without head_dim must be a multiple "
+            f"of num_attention_heads {heads}"
+        )
+    return values.count("head_dim", 1, MOST_HEAD_DIM, hidden_size // heads)
 
 
-def _rope_scaling(rope: _Keys) -> Llama3RopeScaling | None:
-    kind = rope.document.get("rope_type", rope.document.get("type", "default"))
+def _rope(values: Values, positions: int) -> tuple[float, Llama3RopeScaling | None]:
+    """`rope_scaling` where it says anything, else `rope_parameters`; what neither has comes from
+    the file's top level. So does transformers 5."""
+    rope = values.part("rope_scaling")
+    if not rope.document:
+        rope = values.part("rope_parameters")
+    if "rope_theta" in rope.document:
+        theta = _present(rope, "rope_theta").number("rope_theta", *THETA_RANGE)
+    elif "rope_theta" in values.document:
+        theta = _present(values, "rope_theta").number("rope_theta", *THETA_RANGE)
+    else:
+        theta = DEFAULT_THETA
+    _check_whole_rotation(values)
+    _check_whole_rotation(rope)
+    return theta, _scaling(values, rope, positions)
+
+
+def _present(values: Values, key: str) -> Values:
+    """Raise `BuildError` for a null, which transformers computes with and fails."""
+    if values.document[key] is None:
+        raise values.wrong(key, "a number, or absent")
+    return values
+
+
+def _check_whole_rotation(values: Values) -> None:
+    if values.number("partial_rotary_factor", 0, 1, 1.0) != 1:
+        raise values.wrong("partial_rotary_factor", "1: a Llama rotates whole heads")
+
+
+def _scaling(values: Values, rope: Values, positions: int) -> Llama3RopeScaling | None:
+    kind = _rope_type(rope)
     if kind == "default":
         return None
-    if kind != "llama3":
-        raise BuildError(f"{rope.path}: rope_type is {kind!r}, allowed is 'llama3' or 'default'")
-    return Llama3RopeScaling(
-        factor=rope.number("factor"),
-        low_freq_factor=rope.number("low_freq_factor"),
-        high_freq_factor=rope.number("high_freq_factor"),
-        original_max_position_embeddings=rope.count("original_max_position_embeddings"),
-    )
+    original = "original_max_position_embeddings"
+    low = rope.number("low_freq_factor", *FREQ_FACTOR_RANGE)
+    high = rope.number("high_freq_factor", *FREQ_FACTOR_RANGE)
+    if high <= low:
+        raise rope.wrong("high_freq_factor", f"above low_freq_factor {low:g}")
+    if original in rope.document and rope.document[original] is None:
+        raise rope.wrong(original, f"a whole number from 1 to {MOST_POSITIONS}, or absent")
+    length = rope.count(original, 1, MOST_POSITIONS, positions)
+    # Versions of transformers differ in which one they take.
+    if values.count(original, 1, MOST_POSITIONS, length) != length:
+        raise values.wrong(original, f"{length}, as in {rope.inside[:-1]}, or absent")
+    factor = rope.number("factor", *FACTOR_RANGE)
+    return Llama3RopeScaling(factor, low, high, length)
 
 
-def _eos_token_ids(reader: _Keys, generation: dict[str, Any]) -> tuple[int, ...]:
-    found: list[Any] = []
-    for document in (generation, reader.document):
-        value = document.get("eos_token_id")
-        found += value if isinstance(value, list) else [] if value is None else [value]
-    if not found or any(type(token_id) is not int or token_id < 0 for token_id in found):
-        raise reader.wrong("eos_token_id", "a token id or a list of them")
+def _rope_type(rope: Values) -> str:
+    """Raises `BuildError` for a type that is not computed here, or two that differ."""
+    names = ("rope_type", "type")
+    given: dict[str, Any] = {key: rope.document[key] for key in names if key in rope.document}
+    for key, kind in given.items():
+        if kind not in ("default", "llama3"):
+            raise rope.wrong(key, "'llama3' or 'default': no other is implemented")
+    if len(set(given.values())) > 1:
+        raise rope.wrong("type", f"{given['rope_type']!r}, as rope_type says, or absent")
+    for key, inner in rope.document.items():
+        if isinstance(inner, dict):
+            raise rope.wrong(key, "absent: a rotary embedding for each kind of layer is no Llama's")
+    return next(iter(given.values()), "default")
+
+
+def _end_ids(config: Values, generation: Values, vocab_size: int) -> tuple[int, ...]:
+    found: list[int] = []
+    for values in (generation, config):
+        value = values.document.get("eos_token_id")
+        ids = value if isinstance(value, list) else [] if value is None else [value]
+        in_range = all(type(one) is int and 0 <= one < vocab_size for one in ids)
+        if not in_range or len(ids) > MOST_END_IDS:
+            raise values.wrong(
+                "eos_token_id",
+                f"a token id below vocab_size {vocab_size}, or a list of up to {MOST_END_IDS}",
+            )
+        found += ids
+    if not found:
+        raise config.wrong("eos_token_id", "a token id or a list of them")
     return tuple(dict.fromkeys(found))
 
 
@@ -184,9 +221,4 @@ def _check_divisibility(path: Path, config: LlamaConfig) -> None:
     }
     for name, (value, divisor) in rules.items():
         if value % divisor:
-            raise BuildError(f"{path}: {name} is {value}, allowed is a multiple of {divisor}")
-    for token_id in (config.bos_token_id, *config.eos_token_ids):
-        if token_id >= config.vocab_size:
-            raise BuildError(
-                f"{path}: token id {token_id} is outside vocab_size {config.vocab_size}"
-            )
+            raise BuildError(f"{path}: {name} is {value}, but must be a multiple of {divisor}")

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from build_console import BuildError
 from checkpoint_layout import BLOCK as BLOCK
 from checkpoint_layout import check_forward_tensors
 from checkpoint_layout import expected_tensors as expected_tensors
 from checkpoint_layout import linear_shapes as linear_shapes
-from llama_config import LlamaConfig, load_llama_config, read_json
+from json_document import Values, read_json
+from llama_config import LlamaConfig, load_llama_config
 from safetensors_file import DTYPE_BYTES as DTYPE_BYTES
 from safetensors_file import Bytes as Bytes
 from safetensors_file import StoredTensor as StoredTensor
 from safetensors_file import read_shards
+
+MOST_GROUP = 2**16  # columns
 
 
 @dataclass(frozen=True)
@@ -56,25 +58,39 @@ def open_checkpoint(directory: Path) -> Checkpoint:
 
 
 def check_quantization(directory: Path) -> None:
-    """`hf_quant_config.json` is authoritative; the copy inside `config.json` stands in for it."""
+    """Raise `BuildError` unless the checkpoint says that it is NVFP4 in blocks of 16.
+
+    `hf_quant_config.json` is authoritative, the copy inside `config.json` stands in for it; where
+    both are there they must agree, since vLLM reads the copy.
+    """
+    config = directory / "config.json"
+    inline = Values(config, read_json(config)).part("quantization_config")
     path = directory / "hf_quant_config.json"
-    if path.exists():
-        facts = _object(read_json(path), "quantization")
-        group_size = facts.get("group_size", BLOCK)
-    else:
-        path = directory / "config.json"
-        facts = _object(read_json(path), "quantization_config")
-        groups = _object(facts, "config_groups")
-        first = _object(groups, next(iter(groups), ""))
-        group_size = _object(first, "weights").get("group_size", BLOCK)
-    algorithm = facts.get("quant_algo")
+    if not path.exists():
+        _check_nvfp4(inline, _inline_group_size(inline))
+        return
+    facts = Values(path, read_json(path)).part("quantization")
+    _check_nvfp4(facts, facts.count("group_size", 1, MOST_GROUP, BLOCK))
+    facts.text("kv_cache_quant_algo")
+    facts.texts("exclude_modules")
+    if inline.text("quant_algo", "NVFP4") != "NVFP4":
+        raise inline.wrong("quant_algo", f"'NVFP4', as {path.name} says")
+
+
+def _inline_group_size(inline: Values) -> int:
+    groups = inline.part("config_groups")
+    sizes = {
+        groups.part(name).part("weights").count("group_size", 1, MOST_GROUP, BLOCK)
+        for name in groups.document
+    }
+    return next(iter(sizes - {BLOCK}), BLOCK)
+
+
+def _check_nvfp4(facts: Values, group_size: int) -> None:
+    algorithm = facts.text("quant_algo") or facts.text("quant_method")
     if algorithm != "NVFP4" or group_size != BLOCK:
         raise BuildError(
-            f"{path}: quant_algo is {algorithm!r} with group_size {group_size!r}, "
-            f"allowed is 'NVFP4' with {BLOCK}; quantize the model with build/quantize.py"
+            f"{facts.path}: {facts.inside}quant_algo is {algorithm!r} with group_size "
+            f"{group_size}, but must be 'NVFP4' with {BLOCK}; quantize the BF16 model with "
+            "build/quantize.py"
         )
-
-
-def _object(document: dict[str, Any], key: str) -> dict[str, Any]:
-    value = document.get(key)
-    return value if isinstance(value, dict) else {}

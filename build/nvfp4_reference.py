@@ -152,11 +152,11 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 def rope_frequencies(config: dict[str, Any]) -> F32:
-    """[head_dim / 2] radians per position, from rope_theta + rope_scaling or rope_parameters.
+    """[head_dim / 2] radians per position, the keys merged as transformers 5 does.
 
     Raises ValueError for a rope type that is neither "default" nor "llama3".
     """
-    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
     theta = float(scaling.get("rope_theta", config.get("rope_theta", 10000.0)))
     width = head_dim(config)
     frequencies = theta ** (-np.arange(0, width, 2, dtype=np.float64) / width)
@@ -167,7 +167,9 @@ def rope_frequencies(config: dict[str, Any]) -> F32:
         raise ValueError(f"rope_type {kind!r} is not one of default, llama3")
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     # Turns that a pair makes within the original context: many -> kept, few -> slowed down.
-    turns = scaling["original_max_position_embeddings"] * frequencies / (2 * np.pi)
+    longest = config["max_position_embeddings"]
+    original = scaling.get("original_max_position_embeddings", longest)
+    turns = original * frequencies / (2 * np.pi)
     keep = np.clip((turns - low) / (high - low), 0.0, 1.0)
     slowed = frequencies / scaling["factor"]
     blended: F32 = (keep * frequencies + (1 - keep) * slowed).astype(np.float32)

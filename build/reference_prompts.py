@@ -16,7 +16,8 @@ from typing import Any
 from build_console import BuildError, say
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from llama_config import LlamaConfig, read_json
+from json_document import read_json
+from llama_config import LlamaConfig
 from tokenizers import Tokenizer
 
 PROMPTS = Path(__file__).with_name("reference_prompts.json")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from build_console import BuildError
-from llama_config import read_json
+from json_document import read_json
 
 DTYPE_BYTES = {"U8": 1, "F8_E4M3": 1, "BF16": 2, "F16": 2, "F32": 4}
 FETCH_AGAIN = "fetch the checkpoint again"

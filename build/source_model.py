@@ -10,7 +10,8 @@ from pathlib import Path
 from build_console import BuildError
 from checkpoint_layout import TensorKind, expected_tensors, layer_prefix, linear_shapes
 from checkpoint_manifest import NEEDED, is_small_file, shard_names
-from llama_config import LlamaConfig, load_llama_config, read_json
+from json_document import read_json
+from llama_config import LlamaConfig, load_llama_config
 from safetensors_file import StoredTensor, read_shards
 
 # Made anew by the export, not taken from the source.

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from build_console import BuildError
-from llama_config import read_json
+from json_document import read_json
 
 
 @dataclass(frozen=True)

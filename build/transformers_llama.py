@@ -6,11 +6,11 @@ and says nothing. Both read `rope_theta` and `rope_scaling`.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from llama_config import load_llama_config, read_json
+from json_document import read_json
+from llama_config import load_llama_config, plain_rope
 from transformers import LlamaConfig
 from transformers.utils import logging as transformers_logging
 
@@ -23,9 +23,7 @@ def transformers_config(directory: Path, dtype: str) -> Any:
     values = read_json(directory / "config.json")
     for key in ("quantization_config", "rope_parameters", "torch_dtype", "dtype"):
         values.pop(key, None)
-    scaling = facts.rope_scaling
-    values["rope_theta"] = facts.rope_theta
-    values["rope_scaling"] = None if scaling is None else {"rope_type": "llama3", **asdict(scaling)}
+    values |= plain_rope(facts)
     factory: Any = LlamaConfig
     return factory(**values, torch_dtype=dtype)
 

@@ -68,7 +68,8 @@ def test_full_disk_leaves_nothing(
 
 
 def test_disk_too_small_is_said_before_writing(tmp_path: Path) -> None:
-    huge = {**SHAPES["tiny"], "vocab_size": 2**40}
+    huge = {**SHAPES["tiny"], "vocab_size": 2**20, "hidden_size": 2**16, "intermediate_size": 2**18}
+    huge["num_hidden_layers"] = 100
     with pytest.raises(BuildError, match=r"the disk is full: .* needs .* GB"):
         make_checkpoint(tmp_path / "out", huge, 0, 2**60)
     assert list(tmp_path.iterdir()) == []

@@ -252,7 +252,7 @@ def _add_results(group: Any) -> None:
         "--metrics-url",
         metavar="URL",
         default=default.metrics_url,
-        help="Triton's metrics (default: the server's host, port 8002)",
+        help="Triton's metrics (default: at the server's host, its gRPC port + 1 or HTTP port + 2)",
     )
     group.add_argument(
         "--output",

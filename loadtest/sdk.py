@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llama_fp4 import Client, InvalidRequest, LlamaError, Retries, Stream
+from llama_fp4.address import metrics_url
 from workloads import Turn
 
 Messages = Sequence[Mapping[str, str]]
@@ -55,6 +56,7 @@ __all__ = [
     "error_class",
     "first_request",
     "is_refusal",
+    "metrics_url",
     "open_client",
     "open_stream",
     "server_version",

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import sdk
 from server_metrics import ServerMetrics, parse_metrics
 from server_models import server_models
 from ttft_split import SplitError, split_ttft
@@ -26,7 +27,6 @@ FETCH_S = 2.0  # a slower answer is none
 # The engine's sums are published every half second: what ended before `stop` is in the last sample.
 LAST_AFTER_S = 1.0
 MAX_SAMPLES = 1200
-DEFAULT_PORT = 8002
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +51,12 @@ class Sample:
 
 
 def metrics_url(text: str, server: str = "127.0.0.1") -> str:
-    """`text` as a URL; without one, the server's host (`host:port` of gRPC) and Triton's port.
+    """`text` as a URL; without one, where the client looks for the metrics of `server`.
 
-    >>> metrics_url("", "10.0.0.7:8001"), metrics_url("gpu1:9002")
-    ('http://10.0.0.7:8002/metrics', 'http://gpu1:9002/metrics')
+    >>> metrics_url("", "10.0.0.7:9001"), metrics_url("gpu1:9002")
+    ('http://10.0.0.7:9002/metrics', 'http://gpu1:9002/metrics')
     """
-    if not text:
-        host = server.split("://")[-1].split("/")[0].rpartition(":")[0] or server
-        text = f"{host}:{DEFAULT_PORT}"
+    text = text or sdk.metrics_url(server)
     if "://" not in text:
         text = f"http://{text}"
     scheme, _, rest = text.partition("://")
@@ -121,7 +119,10 @@ class ServerSampler:
             metrics = parse_metrics(self._fetch(self.url))
         except (OSError, http.client.HTTPException, ValueError) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
-            self.problem = f"the server's metrics at {self.url} could not be read: {reason}"
+            self.problem = (
+                f"the server's metrics at {self.url} could not be read: {reason}; "
+                "name them with --metrics-url"
+            )
             self._missed += 1
             return
         taken = Sample(time.time() - self._zero, metrics)

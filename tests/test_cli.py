@@ -13,10 +13,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from cli_calls import call, environment
 from llama_fp4 import SamplingParams
+from llama_fp4.address import metrics_url
 from llama_fp4.cli import COMMANDS
 from llama_fp4.cli_bench import percentile
 from llama_fp4.cli_conversation import Conversation
-from llama_fp4.cli_metrics import default_url, parse, rows
+from llama_fp4.cli_metrics import parse, rows
 from llama_fp4.cli_options import OPTIONS
 from server_process import free_ports
 
@@ -201,6 +202,24 @@ llama_fp4_odd NaN
     assert "odd" not in table
 
 
-@pytest.mark.parametrize("url", ["h:1", "grpcs://h:1", "http://h:1"])
-def test_metrics_are_on_the_same_host(url: str) -> None:
-    assert default_url(url) == "http://h:8002/metrics"
+@pytest.mark.parametrize(
+    ("url", "metrics"),
+    [
+        ("h:8001", "http://h:8002/metrics"),
+        ("h:9001", "http://h:9002/metrics"),
+        ("grpcs://h:9001", "http://h:9002/metrics"),
+        ("http://h:9000/", "http://h:9002/metrics"),
+        ("https://[::1]:9000", "http://[::1]:9002/metrics"),
+        ("h:65535", "http://h:8002/metrics"),
+    ],
+)
+def test_where_the_metrics_are(url: str, metrics: str) -> None:
+    assert metrics_url(url) == metrics
+
+
+def test_metrics_that_are_elsewhere_name_the_option() -> None:
+    """Nobody listens on the port after the discard protocol's."""
+    found = call("metrics", "--url", "127.0.0.1:9")
+    assert (found.returncode, found.stdout) == (1, "")
+    assert "no metrics from 127.0.0.1:10: Connection refused; name" in found.stderr
+    assert "--metrics-url" in found.stderr

@@ -179,6 +179,7 @@ def test_a_restart_and_no_requests_have_no_split() -> None:
     ("text", "server", "url"),
     [
         ("", "10.0.0.7:8001", "http://10.0.0.7:8002/metrics"),
+        ("", "10.0.0.7:9001", "http://10.0.0.7:9002/metrics"),
         ("", "https://host:8000", "http://host:8002/metrics"),
         ("gpu1:9002", "", "http://gpu1:9002/metrics"),
         ("https://gpu1/m", "", "https://gpu1/m"),
@@ -196,6 +197,7 @@ def test_an_unreachable_endpoint_costs_one_sentence() -> None:
     assert summary["split"] is None
     assert summary["samples"] == []
     assert summary["problem"].startswith("the server's metrics at http://127.0.0.1:9/metrics could")
+    assert summary["problem"].endswith("name them with --metrics-url")
 
 
 def test_a_long_run_keeps_few_samples(monkeypatch: pytest.MonkeyPatch) -> None:

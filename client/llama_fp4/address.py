@@ -10,6 +10,7 @@ from typing import Any
 from llama_fp4.errors import InvalidRequest
 from llama_fp4.settings import Connection, Keepalive, Tls
 
+METRICS_PORT = 8002  # Triton's default
 SCHEMES = ("grpc", "grpcs", "http", "https")
 # (scheme's wire, async) -> module and class; imported when wanted, as gRPC's stubs bring numpy.
 TRANSPORTS = {
@@ -55,6 +56,20 @@ def open_transport(
     connection = Connection(rest, secure, tls, named, keepalive, connect_timeout_s)
     module, name = TRANSPORTS[scheme.removesuffix("s"), asynchronous]
     return getattr(importlib.import_module(module), name)(connection)
+
+
+def metrics_url(url: str) -> str:
+    """Where a server that is reached at `url` has its metrics: no call of Triton's tells it, so by
+    the order of its default ports, one above gRPC's and two above HTTP's.
+
+    >>> metrics_url("gpu1:9001"), metrics_url("http://gpu1:9000")
+    ('http://gpu1:9002/metrics', 'http://gpu1:9002/metrics')
+    """
+    scheme, mark, rest = url.partition("://")
+    host, _, port = (rest if mark else url).rstrip("/").rpartition(":")
+    above = 2 if mark and scheme.startswith("http") else 1
+    found = int(port) + above if port.isascii() and port.isdecimal() else 0
+    return f"http://{host}:{found if 0 < found < 65536 else METRICS_PORT}/metrics"
 
 
 def _header(name: Any, value: Any) -> tuple[str, str]:

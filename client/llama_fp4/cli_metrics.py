@@ -9,14 +9,15 @@ import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from llama_fp4.address import metrics_url
 from llama_fp4.cli_console import OK, say_json, say_table
 from llama_fp4.cli_options import add_server_options, connection
 from llama_fp4.client import ASK_S
 from llama_fp4.errors import ConnectError, ConnectTimeout, InvalidRequest, ServerFailed
 
-METRICS_PORT = 8002
 SAMPLE = re.compile(r"([a-zA-Z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)")
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+REMEDY = "name the server's metrics with --metrics-url"
 ENGINE = "llama_fp4_"
 INFO = "llama_fp4_engine_info"  # its labels are the information, its value is 1
 # Triton's own, of the model that clients call.
@@ -41,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metrics-url",
         metavar="URL",
-        help=f"the endpoint (default: http://HOST:{METRICS_PORT}/metrics, HOST being --url's)",
+        help="the endpoint (default: /metrics at --url's host, its gRPC port + 1 or HTTP port + 2)",
     )
     add_server_options(parser)
 
@@ -49,23 +50,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Raises `LlamaError`."""
     given = connection(options)
-    url = options.metrics_url or default_url(given["url"])
+    url = options.metrics_url or metrics_url(given["url"])
     samples = list(parse(fetch(url, options.timeout or ASK_S, options)))
     engine = [sample for sample in samples if sample.name.startswith(ENGINE)]
     triton = list(of_model(samples, options.model))
     if not engine and not triton:
-        raise ServerFailed(f"{url} has metrics of neither the engine nor the model {options.model}")
+        raise ServerFailed(
+            f"{url} has metrics of neither the engine nor the model {options.model}; {REMEDY}"
+        )
     if options.json:
         say_json({s.name: s.labels if s.name == INFO else s.value for s in [*engine, *triton]})
     else:
         say_table(rows(engine, triton))
     return OK
-
-
-def default_url(url: str) -> str:
-    """The metrics endpoint of the host in a client's URL."""
-    host = url.rpartition("://")[2].rpartition(":")[0]
-    return f"http://{host}:{METRICS_PORT}/metrics"
 
 
 def fetch(url: str, timeout_s: float, options: argparse.Namespace) -> str:
@@ -74,21 +71,21 @@ def fetch(url: str, timeout_s: float, options: argparse.Namespace) -> str:
     scheme, rest = (scheme, rest) if mark else ("http", url)
     address, slash, path = rest.partition("/")
     if scheme not in ("http", "https") or not re.fullmatch(r".+:\d+", address):
-        raise InvalidRequest(f"--metrics-url is {url!r:.80}, allowed is http://host:port/metrics")
+        raise InvalidRequest(f"--metrics-url is {url!r:.80}, must be http://host:port/metrics")
     link = _connection(scheme, address, timeout_s, options)
     try:
         link.request("GET", slash + path if path else "/metrics", headers=dict(options.header))
         answer = link.getresponse()
         text = answer.read().decode(errors="replace")
     except TimeoutError as error:
-        raise ConnectTimeout(f"{address} did not answer in {timeout_s:g} s") from error
+        raise ConnectTimeout(f"no metrics from {address} in {timeout_s:g} s; {REMEDY}") from error
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ConnectError(f"no metrics from {address}: {reason}") from error
+        raise ConnectError(f"no metrics from {address}: {reason}; {REMEDY}") from error
     finally:
         link.close()
     if answer.status != 200:
-        raise ServerFailed(f"{url} answers with {answer.status} {answer.reason}")
+        raise ServerFailed(f"{url} answers with {answer.status} {answer.reason}; {REMEDY}")
     return text
 
 

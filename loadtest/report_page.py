@@ -9,13 +9,16 @@ from typing import Any
 import report_tables as tables
 from report_plots import plots, rate_curves
 from run_files import RunFiles
+from served import described
 
+# c0 to c6 can be told apart by people who see no red, no green or no blue, too, on both grounds;
+# lines have a pattern of dashes besides.
 STYLE = """
-:root{--bg:#fff;--fg:#1c2128;--dim:#5b6672;--rule:#d8dee4;--card:#f6f8fa;--good:#1a7f37;
---bad:#cf222e;--c0:#0969da;--c1:#bf5700;--c2:#8250df;--c3:#1a7f37;--c4:#9a6700;--c5:#cf222e;--c6:#7d8590}
+:root{--bg:#ffffff;--fg:#1c2128;--dim:#5b6672;--rule:#d8dee4;--card:#f6f8fa;--good:#1a7f37;
+--bad:#cf222e;--c0:#113d9c;--c1:#db6703;--c2:#ad6ac5;--c3:#01a460;--c4:#674a04;--c5:#e52c3e;--c6:#686b6e}
 @media (prefers-color-scheme:dark){:root{--bg:#0d1117;--fg:#e6edf3;--dim:#9aa5b1;--rule:#30363d;
---card:#161b22;--good:#3fb950;--bad:#ff7b72;--c0:#58a6ff;--c1:#ffa657;--c2:#bc8cff;--c3:#3fb950;
---c4:#d29922;--c5:#ff7b72;--c6:#848d97}}
+--card:#161b22;--good:#3fb950;--bad:#ff7b72;--c0:#447dfe;--c1:#f38b44;--c2:#af5db3;--c3:#29f0a1;
+--c4:#f5d71c;--c5:#da3b50;--c6:#aab4bd}}
 *{box-sizing:border-box}
 body{margin:0 auto;max-width:1360px;padding:20px 24px 60px;background:var(--bg);color:var(--fg);
 font:15px/1.5 system-ui,-apple-system,"Segoe UI","DejaVu Sans",sans-serif}
@@ -28,25 +31,31 @@ h3{font-size:15px;margin:0 0 6px}p{margin:6px 0}.dim{color:var(--dim)}.good{colo
 .cards div{background:var(--card);border:1px solid var(--rule);border-radius:8px;padding:10px 14px}
 .cards b{display:block;font-size:20px;white-space:nowrap;font-variant-numeric:tabular-nums}
 .cards span{color:var(--dim);font-size:13px}
-.plots{display:grid;gap:16px;grid-template-columns:repeat(auto-fit,minmax(min(560px,100%),1fr))}
-.two{display:grid;gap:0 32px;grid-template-columns:repeat(auto-fit,minmax(min(560px,100%),1fr))}
+.plots{display:grid;gap:16px;grid-template-columns:repeat(auto-fit,minmax(min(440px,100%),1fr))}
+.two{display:grid;gap:0 32px;grid-template-columns:repeat(auto-fit,minmax(min(440px,100%),1fr))}
 .two>section{min-width:0}
 .plot{border:1px solid var(--rule);border-radius:8px;padding:12px 14px 8px;min-width:0}
 figure{margin:0}svg{display:block;width:100%;height:auto}
 figcaption{display:flex;flex-wrap:wrap;gap:2px 16px;font-size:13px;color:var(--dim);min-height:20px;
 padding-left:10%}
-figcaption i,.key{display:inline-block;width:10px;height:10px;border-radius:2px;
-margin-right:6px}
+.key{display:inline-block;width:10px;height:10px;border-radius:2px;margin-right:6px}
+figcaption svg{display:inline-block;width:28px;height:8px;margin-right:6px;vertical-align:middle}
 svg text{font-size:12px;fill:var(--dim)}svg .end{text-anchor:end}svg .mid{text-anchor:middle}
 svg .name{fill:var(--fg)}svg .halo{fill:var(--bad);paint-order:stroke;stroke:var(--bg);
 stroke-width:4}
 .grid{stroke:var(--rule);stroke-width:1;fill:none}.axis{stroke:var(--dim);fill:none}
-.line{fill:none;stroke-width:2;stroke-linejoin:round}.bar{fill:var(--c0)}
-.mark{fill:none;stroke-width:1.5;stroke-dasharray:5 4;opacity:.9}
-.stack{display:flex;height:22px;border-radius:4px;overflow:hidden;margin:8px 0}.stack i{min-width:0}
+.line{fill:none;stroke-width:2;stroke-linejoin:round}.bar{fill:var(--c0);opacity:.75}
+.line.s2{stroke-dasharray:7 4}.line.s3{stroke-dasharray:11 3 2 3}
+.line.s4{stroke-dasharray:.1 5;stroke-width:3;stroke-linecap:round}.line.s5{stroke-dasharray:3 3}
+.mark{fill:none;stroke-width:1.75}.mark.s2{stroke-dasharray:7 4}.mark.s3{stroke-dasharray:11 3 2 3}
+.mark.s5{stroke-dasharray:5 3}.mark.s6{stroke-dasharray:2 4}
+.stack{display:flex;gap:2px;height:22px;border-radius:4px;overflow:hidden;margin:8px 0}
+.stack i{min-width:0}
+details{margin:32px 0}summary{cursor:pointer;font-size:18px;font-weight:600;margin-bottom:10px}
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:14px}
 th,td{text-align:left;padding:5px 10px 5px 0;border-bottom:1px solid var(--rule);vertical-align:top;
 overflow-wrap:anywhere}
+th:first-child,td:first-child{min-width:100px}
 th{color:var(--dim);font-weight:600}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;
 white-space:nowrap}td .dim{font-size:13px}
 @media print{body{max-width:none}.plot{break-inside:avoid}}
@@ -67,17 +76,27 @@ def report_page(run: RunFiles, refresh_s: int = 0) -> str:
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
         'content="width=device-width,initial-scale=1"><meta name="color-scheme" '
         f'content="light dark">{again}<title>{escape(title)}</title><style>{STYLE}</style></head>'
-        f"<body><h1>{escape(title)}</h1>{_subtitle(header)}{_banners(run)}{_cards(summary)}"
-        f"{_section('Objectives', tables.slos_table(summary))}"
+        f"<body><h1>{escape(title)}</h1>{_subtitle(header)}{_banners(run)}"
+        f"{_section('Objectives', tables.slos_table(summary))}{_cards(summary)}"
         f'<h2>Plots</h2><div class="plots">{"".join(map(_plot, drawn))}</div>'
         f"{_section('Times', tables.metrics_table(summary))}{_workloads(summary)}"
-        f'<div class="two">{_tables(summary)}</div></body></html>\n'
+        f'{_models(summary)}<div class="two">{_tables(summary)}</div>'
+        f"{_options(header)}</body></html>\n"
     )
 
 
 def _workloads(summary: Mapping[str, Any]) -> str:
     body = tables.workloads_table(summary)
     return _section("By workload", body) if body else ""
+
+
+def _models(summary: Mapping[str, Any]) -> str:
+    body = tables.models_table(summary)
+    return _section("The server's models, by Triton's counters", body) if body else ""
+
+
+def _options(header: Mapping[str, Any]) -> str:
+    return f"<details><summary>Options</summary>{tables.options_table(header)}</details>"
 
 
 def _tables(summary: Mapping[str, Any]) -> str:
@@ -88,7 +107,6 @@ def _tables(summary: Mapping[str, Any]) -> str:
         ("Failures", tables.failures_table(summary)),
         ("Fault journeys, in no other figure", journeys),
         ("The client itself", tables.workers_table(summary)),
-        ("Options", tables.options_table(summary["header"])),
     ]
     return "".join(_section(title, body) for title, body in sections if body)
 
@@ -99,8 +117,11 @@ def _subtitle(header: Mapping[str, Any]) -> str:
     if not header.get("closed_loop"):
         asked = f"{header.get('arrivals', 'unknown')} arrivals"
         asked += f" at {rate:.4g} requests/s" if rate else ""
-    parts = [
+    served = [
         f"{header.get('model', 'unknown model')} at {header.get('url', 'an unknown address')}",
+        *described(header.get("served") or {}),
+    ]
+    parts = [
         asked,
         f"{header.get('duration_s') or 0:.0f} s measured after "
         f"{header.get('warmup_s') or 0:.3g} s of warm-up",
@@ -108,7 +129,8 @@ def _subtitle(header: Mapping[str, Any]) -> str:
         tables.when(header),
     ]
     machine = header.get("machine", "not recorded")
-    return f'<p class="dim">{escape(" · ".join(parts))}<br>client\'s machine: {escape(machine)}</p>'
+    lines = [*(" · ".join(each) for each in (served, parts)), f"client's machine: {machine}"]
+    return f'<p class="dim">{"<br>".join(map(escape, lines))}</p>'
 
 
 def _banners(run: RunFiles) -> str:

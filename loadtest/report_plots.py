@@ -12,11 +12,11 @@ from svg_plot import GREY, RED, Line, Mark, bar_plot, line_plot
 
 MS = 1e3
 PERCENTILES = {"p50": 1, "p90": 2, "p99": 3}  # and the colour of each
-# Few gaps of many are a stall: p99 of a second may not show it, the longest does. It comes first,
-# as what is drawn later lies on top, and in a second of few requests they are the same.
-OVER_TIME = {"max": 4, **dict(reversed(PERCENTILES.items()))}
+# Few gaps of many are a stall: p99 of a second may not show it, the longest does. What is drawn
+# later lies on top, and in a second of few requests they are the same: dots come last.
+OVER_TIME = {**dict(reversed(PERCENTILES.items())), "max": 4}
 BINS = 60
-QUEUES = {"active_requests": ("in the engine", 0), "queued_requests": ("waiting for it", 1)}
+QUEUES = {"active_requests": ("in the engine", 0), "queued_requests": ("waiting for it", 3)}
 
 
 def plots(summary: Mapping[str, Any], results: RunResults | None) -> list[tuple[str, str]]:
@@ -95,7 +95,7 @@ def requests(summary: Mapping[str, Any]) -> str:
         Line(title, _rates(summary, name), colour, mean=True)
         for name, title, colour in (
             ("scheduled", "offered", 0),
-            ("completed", "completed", 1),
+            ("completed", "completed", 2),
             ("good", "every SLO held", 3),
             ("failed", "failed", RED),
         )
@@ -156,7 +156,7 @@ def rate_curves(trials: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
             dots=True,
         )
         for name, title, colour in (
-            ("requests_per_s", "completed", 0),
+            ("requests_per_s", "completed", 2),
             ("goodput_per_s", "every SLO held", 3),
         )
     ]

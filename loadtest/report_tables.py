@@ -27,19 +27,41 @@ PARTS = {
     "other": "the rest: network, gRPC, hand-over between the steps",
     "engine_and_other": "the rest: the engine, network, hand-over (this server tells no more)",
 }
+PARTS_OF_A_MODEL = {
+    "request": "whole request",
+    "queue": "queue",
+    "input": "compute input",
+    "infer": "compute infer",
+    "output": "compute output",
+}
+ABOUT_MODELS = (
+    "From the end of the warm-up to that of the drain. tensorrt_llm is done, for Triton, as soon "
+    "as its engine has the request; postprocessing has one request a response; compute of the "
+    "ensemble is the sum over its models."
+)
 # Of the header; everything else in it is an option of the run.
-KNOWN = {"started_unix", "machine", "workers", "workloads", "slos", "duration_s", "load_s"}
+KNOWN = {
+    "started_unix",
+    "machine",
+    "served",
+    "workers",
+    "workloads",
+    "slos",
+    "duration_s",
+    "load_s",
+}
 
 
 def milliseconds(seconds: float | None) -> str:
     """`1,234.5`, more digits where it is small, `-` where there is no value.
 
-    >>> milliseconds(1.2345), milliseconds(0.0001234), milliseconds(None)
-    ('1,234.5', '0.123', '-')
+    >>> milliseconds(1.2345), milliseconds(0.009876), milliseconds(0.0001234), milliseconds(None)
+    ('1,234.5', '9.88', '0.123', '-')
     """
     if seconds is None:
         return "-"
-    return f"{seconds * 1e3:,.1f}" if abs(seconds) >= 0.01 else f"{seconds * 1e3:,.3f}"
+    digits = 1 if abs(seconds) >= 0.01 else 2 if abs(seconds) >= 0.001 else 3
+    return f"{seconds * 1e3:,.{digits}f}"
 
 
 def duration(seconds: float | None) -> str:
@@ -206,6 +228,23 @@ def split_table(summary: Mapping[str, Any]) -> str:
         f'<div class="stack">{bar}</div>{table(["part", "ms", "share"], rows)}'
         f'<p class="dim">{note}</p>'
     )
+
+
+def models_table(summary: Mapping[str, Any]) -> str:
+    """What each of the server's models took a request; "" where its counters were not read."""
+    server = summary.get("server") or {}
+    rows = [
+        [
+            f"<b>{escape(each['model'])}</b>",
+            *(f"{each[name]:,}" for name in ("requests", "executions")),
+            *(milliseconds(each[f"{part}_s"]) for part in PARTS_OF_A_MODEL),
+        ]
+        for each in server.get("models") or []
+    ]
+    if not rows:
+        return ""
+    head = ["ms, mean of a request", "requests", "executions", *PARTS_OF_A_MODEL.values()]
+    return table(head, rows) + f'<p class="dim">{ABOUT_MODELS}</p>'
 
 
 def workers_table(summary: Mapping[str, Any]) -> str:

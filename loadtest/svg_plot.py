@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
 
-WIDTH, HEIGHT = 640, 300
+WIDTH, HEIGHT = 520, 270
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 14, 44
 MAX_POINTS = 300  # of a line: more cannot be told apart
 GREY, RED = 6, 5  # of the page's --c0 ... --c6
@@ -132,10 +132,8 @@ def line_plot(
     body = [_frame(x, y, x_title, y_title)]
     body += [_line(line, x, y) for line in lines]
     body += [_mark(mark, x, y) for mark in shown]
-    names = [(line.name, line.colour) for line in lines]
-    upright = dict.fromkeys((m.name, m.colour) for m in shown if not m.across)
-    names += list(upright)  # two of one name are one thing
-    return _figure("".join(body), names, f"{y_title} over {x_title}")
+    names = [(line.name, f"line s{line.colour}") for line in lines]
+    return _figure("".join(body), [*names, *_named(shown)], f"{y_title} over {x_title}")
 
 
 def bar_plot(
@@ -159,7 +157,7 @@ def bar_plot(
                 f"{count:,}</title></rect>"
             )
     body = [_frame(x, y, x_title, y_title), *bars, *(_mark(mark, x, y) for mark in marks)]
-    return _figure("".join(body), [(mark.name, mark.colour) for mark in marks], x_title)
+    return _figure("".join(body), _named(marks), x_title)
 
 
 def _thinned(line: Line) -> Line:
@@ -246,9 +244,16 @@ def _mark(mark: Mark, x: Scale, y: Scale) -> str:
     return f'<path class="mark s{mark.colour}" d="M{x.pixel(mark.at):.1f} {y.start}V{y.end}"/>'
 
 
-def _figure(body: str, names: Sequence[tuple[str, int]], label: str) -> str:
+def _named(marks: Sequence[Mark]) -> list[tuple[str, str]]:
+    """For the legend: name and class; two of one name are one thing, those across are labelled."""
+    return list(dict.fromkeys((m.name, f"mark s{m.colour}") for m in marks if not m.across))
+
+
+def _figure(body: str, names: Sequence[tuple[str, str]], label: str) -> str:
     legend = "".join(
-        f'<span><i class="b{colour}"></i>{escape(name)}</span>' for name, colour in names
+        f'<span><svg viewBox="0 0 28 8" aria-hidden="true"><path class="{kind}" d="M1 4H27"/></svg>'
+        f"{escape(name)}</span>"
+        for name, kind in names
     )
     return (
         f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'

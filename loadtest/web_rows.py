@@ -16,17 +16,15 @@ COLUMNS = {
 
 
 def rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The tab's table: times, then rates, counts, objectives, failures and the TTFT's parts.
+    """The tab's table: verdicts, times, rates, counts, failures, and the server's part in them.
 
     In a mix the times, rates and counts of each workload come after those of all.
     """
-    filled = _traffic("", summary, METRICS)
+    filled = [_value("INVALID", reason) for reason in summary["validity"]["reasons"]]
+    filled += [_slo(slo) for slo in summary["slos"]]
+    filled += _traffic("", summary, METRICS)
     for name, workload in (summary.get("workloads") or {}).items():
         filled += _traffic(f"{name}: ", workload, OF_A_WORKLOAD)
-    filled += [
-        _value(f"SLO {slo['slo']}", "no value" if slo["value_s"] is None else verdict(slo["held"]))
-        for slo in summary["slos"]
-    ]
     filled += [
         _value(f"failed: {kind}", f"{each['count']:,}")
         for kind, each in summary["failures"].items()
@@ -39,8 +37,24 @@ def rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
                 filled.append(_value(f"server: {name.replace('_', ' ')}", f"{last[name]:.0f}"))
     for part in (server.get("split") or {}).get("parts", []):
         filled.append(_times(f"ttft spent in {part['part']}", {"mean": part["seconds"]}))
-    filled += [_value("INVALID", reason) for reason in summary["validity"]["reasons"]]
+    for each in server.get("models") or []:
+        for part in ("queue", "compute"):
+            filled.append(_times(f"server: {each['model']} {part}", {"mean": _seconds(each, part)}))
     return filled
+
+
+def _slo(slo: Mapping[str, Any]) -> dict[str, str]:
+    """Its verdict, and the value that it is about in that percentile's column, if there is one."""
+    row = _value(
+        f"SLO {slo['slo']}", "no value" if slo["value_s"] is None else verdict(slo["held"])
+    )
+    column = f"p{slo['percent']:g}"
+    return row | ({column: milliseconds(slo["value_s"])} if column in row else {})
+
+
+def _seconds(model: Mapping[str, Any], part: str) -> float:
+    parts = ("input", "infer", "output") if part == "compute" else (part,)
+    return sum(float(model[f"{name}_s"]) for name in parts)
 
 
 def _traffic(of: str, traffic: Mapping[str, Any], metrics: Iterable[str]) -> list[dict[str, str]]:

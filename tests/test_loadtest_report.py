@@ -13,11 +13,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from colour_vision import VISION, contrast, difference
 from histogram import Histogram
+from report_page import STYLE
 from report_plots import log_bins
 from results import RunResults
 from run_files import RunFilesError, read_run
 from run_folders import HEADER, made_up, write_run
+from run_table import run_table
 from svg_plot import Line, Mark, even_ticks, line_plot, log_ticks, short
 from web_rows import COLUMNS, rows
 from whole_file import write_whole
@@ -59,6 +62,89 @@ def test_its_numbers_are_the_summarys(tmp_path: Path) -> None:
     assert "normal/UNAVAILABLE" in page
     assert "the queue is &lt;full&gt;" in page, "messages of a server are no HTML"
     assert "INVALID" not in page
+
+
+def test_its_header_says_what_was_served(tmp_path: Path) -> None:
+    served = {"runtime": "openvino", "model": "demo", "checkpoint_sha256": "c33fc1d4" * 8,
+              "precision": "f32", "server": "triton 2.51.0"}  # fmt: skip
+    page = page_of(write_run(tmp_path / "run", made_up(120), served=served))
+    head = page.partition("Objectives")[0]
+    told = "ensemble at 127.0.0.1:8001 · runtime openvino · checkpoint demo (sha256 c33fc1d4c33f)"
+    assert f"{told} · precision f32 · triton 2.51.0" in head
+    table = run_table(read_run(tmp_path / "run").summary)
+    assert "runtime openvino, checkpoint demo (sha256 c33fc1d4c33f), precision f32" in table
+
+
+def test_verdicts_come_first_and_options_are_folded(tmp_path: Path) -> None:
+    page = page_of(write_run(tmp_path / "run", made_up(120)))
+    order = ["ttft:p99&lt;2000ms", 'class="cards"', "<svg", "<details><summary>Options"]
+    places = [page.index(each) for each in order]
+    assert places == sorted(places)
+    assert "<code>arrivals</code>" in page.partition("<details>")[2].partition("</details>")[0]
+    assert "<details open" not in page
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_its_colours_can_be_told_apart(dark: bool) -> None:
+    light_rules, _, dark_rules = STYLE.partition("prefers-color-scheme:dark")
+    rules = dark_rules if dark else light_rules
+    ground = re.search(r"--bg:(#[0-9a-f]{6})", rules)
+    colours = re.findall(r"--c\d:(#[0-9a-f]{6})", rules)
+    assert ground is not None
+    assert len(colours) == 7
+    for colour in colours:
+        assert contrast(colour, ground[1]) >= 3
+    for vision in VISION:
+        for one, other in itertools.combinations(colours, 2):
+            assert difference(one, other, vision) > 18, (vision, one, other)
+
+
+def test_lines_of_one_plot_differ_in_their_dashes_too(tmp_path: Path) -> None:
+    page = page_of(write_run(tmp_path / "run", made_up(120, failed=3)))
+    dashes = dict(re.findall(r"\.line\.(s\d)\{stroke-dasharray:([^;}]+)", page))
+    plots = re.findall(r"<figure>.*?</figure>", page, re.S)
+    assert plots
+    for plot in plots:
+        drawn = re.findall(r'class="line (s\d)"', plot.partition("<figcaption>")[0])
+        patterns = [dashes.get(each, "solid") for each in drawn]
+        assert len(set(patterns)) == len(patterns), drawn
+        legend = re.findall(r'class="line (s\d)"', plot.partition("<figcaption>")[2])
+        assert legend == drawn, "the legend shows the line as it is drawn"
+
+
+def test_two_plots_stand_side_by_side_at_1100_pixels() -> None:
+    (padding,) = re.findall(r"padding:20px (\d+)px", STYLE)
+    for name in ("plots", "two"):
+        gap, least = re.findall(rf"\.{name}{{[^}}]*gap:(?:0 )?(\d+)px[^}}]*min\((\d+)px", STYLE)[0]
+        assert 2 * int(least) + int(gap) <= 1100 - 2 * int(padding)
+
+
+def test_each_model_of_the_server_is_told(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", made_up(120))
+    summary = json.loads((folder / "summary.json").read_text())
+    times = {"request": 0.0123, "queue": 0.0456, "input": 1e-4, "infer": 0.0112, "output": 3e-4}
+    model = {"model": "preprocessing", "requests": 1234, "executions": 617}
+    model |= {f"{part}_s": seconds for part, seconds in times.items()}
+    summary["server"] = {"models": [model], "models_s": 10.0}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    row = "<td class=n>".join(
+        f"{each}</td>" for each in ("1,234", "617", "12.3", "45.6", "0.100", "11.2", "0.300")
+    )
+    assert f"<b>preprocessing</b></td><td class=n>{row}" in page_of(folder)
+    told = next(line for line in run_table(summary).splitlines() if "preprocessing" in line)
+    assert told.split() == [
+        "preprocessing",
+        "1,234",
+        "617",
+        "12.3",
+        "45.6",
+        "0.100",
+        "11.2",
+        "0.300",
+    ]
+    tab = {row["metric"]: row["mean"] for row in rows(summary)}
+    assert tab["server: preprocessing queue"] == "45.6"
+    assert tab["server: preprocessing compute"] == "11.6"
 
 
 def test_an_invalid_run_says_so_above_everything(tmp_path: Path) -> None:
@@ -174,7 +260,7 @@ def test_lines_are_thinned_without_losing_a_spike() -> None:
     points = [(float(at), 1000.0 if at == 777 else 1.0) for at in range(5000)]
     figure = line_plot([Line("p99", points, 0)], "x", "y", [Mark(900, "limit", 5, across=True)])
     assert len(figure) < 10_000
-    (svg,) = figures(figure)
+    svg, *_ = figures(figure)  # and those of the legend
     path = next(each for each in svg.iter() if each.get("class") == "line s0")
     heights = [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", path.get("d", ""))]
     assert min(heights) < 40 < 200 < max(heights)
@@ -199,6 +285,8 @@ def test_the_web_tabs_rows_are_the_summarys(tmp_path: Path) -> None:
     assert all(set(row) == {*COLUMNS, "safe_name"} for row in table.values())
     assert table["ttft"]["p99"] == f"{summary['metrics']['ttft']['p99'] * 1e3:,.1f}"
     assert table["SLO ttft:p99<2000ms"]["value"] == "held"
+    assert table["SLO ttft:p99<2000ms"]["p99"] == table["ttft"]["p99"]
+    assert list(table)[:2] == ["INVALID", "SLO ttft:p99<2000ms"], "verdicts come first"
     assert table["failed: normal/UNAVAILABLE"]["value"] == "3"
     assert "used 99% of its core" in table["INVALID"]["value"]
     nothing = {row["metric"]: row for row in rows(RunResults(HEADER).summary())}

@@ -5,10 +5,19 @@ As vLLM does, it computes in FP4 on Blackwell, and with the Marlin kernel on GPU
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
 
 from build_console import BuildError
-from engine_description import CONTEXT_RESERVE, Limits, SglangOptions, marlin_note
+from compile_plan import Plan
+from engine_description import (
+    CONTEXT_RESERVE,
+    EngineLoadError,
+    Limits,
+    SglangOptions,
+    check_kv_scales,
+    marlin_note,
+)
 from gpu_compile_step import GpuCompileStep
 from llama_config import LlamaConfig
 from nvidia_gpus import Gpu
@@ -38,6 +47,14 @@ class CompileStepSglang(GpuCompileStep):
 
     def longest(self, llama: LlamaConfig) -> int:
         return llama.max_position_embeddings - CONTEXT_RESERVE
+
+    def plan(self, options: argparse.Namespace, llama: LlamaConfig) -> Plan:
+        plan = super().plan(options, llama)
+        try:
+            check_kv_scales(options.checkpoint, plan.runtime_options["kv_cache_dtype"])
+        except EngineLoadError as error:
+            raise BuildError(str(error)) from None
+        return plan
 
     def settle(
         self, chosen: SglangOptions, limits: Limits, gpus: list[Gpu], llama: LlamaConfig

@@ -20,7 +20,9 @@ from engine_config import (  # noqa: E402
     load_engine_config,
     parse_section,
 )
+from token_engine.checkpoint_kv_scales import check_kv_scales  # noqa: E402
 from token_engine.checkpoint_quantization import marlin_note  # noqa: E402
+from token_engine.interface import EngineLoadError  # noqa: E402
 from token_engine.openvino_import import import_openvino  # noqa: E402
 from token_engine.openvino_options import (  # noqa: E402
     BYTES_OF_PRECISION,
@@ -41,6 +43,7 @@ __all__ = [
     "RUNTIMES",
     "EngineConfig",
     "EngineConfigError",
+    "EngineLoadError",
     "Limits",
     "ModelFacts",
     "OpenVinoOptions",
@@ -48,6 +51,7 @@ __all__ = [
     "TensorRtLlmOptions",
     "VllmOptions",
     "available_bytes",
+    "check_kv_scales",
     "import_openvino",
     "load_engine_config",
     "marlin_note",

@@ -54,9 +54,9 @@ class StreamSuite:
     def mixed(self, subject: Subject) -> list[GenerationRequest]:
         samplings = (
             GREEDY,
-            replace(SAMPLED, temperature=0.8, seed=1),
-            replace(SAMPLED, temperature=1.3, top_k=5, seed=2),
-            replace(SAMPLED, top_p=0.7, seed=2**64 - 1),
+            replace(SAMPLED, temperature=0.8, seed=subject.seed(1)),
+            replace(SAMPLED, temperature=1.3, top_k=5, seed=subject.seed(2)),
+            replace(SAMPLED, top_p=0.7, seed=subject.seed(2**64 - 1)),
         )
         return [
             subject.request(

@@ -43,7 +43,8 @@ class Subject:
     tells_first_pass: bool = True
     tells_kv_blocks: bool = True
     lacks: frozenset[str] = frozenset()  # features that this version of the runtime refuses itself
-    seeds: bool = True  # whether equal ones draw equal tokens
+    seeds: bool = True  # whether equal ones draw equal tokens; else they are refused
+    top_p_of_all: bool = False  # top_p of the whole distribution, not of what top_k left
     drawn_logprobs: float = 1.7  # a temperature at which drawn tokens have theirs; 0: none have
     always_ends: tuple[int, ...] = ()  # ids that end each request that has end ids
     play: Callable[[Sequence[int], int], list[int]] | None = None  # a runtime's without a model
@@ -64,6 +65,10 @@ class Subject:
             ends = (*fields["end_ids"], *self.always_ends)
             fields["end_ids"] = tuple(dict.fromkeys(ends))
         return GenerationRequest(next(self.keys), tuple(prompt), max_tokens, **fields)
+
+    def seed(self, number: int) -> int | None:
+        """One that it does not refuse."""
+        return number if self.seeds else None
 
     def likely(self, prompt: Sequence[int], count: int) -> tuple[int, ...]:
         """The tokens that the truth expects most after it, that end nothing."""
@@ -142,16 +147,20 @@ def occurrence(
     return logits
 
 
-def distribution(logits: Floats, sampling: SamplingParams, min_p_first: bool) -> Floats:
+def distribution(
+    logits: Floats, sampling: SamplingParams, min_p_first: bool, top_p_of_all: bool = False
+) -> Floats:
     """Temperature; then top_k, of these the fewest that reach top_p; min_p before or after."""
     shares = np.exp((logits - logits.max()) / sampling.temperature)
     shares /= shares.sum()
     if min_p_first:
         shares[shares < sampling.min_p * shares.max()] = 0
     order = np.argsort(-shares)
+    reached = np.cumsum(shares[order]) / shares.sum()
     if sampling.top_k:
         shares[order[sampling.top_k :]] = 0
-    reached = np.cumsum(shares[order]) / shares.sum()
+    if not top_p_of_all:
+        reached = np.cumsum(shares[order]) / shares.sum()
     shares[order[np.searchsorted(reached, sampling.top_p) + 1 :]] = 0
     shares[shares < sampling.min_p * shares.max()] = 0
     result: Floats = shares / shares.sum()

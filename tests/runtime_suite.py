@@ -86,6 +86,9 @@ class RuntimeSuite(StreamSuite):
         assert without.tokens[: len(sure)] == sure
 
     def test_seeds_over_the_whole_range(self, subject: Subject) -> None:
+        if not subject.seeds:
+            self.refused(subject, "seed", sampling=replace(SAMPLED, seed=7))
+            return
         seeds = (0, 1, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1)
         prompt, hot = subject.prompt(10, 6), replace(SAMPLED, temperature=2.0)
         rounds = [
@@ -95,10 +98,21 @@ class RuntimeSuite(StreamSuite):
             ]
             for _ in range(2)
         ]
-        assert rounds[0] == rounds[1] or not subject.seeds
+        assert rounds[0] == rounds[1]
         # Torch's generator on a CPU knows a seed's lower 32 bits alone.
         different = len({tuple(answer.tokens) for answer in rounds[0]})
         assert different == len(seeds) if subject.exact else different >= 4
+
+    def test_without_a_seed_no_two_requests_draw_alike(self, subject: Subject) -> None:
+        """Libraries have a fixed one by default."""
+        prompt, hot = subject.prompt(10, 6), replace(SAMPLED, temperature=2.0)
+        asked = [subject.request(prompt, 16, sampling=hot) for _ in range(4)]
+        answers = [
+            *subject.answer(*asked[:2]),
+            *subject.answer(asked[2]),
+            *subject.answer(asked[3]),
+        ]
+        assert len({tuple(answer.tokens) for answer in answers}) == 4
 
     def test_greedy_ignores_the_sampling_numbers(self, subject: Subject) -> None:
         prompt = subject.prompt(10, 7)
@@ -131,10 +145,12 @@ class RuntimeSuite(StreamSuite):
             for prompt in (subject.prompt(15, seed) for seed in itertools.count(8))
             if np.ptp(np.sort(subject.logits(prompt))[-2:]) > subject.margin
         )
-        expected = distribution(subject.logits(prompt).copy(), sampling, subject.min_p_first)
+        expected = distribution(
+            subject.logits(prompt).copy(), sampling, subject.min_p_first, subject.top_p_of_all
+        )
         answers = subject.answer(
             *(
-                subject.request(prompt, 1, sampling=replace(sampling, seed=seed))
+                subject.request(prompt, 1, sampling=replace(sampling, seed=subject.seed(seed)))
                 for seed in range(subject.draws)
             )
         )
@@ -258,7 +274,7 @@ class RuntimeSuite(StreamSuite):
             self.refused(subject, "logprobs", logprobs=3)
         drawn = GREEDY
         if subject.drawn_logprobs:
-            drawn = replace(SAMPLED, temperature=subject.drawn_logprobs, seed=4)
+            drawn = replace(SAMPLED, temperature=subject.drawn_logprobs, seed=subject.seed(4))
         for wanted, sampling in ((0, GREEDY), (several, drawn)):
             request = subject.request(prompt, 8, logprobs=wanted, sampling=sampling)
             (answer,) = subject.answer(request)

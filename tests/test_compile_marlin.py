@@ -97,6 +97,23 @@ def test_sglang_on_hopper_keeps_positions_for_itself(
         build(tmp_path, python, "--runtime", "sglang", "--max-seq-len", str(longest))
 
 
+def test_sglang_refuses_a_kv_cache_that_the_checkpoints_scales_would_spoil(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is written: the demo's scales are not 1."""
+    python = tell(tmp_path, monkeypatch, H200, runtime="sglang")
+    profile = tmp_path / "profile.toml"
+    profile.write_text(
+        f'description = "test"\nmodel_name = "test"\nruntime = "sglang"\n'
+        f'[checkpoint]\ndirectory = "{DEMO_CHECKPOINT}"\n'
+        f'[runtime_options]\nkv_cache_dtype = "bfloat16"\n'
+    )
+    said = r"kv_cache_dtype is 'bfloat16' and .*k_scale of the checkpoint is .* must be 'fp8_e4m3'"
+    with pytest.raises(BuildError, match=said):
+        build(tmp_path, python, "--profile", str(profile))
+    assert not (tmp_path / "engine").exists()
+
+
 @pytest.mark.parametrize(
     ("runtime", "gpu", "version", "words"),
     [

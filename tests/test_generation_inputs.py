@@ -12,6 +12,7 @@ from generation_inputs import read_inputs
 from generation_rows import ENDS, VOCAB, able_config, arrays, read, word_list
 from output_text import StopWord
 from request_row import InvalidRequest
+from sampling_inputs import with_seed_of
 from token_engine.interface import SamplingParams
 
 
@@ -57,8 +58,13 @@ def test_sampling(config: EngineConfig, given: dict[str, Any], sampling: Samplin
     assert seeded == (sampling if sampling.greedy else dataclasses.replace(sampling, seed=seed))
 
 
-def test_seeds_are_drawn_afresh(config: EngineConfig) -> None:
-    assert len({read(config, temperature=1.0).sampling.seed for _ in range(9)}) == 9
+def test_no_seed_is_made_up(config: EngineConfig) -> None:
+    """A runtime that cannot keep a seed's promise must know whether the client gave one."""
+    sampling = read(config, temperature=1.0).sampling
+    assert sampling.seed is None
+    assert with_seed_of(sampling, 3).seed is None
+    assert len({sampling.seed_or_fresh() for _ in range(9)}) == 9
+    assert with_seed_of(read(config, temperature=1.0, seed=5).sampling, 3).seed_or_fresh() == 8
 
 
 @pytest.mark.parametrize(

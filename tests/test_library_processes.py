@@ -73,3 +73,13 @@ class TestSglang(ProcessSuite):
         assert ask(opened(), 5, **asked).events.get(timeout=20) == (
             "return_log_probs is true, the sglang runtime allows only false with presence_penalty"
         )
+
+    def test_min_p_does_not_end_the_engine(self, opened: Opened) -> None:
+        """SGLang asserts that no request has a seed where one has a min_p, and dies of it."""
+        room = opened()
+        other = ask(room, 40)
+        sampled = {"temperature": np.float32(1), "min_p": np.float32(0.1)}
+        for more in ({}, {"seed": np.uint64(7)}):
+            said = str(ask(room, 5, **sampled, **more).events.get(timeout=20))
+            assert said.startswith("min_p is 0.1, the sglang runtime allows only 0: its engine has")
+        assert other.tokens() == model_tokens(room, 40)

@@ -25,7 +25,7 @@ from token_engine.openvino_engine import OpenVinoEngine
 VOCAB = 512
 PROMPT = random_prompt(20, seed=1)
 GREEDY = SamplingParams()
-SAMPLED = replace(GREEDY, greedy=False)
+SAMPLED = replace(GREEDY, greedy=False, seed=0)
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,14 @@ The fake is made of recorded signatures and behaves as the library's sources say
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from engine_answers import drain
 from engine_config import EngineConfigError
@@ -21,12 +23,26 @@ from library_fakes.worker import Behaviour
 from library_suite import LibrarySuite
 from runtime_suite import SAMPLED, RuntimeSuite, Subject, eventually
 from token_engine import sglang_loop
-from token_engine.interface import EngineLoadError, Guide, UnsupportedParameter
+from token_engine.interface import (
+    EngineLoadError,
+    Guide,
+    SamplingParams,
+    UnsupportedParameter,
+)
 from token_engine.sglang_library import import_library
 from token_engine.sglang_options import RESERVED_ARGUMENTS, SglangOptions
 
 Start = Callable[..., Rig]
-NVFP4 = {"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}
+SUBJECT: dict[str, Any] = {
+    "tells_first_pass": False,
+    "always_ends": (2, 3, 4),
+    "top_p_of_all": True,
+    "lacks": frozenset({"min_p"}),
+}
+# Without deterministic inference.
+FASTER: dict[str, Any] = {"lacks": frozenset(), "seeds": False, "draw_error": 0.1}
+FLOAT8 = {"type": "float", "num_bits": 8}
+NVFP4: dict[str, Any] = {"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}
 
 
 @pytest.fixture
@@ -53,8 +69,7 @@ class TestSglang(RuntimeSuite, LibrarySuite):
 
     @pytest.fixture
     def subject(self, started: Start) -> Subject:
-        rig = started(behaviour=Behaviour(step_seconds=0.002))
-        return subject_of("sglang", rig, tells_first_pass=False, always_ends=(2, 3, 4))
+        return subject_of("sglang", started(behaviour=Behaviour(step_seconds=0.002)), **SUBJECT)
 
     def test_a_guide_holds(self, subject: Subject) -> None:
         for kind, text, expected in (
@@ -67,6 +82,37 @@ class TestSglang(RuntimeSuite, LibrarySuite):
             one = subject.request(prompt(5), 40, end_ids=subject.eos, guide=guide)
             (answer,) = subject.answer(one)
             assert (bytes(answer.tokens), answer.reason) == (expected, "stop")
+
+
+class TestWithoutDeterministicInference:
+    """Where min_p is honoured, and a seed is not."""
+
+    @pytest.fixture
+    def subject(self, started: Start) -> Subject:
+        rig = started(enable_deterministic_inference=False)
+        return subject_of("sglang", rig, **(SUBJECT | FASTER))
+
+    @pytest.mark.parametrize(
+        "sampling",
+        [
+            replace(SAMPLED, temperature=1.8, top_k=8, top_p=0.9),
+            replace(SAMPLED, temperature=1.5, min_p=0.05, top_k=6, top_p=0.8),
+        ],
+        ids=str,
+    )
+    def test_draws(self, subject: Subject, sampling: SamplingParams) -> None:
+        TestSglang().test_sampling_follows_the_plain_definition(subject, sampling)
+
+    def test_seeds(self, subject: Subject) -> None:
+        TestSglang().test_seeds_over_the_whole_range(subject)
+        TestSglang().test_without_a_seed_no_two_requests_draw_alike(subject)
+
+    def test_a_bias_beyond_its_numbers_does_not_end_the_engine(self, subject: Subject) -> None:
+        """Divided by the temperature it would be an infinity, and the distribution none."""
+        hot = replace(SAMPLED, temperature=0.001)
+        one = subject.request(prompt(5), 3, sampling=hot, token_bias=((7, -3e38), (8, 1e30)))
+        (answer,) = subject.answer(one)
+        assert answer.tokens == [8, 8, 8]
 
 
 def ask(rig: Rig, key: int, length: int, max_tokens: int, **more: Any) -> None:
@@ -112,9 +158,20 @@ def test_a_request_gets_every_token_up_to_the_limit(started: Start) -> None:
         ({}, {"bad_words": ((5,),)}, "bad_words is 1 token sequences, the sglang runtime"),
         (
             {"enable_deterministic_inference": False},
-            {"sampling": SAMPLED},
-            "temperature is 1, the sglang runtime allows only 0: its engine has enable_determ",
+            {"sampling": replace(SAMPLED, seed=3)},
+            "seed is 3, the sglang runtime allows only none: its engine has enable_determ",
         ),
+        (
+            {},
+            {"sampling": replace(SAMPLED, min_p=0.1)},
+            "min_p is 0.1, the sglang runtime allows only 0: .* where every request has a seed",
+        ),
+        (
+            {},
+            {"sampling": replace(SAMPLED, min_p=0.1, seed=3)},
+            "min_p is 0.1, .* cannot draw with",
+        ),
+        ({}, {"token_bias": ((5, 2e30),)}, r"embedding_bias is 2e\+30, .* only numbers up to 1e"),
         ({}, {"guide": Guide("json")}, "ignore_eos is true, the sglang runtime allows only false"),
         (
             {},
@@ -233,6 +290,78 @@ def test_the_models_own_length_less_what_the_library_keeps(tmp_path: Path) -> No
         start_sglang(folder)
     write_model(folder, max_position_embeddings=607)
     start_sglang(folder).engine.shutdown()
+
+
+def write_scales(folder: Path, value: float, dtype: str = "F32") -> None:
+    """A checkpoint's file with the scales of one layer, k first; and where they are read from."""
+    packed = {"F32": np.float32(value).tobytes(), "BF16": np.float32(value).tobytes()[2:]}[dtype]
+    names = [f"model.layers.0.self_attn.{name}" for name in ("k_proj.k_scale", "v_proj.v_scale")]
+    size = len(packed)
+    header = {
+        name: {"dtype": dtype, "shape": [], "data_offsets": [place * size, (place + 1) * size]}
+        for place, name in enumerate(names)
+    }
+    text = json.dumps(header).encode()
+    content = len(text).to_bytes(8, "little") + text + packed * 2
+    (folder / "model.safetensors").write_bytes(content)
+
+
+FP8 = {"quantization_config": {**NVFP4["quantization_config"], "kv_cache_scheme": FLOAT8}}
+
+
+@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+@pytest.mark.parametrize(
+    ("config", "cache", "fits"),
+    [
+        (FP8, "auto", True),
+        (FP8, "fp8_e4m3", True),
+        (FP8, "fp8_e5m2", True),
+        (FP8, "bfloat16", False),
+        (FP8, "nvfp4", False),
+        # "auto" is then a cache of the model's own bits, and the scales are read all the same.
+        (NVFP4, "auto", False),
+        (NVFP4, "fp8_e4m3", True),
+    ],
+)
+def test_a_cache_whose_scales_would_be_applied_on_one_side_alone(
+    tmp_path: Path, config: dict[str, Any], cache: str, fits: bool, dtype: str
+) -> None:
+    """Its answers would be wrong, and nothing would say so."""
+    folder = write_model(tmp_path / "engine", **config)
+    for value in (1.0, 0.25):
+        write_scales(folder, value, dtype)
+        if fits or value == 1:
+            start_sglang(folder, kv_cache_dtype=cache).engine.shutdown()
+        else:
+            said = (
+                rf"kv_cache_dtype is '{cache}' and .*\.k_scale of the checkpoint is 0\.25; "
+                "with KV scales other than 1 it must be 'fp8_e4m3'"
+            )
+            with pytest.raises(EngineLoadError, match=said):
+                start_sglang(folder, kv_cache_dtype=cache)
+
+
+def test_where_the_kv_caches_bits_are_said(tmp_path: Path) -> None:
+    """SGLang reads hf_quant_config.json only if config.json says nothing of quantization."""
+    folder = write_model(tmp_path / "engine")
+    write_scales(folder, 0.25)
+    (folder / "hf_quant_config.json").write_text(
+        json.dumps({"quantization": {"quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8"}})
+    )
+    start_sglang(folder).engine.shutdown()
+    write_model(folder, **NVFP4)
+    with pytest.raises(EngineLoadError, match="kv_cache_dtype is 'auto'"):
+        start_sglang(folder)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff" * 8, b"\2" + b"\0" * 7 + b"[]", b"\1" + b"\0" * 7 + b"{"]
+)
+def test_a_checkpoint_that_cannot_be_read_for_its_scales(tmp_path: Path, content: bytes) -> None:
+    folder = write_model(tmp_path / "engine")
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(EngineLoadError, match=r"model\.safetensors cannot be read .*fetch the"):
+        start_sglang(folder)
 
 
 def test_marlin_is_told_where_the_gpu_has_no_fp4(

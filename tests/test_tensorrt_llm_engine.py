@@ -31,7 +31,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
         "drawn_logprobs": 1.0,
     },
     "1_2": {"lacks": frozenset({"top_logprobs"}), "drawn_logprobs": 1.0},
-    "head": {},
+    "head": {"seeds": False, "draw_error": 0.1},
     "TorchSampler": {
         "lacks": EARLY_TORCH,
         "drawn_logprobs": 0.0,

@@ -57,22 +57,30 @@ def test_logprobs_are_of_the_raw_logits(
     """One for each token, and none for the end id that was taken off."""
     engine = started(**settings, stream_interval=interval).engine
     ids = prompt(20)
+    repeats = sampling.greedy or engine._library.sampler.seeds
+    sampling = replace(sampling, seed=3 if repeats else None)
     whole = generate(engine, ask(1, ids, 30, (), sampling, logprobs=top))[1]
     check_logprobs(ids, whole, top)
     ends = (whole.tokens[17], whole.tokens[21])
     stopped = generate(engine, ask(2, ids, 30, ends, sampling, logprobs=top))[2]
-    assert stopped.tokens == whole.tokens[: len(stopped.tokens)]
-    assert stopped.reason == "stop"
     check_logprobs(ids, stopped, top)
     unasked = generate(engine, ask(3, ids, 30, (), sampling))[3]
-    assert (unasked.tokens, unasked.logprobs) == (whole.tokens, [])
+    assert unasked.logprobs == []
+    if repeats:
+        assert stopped.tokens == whole.tokens[: len(stopped.tokens)]
+        assert stopped.reason == "stop"
+        assert unasked.tokens == whole.tokens
 
 
 def test_a_logprob_that_the_library_owes_is_an_error(started: Start) -> None:
     rig = started()
     executor = rig.llm._executor
     advance = executor._advance
-    executor._advance = lambda job: (job.logprobs.clear(), advance(job), job.logprobs.clear())
+    executor._advance = lambda job, drawn: (
+        job.logprobs.clear(),
+        advance(job, drawn),
+        job.logprobs.clear(),
+    )
     answer = generate(rig.engine, ask(1, prompt(9), 20, logprobs=0))[1]
     assert (answer.reason, answer.fault) == ("error", "engine")
     assert answer.error == "TensorRT-LLM sent 0 log-probabilities with 1 tokens"

@@ -50,6 +50,16 @@ REFUSALS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"version": "head"}, {"logprobs": 0, "min_tokens": 2, "end_ids": (2,)}, "with min_tokens"),
     ({"version": "head"}, {"logprobs": 0, "guide": Guide("json"), "end_ids": (2,)}, "with a guide"),
     (TORCH, {"sampling": replace(SAMPLED, min_p=0.1)}, r"min_p is 0.1, .* only 0 \(TorchSampler\)"),
+    (
+        TORCH,
+        {"sampling": replace(SAMPLED, seed=5)},
+        r"seed is 5, .* only none, as equal seeds would not draw equal tokens \(TorchSampler\)",
+    ),
+    (
+        {"version": "head"},
+        {"sampling": replace(SAMPLED, seed=0)},
+        r"seed is 0, .* \(TorchSampler\)",
+    ),
     (TORCH, {"sampling": replace(GREEDY, repetition_penalty=1.2)}, "repetition_penalty is 1.2"),
     (TORCH, {"sampling": replace(GREEDY, presence_penalty=1.2)}, "presence_penalty is 1.2"),
     (TORCH, {"bad_words": ((9,),)}, "bad_words is 1 token sequences, .* only none"),

@@ -9,6 +9,8 @@ import numpy as np
 from library_fakes.worker import Logprobs
 from tensorrt_llm_fakes.fake_sampler import Floats, log_softmax, model_logits
 
+SHARED = np.random.default_rng(42)
+
 
 @dataclass(frozen=True)
 class Wishes:
@@ -20,7 +22,7 @@ class Wishes:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
-    seed: int = 0
+    seed: int | None = 0  # None: of a generator that all requests share
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
@@ -33,6 +35,7 @@ class Wishes:
     logprobs: int | None = None
     raw_logprobs: bool = True  # of the model's logits; else of those with penalties and bans
     min_p_first: bool = False  # before top_k and top_p
+    top_p_of_all: bool = False  # of the whole distribution, else of what top_k left
 
 
 class Chooser:
@@ -82,16 +85,20 @@ class Chooser:
         shares = np.exp(log_softmax(logits / wishes.temperature))
         if wishes.min_p_first:
             shares[shares < wishes.min_p * shares.max()] = 0
-        shares = _top_k_top_p(shares, wishes.top_k, wishes.top_p)
+        shares = _top_k_top_p(shares, wishes.top_k, wishes.top_p, wishes.top_p_of_all)
         shares[shares < wishes.min_p * shares.max()] = 0
-        generator = np.random.default_rng([wishes.seed, step])
+        generator = SHARED
+        if wishes.seed is not None:
+            generator = np.random.default_rng([wishes.seed, step])
         return int(generator.choice(len(shares), p=shares / shares.sum()))
 
 
-def _top_k_top_p(shares: Floats, top_k: int, top_p: float) -> Floats:
+def _top_k_top_p(shares: Floats, top_k: int, top_p: float, top_p_of_all: bool) -> Floats:
     order = np.argsort(-shares)
+    reached = np.cumsum(shares[order]) / shares.sum()
     if top_k:
         shares[order[top_k:]] = 0
-    reached = np.cumsum(shares[order]) / shares.sum()
+    if not top_p_of_all:
+        reached = np.cumsum(shares[order]) / shares.sum()
     shares[order[np.searchsorted(reached, top_p) + 1 :]] = 0
     return shares

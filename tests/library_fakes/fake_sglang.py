@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 from library_fakes.choices import Chooser, Wishes
 from library_fakes.signatures import bound, load_signatures, module, record_class
 from library_fakes.spawned import spawn_a_process
@@ -196,9 +197,7 @@ class Engine:
             top_k=0 if params.top_k == WHOLE_VOCABULARY else params.top_k,
             top_p=params.top_p,
             min_p=params.min_p,
-            seed=(42 if params.sampling_seed is None else params.sampling_seed)
-            if seeds
-            else id(ids),
+            seed=_seed(params) if seeds else None,
             presence_penalty=params.presence_penalty,
             frequency_penalty=params.frequency_penalty,
             bias={int(key): value for key, value in (params.logit_bias or {}).items()},
@@ -208,7 +207,9 @@ class Engine:
             guide_end=frozenset(params.stop_token_ids or EOS),
             logprobs=given["top_logprobs_num"] if given["return_logprob"] else None,
             raw_logprobs=False,
+            top_p_of_all=True,
         )
+        self._sample_or_die(params, wishes, seeds)
         if os.environ.get("SGLANG_RETURN_ORIGINAL_LOGPROB") != "1":
             raise AssertionError("log-probabilities would be of the logits after temperature")
         sign = 1 if args.schedule_low_priority_values_first is True else -1
@@ -221,6 +222,16 @@ class Engine:
             lambda emission: None,
             sign * (given["priority"] or 0),
         )
+
+    def _sample_or_die(self, params: Any, wishes: Wishes, seeds: bool) -> None:
+        """What ends the scheduler's process, and all requests: an assertion about min_p in a batch
+        that has seeds (sampler.py, `top_k_top_p_min_p_sampling_from_probs_torch`), and a
+        distribution that is none (`torch.multinomial`)."""
+        drawn = wishes.temperature != 0
+        largest = max((abs(bias) for bias in wishes.bias.values()), default=0.0)
+        infinite = largest / (wishes.temperature or 1.0) > np.finfo(np.float32).max
+        if drawn and ((seeds and params.min_p > 0) or infinite):
+            self._package.behaviour.die_at_step = 1
 
     def _take(self, state: State, emission: Emission, given: dict[str, Any]) -> None:
         if state.finished:
@@ -305,6 +316,12 @@ class Engine:
     def shutdown(self, *args: Any, **kwargs: Any) -> None:
         bound(self._package.signatures["shutdown"], args, kwargs)
         self.worker.shutdown()
+
+
+def _seed(params: Any) -> int:
+    """Of deterministic inference (sampling_batch_info.py)."""
+    seed: int | None = params.sampling_seed
+    return 42 if seed is None else seed
 
 
 def end_this_process() -> None:

@@ -340,7 +340,7 @@ class AsyncLLM:
             top_k=max(params.top_k, 0),
             top_p=params.top_p,
             min_p=params.min_p,
-            seed=0 if seed is None else seed,
+            seed=seed,
             repetition_penalty=params.repetition_penalty,
             presence_penalty=params.presence_penalty,
             frequency_penalty=params.frequency_penalty,

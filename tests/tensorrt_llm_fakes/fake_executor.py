@@ -168,6 +168,7 @@ class Executor:
             self._blocks_looked_up += 2
         self.most_active = max(self.most_active, len(self._active))
         budget = self._arguments["max_num_tokens"]
+        generators = self._generators()
         for job in list(self._active):
             if job.first_scheduled is None:
                 job.first_scheduled = timedelta(seconds=time.monotonic())
@@ -176,11 +177,26 @@ class Executor:
                 job.prefilled += chunk
                 budget -= chunk
             if job.prefilled == len(job.prompt):
-                self._advance(job)
+                self._advance(job, generators[job])
         self._report()
 
-    def _advance(self, job: Job) -> None:
-        token, logprobs = job.chooser.choose(job.output, self._generator)
+    def _generators(self) -> dict[Job, np.random.Generator]:
+        """What each request draws from, where that is not its own affair.
+
+        FlashInfer (0.6.15) reads the seed and the offset of the first row that has one, and gives
+        every row a stream of these: so a TorchSampler keeps that one's promise alone.
+        """
+        generators = dict.fromkeys(self._active, self._generator)
+        seeded = [job for job in self._active if job.result.sampling_params.seed is not None]
+        if self._kind == "torch" and seeded:
+            first = seeded[0]
+            begin = [first.result.sampling_params.seed, len(first.output)]
+            rows = enumerate(seeded)
+            generators |= {job: np.random.default_rng([*begin, row]) for row, job in rows}
+        return generators
+
+    def _advance(self, job: Job, generator: np.random.Generator) -> None:
+        token, logprobs = job.chooser.choose(job.output, generator)
         finish = self._finish(job, token)
         if not (finish == "END_ID" and self._kind == "cpp"):
             job.output.append(token)

@@ -125,7 +125,7 @@ class Chooser:
         summed = np.cumsum(shares[order]) / shares.sum()
         shares[order[np.searchsorted(summed, params.top_p or 1.0) + 1 :]] = 0
         generator = shared
-        if self._kind in ("cpp", "torch"):
+        if self._kind == "cpp":
             generator = np.random.default_rng([params.seed or 0, step])
         return int(generator.choice(len(shares), p=shares / shares.sum()))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 
-import numpy as np
 from request_row import InvalidRequest, Row, shown
 from token_engine.interface import SamplingParams
 
@@ -22,7 +21,7 @@ BEAM_NUMBERS = {
 
 
 def read_sampling(row: Row) -> SamplingParams:
-    """Raises `InvalidRequest`. A missing seed is drawn, when anything is drawn at all."""
+    """Raises `InvalidRequest`."""
     temperature = row.number("temperature", 1.0, 0, 100)
     top_k = row.integer("runtime_top_k", 0, 0, LARGEST_INT32, said="top_k")
     top_p = _top_p(row)
@@ -45,13 +44,13 @@ def read_sampling(row: Row) -> SamplingParams:
         top_k=top_k,
         top_p=top_p,
         min_p=min_p,
-        seed=seed if "seed" in row else _fresh_seed(),
+        seed=seed if "seed" in row else None,
     )
 
 
 def with_seed_of(sampling: SamplingParams, sequence: int) -> SamplingParams:
     """The same for another sequence of one prompt: its draws must differ."""
-    if sampling.greedy or sequence == 0:
+    if sampling.seed is None or sequence == 0:  # without a seed, no two draw alike
         return sampling
     return dataclasses.replace(sampling, seed=(sampling.seed + sequence) % SEEDS)
 
@@ -75,8 +74,3 @@ def _top_p(row: Row) -> float:
 
 def _gives_top_p(row: Row) -> bool:
     return bool(row.single("runtime_top_p", 0.0) > 0)
-
-
-def _fresh_seed() -> int:
-    # Runtimes default to a fixed seed; two seedless requests must not give the same text.
-    return int(np.random.SeedSequence().generate_state(1, np.uint64)[0])

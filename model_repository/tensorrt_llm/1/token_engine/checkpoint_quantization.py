@@ -20,16 +20,16 @@ def quantization_algorithm(directory: Path) -> str:
 
     `hf_quant_config.json` goes before config.json. Raises `EngineLoadError`.
     """
-    config = _read(directory / "config.json")
+    config = read_object(directory / "config.json")
     facts = config.get("quantization_config") or {}
     if (directory / "hf_quant_config.json").is_file():
-        facts = _read(directory / "hf_quant_config.json").get("quantization") or {}
+        facts = read_object(directory / "hf_quant_config.json").get("quantization") or {}
     return str(facts.get("quant_algo") or facts.get("quant_method") or "")
 
 
 def longest_context(directory: Path) -> int:
     """`max_position_embeddings` of the checkpoint; raises `EngineLoadError`."""
-    length = _read(directory / "config.json").get("max_position_embeddings")
+    length = read_object(directory / "config.json").get("max_position_embeddings")
     if not isinstance(length, int):
         path = directory / "config.json"
         raise EngineLoadError(f"{path} has no max_position_embeddings; {REBUILD}")
@@ -59,7 +59,8 @@ def check_fp4(gpu: str, capability: Capability, least: Capability) -> None:
         print(note, file=sys.stderr, flush=True)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; raises `EngineLoadError`."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

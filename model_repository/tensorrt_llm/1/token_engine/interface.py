@@ -12,6 +12,7 @@ unless it was cancelled: a cancelled request gets no further delta.
 
 from __future__ import annotations
 
+import secrets
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
@@ -39,10 +40,16 @@ class SamplingParams:
     top_k: int = 0  # 0: no limit
     top_p: float = 1.0  # 0 < top_p <= 1
     min_p: float = 0.0  # 0 <= min_p <= 1; of the most likely token's probability
-    seed: int = 0  # 0 <= seed < 2**64; equal seeds give equal tokens, in any batch
+    # 0 <= seed < 2**64: equal seeds give equal tokens, in any batch; a runtime that cannot promise
+    # that refuses a seed. None: the client gave none, and no two requests draw alike.
+    seed: int | None = None
     repetition_penalty: float = 1.0  # > 0
     presence_penalty: float = 0.0  # -2 to 2
     frequency_penalty: float = 0.0  # -2 to 2
+
+    def seed_or_fresh(self) -> int:
+        """The client's seed, or a random one: for libraries that have a fixed one by default."""
+        return secrets.randbits(64) if self.seed is None else self.seed
 
 
 @dataclass(frozen=True, slots=True)

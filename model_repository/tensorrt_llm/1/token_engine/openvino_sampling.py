@@ -7,7 +7,7 @@
     top_k                  top_k, where it is not 0
     top_p                  top_p, at least 1e-15
     min_p                  min_p, below 1 (it refuses 1)
-    seed                   rng_seed, hashed into 32 bits
+    seed                   rng_seed, hashed into 32 bits; drawn for a request without one
     repetition_penalty     repetition_penalty: of prompt and output, by the logit's sign
     presence_penalty       refused: the library's depends on the logit's sign (2026.4)
     frequency_penalty      refused: likewise
@@ -86,7 +86,7 @@ def _sample(config: Any, sampling: SamplingParams) -> None:
         config.top_k = min(sampling.top_k, LARGEST_TOP_K)
     config.top_p = _bounded(sampling.top_p)
     config.min_p = min(sampling.min_p, LARGEST_BELOW_1)  # the library refuses 1
-    config.rng_seed = _seed_of_32_bits(sampling.seed)
+    config.rng_seed = _seed_of_32_bits(sampling.seed_or_fresh())
 
 
 def _bounded(factor: float) -> float:

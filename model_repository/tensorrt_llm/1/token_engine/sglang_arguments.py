@@ -7,6 +7,7 @@ from typing import Any
 
 from engine_config import EngineConfig
 
+from token_engine.checkpoint_kv_scales import check_kv_scales
 from token_engine.checkpoint_quantization import (
     REBUILD,
     check_fp4,
@@ -38,6 +39,7 @@ def check_deployment(
             f"runtime_options.quantization is 'modelopt_fp4' and the checkpoint's quant_algo is "
             f"{algorithm!r}, allowed is 'NVFP4'; {REBUILD}"
         )
+    check_kv_scales(checkpoint, options.kv_cache_dtype)
     wanted = options.tp_size * options.pp_size
     if library.gpus < wanted:
         raise EngineLoadError(

@@ -44,7 +44,8 @@ class SglangEngine(AsyncEngine):
             self._eos_ids,
         )
         self._open.add(request.key)
-        self._loop.submit(request, library_arguments(request))
+        arguments = library_arguments(request, self._options.enable_deterministic_inference)
+        self._loop.submit(request, arguments)
 
     def stats(self) -> EngineStats:
         inside, _ = self._loop.counts()

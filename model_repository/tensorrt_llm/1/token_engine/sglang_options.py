@@ -17,7 +17,7 @@ from token_engine.option_checks import require, require_at_least, require_one_of
 CONTEXT_RESERVE = 7
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 QUANTIZATIONS = ("", "modelopt_fp4")
-KV_CACHE_DTYPES = ("auto", "bfloat16", "fp8_e4m3", "fp8_e5m2", "fp4_e2m1")
+KV_CACHE_DTYPES = ("auto", "bfloat16", "fp8_e4m3", "fp8_e5m2", "nvfp4")
 FP4_BACKENDS = (
     "auto",
     "flashinfer_cudnn",
@@ -54,6 +54,8 @@ class SglangOptions:
     pp_size: int = 1
     dtype: str = "auto"  # of what is not quantized; "auto": the checkpoint's
     quantization: str = ""  # "": what the checkpoint says; "modelopt_fp4" insists on it
+    # "auto": what the checkpoint was calibrated for. Others than fp8 are refused for a checkpoint
+    # whose KV scales are not 1 (checkpoint_kv_scales.py).
     kv_cache_dtype: str = "auto"
     mem_fraction_static: float = 0.0  # of the GPU's memory, for weights and KV cache
     max_total_tokens: int = 0  # of the KV cache
@@ -64,8 +66,8 @@ class SglangOptions:
     grammar_backend: str = "xgrammar"  # "none": requests with a guide are refused
     stream_interval: int = 1  # tokens that are handed over together
     disable_cuda_graph: bool = False
-    # Seeds are honoured by deterministic inference alone. false: faster, and requests that sample
-    # are refused.
+    # Seeds are honoured by deterministic inference alone. false: faster, min_p is honoured, and
+    # requests with a seed are refused.
     enable_deterministic_inference: bool = True
     more_server_args: dict[str, Any] = field(default_factory=dict)  # handed through
 

@@ -5,10 +5,13 @@
     greedy                 temperature=0; top_k, top_p, min_p and sampling_seed stay unset
     temperature            temperature (below 1e-6 it is greedy)
     top_k                  top_k; -1 for no limit
-    top_p                  top_p
-    min_p                  min_p, after top_k and top_p
+    top_p                  top_p: of the whole distribution, not of what top_k left
+    min_p                  min_p, after top_k and top_p, without deterministic inference. With it
+                           every row of the batch has a seed (42, if none is given), and the sampler
+                           asserts that none has where one has a min_p: all requests would end
     seed                   sampling_seed, hashed into 63 bits. Honoured by deterministic inference
-                           alone: without it requests that sample are refused
+                           alone: without it a seed is refused, with it one is drawn for a request
+                           that has none
     repetition_penalty     refused: SGLang's acts on the output alone, ours on the prompt too
     presence_penalty       presence_penalty: OpenAI's, of the output alone
     frequency_penalty      frequency_penalty: likewise
@@ -17,7 +20,8 @@
                            Some without the checkpoint's own are refused: those stop it always
     min_tokens             min_new_tokens, where there are end ids
     bad_words              refused: the library has none
-    token_bias             logit_bias, with ids as words
+    token_bias             logit_bias, with ids as words; at most 1e30, and -1e30 stands for less:
+                           the division by the temperature makes infinities of more, then NaN
     logprobs               return_logprob and top_logprobs_num; of the logits before temperature
                            (SGLANG_RETURN_ORIGINAL_LOGPROB), but after penalties, bias, bans and
                            guides: refused with those
@@ -36,9 +40,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from token_engine.interface import GenerationRequest, Guide, UnsupportedParameter
+from token_engine.interface import (
+    GenerationRequest,
+    Guide,
+    SamplingParams,
+    UnsupportedParameter,
+)
 from token_engine.library_results import seed_of_63_bits
 
+LARGEST_BIAS = 1e30  # in f32, divided by the least temperature (1e-6), still a number
 GUIDE_FIELDS = {"json_schema": "json_schema", "regex": "regex", "ebnf_grammar": "ebnf"}
 ANY_JSON = "$$ANY$$"
 
@@ -46,13 +56,14 @@ Refusal = tuple[str, object, str]  # the input's name, its value, what is allowe
 
 
 def refuse_unsupported(
-    request: GenerationRequest, guides: bool, seeds: bool, eos_ids: Collection[int]
+    request: GenerationRequest, guides: bool, deterministic: bool, eos_ids: Collection[int]
 ) -> None:
     """Raise `UnsupportedParameter` for the first thing asked for that is not to be had.
 
     `eos_ids` are the checkpoint's."""
     for name, value, allowed in (
-        *_refused_choices(request, seeds),
+        *_refused_draws(request.sampling, deterministic),
+        *_refused_choices(request),
         *_refused_guides(request, guides),
         *_refused_logprobs(request),
         *_refused_ends(request, eos_ids),
@@ -60,15 +71,29 @@ def refuse_unsupported(
         raise UnsupportedParameter(f"{name} is {value}, the sglang runtime allows only {allowed}")
 
 
-def _refused_choices(request: GenerationRequest, seeds: bool) -> Iterator[Refusal]:
+def _refused_draws(sampling: SamplingParams, deterministic: bool) -> Iterator[Refusal]:
+    if sampling.greedy:
+        return
+    if sampling.seed is not None and not deterministic:
+        allowed = "none: its engine has enable_deterministic_inference false, and honours no seed"
+        yield "seed", sampling.seed, allowed
+    if sampling.min_p and deterministic:
+        allowed = (
+            "0: its engine has enable_deterministic_inference true, where every request has a "
+            "seed, and SGLang cannot draw with both"
+        )
+        yield "min_p", f"{sampling.min_p:g}", allowed
+
+
+def _refused_choices(request: GenerationRequest) -> Iterator[Refusal]:
     sampling = request.sampling
-    if not sampling.greedy and not seeds:
-        allowed = "0: its engine has enable_deterministic_inference false, and honours no seed"
-        yield "temperature", f"{sampling.temperature:g}", allowed
     if sampling.repetition_penalty != 1:
         yield "repetition_penalty", f"{sampling.repetition_penalty:g}", "1"
     if request.bad_words:
         yield "bad_words", f"{len(request.bad_words)} token sequences", "none"
+    largest = max((bias for _, bias in request.token_bias), default=0.0)
+    if largest > LARGEST_BIAS:
+        yield "embedding_bias", f"{largest:g}", f"numbers up to {LARGEST_BIAS:g}"
 
 
 def _refused_guides(request: GenerationRequest, guides: bool) -> Iterator[Refusal]:
@@ -103,11 +128,11 @@ def _request_id(key: int) -> str:
     return f"{key:020d}"
 
 
-def library_arguments(request: GenerationRequest) -> dict[str, Any]:
+def library_arguments(request: GenerationRequest, deterministic: bool) -> dict[str, Any]:
     """Keyword arguments of `async_generate` for a request that is not refused."""
     return {
         "input_ids": list(request.prompt_ids),
-        "sampling_params": _sampling_params(request),
+        "sampling_params": _sampling_params(request, deterministic),
         "stream": True,
         "rid": _request_id(request.key),
         "priority": request.priority,
@@ -121,35 +146,38 @@ def _refused_ends(request: GenerationRequest, eos_ids: Collection[int]) -> Itera
         yield "ignore_eos", "true", "false with a stop word that is a special token"
 
 
-def _sampling_params(request: GenerationRequest) -> dict[str, Any]:
+def _sampling_params(request: GenerationRequest, deterministic: bool) -> dict[str, Any]:
     params: dict[str, Any] = {
         "max_new_tokens": request.max_tokens,
         "ignore_eos": not request.end_ids,
         "presence_penalty": request.sampling.presence_penalty,
         "frequency_penalty": request.sampling.frequency_penalty,
-        **_choice(request),
+        **_choice(request.sampling, deterministic),
     }
     if request.end_ids:
         params["stop_token_ids"] = list(request.end_ids)
         params["min_new_tokens"] = request.min_tokens
     if request.token_bias:
-        params["logit_bias"] = {str(token): bias for token, bias in request.token_bias}
+        params["logit_bias"] = {
+            str(token): max(bias, -LARGEST_BIAS) for token, bias in request.token_bias
+        }
     if request.guide is not None:
         params |= _guide(request.guide)
     return params
 
 
-def _choice(request: GenerationRequest) -> dict[str, Any]:
-    sampling = request.sampling
+def _choice(sampling: SamplingParams, deterministic: bool) -> dict[str, Any]:
     if sampling.greedy:
         return {"temperature": 0.0}
-    return {
+    choice: dict[str, Any] = {
         "temperature": sampling.temperature,
         "top_k": sampling.top_k or -1,
         "top_p": sampling.top_p,
         "min_p": sampling.min_p,
-        "sampling_seed": seed_of_63_bits(sampling.seed),
     }
+    if deterministic:
+        choice["sampling_seed"] = seed_of_63_bits(sampling.seed_or_fresh())
+    return choice
 
 
 def _guide(guide: Guide) -> dict[str, Any]:

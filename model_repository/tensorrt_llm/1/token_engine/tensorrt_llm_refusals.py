@@ -41,6 +41,8 @@ def _choice(
         return
     if not sampler.samples:
         yield "temperature", sampling.temperature, "0"
+    if sampling.seed is not None and not sampler.seeds:
+        yield "seed", sampling.seed, "none, as equal seeds would not draw equal tokens"
     if sampling.min_p and not sampler.min_p:
         yield "min_p", sampling.min_p, "0"
     if sampler.largest_top_k and limited_top_k(request, vocab_size) > sampler.largest_top_k:

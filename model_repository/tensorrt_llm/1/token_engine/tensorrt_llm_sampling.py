@@ -7,7 +7,10 @@
     top_k                  top_k; 0 if it is the whole vocabulary. C++ cuts above 1024: refused
     top_p                  top_p, at least 1e-6 (0 is invalid in C++)
     min_p                  min_p if not 0
-    seed                   seed, hashed into 63 bits (later samplers keep signed numbers)
+    seed                   seed, hashed into 63 bits, to the C++ sampler; one is drawn for a request
+                           without one, as the sampler's own is fixed. With a TorchSampler (the only
+                           one from 1.3.0rc26 on) a seed is refused: it ignores seeds, or draws the
+                           whole batch by the first one
     repetition_penalty     repetition_penalty if not 1
     presence_penalty       presence_penalty and prompt_ignore_length=len(prompt), so that the
     frequency_penalty      prompt does not count; divided by the temperature for the C++ sampler,
@@ -80,8 +83,9 @@ def next_part(request: GenerationRequest, made: Sequence[int]) -> Part | None:
     """What follows a first part that made these tokens; None if nothing does."""
     if not request.min_tokens or not request.end_ids or len(made) >= request.max_tokens:
         return None
-    # Not the same draws once more.
-    seed = (request.sampling.seed + len(made)) % 2**64
+    seed = request.sampling.seed
+    if seed is not None:
+        seed = (seed + len(made)) % 2**64  # not the same draws once more
     rest = replace(
         request,
         prompt_ids=request.prompt_ids + tuple(made),
@@ -100,7 +104,7 @@ def library_params(part: Part, library: Library, vocab_size: int, any_end_id: in
         "detokenize": False,
         "return_perf_metrics": True,
         **_ends(request, any_end_id),
-        **_choice(request, vocab_size),
+        **_choice(request, vocab_size, library.sampler),
         **_penalties(part, library.sampler),
     }
     if request.logprobs is not None:
@@ -125,7 +129,9 @@ def _ends(request: GenerationRequest, any_end_id: int) -> dict[str, Any]:
     return {"end_id": first, **({"stop_token_ids": others} if others else {})}
 
 
-def _choice(request: GenerationRequest, vocab_size: int) -> dict[str, Any]:
+def _choice(
+    request: GenerationRequest, vocab_size: int, sampler: SamplerAbilities
+) -> dict[str, Any]:
     sampling = request.sampling
     if sampling.greedy:
         return {"top_k": 1}
@@ -133,8 +139,9 @@ def _choice(request: GenerationRequest, vocab_size: int) -> dict[str, Any]:
         "temperature": max(sampling.temperature, LEAST_TEMPERATURE),
         "top_k": limited_top_k(request, vocab_size),
         "top_p": max(sampling.top_p, LEAST_TOP_P),
-        "seed": seed_of_63_bits(sampling.seed),
     }
+    if sampler.seeds:
+        choice["seed"] = seed_of_63_bits(sampling.seed_or_fresh())
     if sampling.min_p:
         choice["min_p"] = sampling.min_p
     return choice

@@ -39,6 +39,10 @@ class SamplerAbilities:
 
     name: str
     samples: bool = True  # False: the likeliest token always
+    top_k: bool = True
+    top_p: bool = True
+    # Whether equal ones draw equal tokens in any batch; such a sampler has a fixed one by default.
+    seeds: bool = False
     min_p: bool = True
     repetition_penalty: bool = True
     occurrence_penalties: bool = True  # presence and frequency, of the output alone
@@ -58,6 +62,7 @@ class SamplerAbilities:
 # after temperature and penalties.
 CPP_SAMPLER = SamplerAbilities(
     "TRTLLMSampler",
+    seeds=True,
     top_logprobs=False,
     logprobs_are_raw=False,
     logprobs_of_chosen=1,

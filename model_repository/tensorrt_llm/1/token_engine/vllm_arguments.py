@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ def engine_arguments(
         "logprobs_mode": "raw_logprobs",
         "max_logprobs": MOST_LOGPROBS,
         "disable_log_stats": True,  # of its own: the runtime's is given to AsyncLLM
+        "seed": secrets.randbits(31),  # of requests without one; else every engine draws alike
     }
     if not library.cuda:
         # A prompt computed in several steps, of a request with a seed, ends vLLM's worker on a CPU

@@ -8,7 +8,8 @@
     top_k                  top_k
     top_p                  top_p
     min_p                  min_p: it goes before top_k and top_p, whose shares are of what it leaves
-    seed                   seed, hashed into 63 bits (it keeps signed numbers)
+    seed                   seed, hashed into 63 bits (it keeps signed numbers), where there is one:
+                           a request with one is drawn apart from the batch, which is slower
     repetition_penalty     repetition_penalty: of prompt and output, by the logit's sign
     presence_penalty       presence_penalty: OpenAI's, of the output alone
     frequency_penalty      frequency_penalty: likewise
@@ -98,13 +99,14 @@ def _choice(request: GenerationRequest) -> dict[str, Any]:
     }
     if sampling.greedy:
         return {**choice, "temperature": 0.0}
+    if sampling.seed is not None:
+        choice["seed"] = seed_of_63_bits(sampling.seed)
     return {
         **choice,
         "temperature": sampling.temperature,
         "top_k": sampling.top_k,
         "top_p": sampling.top_p,
         "min_p": sampling.min_p,
-        "seed": seed_of_63_bits(sampling.seed),
     }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import agent
 import gevent
 from command_line import run_options
+from csv_files import SUMMARY_CSV
 from fault_stall import processes, stall_later
 from host_clock import HostClocks, Offset, clock_note
 from interrupts import EXIT_LEFT, StoppedEarly
@@ -140,12 +141,12 @@ class Conductor:
             return
         self._round(options, prepared, options.rate)
         summary = self.summary()
-        self.output.write_json(SUMMARY, summary)
+        self.output.write_summary(summary)
         # From memory: what the disk has may be less.
         page = report_page(RunFiles(str(self.output), summary, self.results))
         self.output.write_text(PAGE, page)
         code = exit_code(summary, whole=not self.output.not_whole)
-        self._end(code, f"{run_table(summary)}\n{self.output.told(PAGE, SUMMARY)}")
+        self._end(code, f"{run_table(summary)}\n{self.output.told(PAGE, SUMMARY, SUMMARY_CSV)}")
 
     def _trial(self, options: RunOptions, prepared: Prepared, rate: float) -> Trial | None:
         if self._stopping:
@@ -159,7 +160,7 @@ class Conductor:
         trial = Trial.of(rate, summary, stopped_early=bool(watch.broken))
         summary["held"] = trial.held
         assert self.output is not None
-        self.output.write_json(f"summary{suffix}.json", summary)
+        self.output.write_summary(summary, suffix)
         return trial
 
     def _tell_found(self, found: Found) -> tuple[int, str]:

@@ -1,5 +1,7 @@
 """`python loadtest/report.py RESULTS_DIR`: report.html of a run, finished or killed.
 
+`--csv` makes summary.csv and records.csv (a row a request) instead; of a search for the highest
+rate, summary.csv has a row a rate.
 Where the run did not come to its summary.json, so-far.json is written: what its records tell,
 without the word on the client's own health.
 """
@@ -7,12 +9,14 @@ without the word on the client's own health.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from pathlib import Path
 
+from csv_files import RECORDS_CSV, SUMMARY_CSV, summary_csv, write_records
 from report_page import report_page
-from run_files import SUMMARY, TRIALS, RunFiles, RunFilesError, read_run
+from run_files import SUMMARY, TRIALS, RunFiles, RunFilesError, read_records, read_run
 from whole_file import write_whole
 
 PAGE = "report.html"
@@ -22,6 +26,8 @@ SO_FAR = "so-far.json"
 def write_report(folder: Path, output: Path | None = None) -> Path:
     """Make the page of a run's folder; raises `RunFilesError`, OSError."""
     run: RunFiles = read_run(folder)
+    if folder.is_dir() and run.trials:
+        write_whole(folder / SUMMARY_CSV, summary_csv(run.trials))
     if output is None:
         output = (folder if folder.is_dir() else folder.parent) / PAGE
     write_whole(output, report_page(run))
@@ -30,13 +36,36 @@ def write_report(folder: Path, output: Path | None = None) -> Path:
     return output
 
 
+def write_csv(folder: Path) -> list[Path]:
+    """Make summary.csv and, where there are records, records.csv, both whole or not at all.
+
+    Raises `RunFilesError`, OSError.
+    """
+    run = read_run(folder)
+    place = folder if folder.is_dir() else folder.parent
+    written = [place / SUMMARY_CSV]
+    write_whole(written[0], summary_csv(run.trials or [run.summary]))
+    if run.records is not None:
+        text = io.StringIO(newline="")
+        write_records(read_records(run.records, lambda _: None), text)
+        written.append(place / RECORDS_CSV)
+        write_whole(written[1], text.getvalue())
+    return written
+
+
 def main() -> None:
     """The command line; exit code 2 with one sentence where there is nothing to report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("results", type=Path, help="a run's folder, its records or its summary")
     parser.add_argument("--output", type=Path, help=f"the page (RESULTS_DIR/{PAGE})")
+    parser.add_argument(
+        "--csv", action="store_true", help=f"make {SUMMARY_CSV} and {RECORDS_CSV} instead"
+    )
     options = parser.parse_args()
     try:
+        if options.csv:
+            print(f"CSV: {', '.join(map(str, write_csv(options.results)))}")
+            return
         print(f"report: {write_report(options.results, options.output)}")
     except RunFilesError as error:
         print(f"error: {error}", file=sys.stderr)

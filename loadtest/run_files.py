@@ -34,6 +34,7 @@ class RunFiles:
     name: str
     summary: dict[str, Any]
     results: RunResults | None = None  # made from the records, if there are any
+    records: Path | None = None  # those
     trials: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     whole: bool = True
@@ -73,7 +74,8 @@ def read_run(path: Path) -> RunFiles:
         )
         told = results.summary()
         _add_server(told, folder / records.name.replace("records", "server"), notes)
-    return RunFiles(str(path), told, results, trials, notes, whole)
+    kept = None if results is None else records
+    return RunFiles(str(path), told, results, kept, trials, notes, whole)
 
 
 def _is_whole(

@@ -1,4 +1,4 @@
-"""The folder of a run: records.jsonl and server.jsonl as it goes, summary.json at the end.
+"""The folder of a run: records.jsonl and server.jsonl as it goes, summary.json and .csv at the end.
 
 Of a search for the highest rate each has the rate in its name: `records-8.jsonl`.
 """
@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from csv_files import summary_csv
 from options import OptionError
 from server_sampler import Sample
 from terminal import complain
 from whole_file import write_whole
 
 WRITTEN = re.compile(
-    r"((records|server)(-[\d.e+]+)?\.jsonl|summary(-[\d.e+]+)?\.json"
+    r"((records|server)(-[\d.e+]+)?\.jsonl|summary(-[\d.e+]+)?\.(json|csv)|records\.csv"
     r"|header\.json|so-far\.json|report\.html)(\.partial-\w+)?"
 )
 OUTPUT = Path(__file__).resolve().parent.parent / "build" / "out" / "loadtest"
@@ -81,6 +82,11 @@ class RunOutput:
     def write_json(self, name: str, document: Mapping[str, Any]) -> None:
         """Whole or not at all."""
         self.write_text(name, json.dumps(document, indent=1) + "\n")
+
+    def write_summary(self, summary: Mapping[str, Any], suffix: str = "") -> None:
+        """As JSON and as CSV."""
+        self.write_json(f"summary{suffix}.json", summary)
+        self.write_text(f"summary{suffix}.csv", summary_csv([summary]))
 
     def write_text(self, name: str, text: str) -> None:
         """Whole or not at all."""

@@ -6,6 +6,7 @@ on at once, as most of their time they wait.
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import itertools
 import json
@@ -167,6 +168,10 @@ def test_a_run_counts_every_request_once(loads: dict[str, Future[Ended]], name: 
     served = told["header"]["served"]
     assert served["server"].startswith("triton 2.")
     assert served["server"] in text
+    with (folder / "summary.csv").open(encoding="utf-8", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["ttft_p99_s"] == str(told["metrics"]["ttft"]["p99"])
+    assert row["server"] == served["server"]
     assert len(told["workers"]) == (2 if name == "two processes" else 1)
     # One event a request, and nothing else, in Locust's own statistics.
     (entry,) = json.loads((folder / "locust.json").read_text(encoding="utf-8"))
@@ -254,7 +259,8 @@ def test_a_killed_run_knows_where_its_ttft_was_spent(loads: dict[str, Future[End
 
 
 def test_a_folder_holds_one_run(tmp_path: Path) -> None:
-    for name in ("records-8.jsonl", "summary-8.json", "summary.json", "records-mine.jsonl"):
+    earlier = ("records-8.jsonl", "summary-8.json", "summary-8.csv", "summary.csv", "records.csv")
+    for name in (*earlier, "summary.json", "records-mine.jsonl"):
         (tmp_path / name).write_text("{}", encoding="utf-8")
     output = RunOutput(str(tmp_path), records=True)
     output.begin("")

@@ -30,7 +30,7 @@ INPUTS: dict[str, Input] = {
     "messages": Input(ROOM, "", "JSON list of 1 to 1024", "chat in OpenAI's form, rendered by the checkpoint's chat template; no word of it becomes a special token"),
     "tools": Input(ROOM, "none", "JSON list", "functions for the template, in OpenAI's form; with `messages` only"),
     "decoder_text_input": Input(REFUSED, "", "empty", "encoder-decoder models"),
-    "max_tokens": Input(ROOM, "required", "1 to the engine's `max_seq_len` less the prompt", "most tokens to generate"),
+    "max_tokens": Input(ROOM, "required; with `messages`: as many as fit", "1 to the engine's `max_seq_len` less the prompt", "most tokens to generate"),
     "min_tokens": Input("min_tokens", "0", "0 to `max_tokens`", "no end id, and no stop word, ends the text before"),
     "min_length": Input("min_tokens", "0", "as `min_tokens`", "its older name"),
     "num_return_sequences": Input(ROOM, "1", "1 to 16", "sequences for each prompt, with seeds `seed`, `seed` + 1, ...; 1 in a unary repository's `ensemble`"),

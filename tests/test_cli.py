@@ -56,19 +56,28 @@ USAGE = {
     "unknown option": (["generate", "x", "--nope"], "--nope"),
     "no quotes": (["generate", "x", "y"], "a prompt with blanks needs quotes"),
     "abbreviated": (["generate", "x", "--max", "3"], "--max"),
-    "no integer": (["generate", "x", "--top-k", "1.5"], "top_k is '1.5', allowed is: integer, 0"),
-    "out of range": (["generate", "x", "--max-tokens", "0"], "max_tokens is 0"),
-    "not finite": (["generate", "x", "--temperature", "nan"], "temperature is nan"),
+    "no integer": (
+        ["generate", "x", "--top-k", "1.5"],
+        "top_k must be an integer of at least 0, not '1.5'",
+    ),
+    "out of range": (
+        ["generate", "x", "--max-tokens", "0"],
+        "max_tokens must be an integer of at least 1, not 0",
+    ),
+    "not finite": (
+        ["generate", "x", "--temperature", "nan"],
+        "temperature must be a finite number from 0 to 100, not nan",
+    ),
     "guide type": (["generate", "x", "--guided-decoding-guide-type", "xml"], "'xml'"),
-    "tools": (["generate", "x", "--tools", "{"], "tools is '{'"),
+    "tools": (["generate", "x", "--tools", "{"], "tools must be JSON, not '{'"),
     "no file": (["generate", "x", "--tools", "@/nowhere"], "@/nowhere"),
     "weights": (["generate", "x", "--embedding-bias-words", "a"], "embedding_bias_weights"),
     "timeout": (["generate", "x", "--timeout", "0"], "'0'"),
     "url": (["generate", "x", "--url", "ftp://h:1"], "'ftp://h:1'"),
     "key alone": (["generate", "x", "--tls-key", "k"], "cert or key is missing"),
     "ca": (["generate", "x", "--tls-ca", "/nowhere"], "/nowhere"),
-    "empty": (["generate", ""], "the prompt is empty"),
-    "no bytes": (["generate", b"\xff".decode(errors="surrogateescape")], "allowed is UTF-8"),
+    "empty": (["generate", ""], "the prompt must not be empty"),
+    "no bytes": (["generate", b"\xff".decode(errors="surrogateescape")], "must be UTF-8"),
     "requests": (["bench", "--requests", "0"], "'0'"),
     "metrics": (["metrics", "--metrics-url", "nowhere"], "'nowhere'"),
 }
@@ -90,13 +99,13 @@ def test_errors_as_json() -> None:
     found = call("generate", "x", "--json", "--top-p", "2")
     error = json.loads(found.stderr)["error"]
     assert (error["class"], error["code"]) == ("InvalidRequest", "INVALID_ARGUMENT")
-    assert "top_p is 2.0" in error["message"]
+    assert "top_p must be a finite number of at most 1, not 2.0" in error["message"]
 
 
 def test_standard_input_that_is_no_utf_8() -> None:
     found = call("generate", stdin=b"\xff\xfe")
     assert (found.returncode, found.stdout) == (2, "")
-    assert found.stderr == "error: standard input is no UTF-8, allowed is UTF-8\n"
+    assert found.stderr == "error: standard input must be UTF-8\n"
 
 
 @pytest.mark.parametrize(

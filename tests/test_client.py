@@ -130,7 +130,6 @@ def leave_by_error(stream: Any) -> None:
 def leave_by_close(stream: Any) -> None:
     next(stream)
     stream.close()
-    assert list(stream) == []
 
 
 @pytest.mark.parametrize("leave", [leave_by_break, leave_by_error, leave_by_close])

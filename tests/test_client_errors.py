@@ -34,20 +34,30 @@ ERRORS = [
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"max_tokens": 0}, "max_tokens is 0, allowed are finite integers at least 1"),
-        ({"max_tokens": True}, "max_tokens is True"),
-        ({"max_tokens": None}, "max_tokens is None"),
-        ({"temperature": float("nan")}, "temperature is nan"),
-        ({"temperature": -1}, "temperature is -1, allowed are finite numbers at least 0"),
-        ({"top_p": 1.5}, "top_p is 1.5"),
-        ({"seed": 2**64}, "seed is 18446744073709551616"),
-        ({"ignore_eos": 1}, "ignore_eos is 1, allowed are True and False"),
-        ({"stop_words": "ab"}, "stop_words is 'ab', allowed is a list of strings"),
-        ({"stop_words": [1]}, "stop_words has 1 in it"),
-        ({"embedding_bias_words": ["a"]}, "embedding_bias_weights has 0 numbers"),
-        ({"guided_decoding_guide_type": "yaml"}, "allowed is one of json, json_schema"),
-        ({"tools": [object()]}, "tools is"),
-        ({"temprature": 1}, "'temprature' is no option, allowed are max_tokens"),
+        ({"max_tokens": 0}, "max_tokens must be an integer of at least 1, not 0"),
+        ({"max_tokens": True}, "an integer of at least 1, not True"),
+        ({"max_tokens": 4.5}, "max_tokens must be an integer of at least 1, not 4.5"),
+        ({"max_tokens": 2**31}, "an integer of at most 2\\^31-1, not 2147483648"),
+        (
+            {"temperature": float("nan")},
+            "temperature must be a finite number from 0 to 100, not nan",
+        ),
+        ({"temperature": -1}, "from 0 to 100, not -1"),
+        ({"top_p": 1.5}, "top_p must be a finite number of at most 1, not 1.5"),
+        ({"seed": 2**64}, r"seed must be an integer of at most 2\^64-1, not 18446744073709551616"),
+        ({"ignore_eos": 1}, "ignore_eos must be True or False, not 1"),
+        ({"stop_words": "ab"}, "stop_words must be a list of strings, not 'ab'"),
+        ({"stop_words": [1]}, "every one of stop_words must be a string, not 1"),
+        (
+            {"embedding_bias_words": ["a"]},
+            "must hold one number for each of the 1 embedding_bias_words, not 0",
+        ),
+        (
+            {"guided_decoding_guide_type": "yaml"},
+            "must be one of json, json_schema, regex, ebnf_grammar, not 'yaml'",
+        ),
+        ({"tools": [object()]}, "tools must be what JSON can hold"),
+        ({"temprature": 1}, "the option must be one of max_tokens, .*, not 'temprature'"),
     ],
 )
 def test_wrong_options_are_named_and_nothing_is_sent(options: dict[str, Any], words: str) -> None:
@@ -59,7 +69,7 @@ def test_wrong_options_are_named_and_nothing_is_sent(options: dict[str, Any], wo
 
 @pytest.mark.parametrize("url", ["here", "ftp://a:1", "host:", ":80", "http://host"])
 def test_a_wrong_url(url: str) -> None:
-    with pytest.raises(InvalidRequest, match="allowed are host:port"):
+    with pytest.raises(InvalidRequest, match="must be host:port"):
         Client(url)
 
 
@@ -79,7 +89,7 @@ def test_a_model_that_takes_no_text() -> None:
     other = dataclasses.replace(METADATA, inputs=(TensorInfo("image", "FP32", (-1,)),))
     with (
         Client(transport=FunctionTransport(three, other)) as client,
-        pytest.raises(UnsupportedRequest, match="takes image, allowed are models"),
+        pytest.raises(UnsupportedRequest, match=r"must take text_input .* and takes image"),
     ):
         client.generate("Hi")
 

@@ -142,7 +142,7 @@ def test_what_is_no_pem(mutual_tls: tuple[Ports, Path]) -> None:
         (trusted(folder, cert=folder / "names"), "cert or key is no PEM"),
         (trusted(folder, key=folder / "nowhere"), "cert or key is no PEM"),
         (trusted(folder, key=folder / "locked.key"), "without a password"),
-        (trusted(folder, key=b"bytes"), "allowed over HTTP are paths"),
+        (trusted(folder, key=b"bytes"), "must be paths over HTTP"),
     ):
         with pytest.raises(InvalidRequest, match=words):
             Client("https://inside:1", tls=tls)

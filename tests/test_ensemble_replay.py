@@ -118,11 +118,34 @@ def test_http_generate_and_generate_stream(
     assert parts[-1]["finish_reason"] == "length"
 
 
+@pytest.mark.parametrize("model", ["ensemble", "tensorrt_llm_bls"])
+def test_messages_need_no_max_tokens(replay_server: ServerProcess, model: str) -> None:
+    """The answer is as long as the context of 2048 tokens has room for."""
+    messages = json.dumps([{"role": "user", "content": TEXT}])
+    arrays = {"messages": np.array([[messages]], object)}
+    (last,) = (tensors for tensors, final in stream(replay_server, model, arrays) if final)
+    counts = [int(last[name].item()) for name in ("num_input_tokens", "num_output_tokens")]
+    assert (sum(counts), last["finish_reason"].item()) == (2048, b"length")
+    with pytest.raises(Exception, match="max_tokens is missing, it is required with text_input"):
+        list(stream(replay_server, model, {"text_input": arrays["messages"]}))
+    two = np.array([[messages], [messages]], object)
+    responses = list(stream(replay_server, model, {"messages": two}))
+    made = [int(each) for tensors, _ in responses for each in tensors["num_output_tokens"].flat]
+    assert made == 2 * [counts[1]]
+
+
+def test_messages_that_fill_the_context_are_refused(replay_server: ServerProcess) -> None:
+    messages = json.dumps([{"role": "user", "content": "a b c d " * 600}])
+    arrays = {"messages": np.array([[messages]], object)}
+    with pytest.raises(Exception, match="tokens, allowed|allowed are 2048 together"):
+        list(stream(replay_server, "ensemble", arrays))
+
+
 REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"text_input": "", "max_tokens": 1}, "text_input is empty"),
     ({"max_tokens": 1}, "neither of text_input and messages is given"),
     ({"text_input": "a", "messages": "[]", "max_tokens": 1}, "both of text_input and messages"),
-    ({"text_input": "a"}, "max_tokens is missing, it is required"),
+    ({"text_input": "a"}, "max_tokens is missing, it is required with text_input"),
     ({"text_input": "a", "max_tokens": 0}, "max_tokens is 0, allowed is at least 1"),
     ({"text_input": "a", "max_tokens": -5}, "max_tokens is -5"),
     ({"text_input": "a", "max_tokens": 9999}, "allowed are 2048 together"),

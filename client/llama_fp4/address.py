@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from llama_fp4.errors import InvalidRequest
+from llama_fp4.errors import InvalidRequest, must_be
 from llama_fp4.settings import Connection, Keepalive, Tls
 
 METRICS_PORT = 8002  # Triton's default
@@ -34,7 +34,7 @@ def open_transport(
     Raises `InvalidRequest` for what is neither, and for headers that no wire can carry.
     """
     if not isinstance(url, str):
-        raise InvalidRequest(f"the URL is {url!r:.80}, allowed is a string")
+        raise must_be("the URL", "a string", url)
     scheme, mark, rest = url.partition("://")
     scheme, rest = (scheme, rest.rstrip("/")) if mark else ("grpc", url)
     host, _, port = rest.rpartition(":")
@@ -48,8 +48,8 @@ def open_transport(
         or not (port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536)
     ):
         raise InvalidRequest(
-            f"the URL is {url!r:.80}, allowed are host:port and one of "
-            f"{', '.join(SCHEMES)} before ://host:port, ports to 65535 and [IPv6]"
+            f"the URL must be host:port, or one of {', '.join(SCHEMES)} before ://host:port, with "
+            f"a port to 65535 and [IPv6], not {url!r:.80}"
         )
     named = tuple(_header(name, value) for name, value in (headers or {}).items())
     secure = scheme in ("grpcs", "https") or tls is not None
@@ -83,6 +83,6 @@ def _header(name: Any, value: Any) -> tuple[str, str]:
     ):
         return name.lower(), value
     raise InvalidRequest(  # never the value: it may be a secret
-        f"the header {name!r:.60} or its value does not fit, allowed are letters, digits, '-', '_' "
-        "and '.' in the name, which does not end in -bin, and one line of ASCII in the value"
+        f"the header {name!r:.60} must have a name of letters, digits, '-', '_' and '.' that does "
+        "not end in -bin, and a value of one line of ASCII"
     )

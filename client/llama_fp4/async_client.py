@@ -184,7 +184,7 @@ class AsyncClient:
             self._loop = loop
         if self._loop is not loop:
             raise InvalidRequest(
-                "the client belongs to another event loop, allowed is one AsyncClient for each"
+                "the client belongs to another event loop: make an AsyncClient for each"
             )
         if self._given is None:
             transport: AsyncTransport = open_transport(*self._arguments)

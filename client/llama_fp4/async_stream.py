@@ -25,7 +25,8 @@ class AsyncStream:
 
     Leaving the loop, the `async with` block, an exception in it or a cancelled task ends the
     request on the server, as does `close()`, and as does dropping a stream that nobody refers to
-    any more. Reading raises `LlamaError`.
+    any more. Reading raises `LlamaError`, and so does reading on after the stream was left; one
+    that was read to its end gives nothing more.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class AsyncStream:
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._refused = refused
-        self._begun = self._closed = False
+        self._begun = self._closed = self._in_loop = False
 
     @property
     def request_id(self) -> str:
@@ -64,13 +65,19 @@ class AsyncStream:
         self._leave()
 
     async def __aiter__(self) -> AsyncIterator[Chunk]:
+        if self._in_loop:  # one that was left, which asyncio closes a little later
+            self._leave()
+        self._check_not_left()
+        self._in_loop = True
         try:
             while (chunk := await self._read()) is not None:
                 yield chunk
         finally:
+            self._in_loop = False
             self._leave()
 
     async def __anext__(self) -> Chunk:
+        self._check_not_left()
         chunk = await self._read()
         if chunk is None:
             raise StopAsyncIteration
@@ -87,6 +94,10 @@ class AsyncStream:
         traceback: TracebackType | None,
     ) -> None:
         self._leave()
+
+    def _check_not_left(self) -> None:
+        if self._begun and self._call is None and not self._exchange.finished:
+            raise self._exchange.left()
 
     async def _read(self) -> Chunk | None:
         if not self._begun:

@@ -23,7 +23,7 @@ from llama_fp4.cli_console import (
     say,
 )
 from llama_fp4.cli_interrupt import Waker
-from llama_fp4.errors import InvalidRequest, LlamaError
+from llama_fp4.errors import LlamaError, must_be
 
 # name -> (module, what it does); each module has `add_options(parser)` and `run(options) -> code`
 COMMANDS = {
@@ -69,9 +69,7 @@ def _run(given: list[str]) -> int:
         return OK
     name, *rest = given
     if name not in COMMANDS:
-        raise InvalidRequest(
-            f"the command is {name!r:.60}, allowed is one of {', '.join(COMMANDS)}"
-        )
+        raise must_be("the command", f"one of {', '.join(COMMANDS)}", name)
     module_name, summary = COMMANDS[name]
     module = importlib.import_module(f"llama_fp4.{module_name}")
     usage = f"llama-fp4 {name} [options]"
@@ -89,7 +87,7 @@ def _unknown(extra: Sequence[str]) -> str:
     for argument in extra:
         if argument.startswith("-"):
             return f"{argument.partition('=')[0]:.40} is no option"
-    return f"{len(extra)} more arguments than allowed (a prompt with blanks needs quotes)"
+    return f"{len(extra)} arguments too many (a prompt with blanks needs quotes)"
 
 
 def overview() -> str:

@@ -205,5 +205,5 @@ def _say_tables(measured: Measured, options: argparse.Namespace) -> None:
 
 def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r:.60}, allowed are integers from 1")
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, not {text!r:.60}")
     return int(text)

@@ -8,7 +8,7 @@ from pathlib import Path
 from llama_fp4.cli_console import say
 from llama_fp4.cli_conversation import Conversation
 from llama_fp4.cli_options import allowed, check_text, parse_value
-from llama_fp4.errors import InvalidRequest
+from llama_fp4.errors import InvalidRequest, must_be
 from llama_fp4.sampling import LISTS, SamplingParams
 
 HELP = """\
@@ -43,8 +43,8 @@ class Commands:
         rest = "".join(more)
         if name not in self._known:
             raise InvalidRequest(
-                f'the command is {name!r:.60}, allowed is one of {", ".join(self._known)}; """ '
-                "around a message lets it begin with /"
+                f"the command must be one of {', '.join(self._known)}, not {name!r:.60}; "
+                '""" around a message lets it begin with /'
             )
         self._known[name](rest.strip())
         return name == "/quit"
@@ -60,7 +60,7 @@ class Commands:
 
     def _save(self, rest: str) -> None:
         if not rest:
-            raise InvalidRequest("/save names no file, allowed is /save FILE")
+            raise InvalidRequest("/save must name a file: /save FILE")
         self._conversation.save(Path(rest).expanduser())
 
     def _system(self, rest: str) -> None:
@@ -77,10 +77,10 @@ class Commands:
             return
         names = [field.name for field in fields(SamplingParams)]
         if name not in names:
-            raise InvalidRequest(f"the parameter is {name!r:.60}, allowed is {', '.join(names)}")
+            raise must_be("the parameter", f"one of {', '.join(names)}", name)
         value = value.strip()
         if not value:
-            raise InvalidRequest(f"{name} has no value, allowed is: {allowed(name) or 'a text'}")
+            raise InvalidRequest(f"{name} must have a value: {allowed(name) or 'a text'}")
         self.params = self.params.merged({name: _value(name, value)})
 
 

@@ -50,7 +50,7 @@ class Conversation:
             aside.write_text(text, encoding="utf-8")
             os.link(aside, path)  # unlike a rename, not over another file
         except FileExistsError as error:
-            raise InvalidRequest(f"{path} exists, allowed is a new file") from error
+            raise InvalidRequest(f"{path} exists, and must be a new file") from error
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise InvalidRequest(f"{path} cannot be written: {reason}") from error

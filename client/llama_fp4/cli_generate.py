@@ -68,9 +68,9 @@ def messages_or_text(options: argparse.Namespace) -> Prompt:
         try:
             text = sys.stdin.buffer.read().decode().removesuffix("\n")
         except UnicodeDecodeError as error:
-            raise InvalidRequest("standard input is no UTF-8, allowed is UTF-8") from error
+            raise InvalidRequest("standard input must be UTF-8") from error
     if not check_text("the prompt", text):
-        raise InvalidRequest("the prompt is empty, allowed is any other text")
+        raise InvalidRequest("the prompt must not be empty")
     if not options.chat and options.system is None:
         prompt: str = text
         return prompt

@@ -70,9 +70,7 @@ class Lines:
             try:
                 line = self._line(CONTINUED)
             except EOFError as error:
-                raise InvalidRequest(
-                    f"the block has no end, allowed is a second {BLOCK}"
-                ) from error
+                raise InvalidRequest(f"the block must end with a second {BLOCK}") from error
         lines.append(line.rstrip().removesuffix(BLOCK))
         return "\n".join(lines).strip("\n")
 
@@ -81,7 +79,7 @@ class Lines:
             try:
                 return input(prompt)
             except UnicodeDecodeError as error:
-                raise InvalidRequest("the line is no UTF-8, allowed is UTF-8") from error
+                raise InvalidRequest("the line must be UTF-8") from error
             except SystemError as error:
                 # CPython's input() runs the next signal's handler while Ctrl-C's exception is set.
                 if isinstance(error.__cause__, KeyboardInterrupt):
@@ -96,7 +94,7 @@ class Lines:
         try:
             return raw.decode().removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError as error:
-            raise InvalidRequest("the line is no UTF-8, allowed is UTF-8") from error
+            raise InvalidRequest("the line must be UTF-8") from error
 
 
 def history_file() -> Path:

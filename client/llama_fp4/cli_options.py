@@ -14,8 +14,8 @@ from typing import Any
 
 from llama_fp4.address import open_transport
 from llama_fp4.client import Client
-from llama_fp4.errors import InvalidRequest
-from llama_fp4.sampling import FLAGS, GUIDES, INTEGERS, LISTS, NUMBERS, SamplingParams
+from llama_fp4.errors import InvalidRequest, must_be
+from llama_fp4.sampling import FLAGS, GUIDES, INTEGERS, LISTS, NUMBERS, SamplingParams, described
 from llama_fp4.settings import Keepalive, Timeouts, Tls
 from llama_fp4.transport import Transport
 
@@ -117,7 +117,7 @@ def parse_value(name: str, text: str) -> Any:
         return _number(name, text, float)
     if name in FLAGS:
         if text not in ("true", "false"):
-            raise InvalidRequest(f"{name} is {text!r:.60}, allowed are true and false")
+            raise must_be(name, "true or false", text)
         return text == "true"
     if name in ("tools", "guided_decoding_guide") and text.startswith("@"):
         text = read_text(Path(text[1:]), name)
@@ -125,14 +125,14 @@ def parse_value(name: str, text: str) -> Any:
         try:
             json.loads(text)
         except ValueError as error:
-            raise InvalidRequest(f"tools is {text!r:.60}, allowed is JSON: {error}") from error
+            raise InvalidRequest(f"tools must be JSON, not {text!r:.60}: {error}") from error
     return check_text(name, text)
 
 
 def check_text(what: str, text: str) -> str:
     """The text, if it can be sent: bytes of the command line that are no UTF-8 cannot."""
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise InvalidRequest(f"{what} is {text!r:.60}, allowed is UTF-8")
+        raise must_be(what, "UTF-8", text)
     return text
 
 
@@ -144,7 +144,7 @@ def read_text(path: Path, what: str) -> str:
         reason = error.strerror or error
         raise InvalidRequest(f"{what} is @{path}, which cannot be read: {reason}") from error
     except UnicodeDecodeError as error:
-        raise InvalidRequest(f"{what} is @{path}, which is no UTF-8") from error
+        raise InvalidRequest(f"{what} is @{path}, which must be UTF-8 and is not") from error
 
 
 def sampling_params(options: argparse.Namespace) -> SamplingParams:
@@ -201,8 +201,7 @@ def _number(name: str, text: str, kind: type[int] | type[float]) -> int | float:
     try:
         return kind(text)
     except ValueError as error:
-        what = allowed(name) or "a number"
-        raise InvalidRequest(f"{name} is {text!r:.60}, allowed is: {what}") from error
+        raise must_be(name, described(name), text) from error
 
 
 def _seconds(text: str) -> float:
@@ -211,7 +210,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r:.60}, allowed are seconds above 0")
+        raise argparse.ArgumentTypeError(f"must be seconds above 0, not {text!r:.60}")
     return value
 
 
@@ -219,7 +218,7 @@ def _header(text: str) -> tuple[str, str]:
     # Any of it may be a secret, if it is mistyped: no sentence has it in it.
     name, mark, value = text.partition("=")
     if not mark:
-        raise argparse.ArgumentTypeError("there is one without =, allowed is NAME=VALUE")
+        raise argparse.ArgumentTypeError("must be NAME=VALUE, and one has no =")
     if not HEADER_NAME.fullmatch(name):
         raise argparse.ArgumentTypeError(
             "a name has other characters than letters, digits and -_. before the ="

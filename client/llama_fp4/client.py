@@ -20,8 +20,10 @@ from llama_fp4.errors import (
     TotalTimeout,
     UnknownModel,
     UnknownOption,
+    must_be,
 )
 from llama_fp4.exchange import Exchange
+from llama_fp4.plain_values import plain
 from llama_fp4.sampling import SamplingParams
 from llama_fp4.settings import Keepalive, Retries, Timeouts, Tls
 from llama_fp4.stream import Stream
@@ -200,7 +202,7 @@ class Client:
             raise ClientClosed("the client was closed")
         if self._patched != patched():  # its locks are threads', and would stop every greenlet
             raise InvalidRequest(
-                "the client was made before gevent's monkey.patch_all(), allowed is after it"
+                "the client was made before gevent's monkey.patch_all(): make it after"
             )
 
     def _request(
@@ -255,10 +257,9 @@ def patched() -> bool:
 
 def checked_id(request_id: str | None) -> str:
     """The request's id, drawn if there is none. Raises `InvalidRequest`."""
+    request_id = plain(request_id)
     if request_id is None or request_id == "":
         return uuid.uuid4().hex
     if isinstance(request_id, str) and request_id.isprintable():
         return request_id
-    raise InvalidRequest(
-        f"request_id is {request_id!r:.60}, allowed is a string of printable characters"
-    )
+    raise must_be("request_id", "a string of printable characters", request_id)

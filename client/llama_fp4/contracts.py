@@ -6,13 +6,13 @@ server does not have is refused here, by name.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from llama_fp4.answers import ModelMetadata
-from llama_fp4.errors import InvalidRequest, UnknownOption, UnsupportedRequest
+from llama_fp4.errors import InvalidRequest, UnknownOption, UnsupportedRequest, must_be
+from llama_fp4.plain_values import as_json
 from llama_fp4.sampling import SamplingParams
 
 Prompt = str | Sequence[Mapping[str, Any]]
@@ -130,10 +130,14 @@ class Model:
     ) -> Request:
         """Raises `UnknownOption` for what this model has no input for."""
         contract = self.contract
+        if params.max_tokens is None and contract is UPSTREAM:
+            raise must_be(
+                "max_tokens", f"an integer for the model {self.metadata.name}, upstream's", None
+            )
         options = {contract.renamed.get(n, n): (n, v) for n, v in params.given().items()}
         tensors = [self._prompt(prompt)]
         if contract.streaming in self._inputs:
-            tensors.append(self._tensor(contract.streaming, [stream]))
+            tensors.append(self._tensor(contract.streaming, [bool(stream)]))
         for name, (option, values) in options.items():
             if name not in self._inputs:
                 raise self._unknown(option)
@@ -159,9 +163,7 @@ class Model:
         if isinstance(prompt, str):
             return self._tensor("text_input", [prompt])
         if isinstance(prompt, bytes) or not isinstance(prompt, Sequence):
-            raise InvalidRequest(
-                f"the prompt is {prompt!r:.60}, allowed are a string and a list of messages"
-            )
+            raise must_be("the prompt", "a string or a list of messages", prompt)
         if "messages" not in self._inputs:
             raise self._unknown("messages")
         return self._tensor("messages", [_messages(prompt)])
@@ -175,25 +177,21 @@ class Model:
         back = {wire: name for name, wire in self.contract.renamed.items()}
         known = ", ".join(sorted(back.get(name, name) for name in self._inputs))
         return UnknownOption(
-            f"{option} is no input of the model {self.metadata.name}, allowed are {known}"
+            f"{option} is no input of the model {self.metadata.name}, which has {known}"
         )
 
 
 def _messages(prompt: Sequence[Any]) -> str:
     """Their JSON. What a message may have beside its role is for the server to say."""
     if not prompt:
-        raise InvalidRequest("messages is an empty list, allowed is at least one message")
+        raise InvalidRequest("messages must hold at least one message, and is empty")
     for message in prompt:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise InvalidRequest(
-                f"messages has {message!r:.60} in it, allowed are mappings with a role"
-            )
+            raise must_be("every one of messages", "a mapping with a role", message)
     try:
-        return json.dumps(
-            [dict(message) for message in prompt], ensure_ascii=False, allow_nan=False
-        )
+        return as_json([dict(message) for message in prompt])
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidRequest(f"messages are not what JSON holds: {error}") from error
+        raise InvalidRequest(f"messages must be what JSON can hold: {error}") from error
 
 
 def _contract(model: str, inputs: Mapping[str, Any]) -> Contract:
@@ -205,6 +203,6 @@ def _contract(model: str, inputs: Mapping[str, Any]) -> Contract:
         if "max_tokens" in inputs:
             return UPSTREAM
     raise UnsupportedRequest(
-        f"the model {model} takes {', '.join(sorted(inputs)) or 'nothing'}, allowed are models "
-        "with text_input and either max_tokens or sampling_param_max_tokens"
+        f"the model {model} must take text_input and either max_tokens or "
+        f"sampling_param_max_tokens, and takes {', '.join(sorted(inputs)) or 'nothing'}"
     )

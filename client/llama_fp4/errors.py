@@ -51,7 +51,7 @@ class LlamaError(RuntimeError):
 
 
 class InvalidRequest(LlamaError, ValueError):
-    """The request is wrong: the message names the thing, its value and what is allowed."""
+    """The request is wrong: the message names the thing, its value and what it must be."""
 
     code = "INVALID_ARGUMENT"
 
@@ -151,6 +151,11 @@ class ClientClosed(LlamaError):
     """The client was closed; it sends nothing any more."""
 
     code = "CANCELLED"
+
+
+def must_be(name: str, what: str, value: object) -> InvalidRequest:
+    """The error of an argument: "max_tokens must be an integer of at least 1, not 4.5"."""
+    return InvalidRequest(f"{name} must be {what}, not {value!r:.60}")
 
 
 CLASSES: dict[str, type[LlamaError]] = {

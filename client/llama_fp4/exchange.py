@@ -142,6 +142,20 @@ class Exchange:
             request_id=self.request_id,
         )
 
+    @property
+    def finished(self) -> bool:
+        """Whether the final chunk was read."""
+        return bool(self._chunks) and self._chunks[-1].final
+
+    def left(self) -> IncompleteStream:
+        """The error of reading on after the stream was left, was closed or has failed."""
+        count = self.timing.num_responses
+        return IncompleteStream(
+            f"the stream was left or has failed after {count} response{'' if count == 1 else 's'}, "
+            "before its final one, and cannot be read again: send the request again",
+            request_id=self.request_id,
+        )
+
     def _late(self) -> TotalTimeout:
         return TotalTimeout(
             f"the answer was not whole in {self.timeouts.total:g} s", request_id=self.request_id
@@ -150,7 +164,7 @@ class Exchange:
     @property
     def completion(self) -> Completion:
         """Raises `IncompleteStream` before the final chunk."""
-        if not self._chunks or not self._chunks[-1].final:
+        if not self.finished:
             raise self.incomplete()
         last = self._chunks[-1]
         return Completion(

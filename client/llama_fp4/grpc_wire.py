@@ -96,8 +96,7 @@ def check_process(made_in: int) -> None:
     """Raises `InvalidRequest` in a fork: two processes would write to one connection."""
     if made_in != os.getpid():
         raise InvalidRequest(
-            f"the client was made in another process ({made_in}), allowed is one for each: make "
-            "it after the fork"
+            f"the client was made in another process ({made_in}): make one for each, after the fork"
         )
 
 
@@ -137,8 +136,8 @@ def packed(tensor: Tensor) -> bytes:
         return struct.pack(f"<{len(tensor.values)}{form}", *tensor.values)
     except (struct.error, OverflowError, UnicodeEncodeError, KeyError, AttributeError) as error:
         raise InvalidRequest(
-            f"{tensor.name} is {list(tensor.values)!r:.60}, allowed is what {tensor.datatype} "
-            f"holds: {error}"
+            f"{tensor.name} must be what {tensor.datatype} can hold, not "
+            f"{list(tensor.values)!r:.60}: {error}"
         ) from error
 
 

@@ -90,7 +90,7 @@ def tls_context(connection: Connection) -> ssl.SSLContext | None:
         return None
     tls = connection.tls or Tls()
     if isinstance(tls.cert, bytes) or isinstance(tls.key, bytes):
-        raise InvalidRequest("cert or key is bytes, allowed over HTTP are paths")
+        raise InvalidRequest("cert and key must be paths over HTTP, not bytes")
     authority = tls.pem("ca")
     name = "ca"
     try:

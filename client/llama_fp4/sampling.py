@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from llama_fp4.errors import InvalidRequest, UnknownOption
+from llama_fp4.errors import InvalidRequest, UnknownOption, must_be
+from llama_fp4.plain_values import as_json, plain, plain_list
 
 INT32_MAX = 2**31 - 1
 UINT64_MAX = 2**64 - 1
+SPELLED = {INT32_MAX: "2^31-1", UINT64_MAX: "2^64-1"}
 GUIDES = ("json", "json_schema", "regex", "ebnf_grammar")
 # name -> (lowest, highest), both allowed
 INTEGERS: dict[str, tuple[int, int]] = {
@@ -49,11 +50,12 @@ WORDS = ("stop_words", "bad_words", "embedding_bias_words")
 class SamplingParams:
     """Every option of `ensemble`, by the names of its tensors; None leaves it to the server.
 
-    What each does, and what a runtime honours of it, is in model_repository/README.md. Raises
-    `InvalidRequest` with the field, its value and what is allowed.
+    What each does, and what a runtime honours of it, is in model_repository/README.md. Scalars of
+    NumPy are taken as Python's. Raises `InvalidRequest` with the field, its value and what it must
+    be.
     """
 
-    max_tokens: int = 128
+    max_tokens: int | None = 128  # None, with messages only: as many as the context has room for
     min_tokens: int | None = None
     temperature: float | None = None  # 0: greedy
     top_k: int | None = None
@@ -83,40 +85,43 @@ class SamplingParams:
     timeout_ms: int | None = None  # from admission; the text ends there
 
     def __post_init__(self) -> None:
+        for name in NAMES:
+            read = plain_list if name in LISTS else plain
+            object.__setattr__(self, name, read(getattr(self, name)))
         for name, (low, high) in INTEGERS.items():
-            _check_number(name, getattr(self, name), int, low, high)
+            _check_number(name, getattr(self, name), low, high, integer=True)
         for name, (least, most) in NUMBERS.items():
-            _check_number(name, getattr(self, name), (int, float), least, most)
+            _check_number(name, getattr(self, name), least, most)
         for name in FLAGS:
             value = getattr(self, name)
             if value is not None and not isinstance(value, bool):
-                raise InvalidRequest(f"{name} is {value!r:.60}, allowed are True and False")
+                raise must_be(name, "True or False", value)
         for name in WORDS:
             _check_words(name, getattr(self, name))
-        weights = self.embedding_bias_weights
-        if isinstance(weights, (str, bytes)) or not isinstance(weights, Sequence):
-            raise InvalidRequest(
-                f"embedding_bias_weights is {weights!r:.60}, allowed is a list of numbers"
-            )
-        for weight in weights:
-            _check_number("embedding_bias_weights", weight, (int, float), -math.inf, math.inf)
-        if len(weights) != len(self.embedding_bias_words):
-            raise InvalidRequest(
-                f"embedding_bias_weights has {len(weights)} numbers, allowed "
-                f"is one for each of the {len(self.embedding_bias_words)} embedding_bias_words"
-            )
+        self._check_weights()
         self._check_guide()
-        if self.max_tokens is None:
-            raise InvalidRequest("max_tokens is None, allowed are integers from 1")
         if self.tools is not None:
             _check_json("tools", self.tools)
+
+    def _check_weights(self) -> None:
+        name, weights = "embedding_bias_weights", self.embedding_bias_weights
+        if isinstance(weights, (str, bytes)) or not isinstance(weights, Sequence):
+            raise must_be(name, "a list of numbers", weights)
+        for weight in weights:
+            if weight is None:
+                raise must_be(name, "a list of numbers", weights)
+            _check_number(name, weight, -math.inf, math.inf)
+        words = len(self.embedding_bias_words)
+        if len(weights) != words:
+            raise InvalidRequest(
+                f"{name} must hold one number for each of the {words} embedding_bias_words, "
+                f"not {len(weights)}"
+            )
 
     def _check_guide(self) -> None:
         kind, guide = self.guided_decoding_guide_type, self.guided_decoding_guide
         if kind is not None and kind not in GUIDES:
-            raise InvalidRequest(
-                f"guided_decoding_guide_type is {kind!r:.60}, allowed is one of {', '.join(GUIDES)}"
-            )
+            raise must_be("guided_decoding_guide_type", f"one of {', '.join(GUIDES)}", kind)
         if guide is not None and not isinstance(guide, str):
             _check_json("guided_decoding_guide", guide)
 
@@ -125,13 +130,16 @@ class SamplingParams:
         if not options:
             return self
         for name in options:
-            if name == "num_return_sequences":
+            if name in SEVERAL:
                 raise UnknownOption(
-                    "num_return_sequences is not offered here, allowed are several requests, "
-                    "with seeds of their own: a stream is one answer"
+                    f"{name} is no option of this client, whose stream is one answer: send several "
+                    "requests with seeds of their own, or call infer() or HTTP generate of "
+                    "tensorrt_llm_bls with num_return_sequences"
                 )
             if name not in NAMES:
-                raise UnknownOption(f"{name!r:.60} is no option, allowed are {', '.join(NAMES)}")
+                raise UnknownOption(
+                    f"the option must be one of {', '.join(NAMES)}, not {name!r:.60}"
+                )
         return dataclasses.replace(self, **options)
 
     def given(self) -> dict[str, list[Any]]:
@@ -145,7 +153,7 @@ class SamplingParams:
                 if value:
                     values[name] = list(value)
             elif name in JSON and not isinstance(value, str):
-                values[name] = [json.dumps(value)]
+                values[name] = [as_json(value)]
             else:
                 values[name] = [value]
         return values
@@ -154,33 +162,48 @@ class SamplingParams:
 NAMES = tuple(field.name for field in fields(SamplingParams))
 LISTS = (*WORDS, "embedding_bias_weights")
 JSON = ("tools", "guided_decoding_guide")
+SEVERAL = ("num_return_sequences", "n", "best_of", "beam_width")  # answers to one request
 
 
-def _check_number(name: str, value: Any, kind: Any, low: float, high: float) -> None:
+def described(name: str) -> str:
+    """What a field of INTEGERS or NUMBERS must be: "an integer of at least 1"."""
+    if name in INTEGERS:
+        return _number(*INTEGERS[name], integer=True)
+    return _number(*NUMBERS.get(name, (-math.inf, math.inf)))
+
+
+def _number(low: float, high: float, integer: bool = False) -> str:
+    kind = "an integer" if integer else "a finite number"
+    least, most = math.isfinite(low), math.isfinite(high) and high not in (INT32_MAX, UINT64_MAX)
+    if least and most:
+        return f"{kind} from {low:g} to {high:g}"
+    if least:
+        return f"{kind} of at least {low:g}"
+    return f"{kind} of at most {high:g}" if most else kind
+
+
+def _check_number(name: str, value: Any, low: float, high: float, integer: bool = False) -> None:
     if value is None:
         return
-    fits = isinstance(value, kind) and not isinstance(value, bool)
+    fits = isinstance(value, int if integer else (int, float)) and not isinstance(value, bool)
     if fits and low <= value <= high and math.isfinite(value):
         return
-    what = "integers" if kind is int else "numbers"
-    bounds = " and ".join(
-        f"{word} {bound}"
-        for word, bound in (("at least", low), ("at most", high))
-        if math.isfinite(bound)
-    )
-    raise InvalidRequest(f"{name} is {value!r:.60}, allowed are finite {what} {bounds}".rstrip())
+    what = _number(low, high, integer)
+    if fits and high in (INT32_MAX, UINT64_MAX) and value > high:
+        what = f"an integer of at most {SPELLED[int(high)]}"
+    raise must_be(name, what, value)
 
 
 def _check_words(name: str, words: Any) -> None:
     if isinstance(words, (str, bytes)) or not isinstance(words, Sequence):
-        raise InvalidRequest(f"{name} is {words!r:.60}, allowed is a list of strings")
+        raise must_be(name, "a list of strings", words)
     for word in words:
         if not isinstance(word, str):
-            raise InvalidRequest(f"{name} has {word!r:.60} in it, allowed are strings")
+            raise must_be(f"every one of {name}", "a string", word)
 
 
 def _check_json(name: str, value: Any) -> None:
     try:
-        json.dumps(value, allow_nan=False)
+        as_json(value)
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidRequest(f"{name} is {value!r:.60}, allowed is what JSON holds") from error
+        raise must_be(name, "what JSON can hold", value) from error

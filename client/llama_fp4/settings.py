@@ -7,16 +7,19 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from llama_fp4.errors import InvalidRequest
+from llama_fp4.errors import InvalidRequest, must_be
+from llama_fp4.plain_values import plain
 
 LONGEST_S = 1e6  # clocks of the systems below overflow somewhere above; gRPC's first
 
 
-def _check(name: str, value: Any, allowed: str, above_0: bool = False) -> None:
+def _seconds(settings: Any, name: str, above_0: bool = True) -> None:
+    """Check a field, and set it to Python's own number."""
+    value = plain(getattr(settings, name))
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if number and 0 <= value <= LONGEST_S and not (above_0 and value == 0):
-        return
-    raise InvalidRequest(f"{name} is {value!r:.60}, allowed are {allowed} to {LONGEST_S:g}")
+    if not (number and 0 <= value <= LONGEST_S) or (above_0 and value == 0):
+        raise must_be(name, f"seconds {'above' if above_0 else 'from'} 0 to {LONGEST_S:g}", value)
+    object.__setattr__(settings, name, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +33,8 @@ class Timeouts:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if value is not None:
-                _check(field.name, value, "seconds above 0", above_0=True)
+            if getattr(self, field.name) is not None:
+                _seconds(self, field.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +50,12 @@ class Retries:
     longest_pause: float = 5.0
 
     def __post_init__(self) -> None:
-        if type(self.attempts) is not int or self.attempts < 1:
-            raise InvalidRequest(f"attempts is {self.attempts!r}, allowed are integers from 1")
+        attempts = plain(self.attempts)
+        if type(attempts) is not int or attempts < 1:
+            raise must_be("attempts", "an integer of at least 1", attempts)
+        object.__setattr__(self, "attempts", attempts)
         for name in ("pause", "longest_pause"):
-            _check(name, getattr(self, name), "seconds from 0")
+            _seconds(self, name, above_0=False)
 
     def seconds_before(self, attempt: int) -> float:
         """The pause before that attempt; the first is 1."""
@@ -74,7 +78,7 @@ class Tls:
 
     def __post_init__(self) -> None:
         if (self.cert is None) != (self.key is None):
-            raise InvalidRequest("cert or key is missing, allowed are both or neither")
+            raise InvalidRequest("cert or key is missing: give both or neither")
 
     def pem(self, name: str) -> bytes | None:
         """The bytes of `ca`, `cert` or `key`. Raises `InvalidRequest` if there is no such file."""
@@ -100,8 +104,8 @@ class Keepalive:
 
     def __post_init__(self) -> None:
         if self.every_s is not None:
-            _check("every_s", self.every_s, "seconds above 0", above_0=True)
-        _check("timeout_s", self.timeout_s, "seconds above 0", above_0=True)
+            _seconds(self, "every_s")
+        _seconds(self, "timeout_s")
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,8 @@ class Stream:
 
     Leaving the loop, the `with` block or an exception in it ends the request on the server, as does
     `close()`, and as does dropping a stream that nobody refers to any more. One thread reads; any
-    may close. Reading raises `LlamaError`.
+    may close. Reading raises `LlamaError`, and so does reading on after the stream was left; one
+    that was read to its end gives nothing more.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Stream:
                 threading.Thread(target=self.close, name="llama-fp4-close", daemon=True).start()
 
     def __iter__(self) -> Iterator[Chunk]:
+        self._check_not_left()
         try:
             while (chunk := self._read()) is not None:
                 yield chunk
@@ -79,6 +81,7 @@ class Stream:
             self.close()
 
     def __next__(self) -> Chunk:
+        self._check_not_left()
         chunk = self._read()
         if chunk is None:
             raise StopIteration
@@ -94,6 +97,10 @@ class Stream:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _check_not_left(self) -> None:
+        if self._call is None and not self._exchange.finished:
+            raise self._exchange.left()
 
     def _read(self) -> Chunk | None:
         call, exchange = self._call, self._exchange

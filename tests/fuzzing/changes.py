@@ -114,6 +114,8 @@ def missing_input(rng: random.Random, draft: Draft) -> bool:
     draft.tensors.remove(tensor)
     required = ("text_input", "messages", "max_tokens", "QUERY", "MESSAGES", "REQUEST_OUTPUT_LEN",
                 "input_ids", "request_output_len", "TOKENS_BATCH", "SEQUENCE_LENGTH")  # fmt: skip
+    if tensor.name in ("max_tokens", "REQUEST_OUTPUT_LEN"):  # messages need none
+        return not any(other.name in ("messages", "MESSAGES") for other in draft.tensors)
     return tensor.name in required
 
 

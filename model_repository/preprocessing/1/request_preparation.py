@@ -58,11 +58,12 @@ class RequestPreparation:
         refuse_meaningless(arrays)
         size = max((len(array) for array in arrays.values()), default=1)
         rows = [PromptRow(arrays, index) for index in range(size)]
-        limits = [self._max_tokens(row) for row in rows]
-        prompts = []
-        for row, max_tokens in zip(rows, limits, strict=True):
+        asked = [self._max_tokens(row) for row in rows]
+        prompts, limits = list[list[int]](), list[int]()
+        for row, max_tokens in zip(rows, asked, strict=True):
             prompts.append(self._prompt(row))
-            self._check_length(len(prompts[-1]), max_tokens)  # before the next one is encoded
+            limits.append(max_tokens or max(1, self._max_seq_len - len(prompts[-1])))
+            self._check_length(len(prompts[-1]), limits[-1])  # before the next one is encoded
         pads = [self._token_id(row, "PAD_ID", self._end_id) for row in rows]
         outputs: Outputs = {
             "INPUT_ID": _padded(prompts, pads),
@@ -104,11 +105,12 @@ class RequestPreparation:
             outputs["REQUEST_DECODER_INPUT_LEN"] = _column([1] * len(rows))
         return outputs
 
-    def _max_tokens(self, row: PromptRow) -> int:
+    def _max_tokens(self, row: PromptRow) -> int | None:
+        """None of messages without it: as many as the context has room for."""
         max_tokens = row.integer("REQUEST_OUTPUT_LEN")
-        if max_tokens is None:
-            raise InvalidPrompt("max_tokens is missing, it is required")
-        if max_tokens < 1:
+        if max_tokens is None and row.data("QUERY") is not None:
+            raise InvalidPrompt("max_tokens is missing, it is required with text_input")
+        if max_tokens is not None and max_tokens < 1:
             raise InvalidPrompt(f"max_tokens is {max_tokens}, allowed is at least 1")
         return max_tokens
 

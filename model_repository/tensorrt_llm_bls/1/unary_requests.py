@@ -47,8 +47,9 @@ def ensemble_inputs(arrays: Named) -> dict[str, npt.NDArray[Any]]:
         if name in arrays and arrays[name].size and np.any(arrays[name].astype(bool)):
             raise Refusal(f"{name} carries a value, allowed is none: {why}", "UNSUPPORTED")
     kept = {name: array for name, array in arrays.items() if name not in MEANINGLESS}
-    if "max_tokens" not in kept:  # of a step with no input at all, Triton has no good sentence
-        raise Refusal("max_tokens is missing, it is required", "INVALID_ARG")
+    # Of a step with no input at all, Triton has no good sentence.
+    if not {"max_tokens", "messages"} & kept.keys():
+        raise Refusal("max_tokens is missing, it is required with text_input", "INVALID_ARG")
     stream = kept.pop("stream", None)
     # Whoever asks for a stream gets one of a single response, and as in every stream no echo.
     if stream is not None and stream.any():

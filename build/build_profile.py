@@ -7,6 +7,7 @@ The build reads them from here and writes those that the server needs into the e
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,13 @@ class Tolerances:
             )
 
 
+def run_precision(info: Mapping[str, str]) -> str:
+    """What an engine computes in, by its metric's labels: "f32", or "f32-f16" where the KV cache is
+    of another precision than the arithmetic; "" for a runtime that does not settle it."""
+    precision, kv_cache = info.get("precision", ""), info.get("kv_cache_precision", "")
+    return precision if kv_cache in ("", precision) else f"{precision}-{kv_cache}"
+
+
 @dataclass(frozen=True)
 class Profile:
     """One file. `runtime_options` belongs to the runtime, which validates it at compile time."""
@@ -117,12 +125,25 @@ class Profile:
     limits: ProfileLimits = field(default_factory=ProfileLimits)
     runtime_options: dict[str, Any] = field(default_factory=dict)
     verify: Tolerances = field(default_factory=Tolerances)
+    # Where the runtime settles the precision when it loads: by what is run, see `run_precision`.
+    verify_precision: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.runtime not in RUNTIMES:
             raise EngineConfigError(
                 f"runtime is {self.runtime!r}, allowed is one of {', '.join(sorted(RUNTIMES))}"
             )
+        for name in self.verify_precision:
+            self.tolerances(name)
+
+    def tolerances(self, precision: str) -> Tolerances:
+        """Of an engine that runs in `precision`; `verify` for one that the profile does not name.
+
+        Raises `EngineConfigError`."""
+        if precision not in self.verify_precision:
+            return self.verify
+        table = self.verify_precision[precision]
+        return parse_section(Tolerances, table, f"verify_precision.{precision}")
 
 
 def profile_names() -> list[str]:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+import dataclasses
 from pathlib import Path
 
 from build_console import BuildError
-from checkpoint_layout import complete_layout, layout_bytes
 from compile_plan import CompileStep, Plan, installed_version, plan_limits, validated
 from engine_description import (
-    BYTES_OF_PRECISION,
+    AUTO,
     KV_BLOCK_TOKENS,
+    KV_CACHE_PRECISIONS,
+    NO_AVX2,
+    PRECISIONS,
     Limits,
+    ModelShape,
     OpenVinoOptions,
+    Settled,
+    find_cpu_isa,
     import_openvino,
+    settle,
 )
 from hardware_check import check_memory
 from llama_config import LlamaConfig
+from machine_memory import machine_memory_bytes
 from nvfp4_checkpoint import Checkpoint
 from token_table import TokenTable
 
@@ -43,8 +50,19 @@ class CompileStepOpenVino(CompileStep):
             type=int,
             help="tokens of all requests that the KV cache holds (16384)",
         )
-        add("--precision", choices=("bf16", "f32"), default="bf16", help="of the arithmetic (bf16)")
-        add("--kv-cache-precision", choices=("bf16", "f32", "u8"), help="(as --precision)")
+        add(
+            "--precision",
+            choices=PRECISIONS,
+            default=AUTO,
+            help="of the arithmetic: f32 to equal the reference; auto, settled when the engine is "
+            "loaded, is bf16 on a CPU that computes it and f32 elsewhere (auto)",
+        )
+        add(
+            "--kv-cache-precision",
+            choices=KV_CACHE_PRECISIONS,
+            default=AUTO,
+            help="auto: f32 with --precision f32, else what goes with the arithmetic (auto)",
+        )
         add("--threads", type=int, default=0, help="0: one for each core")
         add(
             "--prefix-caching",
@@ -56,13 +74,17 @@ class CompileStepOpenVino(CompileStep):
     def check_machine(self, options: argparse.Namespace) -> None:
         super().check_machine(options)
         _versions()
+        if not find_cpu_isa().has_avx2:
+            raise BuildError(NO_AVX2)
 
     def plan(self, options: argparse.Namespace, llama: LlamaConfig) -> Plan:
         limits = plan_limits(options, llama)
         built_with = _versions()
         chosen = _options(options, limits)
-        check_memory(options.hardware, _least_memory(llama, chosen))
-        return Plan(limits, asdict(chosen), built_with)
+        least, settled = _least_memory(llama, chosen)
+        check_memory(options.hardware, least)
+        reason = f"precision on this machine, settled at each load: {settled}"
+        return Plan(limits, dataclasses.asdict(chosen), built_with, (reason,))
 
     def write(self, checkpoint: Checkpoint, table: TokenTable, plan: Plan, folder: Path) -> None:
         import_openvino()  # with its telemetry switched off, before any other import of it
@@ -87,17 +109,23 @@ def _options(options: argparse.Namespace, limits: Limits) -> OpenVinoOptions:
         OpenVinoOptions,
         num_kv_blocks=-(-tokens // KV_BLOCK_TOKENS),
         precision=options.precision,
-        kv_cache_precision=options.kv_cache_precision or options.precision,
+        kv_cache_precision=options.kv_cache_precision,
         num_threads=options.threads,
         enable_prefix_caching=options.prefix_caching,
     )
 
 
-def _least_memory(llama: LlamaConfig, options: OpenVinoOptions) -> int:
-    """Bytes without which it cannot run: the weights and the KV cache."""
-    values = options.num_kv_blocks * KV_BLOCK_TOKENS * llama.kv_values_per_token
-    weights = layout_bytes(complete_layout(llama))
-    return weights + values * BYTES_OF_PRECISION[options.kv_cache_precision]
+def _least_memory(llama: LlamaConfig, options: OpenVinoOptions) -> tuple[int, Settled]:
+    """Bytes without which it cannot run here, and the precisions that this takes."""
+    shape = ModelShape.of(dataclasses.asdict(llama))
+    memory = machine_memory_bytes()
+
+    def needed(precision: str, kv_cache_precision: str) -> int:
+        cache = shape.kv_cache_bytes(options.num_kv_blocks, kv_cache_precision)
+        return shape.weight_bytes(precision) + cache
+
+    settled = settle(options, find_cpu_isa(), lambda *pair: needed(*pair) <= memory)
+    return needed(settled.precision, settled.kv_cache_precision), settled
 
 
 def _versions() -> dict[str, str]:

@@ -19,7 +19,7 @@ from compile_plan import installed_version
 from compile_sglang import CompileStepSglang
 from compile_tensorrt_llm import IMAGE
 from compile_vllm import CompileStepVllm
-from engine_description import marlin_note
+from engine_description import NO_AVX2, OpenVinoOptions, find_cpu_isa, marlin_note, settle
 from gpu_compile_step import GpuCompileStep
 from machine_memory import GIB, machine_memory_bytes
 from nvidia_gpus import FAMILIES, Gpu, find_gpus
@@ -72,7 +72,7 @@ def machine() -> Iterator[tuple[str, str]]:
         "system",
         f"{_distribution()}, {platform.machine()}, glibc {platform.libc_ver()[1] or 'unknown'}",
     )
-    yield "CPU", f"{os.cpu_count()} cores, {_vector_units()}"
+    yield "CPU", f"{os.cpu_count()} cores, {find_cpu_isa()}"
     yield "memory", f"{machine_memory_bytes() / GIB:.0f} GiB"
     yield "disk", f"{shutil.disk_usage(Path(__file__).parent).free / 2**30:.0f} GiB free here"
     gpus = find_gpus()
@@ -125,7 +125,15 @@ def _openvino() -> Verdict:
         return Verdict(
             "openvino", False, "the package openvino-genai is not installed; run 'make install'"
         )
-    return Verdict("openvino", True, f"openvino-genai {version}: NVFP4 weights on the CPU")
+    cpu = find_cpu_isa()
+    if not cpu.has_avx2:
+        return Verdict("openvino", False, NO_AVX2)
+    settled = settle(OpenVinoOptions(num_kv_blocks=1), cpu)
+    return Verdict(
+        "openvino",
+        True,
+        f"openvino-genai {version}: NVFP4 weights on the CPU, arithmetic in {settled}",
+    )
 
 
 def _tensorrt_llm(gpus: list[Gpu]) -> Verdict:
@@ -170,29 +178,6 @@ def _distribution() -> str:
         return platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
     except OSError:
         return platform.system()
-
-
-def _vector_units() -> str:
-    flags = set(_cpu_flags())
-    found = [
-        label
-        for flag, label in (
-            ("avx2", "AVX2"),
-            ("avx512f", "AVX-512"),
-            ("avx512_bf16", "BF16"),
-            ("amx_tile", "AMX"),
-        )
-        if flag in flags
-    ]
-    return " ".join(found) or "no AVX2"
-
-
-def _cpu_flags() -> list[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    return next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
 
 
 if __name__ == "__main__":

@@ -22,41 +22,53 @@ from engine_config import (  # noqa: E402
 )
 from token_engine.checkpoint_kv_scales import check_kv_scales  # noqa: E402
 from token_engine.checkpoint_quantization import marlin_note  # noqa: E402
+from token_engine.cpu_isa import find_cpu_isa  # noqa: E402
 from token_engine.interface import EngineLoadError  # noqa: E402
 from token_engine.openvino_import import import_openvino  # noqa: E402
+from token_engine.openvino_memory import ModelShape  # noqa: E402
 from token_engine.openvino_options import (  # noqa: E402
-    BYTES_OF_PRECISION,
+    AUTO,
     KV_BLOCK_TOKENS,
+    KV_CACHE_PRECISIONS,
+    PRECISIONS,
     OpenVinoOptions,
 )
-from token_engine.openvino_requirements import available_bytes  # noqa: E402
+from token_engine.openvino_precision import Settled, settle  # noqa: E402
+from token_engine.openvino_requirements import NO_AVX2, available_bytes  # noqa: E402
 from token_engine.registry import RUNTIMES  # noqa: E402
 from token_engine.sglang_options import CONTEXT_RESERVE, SglangOptions  # noqa: E402
 from token_engine.tensorrt_llm_options import TensorRtLlmOptions  # noqa: E402
 from token_engine.vllm_options import VllmOptions  # noqa: E402
 
 __all__ = [
-    "BYTES_OF_PRECISION",
+    "AUTO",
     "CONTEXT_RESERVE",
     "FORMAT_VERSION",
     "KV_BLOCK_TOKENS",
+    "KV_CACHE_PRECISIONS",
+    "NO_AVX2",
+    "PRECISIONS",
     "RUNTIMES",
     "EngineConfig",
     "EngineConfigError",
     "EngineLoadError",
     "Limits",
     "ModelFacts",
+    "ModelShape",
     "OpenVinoOptions",
+    "Settled",
     "SglangOptions",
     "TensorRtLlmOptions",
     "VllmOptions",
     "available_bytes",
     "check_kv_scales",
+    "find_cpu_isa",
     "import_openvino",
     "load_engine_config",
     "marlin_note",
     "parse_section",
     "read_description",
+    "settle",
     "write_description",
 ]
 

@@ -22,7 +22,8 @@ from tritonclient.utils import np_to_triton_dtype
 
 READY_TIMEOUT_S = 5.0
 REFUSED = ("[INVALID_ARG] ", "[UNSUPPORTED] ")
-CHECKPOINT_LABEL = re.compile(r'^llama_fp4_engine_info\{.*checkpoint_sha256="([0-9a-f]+)"', re.M)
+ENGINE_INFO = re.compile(r"^llama_fp4_engine_info\{(.*)\} ", re.M)
+LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
 class RequestRefused(BuildError):
@@ -74,16 +75,16 @@ class ServedModel:
                     "serve this repository with 'make serve'"
                 )
 
-    def checkpoint_sha256(self) -> str | None:
-        """Of the checkpoint that the engine was built from; None where the metrics say nothing."""
+    def engine_info(self) -> dict[str, str]:
+        """The labels of the metric that says what is served; none where no metrics tell it."""
         try:
             with urllib.request.urlopen(
                 f"http://{self._metrics}/metrics", timeout=READY_TIMEOUT_S
             ) as response:
-                found = CHECKPOINT_LABEL.search(response.read().decode())
+                found = ENGINE_INFO.search(response.read().decode())
         except (OSError, ValueError):
-            return None
-        return found[1] if found else None
+            return {}
+        return dict(LABEL.findall(found[1])) if found else {}
 
     def tokens(self, prompt_ids: Sequence[int], count: int, log_probs: bool) -> Generated:
         """`count` greedy tokens after the prompt, end tokens among them."""

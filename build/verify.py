@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from build_console import BuildError, run_script, say
-from build_profile import Profile, Tolerances, load_profile, profile_names
+from build_profile import Profile, Tolerances, load_profile, profile_names, run_precision
 from engine_description import EngineConfigError
 from reference_file import PromptReference, Reference, read_reference
 from reference_prompts import decoded, load_tokenizer
@@ -41,11 +41,11 @@ def verify(
 
     Without a tokenizer, text is compared only where the tokens are the reference's.
     """
-    model.check_ready()
     not_compared = _check_checkpoint(model, reference)
     log_probs, why = _has_log_probs(model, reference)
     if not log_probs:
         not_compared.append(f"log-probabilities and perplexity ({why})")
+    say(_what_is_run(model.engine_info()))
     say(HEADER)
     figures, texts = [], []
     for prompt in reference.prompts:
@@ -83,9 +83,19 @@ def _judge(
     say(f"verified within the tolerances: {', '.join(held)}")
 
 
+def _what_is_run(info: dict[str, str]) -> str:
+    precision = run_precision(info)
+    if not precision:
+        return "the server does not tell in which precision it computes"
+    return (
+        f"the server computes in {precision}: {info.get('precision_reason', 'no reason is told')}"
+    )
+
+
 def _check_checkpoint(model: ServedModel, reference: Reference) -> list[str]:
     """Raises `BuildError` for another checkpoint's server; returns what could not be compared."""
-    served, remedy = model.checkpoint_sha256(), "give the --reference of the served one"
+    served = model.engine_info().get("checkpoint_sha256")
+    remedy = "give the --reference of the served one"
     if served is None:
         _check_vocabulary(model, reference.vocab_size, remedy)
         return ["the checkpoint (no metrics of the server tell its digest)"]
@@ -208,11 +218,13 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _tolerances(options: argparse.Namespace, profile: Profile | None) -> Tolerances:
+def _tolerances(options: argparse.Namespace, profile: Profile | None, precision: str) -> Tolerances:
+    """Those of what the server runs; an option goes before them."""
+    allowed = profile.tolerances(precision) if profile else Tolerances()
     names = [entry.name for entry in dataclasses.fields(Tolerances)]
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     try:
-        return dataclasses.replace(profile.verify if profile else Tolerances(), **given)
+        return dataclasses.replace(allowed, **given)
     except EngineConfigError as error:
         raise BuildError(f"{error}; correct the option of that name") from None
 
@@ -221,10 +233,11 @@ def main() -> None:
     """The command line."""
     options = _arguments()
     profile = load_profile(options.profile) if options.profile else None
-    allowed = _tolerances(options, profile)
     reference = read_reference(options.reference)
     folder = options.checkpoint or (profile.checkpoint.folder if profile else None)
     model = ServedModel(options.host, options.grpc_port, options.metrics_port, options.timeout_s)
+    model.check_ready()
+    allowed = _tolerances(options, profile, run_precision(model.engine_info()))
     verify(model, reference, allowed, load_tokenizer(folder) if folder else None)
 
 

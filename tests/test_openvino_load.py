@@ -65,7 +65,7 @@ def test_engine_of_another_release_is_refused(folder: Path) -> None:
 
 def test_kv_cache_larger_than_the_memory_is_refused(folder: Path) -> None:
     with pytest.raises(
-        EngineLoadError, match=r"KV cache \(.* GB, num_kv_blocks 1000000000\) exceed"
+        EngineLoadError, match=r"KV cache \(.* GB in f32, num_kv_blocks 1000000000\) exceed"
     ):
         load_engine(folder, num_kv_blocks=10**9)
 
@@ -106,7 +106,7 @@ def test_missing_library_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"precision": "f16"}, "precision is 'f16', allowed is 'bf16' or 'f32'"),
+        ({"precision": "f16"}, "precision is 'f16', allowed is one of 'auto', 'bf16', 'f32'"),
         ({"kv_cache_precision": "i4"}, "kv_cache_precision is 'i4'"),
         ({"num_kv_blocks": 0}, "num_kv_blocks is 0, allowed is at least 1"),
         ({"blocks": 4}, "unknown key 'blocks'"),

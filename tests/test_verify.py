@@ -1,4 +1,4 @@
-"""`build/verify.py` against real servers: exact in f32, tolerant in bf16, and whom it refuses."""
+"""`build/verify.py` against real servers: by what each computes in, and whom it refuses."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from build_profile import load_profile, run_precision
 from conftest import BUILD, DEMO_CHECKPOINT, ROOT, MakeRepository, serving
+from cpu_limits import AVX2, OWN, limits
 from make_reference import make_reference
 from reference_file import PromptReference, Reference, read_reference, write_reference
+from served_model import ServedModel
 from server_process import ServerProcess
+from token_engine.cpu_isa import find_cpu_isa
 
 CLOSED_PORT = "1"
 
@@ -27,11 +31,23 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def bf16_repository(make_repository: MakeRepository) -> Path:
+    """As older builds wrote it: both precisions by name."""
+    named = ("--precision", "bf16", "--kv-cache-precision", "bf16")
+    return make_repository("--runtime", "openvino", *named)
+
+
+@pytest.fixture(scope="module", params=[OWN, AVX2])
 def bf16_server(
-    make_repository: MakeRepository, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ServerProcess]:
-    repository = make_repository("--runtime", "openvino", "--precision", "bf16")
-    yield from serving(repository, tmp_path_factory.mktemp("bf16-server"))
+    request: pytest.FixtureRequest, bf16_repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[ServerProcess, str]]:
+    """On this CPU, and on one with AVX2 alone; and what it must compute in there."""
+    able = find_cpu_isa(environment=limits(request.param)).has_bf16
+    with pytest.MonkeyPatch.context() as patch:
+        for name, isa in limits(request.param).items():
+            patch.setenv(name, isa)
+        for server in serving(bf16_repository, tmp_path_factory.mktemp("bf16-server")):
+            yield server, "bf16" if able else "f32-f16"
 
 
 def verify(
@@ -70,7 +86,7 @@ def test_the_demo_in_f32_is_exact(demo_server: ServerProcess, reference: Path) -
     *table, verdict = result.stdout.splitlines()
     assert verdict.startswith("verified within the tolerances: ")
     prompts = read_reference(reference).prompts
-    rows = [line.split() for line in table[2:]]
+    rows = [line.split() for line in table[3:]]
     assert [row[0] for row in rows] == [*(prompt.name for prompt in prompts), "all"]
     for prompt, row in zip(prompts, rows[:-1], strict=True):
         assert row[1:4] == [str(len(prompt.tokens)), str(len(prompt.tokens)), "0"]
@@ -79,17 +95,45 @@ def test_the_demo_in_f32_is_exact(demo_server: ServerProcess, reference: Path) -
     assert "not compared" not in result.stdout
 
 
-def test_bf16_is_within_looser_tolerances_and_beyond_exact_ones(
-    bf16_server: ServerProcess, reference: Path
+def test_the_tolerances_are_those_of_what_is_run(
+    bf16_server: tuple[ServerProcess, str], reference: Path
 ) -> None:
-    loose = verify(bf16_server, reference, "--profile", "llama-3.1-8b-cpu")
-    assert loose.returncode == 0, loose.stderr
-    sentence = failure(verify(bf16_server, reference, "--profile", "demo"))
+    """The engine names bf16; the CPU decides, and the profile's name does not."""
+    server, run = bf16_server
+    for profile in ("demo", "llama-3.1-8b-cpu"):
+        result = verify(server, reference, "--profile", profile)
+        assert result.returncode == 0, result.stderr
+        assert f"the server computes in {run}: " in result.stdout
+        allowed = load_profile(profile).tolerances(run)
+        assert f"(allowed {allowed.max_logprob_error:g})" in result.stdout
+        assert f"(allowed {allowed.max_perplexity_ratio:g})" in result.stdout
+    loose, exact = load_profile("llama-3.1-8b-cpu").verify, load_profile("demo").verify
+    assert exact.max_logprob_error < load_profile("demo").tolerances(run).max_logprob_error
+    assert loose.max_logprob_error > load_profile("demo").tolerances(run).max_logprob_error
+
+
+def test_neither_precision_is_exact_and_an_option_goes_before_the_profile(
+    bf16_server: tuple[ServerProcess, str], reference: Path
+) -> None:
+    server, _ = bf16_server
+    options = ("--same-tokens", "--max-logprob-error", "1e-4", "--max-perplexity-ratio", "1.0001")
+    sentence = failure(verify(server, reference, "--profile", "demo", *options))
     assert "the mean log-probability error is 0.0" in sentence
     assert "allowed is at most 0.0001" in sentence
-    options = ("--max-logprob-error", "0.2", "--max-perplexity-ratio", "1.2")
-    given = verify(bf16_server, reference, "--profile", "demo", "--no-same-tokens", *options)
-    assert given.returncode == 0, given.stderr
+
+
+def test_what_is_run_is_told_by_metric_and_log(bf16_server: tuple[ServerProcess, str]) -> None:
+    server, run = bf16_server
+    ports = server.ports
+    info = ServedModel("127.0.0.1", ports.grpc, ports.metrics, 10).engine_info()
+    assert run_precision(info) == run
+    assert info["runtime"] == "openvino"
+    assert info["precision_reason"]
+    assert info["cpu"].startswith(("AVX", "AMX"))
+    if run == "f32-f16":
+        assert "the engine names bf16, which the CPU with" in info["precision_reason"]
+    for label in ("precision", "kv_cache_precision", "cpu", "precision_reason"):
+        assert f"{label} {info[label]}" in server.log()
 
 
 def test_a_shifted_log_probability_is_found(
@@ -120,7 +164,7 @@ def test_a_diverged_token_is_found(
     result = verify(demo_server, path, "--profile", "demo")
     assert "tokens differ where the reference is sure, allowed are 0" in failure(result)
     assert ": 1 of " in result.stderr
-    assert result.stdout.splitlines()[2].split()[1:4] == ["5", "4", "0"]
+    assert result.stdout.splitlines()[3].split()[1:4] == ["5", "4", "0"]
 
 
 def test_a_changed_chat_is_found(

@@ -1,7 +1,7 @@
 """What the server and the engine process say to each other, pickled over a socket pair.
 
-To the engine: `GenerationRequest`, `Cancel`, `Shutdown`. From it: `Progress` while it loads, then
-`Ready` or `Failed`, then one `StepDone` for every step that made a token.
+To the engine: `GenerationRequest`, `Cancel`, `Shutdown`. From it: `Progress` and `Loaded` while it
+loads, then `Ready` or `Failed`, then one `StepDone` for every step that made a token.
 """
 
 from __future__ import annotations
@@ -29,6 +29,13 @@ class Progress:
 
     phase: str  # "engine load" or "warm-up"
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The engine is loaded and not yet warm."""
+
+    facts: dict[str, str]  # `TokenEngine.facts`
 
 
 @dataclass(frozen=True, slots=True)

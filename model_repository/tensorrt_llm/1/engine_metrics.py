@@ -39,8 +39,13 @@ class EngineMetrics:
     for before every call, and called only where a value has changed.
     """
 
-    def __init__(self, utils: Any, stats: Callable[[], EngineStats]) -> None:
-        self._stats = stats
+    def __init__(
+        self,
+        utils: Any,
+        stats: Callable[[], EngineStats],
+        refresh_info: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._stats, self._refresh_info = stats, refresh_info
         self._lock = threading.Lock()
         self._due = {SEQUENCES: 0.0, QUEUE_SECONDS: 0.0, PREFILL_SECONDS: 0.0}
         self._ended = threading.Event()
@@ -106,6 +111,8 @@ class EngineMetrics:
         for name, value in due.items():
             if value and os.getppid() == self._triton:
                 self._counters[name].increment(value)
+        if os.getppid() == self._triton:
+            self._refresh_info()
         stats = self._stats()
         for field, gauge in self._gauges.items():
             value = float(getattr(stats, field))

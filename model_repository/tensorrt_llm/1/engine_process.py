@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from engine_config import EngineConfig, EngineConfigError, load_engine_config
-from engine_messages import Cancel, Failed, Progress, Ready, Shutdown, StepDone
+from engine_messages import Cancel, Failed, Loaded, Progress, Ready, Shutdown, StepDone
 from parent_death import die_with_parent
 from token_engine.interface import (
     EngineLoadError,
@@ -60,6 +60,7 @@ def _load(engine_directory: Path, config: EngineConfig, connection: Connection) 
     engine = make_engine(engine_directory, config)
     with contextlib.suppress(BrokenPipeError):  # the server is gone, as the warm-up will see
         connection.send(Progress("engine load", time.monotonic() - started))
+        connection.send(Loaded(engine.facts))
     return engine
 
 

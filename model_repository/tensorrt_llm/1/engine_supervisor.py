@@ -23,7 +23,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Protocol
 
-from engine_messages import Cancel, Failed, Progress, Ready, Shutdown, StepDone
+from engine_messages import Cancel, Failed, Loaded, Progress, Ready, Shutdown, StepDone
 from token_engine.interface import EngineLoadError, EngineStats, GenerationRequest, TokenDelta
 
 ENGINE_PROGRAM = Path(__file__).with_name("engine_process.py")
@@ -86,6 +86,7 @@ class EngineSupervisor:
         self._was_killed = False  # while stopping
         self._thread: threading.Thread | None = None
         self.stats = EngineStats()
+        self.facts: dict[str, str] = {}  # `TokenEngine.facts` of the last process that loaded
 
     @property
     def ready(self) -> bool:
@@ -167,6 +168,10 @@ class EngineSupervisor:
                 ) from None
             if isinstance(message, Progress):
                 self._log(f"{message.phase}: {message.seconds:.2f} s")
+            elif isinstance(message, Loaded):
+                self.facts = message.facts
+                if message.facts:
+                    self._log(", ".join(f"{name} {told}" for name, told in message.facts.items()))
             elif isinstance(message, Failed):
                 raise EngineLoadError(message.reason)
             elif isinstance(message, Ready):

@@ -93,6 +93,10 @@ class GenerationRoom:
         """The engine's own numbers, as of its last step."""
         return self._supervisor.stats
 
+    def engine_facts(self) -> dict[str, str]:
+        """What the engine settled when it was loaded."""
+        return self._supervisor.facts
+
     def submit(
         self,
         rows: list[GenerationInputs],

@@ -40,8 +40,8 @@ class TritonPythonModel:
             self._room.open()
         except (EngineConfigError, EngineLoadError) as error:
             raise pb_utils.TritonModelException(str(error)) from None
-        self._info = EngineInfo(pb_utils, self._room.config)
-        self._metrics = EngineMetrics(pb_utils, self._room.engine_stats)
+        self._info = EngineInfo(pb_utils, self._room.config, self._room.engine_facts)
+        self._metrics = EngineMetrics(pb_utils, self._room.engine_stats, self._info.refresh)
 
     def execute(self, requests: list[Any]) -> None:
         """Admit each request; its responses follow from the room's own threads."""

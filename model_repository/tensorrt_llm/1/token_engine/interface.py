@@ -127,6 +127,12 @@ class TokenEngine(ABC):
     """
 
     @property
+    def facts(self) -> dict[str, str]:
+        """What was settled at load, by what the machine has: label -> value of the metric
+        `llama_fp4_engine_info`."""
+        return {}
+
+    @property
     @abstractmethod
     def has_work(self) -> bool:
         """Whether a request is without its last delta, or a cancelled one is still to be freed."""

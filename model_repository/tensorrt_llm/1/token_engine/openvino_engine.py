@@ -27,10 +27,18 @@ from token_engine.interface import (
     TokenEngine,
     TokenLogprob,
 )
+from token_engine.mapped_files import release_mapped_file
 from token_engine.openvino_guides import GuideDesk, GuideRefusal
 from token_engine.openvino_import import import_openvino
 from token_engine.openvino_options import KV_BLOCK_TOKENS, OpenVinoOptions
-from token_engine.openvino_requirements import check_memory, check_release
+from token_engine.openvino_precision import settle
+from token_engine.openvino_requirements import (
+    WEIGHTS_FILE,
+    check_memory,
+    check_release,
+    computing_cpu,
+    has_memory,
+)
 from token_engine.openvino_sampling import generation_config, refuse_unsupported
 
 REBUILD = "rebuild the engine with 'make engine'"
@@ -45,7 +53,9 @@ class OpenVinoEngine(TokenEngine):
         self._options = parse_section(OpenVinoOptions, config.runtime_options, "runtime_options")
         self._ov, self._genai = import_openvino()
         check_release(config.built_with, self._ov.__version__)
-        check_memory(directory, self._options)
+        self._cpu = computing_cpu(self._ov)
+        self._settled = settle(self._options, self._cpu, has_memory(directory, self._options))
+        check_memory(directory, self._options, self._settled)
         self._ignored = self._genai.GenerationStatus.IGNORED
         self._unfinished = self._genai.GenerationFinishReason.NONE
         self._max_batch_size = config.limits.max_batch_size
@@ -65,11 +75,12 @@ class OpenVinoEngine(TokenEngine):
         scheduler.max_num_seqs = limits.max_batch_size  # see _admit
         scheduler.enable_prefix_caching = self._options.enable_prefix_caching
         properties = {
-            "INFERENCE_PRECISION_HINT": self._options.precision,
-            "KV_CACHE_PRECISION": self._options.kv_cache_precision,
+            "INFERENCE_PRECISION_HINT": self._settled.precision,
+            "KV_CACHE_PRECISION": self._settled.kv_cache_precision,
         }
         if self._options.num_threads:
             properties["INFERENCE_NUM_THREADS"] = str(self._options.num_threads)
+        self._holds_originals = True
         try:
             return self._genai.ContinuousBatchingPipeline(
                 str(self._directory), self._guides.tokenizer, scheduler, "CPU", **properties
@@ -78,6 +89,15 @@ class OpenVinoEngine(TokenEngine):
             raise EngineLoadError(
                 f"OpenVINO cannot load the engine in {self._directory} ({_cause(error)}); {REBUILD}"
             ) from error
+
+    @property
+    def facts(self) -> dict[str, str]:
+        return {
+            "precision": self._settled.precision,
+            "kv_cache_precision": self._settled.kv_cache_precision,
+            "cpu": str(self._cpu),
+            "precision_reason": self._settled.reason,
+        }
 
     @property
     def has_work(self) -> bool:
@@ -170,7 +190,14 @@ class OpenVinoEngine(TokenEngine):
         for delta in deltas:
             if delta.finish_reason:
                 self._running.pop(delta.key, None)
+                self._release_originals()
         return deltas
+
+    def _release_originals(self) -> None:
+        """Once a request is through, the warm-up's as a rule: every weight has been repacked."""
+        if self._holds_originals:
+            self._holds_originals = False
+            release_mapped_file(self._directory / WEIGHTS_FILE)
 
     def _meets_a_guide(self) -> bool:
         """Whether the pipeline may compile a running request's grammar in this step."""

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from token_engine.cpu_isa import WITHOUT_BF16, CpuIsa, find_cpu_isa
 from token_engine.interface import EngineLoadError
-from token_engine.openvino_options import BYTES_OF_PRECISION, KV_BLOCK_TOKENS, OpenVinoOptions
+from token_engine.openvino_memory import ModelShape
+from token_engine.openvino_options import OpenVinoOptions
+from token_engine.openvino_precision import Settled
 
-MODEL_FILES = ("openvino_model.xml", "openvino_model.bin", "config.json", "generation_config.json")
+WEIGHTS_FILE = "openvino_model.bin"
+MODEL_FILES = ("openvino_model.xml", WEIGHTS_FILE, "config.json", "generation_config.json")
+NO_AVX2 = (
+    "the CPU has no AVX2, without which OpenVINO has no kernels for 4-bit weights; "
+    "serve on a CPU that has it (Intel since 2013, AMD since 2015)"
+)
 REBUILD = "rebuild the engine with 'make engine'"
 
 
@@ -22,39 +33,59 @@ def check_release(built_with: dict[str, str], installed: str) -> None:
         )
 
 
-def check_memory(directory: Path, options: OpenVinoOptions) -> None:
+def computing_cpu(openvino: Any) -> CpuIsa:
+    """This machine's CPU; raises `EngineLoadError` where OpenVINO cannot compute on it.
+
+    It computes in bf16 only if OpenVINO says so as well.
+    """
+    cpu = find_cpu_isa()
+    if not cpu.has_avx2:
+        raise EngineLoadError(NO_AVX2)
+    if cpu.has_bf16:
+        able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return cpu if "BF16" in able else replace(cpu, level=WITHOUT_BF16)
+    return cpu
+
+
+def has_memory(directory: Path, options: OpenVinoOptions) -> Callable[[str, str], bool]:
+    """Whether the engine, in the precisions of its arithmetic and its KV cache, fits into what is
+    free; `check_memory` says what is missing."""
+
+    def fits(precision: str, kv_cache_precision: str) -> bool:
+        shape, free = read_shape(directory), available_bytes()
+        cache = shape.kv_cache_bytes(options.num_kv_blocks, kv_cache_precision)
+        return shape.weight_bytes(precision) + cache <= free
+
+    return fits
+
+
+def check_memory(directory: Path, options: OpenVinoOptions, settled: Settled) -> None:
     """Raise `EngineLoadError` if a file is missing, or weights and KV cache exceed free memory."""
     for name in MODEL_FILES:
         if not (directory / name).is_file():
             raise EngineLoadError(f"{directory / name} does not exist; {REBUILD}")
-    weights = (directory / "openvino_model.bin").stat().st_size
-    cache = kv_cache_bytes(directory, options)
+    shape = read_shape(directory)
+    weights = shape.weight_bytes(settled.precision)
+    cache = shape.kv_cache_bytes(options.num_kv_blocks, settled.kv_cache_precision)
     free = available_bytes()
     if weights + cache > free:
         raise EngineLoadError(
-            f"the weights ({weights / 1e9:.1f} GB) and the KV cache ({cache / 1e9:.1f} GB, "
-            f"num_kv_blocks {options.num_kv_blocks}) exceed the {free / 1e9:.1f} GB that are "
-            "free; build the engine with a smaller --kv-cache-tokens, or free memory"
+            f"the weights ({weights / 1e9:.1f} GB in {settled.precision}) and the KV cache "
+            f"({cache / 1e9:.1f} GB in {settled.kv_cache_precision}, num_kv_blocks "
+            f"{options.num_kv_blocks}) exceed the {free / 1e9:.1f} GB that are free; "
+            "build the engine with a smaller --kv-cache-tokens, or free memory"
         )
 
 
-def kv_cache_bytes(directory: Path, options: OpenVinoOptions) -> int:
-    """Size of the KV cache, from the model's shape in `config.json`."""
+def read_shape(directory: Path) -> ModelShape:
+    """From the engine's `config.json`; raises `EngineLoadError`."""
+    path = directory / "config.json"
+    if not path.is_file():
+        raise EngineLoadError(f"{path} does not exist; {REBUILD}")
     try:
-        model = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        heads = model["num_attention_heads"]
-        head_dim = model.get("head_dim") or model["hidden_size"] // heads
-        values = 2 * model["num_hidden_layers"] * model.get("num_key_value_heads", heads) * head_dim
+        return ModelShape.of(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError) as error:
-        raise EngineLoadError(
-            f"{directory / 'config.json'} is damaged ({error!r}); {REBUILD}"
-        ) from error
-    return int(
-        values
-        * KV_BLOCK_TOKENS
-        * options.num_kv_blocks
-        * BYTES_OF_PRECISION[options.kv_cache_precision]
-    )
+        raise EngineLoadError(f"{path} is damaged ({error!r}); {REBUILD}") from error
 
 
 def available_bytes(

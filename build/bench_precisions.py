@@ -28,6 +28,7 @@ from engine_description import find_cpu_isa
 from token_engine import openvino_engine
 from token_engine.cpu_isa import LIMITS
 from token_engine.interface import GenerationRequest, TokenEngine
+from token_engine.mapped_files import release_mapped_file
 from token_engine.openvino_requirements import read_shape
 
 STREAMS = (1, 8, 16)
@@ -49,7 +50,9 @@ def main() -> None:
     add("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        print(json.dumps(measure(options.engine, *options.child, options.steps)), flush=True)
+        precision, kv_cache = options.child
+        told = measure(options.engine, precision, kv_cache, options.steps)
+        print(json.dumps(told), flush=True)
         return
     say(f"| {'CPU':<12}| arithmetic | KV cache | decode tokens/s with "
         f"{', '.join(map(str, STREAMS))} | load, warm-up s | PSS MiB | KV cache GiB |")  # fmt: skip
@@ -98,11 +101,9 @@ def measure(folder: Path, precision: str, kv_cache: str, steps: int) -> dict[str
 
     def watched(path: Path) -> int:
         pss.append(pss_mib())
-        released = give_back(path)
-        pss.append(pss_mib())
-        return released
+        return release_mapped_file(path)
 
-    give_back, openvino_engine.release_mapped_file = openvino_engine.release_mapped_file, watched
+    setattr(openvino_engine, "release_mapped_file", watched)  # noqa: B010  strict mypy
     config = load_engine_config(folder)
     named = {"precision": precision, "kv_cache_precision": kv_cache}
     config = dataclasses.replace(config, runtime_options={**config.runtime_options, **named})
@@ -119,7 +120,7 @@ def measure(folder: Path, precision: str, kv_cache: str, steps: int) -> dict[str
         "load": loaded - started,
         "warm": warm - loaded,
         "rates": rates,
-        "pss": [pss[0], max(pss[1], after)],
+        "pss": [pss[0], after],
         "kv": kv / GIB,
     }
 

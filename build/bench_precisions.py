@@ -4,7 +4,8 @@
 
 What this CPU has is limited for each line's own process (OV_CPU_MAX_ISA, ONEDNN_MAX_CPU_ISA), so
 that one machine measures what lesser ones do, on its own clock. Decoding is timed by the median
-step, prefill left out. Memory is that of the process (PSS), before and after the mapped weights
+step, prefill left out; the cores' time of that step says more where the machine has other work.
+Memory is that of the process (PSS), before and after the mapped weights
 file is given back; the KV cache takes what is said when it is full.
 """
 
@@ -55,7 +56,7 @@ def main() -> None:
         print(json.dumps(told), flush=True)
         return
     say(f"| {'CPU':<12}| arithmetic | KV cache | decode tokens/s with "
-        f"{', '.join(map(str, STREAMS))} | load, warm-up s | PSS MiB | KV cache GiB |")  # fmt: skip
+        f"{', '.join(map(str, STREAMS))} | cores' seconds a step | load, warm-up s | PSS MiB | KV cache GiB |")  # fmt: skip
     for isa, precision, kv_cache in lines(options.only):
         say(_row(isa, precision, kv_cache, options))
 
@@ -88,9 +89,10 @@ def _row(isa: str, precision: str, kv_cache: str, options: argparse.Namespace) -
         return f"{head} failed: exit code {done.returncode}"
     told = json.loads(done.stdout.splitlines()[-1])
     rates = ", ".join(f"{rate:.1f}" for rate in told["rates"])
+    cores = ", ".join(f"{seconds:.2f}" for seconds in told["cores"])
     before, after = told["pss"]
     return (
-        f"{head} {rates} | {told['load']:.0f}, {told['warm']:.0f} | {before:,.0f}, then "
+        f"{head} {rates} | {cores} | {told['load']:.0f}, {told['warm']:.0f} | {before:,.0f}, then "
         f"{after:,.0f} | {told['kv']:.1f} |"
     )
 
@@ -112,31 +114,36 @@ def measure(folder: Path, precision: str, kv_cache: str, steps: int) -> dict[str
     loaded = time.perf_counter()
     step_seconds(engine, 1, 2, (config.model.bos_token_id,) * config.limits.max_num_tokens)
     warm = time.perf_counter()
-    rates = [count / step_seconds(engine, count, steps, PROMPT) for count in STREAMS]
+    times = [step_seconds(engine, count, steps, PROMPT) for count in STREAMS]
     kv = read_shape(folder).kv_cache_bytes(config.runtime_options["num_kv_blocks"], kv_cache)
     after = pss_mib()
     engine.shutdown()
     return {
         "load": loaded - started,
         "warm": warm - loaded,
-        "rates": rates,
+        "rates": [count / wall for count, (wall, _) in zip(STREAMS, times, strict=True)],
+        "cores": [cores for _, cores in times],
         "pss": [pss[0], after],
         "kv": kv / GIB,
     }
 
 
-def step_seconds(engine: TokenEngine, count: int, steps: int, prompt: tuple[int, ...]) -> float:
-    """The median step's, of those in which `count` sequences gained a token each."""
+def step_seconds(
+    engine: TokenEngine, count: int, steps: int, prompt: tuple[int, ...]
+) -> tuple[float, float]:
+    """The median step's, by the clock and of all cores together, of those steps in which `count`
+    sequences gained a token each."""
     for key in range(1, count + 1):
         own = (*prompt[:-1], prompt[-1] + key)
         engine.submit(GenerationRequest(key, own, max_tokens=steps + 1, end_ids=()))
     times = []
     while engine.has_work:
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         gained = sum(len(delta.token_ids) for delta in engine.step())
         if gained == count:
-            times.append(time.perf_counter() - started)
-    return statistics.median(times)
+            times.append((time.perf_counter() - started, time.process_time() - used))
+    walls, cores = zip(*times, strict=True)
+    return statistics.median(walls), statistics.median(cores)
 
 
 def pss_mib() -> float:

@@ -137,7 +137,7 @@ def test_messages_need_no_max_tokens(replay_server: ServerProcess, model: str) -
 def test_messages_that_fill_the_context_are_refused(replay_server: ServerProcess) -> None:
     messages = json.dumps([{"role": "user", "content": "a b c d " * 600}])
     arrays = {"messages": np.array([[messages]], object)}
-    with pytest.raises(Exception, match="tokens, allowed|allowed are 2048 together"):
+    with pytest.raises(Exception, match="2048"):
         list(stream(replay_server, "ensemble", arrays))
 
 

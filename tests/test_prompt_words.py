@@ -89,6 +89,15 @@ def test_nothing_asked_for_gives_nothing(room: RequestPreparation) -> None:
     assert outputs["EMBEDDING_BIAS"].shape == (1, 0)
 
 
+def test_bad_words_of_too_many_ids_are_told_as_words(room: RequestPreparation) -> None:
+    """Room 2 would count the spellings, and call them words."""
+    many = [f"{number} " + "q" * 200 for number in range(100)]
+    with pytest.raises(
+        InvalidPrompt, match=r"bad_words make \d+ token ids, each word as it stands"
+    ):
+        prepare(room, BAD_WORDS_DICT=np.array([many], object))
+
+
 def test_the_corridor_gets_only_words_that_there_are(room: RequestPreparation) -> None:
     """It asks for no STOP_WORDS_IDS; an empty tensor would cost every request some time."""
     wanted = EVERYTHING - {"STOP_WORDS_IDS"}

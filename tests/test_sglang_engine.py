@@ -155,7 +155,7 @@ def test_a_request_gets_every_token_up_to_the_limit(started: Start) -> None:
             {"sampling": replace(SAMPLED, repetition_penalty=1.5)},
             "repetition_penalty is 1.5, the sglang runtime allows only 1",
         ),
-        ({}, {"bad_words": ((5,),)}, "bad_words is 1 token sequences, the sglang runtime"),
+        ({}, {"bad_words": ((5,),)}, "bad_words is given, the sglang runtime"),
         (
             {"enable_deterministic_inference": False},
             {"sampling": replace(SAMPLED, seed=3)},

@@ -62,7 +62,7 @@ REFUSALS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ),
     (TORCH, {"sampling": replace(GREEDY, repetition_penalty=1.2)}, "repetition_penalty is 1.2"),
     (TORCH, {"sampling": replace(GREEDY, presence_penalty=1.2)}, "presence_penalty is 1.2"),
-    (TORCH, {"bad_words": ((9,),)}, "bad_words is 1 token sequences, .* only none"),
+    (TORCH, {"bad_words": ((9,),)}, "bad_words is given, .* only none"),
     (TORCH, {"logprobs": 3, "sampling": SAMPLED}, "return_log_probs is true, .* with sampling"),
     (
         {"guided_decoding_backend": ""},
@@ -119,7 +119,9 @@ def test_bad_sequences_are_refused_where_the_library_keeps_them_elsewhere(
 
     monkeypatch.setattr(fake_package, "make_sampling_params", moved)
     engine = started().engine
-    with pytest.raises(UnsupportedParameter, match="bad_words is sequences of several tokens"):
+    with pytest.raises(
+        UnsupportedParameter, match="bad_words is of several tokens a word, alone or after a space"
+    ):
         engine.submit(ask(1, prompt(4), 5, bad_words=((5, 6),)))
     first = greedy(prompt(4), 1)[0]
     answer = generate(engine, ask(2, prompt(4), 5, bad_words=((first,),)))[2]

@@ -20,12 +20,20 @@ Float32 = npt.NDArray[np.float32]
 MAX_WORDS = 128
 MAX_WORD_BYTES = 256
 MAX_BIAS_WORDS = 512
+MAX_BAD_IDS = 2048  # as tensorrt_llm/1/generation_inputs.py has it
 
 
 def bad_words(row: PromptRow, encoder: PromptEncoder) -> list[list[int]]:
     """Every tokenization of the row's bad words that is banned, without repeats."""
     words = row.words("BAD_WORDS_DICT", MAX_WORDS, MAX_WORD_BYTES)
-    return _spellings(words, encoder)
+    spellings = _spellings(words, encoder)
+    count = sum(map(len, spellings))
+    if count > MAX_BAD_IDS:
+        raise InvalidPrompt(
+            f"bad_words make {count} token ids, each word as it stands and after a space, and "
+            f"must make at most {MAX_BAD_IDS}"
+        )
+    return spellings
 
 
 def stop_words(row: PromptRow, encoder: PromptEncoder) -> list[list[int]]:

@@ -276,18 +276,9 @@ def _check_features(inputs: GenerationInputs, runtime: str) -> None:
         ("presence_penalty", "presence_penalty", sampling.presence_penalty or None, "0"),
         ("frequency_penalty", "frequency_penalty", sampling.frequency_penalty or None, "0"),
         ("min_tokens", "min_tokens", inputs.min_tokens or None, "0"),
-        (
-            "bad_words",
-            "bad_words",
-            f"{len(inputs.bad_words)} token sequences" if inputs.bad_words else None,
-            "none",
-        ),
-        (
-            "embedding_bias",
-            "embedding_bias",
-            f"{len(inputs.token_bias)} tokens" if inputs.token_bias else None,
-            "none",
-        ),
+        # Not counted: each word has come as several token sequences.
+        ("bad_words", "bad_words", "given" if inputs.bad_words else None, "none"),
+        ("embedding_bias", "embedding_bias", "given" if inputs.token_bias else None, "none"),
         ("top_logprobs", "logprobs", inputs.logprobs or None, "0"),
         ("logprobs", "return_log_probs", inputs.logprobs is not None or None, "false"),
         (

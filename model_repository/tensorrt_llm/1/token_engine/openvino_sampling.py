@@ -46,18 +46,14 @@ def refuse_unsupported(request: GenerationRequest) -> None:
         ("presence_penalty", sampling.presence_penalty, "0"),
         ("frequency_penalty", sampling.frequency_penalty, "0"),
         ("logprobs", request.logprobs or 0, "0, the chosen token's"),
-        ("bad_words", _counted(request.bad_words, "token sequences"), "none"),
-        ("embedding_bias", _counted(request.token_bias, "tokens"), "none"),
+        ("bad_words", "given" if request.bad_words else "", "none"),
+        ("embedding_bias", "given" if request.token_bias else "", "none"),
     ]
     for name, value, allowed in wanted:
         if value:
             raise UnsupportedParameter(
                 f"{name} is {value}, the openvino runtime allows only {allowed}"
             )
-
-
-def _counted(values: tuple[Any, ...], what: str) -> str:
-    return f"{len(values)} {what}" if values else ""
 
 
 def generation_config(genai: Any, request: GenerationRequest) -> Any:

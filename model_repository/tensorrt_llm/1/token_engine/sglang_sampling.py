@@ -90,7 +90,7 @@ def _refused_choices(request: GenerationRequest) -> Iterator[Refusal]:
     if sampling.repetition_penalty != 1:
         yield "repetition_penalty", f"{sampling.repetition_penalty:g}", "1"
     if request.bad_words:
-        yield "bad_words", f"{len(request.bad_words)} token sequences", "none"
+        yield "bad_words", "given", "none"
     largest = max((bias for _, bias in request.token_bias), default=0.0)
     if largest > LARGEST_BIAS:
         yield "embedding_bias", f"{largest:g}", f"numbers up to {LARGEST_BIAS:g}"

@@ -62,12 +62,12 @@ def _penalties(request: GenerationRequest, sampler: SamplerAbilities) -> Iterato
 
 def _banned_and_biased(request: GenerationRequest, sampler: SamplerAbilities) -> Iterator[Refusal]:
     if request.bad_words and not sampler.bad_words:
-        yield "bad_words", f"{len(request.bad_words)} token sequences", "none"
+        yield "bad_words", "given", "none"
     if any(len(word) > 1 for word in request.bad_words) and not sampler.bad_sequences:
-        yield "bad_words", "sequences of several tokens", "words of one token"
+        yield "bad_words", "of several tokens a word, alone or after a space", "words of one token"
     if not sampler.token_bias:
         if request.token_bias:
-            yield "embedding_bias", f"{len(request.token_bias)} tokens", "none"
+            yield "embedding_bias", "given", "none"
         if request.min_tokens and request.end_ids:  # end ids are biased against
             yield "min_tokens", request.min_tokens, "0"
 

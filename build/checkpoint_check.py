@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from build_console import BuildError, Phase, say
-from checkpoint_layout import KV_SCALES, check_complete_layout, check_names
+from checkpoint_layout import KV_SCALES, check_names, gpu_faults
 from checkpoint_manifest import NEEDED, check_needed, looks_like_weights
 from checkpoint_values import check_values
-from json_document import read_json
+from json_document import Values, read_json
 from llama_config import load_llama_config
 from nvfp4_checkpoint import Checkpoint, check_quantization, open_checkpoint
-from safetensors_file import INDEX, shards
+from safetensors_file import INDEX, QUANTIZE, shards
 
 
 def check_small_files(directory: Path) -> None:
@@ -30,18 +30,28 @@ def check_layout(directory: Path) -> Checkpoint:
     """All that can be known without reading the weights' bytes; raises `BuildError`."""
     check_small_files(directory)
     _check_no_stray_weights(directory)
-    checkpoint = open_checkpoint(directory)
-    check_complete_layout(directory, checkpoint.config, checkpoint.tensors)
-    return checkpoint
+    return open_checkpoint(directory)
 
 
-def check_content(directory: Path) -> str:
-    """Check the whole checkpoint; returns what it is in one line. Raises `BuildError`."""
+def check_content(directory: Path, for_gpu: bool = False) -> str:
+    """Check the whole checkpoint; returns what it is in one line. Raises `BuildError`.
+
+    `for_gpu`: it is refused where the runtimes on GPUs cannot load it, else that is said.
+    """
     checkpoint = check_layout(directory)
+    faults = gpu_faults(checkpoint.config, checkpoint.tensors)
+    if faults and for_gpu:
+        raise BuildError(f"{directory}: {faults[0]}; {QUANTIZE}, or use the openvino runtime")
+    notes = [*checkpoint.notes]
+    if faults:
+        notes.append(
+            f"note: {faults[0]}: the openvino runtime computes without it, the runtimes on GPUs "
+            "cannot load the checkpoint"
+        )
     total = checkpoint.data_bytes
     with Phase(f"reading {len(checkpoint.tensors):,} tensors, {total:,} bytes", total) as phase:
         warnings = check_values(checkpoint, phase.advance)
-    for warning in [*warnings, *_index_warnings(directory, total)]:
+    for warning in [*notes, *warnings, *_index_warnings(directory, total)]:
         say(warning)
     return (
         f"{len(checkpoint.tensors):,} tensors, {total:,} bytes, "
@@ -55,8 +65,8 @@ def _check_no_stray_weights(directory: Path) -> None:
     for path in sorted(directory.iterdir()):
         if looks_like_weights(path.name) and path.name not in placed:
             raise BuildError(
-                f"{path} belongs to no checkpoint here: allowed are {', '.join(sorted(placed))}; "
-                "remove it"
+                f"{path} belongs to no checkpoint here, whose weights are "
+                f"{', '.join(sorted(placed))}; remove it"
             )
 
 
@@ -64,7 +74,8 @@ def _index_warnings(directory: Path, total: int) -> list[str]:
     """No runtime reads the index's total, and exporters have counted it in several ways."""
     if not (directory / INDEX).exists():
         return []
-    stated = (read_json(directory / INDEX).get("metadata") or {}).get("total_size")
+    index = Values(directory / INDEX, read_json(directory / INDEX))
+    stated = index.part("metadata").document.get("total_size")
     if stated in (None, total):
         return []
     return [f"warning: {directory / INDEX} states {stated} bytes of tensors, there are {total}"]

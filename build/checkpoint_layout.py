@@ -1,7 +1,7 @@
 """The tensors of an NVFP4 Llama checkpoint, as its config implies them; what they may be.
 
-Two checks: `check_forward_tensors`, what arithmetic with weights alone reads, and
-`check_complete_layout`, all that the runtimes on GPUs read too and rely on.
+`check_forward_tensors` refuses what arithmetic with weights alone cannot do without;
+`gpu_faults` tells what the runtimes on GPUs read beside that and rely on.
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ from pathlib import Path
 
 from build_console import BuildError
 from llama_config import LlamaConfig
-from safetensors_file import DTYPE_BYTES, FETCH_AGAIN, StoredTensor
+from safetensors_file import AS_WRITTEN_OR_DAMAGED, DTYPE_BYTES, QUANTIZE, StoredTensor
 
 BLOCK = 16  # columns that share one e4m3 scale
 KV_SCALES = ("self_attn.k_proj.k_scale", "self_attn.v_proj.v_scale")
-# Of no use to weight-only arithmetic with an unquantized KV cache; read by runtimes on GPUs.
-IGNORED_SUFFIXES = (".input_scale", ".k_scale", ".v_scale", ".rotary_emb.inv_freq")
 # Computed as one matrix multiplication, with one scale for the input and one for the weights.
 FUSED = (
     ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -88,46 +86,28 @@ def check_forward_tensors(
     directory: Path, config: LlamaConfig, tensors: dict[str, StoredTensor]
 ) -> None:
     """Raise `BuildError` unless all that the forward pass reads is there and nothing unknown."""
-    expected = expected_tensors(config)
-    for name, kind in expected.items():
-        if name not in tensors:
-            raise BuildError(
-                f"{directory} lacks the tensor {name} that config.json calls for; {FETCH_AGAIN}"
-            )
+    check_names(directory, config, tensors)
+    for name, kind in expected_tensors(config).items():
         _check_kind(tensors[name], kind)
-        if name.endswith(".weight_scale_2"):
-            _check_scalar(tensors[name])
-    known = {*expected, *(["lm_head.weight"] if config.tie_word_embeddings else [])}
-    for name, tensor in tensors.items():
-        if name not in known and not name.endswith(IGNORED_SUFFIXES):
+        if kind[0] == "F32" and not is_sound(tensors[name]):
             raise BuildError(
-                f"{tensor.path} holds the tensor {name}, which no plain Llama 3.x has; "
-                "give a checkpoint without biases, adapters or smoothing scales"
+                f"{tensors[name].path}: {_unsound(tensors[name])}; {AS_WRITTEN_OR_DAMAGED}"
             )
 
 
 def check_names(where: Path, config: LlamaConfig, names: Iterable[str]) -> None:
-    """Raise `BuildError` unless `names`, found in `where`, are those of the complete layout.
-
-    The KV cache's scales are there for all layers or for none.
-    """
+    """Raise `BuildError` unless `names`, found in `where`, have all that the forward pass reads and
+    nothing that a plain Llama 3.x in NVFP4 has not."""
     found = set(names)
-    kv_scales = any(name.endswith(KV_SCALES) for name in found)
-    expected = complete_layout(config, kv_scales).keys()
-    missing = [name for name in expected if name not in found]
+    missing = [name for name in expected_tensors(config) if name not in found]
     if missing:
-        rule = (
-            "allowed is a scale for every layer or for none"
-            if missing[0].endswith(KV_SCALES)
-            else "which config.json calls for"
-        )
         raise BuildError(
-            f"{where} lacks the tensor {missing[0]}, {rule} ({len(missing)} missing in all); "
-            f"{FETCH_AGAIN}"
+            f"{where} lacks the tensor {missing[0]}, which config.json calls for ({len(missing)} "
+            f"missing in all); {_remedy(missing[0], found)}"
         )
     # A tied model may store its head twice, and early checkpoints stored the rotary frequencies.
-    spare = {"lm_head.weight"} if config.tie_word_embeddings else set()
-    for name in sorted(found - expected - spare):
+    known = complete_layout(config).keys() | {"lm_head.weight"}
+    for name in sorted(found - known):
         if not name.endswith(".rotary_emb.inv_freq"):
             raise BuildError(
                 f"{where} holds the tensor {name}, which the NVFP4 layout of a plain Llama 3.x "
@@ -135,50 +115,87 @@ def check_names(where: Path, config: LlamaConfig, names: Iterable[str]) -> None:
             )
 
 
-def check_complete_layout(
-    directory: Path, config: LlamaConfig, tensors: dict[str, StoredTensor]
-) -> None:
-    """Raise `BuildError` unless names, dtypes, shapes and scalars are what every runtime needs."""
-    check_names(directory, config, tensors)
-    for name, kind in complete_layout(config).items():
-        if name in tensors:
-            _check_kind(tensors[name], kind)
-            if kind[0] == "F32":
-                _check_scalar(tensors[name])
-    if "lm_head.weight" in tensors:
-        _check_kind(tensors["lm_head.weight"], ("BF16", (config.vocab_size, config.hidden_size)))
+def _remedy(missing: str, found: set[str]) -> str:
+    """The shards have every byte that they should: fetched again they would lack the same."""
+    if missing == "lm_head.weight":
+        return (
+            "set tie_word_embeddings in config.json to true if the model's embedding is its head, "
+            "else give a checkpoint with its head"
+        )
+    if missing.endswith((".weight_scale", ".weight_scale_2")):
+        weight = missing[: missing.rindex(".")] + ".weight"
+        if weight in found:
+            return f"{weight} is not stored as Model Optimizer's NVFP4: {QUANTIZE}"
+    return "give weights and a config.json that belong together"
+
+
+def gpu_faults(config: LlamaConfig, tensors: dict[str, StoredTensor]) -> list[str]:
+    """What the GPU runtimes cannot load, one sentence each; weights alone are computed without.
+
+    Model Optimizer exports nothing of the kind. Weights that one matrix multiplication reads need
+    one scale: TensorRT-LLM asserts it after loading everything, and vLLM takes the largest for all,
+    which is another model.
+    """
+    extra = complete_layout(config).keys() - expected_tensors(config).keys()
+    faults = []
+    missing = [name for name in sorted(extra - tensors.keys()) if name.endswith(".input_scale")]
+    if missing:
+        faults.append(f"{len(missing)} linears have no input_scale, the first is {missing[0]}")
+    kv_scales = [name for name in sorted(extra) if name.endswith(KV_SCALES)]
+    absent = [name for name in kv_scales if name not in tensors]
+    if absent and len(absent) < len(kv_scales):
+        faults.append(f"{absent[0]} is missing, but other layers have a scale of the KV cache")
+    faults += [
+        f"{tensors[name].path}: {_unsound(tensors[name])}"
+        for name in sorted(extra & tensors.keys())
+        if not is_sound(tensors[name])
+    ]
+    return faults + _unshared(config, tensors)
+
+
+def _unshared(config: LlamaConfig, tensors: dict[str, StoredTensor]) -> list[str]:
     for layer in range(config.num_hidden_layers):
         for group in FUSED:
             for scale in ("weight_scale_2", "input_scale"):
-                _check_shared([tensors[f"{layer_prefix(layer)}{x}.{scale}"] for x in group])
+                names = [f"{layer_prefix(layer)}{linear}.{scale}" for linear in group]
+                stored = [tensors[name] for name in names if name in tensors]
+                for other in stored[1:]:
+                    if other.scalar() != stored[0].scalar():
+                        return [
+                            f"{other.name} is {other.scalar():g}, but must be "
+                            f"{stored[0].scalar():g} as {stored[0].name} is: they are one matrix "
+                            "to the GPU runtimes"
+                        ]
+    return []
 
 
 def _check_kind(tensor: StoredTensor, kind: TensorKind) -> None:
     dtype, shape = kind
     same_shape = tensor.shape == shape or (shape == () and tensor.shape == (1,))
-    if tensor.dtype != dtype or not same_shape:
-        raise BuildError(
-            f"{tensor.path}: {tensor.name} is {tensor.dtype} {list(tensor.shape)}, config.json "
-            f"calls for {dtype} {list(shape)}; give an NVFP4 checkpoint with its own config.json"
-        )
+    if tensor.dtype == dtype and same_shape:
+        return
+    if dtype == "U8" and tensor.dtype in ("BF16", "F16", "F32"):
+        remedy = f"the linear was left unquantized: {QUANTIZE}"
+    elif dtype == "BF16" and tensor.dtype in ("U8", "F8_E4M3"):
+        remedy = f"it was quantized, which only the layers' linears may be: {QUANTIZE}"
+    elif dtype == "BF16" and tensor.dtype != dtype:
+        remedy = "give a checkpoint whose model was saved in bfloat16"
+    else:
+        remedy = "give weights and a config.json that belong together"
+    raise BuildError(
+        f"{tensor.path}: {tensor.name} is {tensor.dtype} {list(tensor.shape)}, config.json "
+        f"calls for {dtype} {list(shape)}; {remedy}"
+    )
 
 
-def _check_scalar(tensor: StoredTensor) -> None:
-    if not 0 < tensor.scalar() < math.inf:
-        raise BuildError(
-            f"{tensor.path}: {tensor.name} is {tensor.scalar()}, allowed is a finite number "
-            f"above 0; {FETCH_AGAIN}"
-        )
+def is_sound(scale: StoredTensor) -> bool:
+    """Whether a scale is one finite F32 number above 0."""
+    return scale.dtype == "F32" and scale.shape in ((), (1,)) and 0 < scale.scalar() < math.inf
 
 
-def _check_shared(group: list[StoredTensor]) -> None:
-    """Refused, not warned about: TensorRT-LLM asserts it after loading everything, and vLLM takes
-    the largest scale for all, which is another model. Model Optimizer never exports it."""
-    first, *others = group
-    for other in others:
-        if other.scalar() != first.scalar():
-            raise BuildError(
-                f"{other.path}: {other.name} is {other.scalar()}, allowed is {first.scalar()} as "
-                f"{first.name} has: they are one matrix to the GPU runtimes; export the model "
-                "again with build/quantize.py"
-            )
+def _unsound(scale: StoredTensor) -> str:
+    if scale.dtype != "F32" or scale.shape not in ((), (1,)):
+        value = f"{scale.dtype} {list(scale.shape)}"
+    else:
+        value = str(scale.scalar())
+    return f"{scale.name} is {value}, but must be one finite F32 number above 0"

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from build_console import BuildError
-from checkpoint_layout import BLOCK, layer_prefix, linear_shapes
+from checkpoint_layout import BLOCK, is_sound, layer_prefix, linear_shapes
 from nvfp4_checkpoint import Checkpoint
-from safetensors_file import FETCH_AGAIN, Bytes, StoredTensor
+from safetensors_file import AS_WRITTEN_OR_DAMAGED, FETCH_AGAIN, Bytes, StoredTensor
 
 CHUNK_BYTES = 2**20  # what a core's cache holds together with the intermediate results
 BLOCK_BYTES = BLOCK // 2  # a block's sixteen codes are one u64
@@ -43,7 +43,7 @@ class LinearScales:
 
     name: str
     weight_scale_2: float
-    input_scale: float
+    input_scale: float | None  # None where it was not exported, or is no number above 0
     spread: float  # root mean square of the weights times the square root of the inputs
 
     @property
@@ -53,6 +53,8 @@ class LinearScales:
         Inputs behind an RMSNorm are of size 1 and have outliers, weights are of size
         1 / sqrt(inputs): input_scale is the larger one, by 5 to 400 times where it was looked at.
         """
+        if self.input_scale is None:
+            return False
         ratio = self.input_scale / self.weight_scale_2
         return ratio < 1 and abs(math.log(self.spread * ratio)) < abs(math.log(self.spread))
 
@@ -104,12 +106,12 @@ def _check_linear(
     if lost >= HOLE_BLOCKS:
         raise BuildError(
             f"{weight.path}: {weight.name} has {lost} blocks of zeros whose scales say that they "
-            f"are not, as where bytes were never written; {FETCH_AGAIN}"
+            f"are not, as where bytes were never written; {AS_WRITTEN_OR_DAMAGED}"
         )
     if silenced > MOST_SILENCED * scale.data.size:
         raise BuildError(
-            f"{scale.path}: {scale.name} is 0 for {silenced} of {scale.data.size} blocks, allowed "
-            f"is {MOST_SILENCED:.0%}; {FETCH_AGAIN}"
+            f"{scale.path}: {scale.name} is 0 for {silenced} of {scale.data.size} blocks, but may "
+            f"be for {MOST_SILENCED:.0%}; {AS_WRITTEN_OR_DAMAGED}"
         )
     return _linear_scales(tensors, name, columns, counts)
 
@@ -120,10 +122,10 @@ def _check_scales(scale: StoredTensor, counts: Counts) -> None:
         if number:
             raise BuildError(
                 f"{scale.path}: {scale.name} is {what} for {number} of {scale.data.size} blocks, "
-                f"allowed is 0 to 448; {FETCH_AGAIN}"
+                f"but must be 0 to 448; {AS_WRITTEN_OR_DAMAGED}"
             )
     if counts[0] == scale.data.size:
-        raise BuildError(f"{scale.path}: {scale.name} is 0 throughout; {FETCH_AGAIN}")
+        raise BuildError(f"{scale.path}: {scale.name} is 0 throughout; {AS_WRITTEN_OR_DAMAGED}")
 
 
 def _linear_scales(
@@ -132,7 +134,9 @@ def _linear_scales(
     weight_scale_2 = tensors[f"{name}.weight_scale_2"].scalar()
     mean_square = float((counts[:E4M3_NAN] * e4m3_values() ** 2).sum() / counts.sum())
     spread = weight_scale_2 * CODE_RMS * math.sqrt(mean_square * columns)
-    return LinearScales(name, weight_scale_2, tensors[f"{name}.input_scale"].scalar(), spread)
+    stored = tensors.get(f"{name}.input_scale")
+    input_scale = stored.scalar() if stored is not None and is_sound(stored) else None
+    return LinearScales(name, weight_scale_2, input_scale, spread)
 
 
 def _check_bf16(tensor: StoredTensor, advance: Callable[[int], None]) -> None:
@@ -141,16 +145,16 @@ def _check_bf16(tensor: StoredTensor, advance: Callable[[int], None]) -> None:
         magnitudes = chunk.view(np.uint16) & np.uint16(0x7FFF)
         if magnitudes.max() >= 0x7F80:
             raise BuildError(
-                f"{tensor.path}: {tensor.name} holds a NaN or an infinity, allowed are finite "
-                f"numbers; {FETCH_AGAIN}"
+                f"{tensor.path}: {tensor.name} holds a NaN or an infinity, but must hold "
+                f"finite numbers; {AS_WRITTEN_OR_DAMAGED}"
             )
         zeros += magnitudes.size - int(np.count_nonzero(magnitudes))
         advance(chunk.size)
     count = tensor.data.size // 2
     if zeros > MOST_ZEROS * count:
         raise BuildError(
-            f"{tensor.path}: {zeros} of the {count} values of {tensor.name} are 0, allowed is "
-            f"{MOST_ZEROS:.0%}: bytes were never written; {FETCH_AGAIN}"
+            f"{tensor.path}: {zeros} of the {count} values of {tensor.name} are 0, as where bytes "
+            f"were never written, but at most {MOST_ZEROS:.0%} may be; {AS_WRITTEN_OR_DAMAGED}"
         )
 
 
@@ -162,8 +166,8 @@ def _swapped_scales(linears: list[LinearScales]) -> list[str]:
     first = suspects[0]
     finding = (
         f"weight_scale_2 and input_scale look swapped in {len(suspects)} of {len(linears)} linears "
-        f"({first.name}: {first.weight_scale_2:.3g} and {first.input_scale:.3g}, allowed is the "
-        "larger one as input_scale)"
+        f"({first.name}: {first.weight_scale_2:.3g} and {first.input_scale:.3g}, but the "
+        "larger one must be input_scale)"
     )
     if 2 * len(suspects) > len(linears):
         raise BuildError(f"{finding}; export the model again with build/quantize.py")
@@ -175,9 +179,9 @@ def _check_spreads(linears: list[LinearScales]) -> None:
         if not LEAST_SPREAD <= linear.spread <= MOST_SPREAD:
             raise BuildError(
                 f"{linear.name}.weight_scale_2 is {linear.weight_scale_2:.3g}, which makes the "
-                f"weights {linear.spread:.3g} times as large as 1 / sqrt(inputs), allowed is "
-                f"{LEAST_SPREAD:.3g} to {MOST_SPREAD:g} times; look whether the scale was swapped "
-                "or inverted, and export the model again with build/quantize.py"
+                f"weights {linear.spread:.3g} times as large as 1 / sqrt(inputs), but must "
+                f"be {LEAST_SPREAD:.3g} to {MOST_SPREAD:g} times; look whether the scale was "
+                "swapped or inverted, and export the model again with build/quantize.py"
             )
 
 

@@ -33,14 +33,19 @@ from engine_description import (
     read_description,
     write_description,
 )
-from llama_config import LlamaConfig, load_llama_config
+from llama_config import LlamaConfig, load_llama_config, plain_config
 from nvfp4_checkpoint import open_checkpoint
 from token_table import read_token_table
 from whole_output import written_whole
 
-COMPILER_VERSION = "5"  # raise it when the same checkpoint and options give another engine
+COMPILER_VERSION = "6"  # raise it when the same checkpoint and options give another engine
 NEEDED_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
-OPTIONAL_FILES = ("generation_config.json", "special_tokens_map.json", "chat_template.jinja")
+TEXT_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 # Each runtime's step: a module here, and the class in it.
@@ -86,7 +91,7 @@ def compile_engine(options: argparse.Namespace) -> bool:
         return False
     for reason in plan.reasons:
         say(reason)
-    _write(options, step, plan, description, digest)
+    _write(options, step, plan, description, digest, llama)
     say(f"{options.output} is ready")
     return True
 
@@ -97,17 +102,18 @@ def _write(
     plan: Plan,
     description: EngineConfig,
     digest: dict[str, Any],
+    llama: LlamaConfig,
 ) -> None:
     checkpoint: Path = options.checkpoint
     weights = None
     if step.reads_weights:
-        say(f"checkpoint: {check_content(checkpoint)}")
+        say(f"checkpoint: {check_content(checkpoint, step.needs_gpu_scales)}")
         weights = open_checkpoint(checkpoint)
     table = read_token_table(checkpoint / "tokenizer.json", description.model.vocab_size)
     needed = step.engine_bytes(weights) if weights else 0
     with written_whole(options.output, "engine.json", needed) as folder:
         with Phase("copying configuration and tokenizer"):
-            _copy_small_files(checkpoint, folder)
+            _copy_small_files(checkpoint, folder, weights.config if weights else llama)
             table.save(folder / "token_bytes.npz")
             (folder / MEMORY).write_text(json.dumps(digest, indent=2) + "\n", encoding="utf-8")
         if weights is not None:
@@ -136,15 +142,17 @@ def _describe(
     )
 
 
-def _copy_small_files(checkpoint: Path, folder: Path) -> None:
-    for name in (*NEEDED_FILES, *OPTIONAL_FILES):
+def _copy_small_files(checkpoint: Path, folder: Path, llama: LlamaConfig) -> None:
+    for name in TEXT_FILES:
         if (checkpoint / name).is_file():
             shutil.copyfile(checkpoint / name, folder / name)
-    generation = folder / "generation_config.json"
-    if not generation.exists():
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        ids = {key: config[key] for key in ("bos_token_id", "eos_token_id") if key in config}
-        generation.write_text(json.dumps(ids, indent=2) + "\n", encoding="utf-8")
+    ids = {"bos_token_id": llama.bos_token_id, "eos_token_id": list(llama.eos_token_ids)}
+    _write_json(folder / "generation_config.json", ids)  # nothing else in it is ever used
+    _write_json(folder / "config.json", plain_config(checkpoint, llama))
+
+
+def _write_json(path: Path, document: dict[str, Any]) -> None:
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

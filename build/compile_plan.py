@@ -45,6 +45,7 @@ class CompileStep:
 
     option_names: ClassVar[tuple[str, ...]] = ()  # of the command line, and in a profile
     reads_weights: ClassVar[bool] = True  # false: it needs the tokenizer alone
+    needs_gpu_scales: ClassVar[bool] = False  # of activations and KV cache, one for fused weights
 
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:

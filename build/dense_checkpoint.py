@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from build_console import BuildError, Phase, run_script, say
 from checkpoint_values import e4m3_values
-from json_document import read_json
+from llama_config import plain_config
 from nvfp4_checkpoint import BLOCK, Checkpoint, open_checkpoint
 from safetensors_file import SINGLE_SHARD
 from whole_output import written_whole
@@ -54,7 +54,7 @@ def write_dense_checkpoint(source: Path, output: Path) -> None:
             for values in _dense_tensors(checkpoint, [name for name, _ in layout]):
                 file.write(values.tobytes())
                 phase.advance(values.nbytes)
-        config = read_json(source / "config.json")
+        config = plain_config(source, checkpoint.config)
         config.pop("quantization_config", None)
         (folder / WHOLE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     say(f"{output} is ready")

@@ -32,6 +32,7 @@ FACT_PACKAGES = ("torch", "tensorrt")  # beside the runtime's own, where they ar
 class GpuCompileStep(CompileStep):
     """A runtime on NVIDIA GPUs; `Options` is its dataclass of runtime_options."""
 
+    needs_gpu_scales = True
     runtime: ClassVar[str]
     options_type: ClassVar[type]
     packages: ClassVar[tuple[str, ...]]  # names under which the library may be installed

@@ -122,6 +122,13 @@ def plain_rope(config: LlamaConfig) -> dict[str, Any]:
     }
 
 
+def plain_config(directory: Path, config: LlamaConfig) -> dict[str, Any]:
+    """The folder's config.json with the facts of `config` where versions of transformers differ."""
+    document = read_json(directory / "config.json")
+    document.pop("rope_parameters", None)
+    return document | plain_rope(config) | {"tie_word_embeddings": config.tie_word_embeddings}
+
+
 def _head_dim(values: Values, hidden_size: int, heads: int) -> int:
     if values.document.get("head_dim") is None and hidden_size % heads:
         raise BuildError(

@@ -32,7 +32,7 @@ PLAIN = "a plain Llama 3.x has none; remove the key if the model was trained wit
 def check_family(values: Values) -> None:
     """Raise `BuildError` for another model than a Llama that writes text."""
     if values.text("model_type") != "llama":
-        raise values.wrong("model_type", "'llama'")
+        raise values.wrong("model_type", "'llama'; give a Llama 3.x checkpoint")
     architectures = values.texts("architectures")
     if architectures and not any(name.endswith("ForCausalLM") for name in architectures):
         raise values.wrong("architectures", "['LlamaForCausalLM']: a model that writes text")

@@ -8,9 +8,10 @@ column in the low nibble), `weight_scale` e4m3 [out, in/16], `weight_scale_2` f3
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from build_console import BuildError
 from checkpoint_layout import BLOCK as BLOCK
 from checkpoint_layout import check_forward_tensors
@@ -24,6 +25,8 @@ from safetensors_file import StoredTensor as StoredTensor
 from safetensors_file import read_shards
 
 MOST_GROUP = 2**16  # columns
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+COMPARED_BYTES = 2**24  # at once
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Checkpoint:
     directory: Path
     config: LlamaConfig
     tensors: dict[str, StoredTensor]
+    notes: tuple[str, ...] = ()  # what its maker should know, one sentence each
 
     @property
     def data_bytes(self) -> int:
@@ -53,8 +57,34 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     config = load_llama_config(directory)
     check_quantization(directory)
     tensors = read_shards(directory)
+    if config.tie_word_embeddings and EMBEDDING not in tensors and HEAD in tensors:
+        # safetensors' own writer keeps one name of a shared tensor: the first in the alphabet.
+        tensors[EMBEDDING] = replace(tensors.pop(HEAD), name=EMBEDDING)
+    notes: tuple[str, ...] = ()
+    if config.tie_word_embeddings and _has_own_head(tensors):
+        config = replace(config, tie_word_embeddings=False)
+        notes = (
+            f"warning: {directory / 'config.json'} says tie_word_embeddings true, but {HEAD} is "
+            "stored and is not the embedding: the stored head is used, as transformers 5 does; "
+            "set it to false",
+        )
     check_forward_tensors(directory, config, tensors)
-    return Checkpoint(directory, config, tensors)
+    return Checkpoint(directory, config, tensors, notes)
+
+
+def _has_own_head(tensors: dict[str, StoredTensor]) -> bool:
+    """Whether a head is stored that is another matrix than the embedding, byte by byte."""
+    embedding, head = tensors.get(EMBEDDING), tensors.get(HEAD)
+    if embedding is None or head is None:
+        return False
+    if (embedding.dtype, embedding.shape) != (head.dtype, head.shape):
+        return True
+    return any(
+        not np.array_equal(
+            embedding.data[at : at + COMPARED_BYTES], head.data[at : at + COMPARED_BYTES]
+        )
+        for at in range(0, head.data.size, COMPARED_BYTES)
+    )
 
 
 def check_quantization(directory: Path) -> None:
@@ -90,7 +120,7 @@ def _check_nvfp4(facts: Values, group_size: int) -> None:
     algorithm = facts.text("quant_algo") or facts.text("quant_method")
     if algorithm != "NVFP4" or group_size != BLOCK:
         raise BuildError(
-            f"{facts.path}: {facts.inside}quant_algo is {algorithm!r} with group_size "
+            f"{facts.path}: {facts.inside}quant_algo is {algorithm or None!r} with group_size "
             f"{group_size}, but must be 'NVFP4' with {BLOCK}; quantize the BF16 model with "
             "build/quantize.py"
         )

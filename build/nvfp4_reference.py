@@ -193,17 +193,24 @@ class ReferenceLlama:
 
     def __init__(self, checkpoint: Checkpoint, sequences: int = 1) -> None:
         self._weights = checkpoint.weights
-        self._configure(checkpoint.config, sequences)
+        self._configure(checkpoint.config, sequences, checkpoint.weights)
 
-    def _configure(self, config: dict[str, Any], sequences: int) -> None:
+    def _configure(self, config: dict[str, Any], sequences: int, stored: Collection[str]) -> None:
         self._layers = int(config["num_hidden_layers"])
         self._heads = int(config["num_attention_heads"])
         self._kv_heads = int(config["num_key_value_heads"])
         self._width = head_dim(config)
         self._epsilon = np.float32(config["rms_norm_eps"])
         self._frequencies = rope_frequencies(config)
+        # Tied weights are one matrix, under either name. A head that is stored beside the embedding
+        # is used, whatever the config says: so does transformers 5.
         tied = config.get("tie_word_embeddings", False)
-        self._head = "model.embed_tokens" if tied else "lm_head"
+        names = ("model.embed_tokens", "lm_head")
+        self._embedding, self._head = names
+        if tied and "lm_head.weight" not in stored:
+            self._head = self._embedding
+        elif tied and "model.embed_tokens.weight" not in stored:
+            self._embedding = self._head
         self._sequences = sequences
         self.reset()
 
@@ -220,7 +227,7 @@ class ReferenceLlama:
         """Append tokens, perhaps none, to each sequence; returns f32 [tokens, hidden] of each."""
         ends = np.cumsum([len(ids) for ids in token_ids])[:-1]
         ids = np.concatenate([np.asarray(ids, np.int64) for ids in token_ids])
-        hidden = self._rows("model.embed_tokens", ids)
+        hidden = self._rows(self._embedding, ids)
         for layer in range(self._layers):
             name = f"model.layers.{layer}"
             normed = self._norm(hidden, f"{name}.input_layernorm")

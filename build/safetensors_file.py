@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from build_console import BuildError
-from json_document import read_json
+from json_document import Values, read_json
 
 DTYPE_BYTES = {"U8": 1, "F8_E4M3": 1, "BF16": 2, "F16": 2, "F32": 4}
-FETCH_AGAIN = "fetch the checkpoint again"
+FETCH_AGAIN = "fetch the checkpoint again"  # of bytes that contradict the file's own header
+QUANTIZE = "quantize the BF16 model with build/quantize.py"
+# Of values that a whole file holds: no reader can tell a damaged one from a wrong export.
+AS_WRITTEN_OR_DAMAGED = (
+    "compare the file's SHA-256 with the one that its maker states: fetch it again if they differ, "
+    f"else {QUANTIZE}"
+)
 INDEX = "model.safetensors.index.json"
 SINGLE_SHARD = "model.safetensors"
+SHARD_NAME = re.compile(r"[^/\0]{1,200}\.safetensors")
 LFS_POINTER = b"version https://git-lfs"
 
 Bytes = npt.NDArray[np.uint8]
@@ -43,17 +51,25 @@ class StoredTensor:
 
 
 def read_shards(directory: Path) -> dict[str, StoredTensor]:
-    """Map every tensor that the index places, or those of the only file; raises `BuildError`."""
+    """Map every tensor of the files that the index names, or of the only one.
+
+    A tensor that the index forgets counts too, as for every runtime. Raises `BuildError`.
+    """
     tensors: dict[str, StoredTensor] = {}
     for path, names in shards(directory).items():
         found = read_safetensors(path)
-        for name in names or found:
+        for name in names:
             if name not in found:
                 raise BuildError(
-                    f"{path} lacks the tensor {name} that the index places there; {FETCH_AGAIN}"
+                    f"{path} lacks the tensor {name} that {INDEX} places there; {FETCH_AGAIN}"
                 )
-            tensors[name] = found[name]
-        _check_all_placed(path, names, found)
+        for name, tensor in found.items():
+            if name in tensors:
+                raise BuildError(
+                    f"{path} and {tensors[name].path.name} both hold the tensor {name}; give a "
+                    "checkpoint that stores each tensor once"
+                )
+            tensors[name] = tensor
     return tensors
 
 
@@ -61,16 +77,20 @@ def shards(directory: Path) -> dict[Path, list[str]]:
     """Shard -> the tensors that the index places in it; an empty list stands for all."""
     index = directory / INDEX
     if not index.exists():
-        return {directory / SINGLE_SHARD: []}
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise BuildError(f"{index} has no weight_map; {FETCH_AGAIN}")
-    placed: dict[Path, list[str]] = {}
-    for name, file_name in weight_map.items():
-        if not isinstance(file_name, str) or Path(file_name).name != file_name:
+        others = sorted(directory.glob("*.safetensors"))
+        if others and not (directory / SINGLE_SHARD).exists():
             raise BuildError(
-                f"{index} places {name} in {file_name!r}, allowed is a file name; {FETCH_AGAIN}"
+                f"{directory} has {others[0].name}, but no {INDEX} that says what its files hold; "
+                "fetch that file too"
             )
+        return {directory / SINGLE_SHARD: []}
+    weight_map = Values(index, read_json(index)).part("weight_map")
+    if not weight_map.document:
+        raise BuildError(f"{index} places no tensor in a file; {FETCH_AGAIN}")
+    placed: dict[Path, list[str]] = {}
+    for name, file_name in weight_map.document.items():
+        if not isinstance(file_name, str) or not SHARD_NAME.fullmatch(file_name):
+            raise weight_map.wrong(name, "the name of a .safetensors file in the same folder")
         placed.setdefault(directory / file_name, []).append(name)
     return dict(sorted(placed.items()))
 
@@ -97,8 +117,8 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
         tensors = {
             name: _stored(path, name, entry, content, header_end) for name, entry in header.items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BuildError(f"{path} has a damaged header ({error!r}); {FETCH_AGAIN}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BuildError(f"{path} has a damaged header ({error!r:.80}); {FETCH_AGAIN}") from error
     _check_ranges(path, tensors, header_end, size)
     return tensors
 
@@ -108,6 +128,8 @@ def _stored(
 ) -> StoredTensor:
     begin, end = entry["data_offsets"]
     dtype, shape = entry["dtype"], tuple(entry["shape"])
+    if any(type(number) is not int for number in (*shape, begin, end)) or min(shape, default=0) < 0:
+        raise ValueError(f"{name} has shape {shape} from {begin} to {end}")
     if end > content.size:
         missing = end - content.size
         raise BuildError(
@@ -130,17 +152,8 @@ def _check_ranges(path: Path, tensors: dict[str, StoredTensor], start: int, size
             relation = "overlaps" if tensor.offset < end else "leaves a gap behind"
             raise BuildError(
                 f"{path}: {tensor.name} begins at byte {tensor.offset} and {relation} {before}, "
-                f"allowed is byte {end}; {FETCH_AGAIN}"
+                f"but must begin at byte {end}; {FETCH_AGAIN}"
             )
         end, before = tensor.offset + tensor.data.size, tensor.name
     if end != size:
         raise BuildError(f"{path} has {size} bytes, its header accounts for {end}; {FETCH_AGAIN}")
-
-
-def _check_all_placed(path: Path, names: list[str], found: dict[str, StoredTensor]) -> None:
-    unplaced = found.keys() - set(names) if names else set()
-    if unplaced:
-        raise BuildError(
-            f"{path} holds the tensor {min(unplaced)}, which {INDEX} does not place there; "
-            f"{FETCH_AGAIN}"
-        )

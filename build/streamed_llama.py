@@ -43,7 +43,7 @@ class StreamedLlama:
         self._load(self._model.model.embed_tokens, "model.embed_tokens.")
         self._load(self._model.model.norm, "model.norm.")
         self._model.model.rotary_emb.to(device)
-        tied = self._model.config.tie_word_embeddings
+        tied = self._model.config.tie_word_embeddings and "lm_head.weight" not in self._weights
         self._head = (
             self._model.model.embed_tokens.weight
             if tied

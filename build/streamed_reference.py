@@ -23,7 +23,7 @@ class StreamedLlama(ReferenceLlama):
         """Maps every *.safetensors; raises ValueError when there is none."""
         self._stored = map_checkpoint(directory)
         self.advance: Callable[[int], None] = lambda size: None  # told of a used linear's bytes
-        self._configure(read_config(directory), sequences)
+        self._configure(read_config(directory), sequences, self._stored)
 
     @property
     def pass_bytes(self) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nvfp4_checkpoint import open_checkpoint
+from safetensors_file import StoredTensor
 
 Edit = Callable[[Path], object]
 
@@ -32,18 +34,26 @@ def without(*suffixes: str) -> Edit:
     def edit(folder: Path) -> None:
         tensors = open_checkpoint(folder).tensors
         kept = [tensor for name, tensor in tensors.items() if not name.endswith(suffixes)]
-        header: dict[str, Any] = {}
-        end = 0
-        for tensor in kept:
-            start, end = end, end + tensor.data.size
-            shape = list(tensor.shape)
-            header[tensor.name] = {"dtype": tensor.dtype, "shape": shape}
-            header[tensor.name]["data_offsets"] = [start, end]
-        text = json.dumps(header).encode()
-        content = b"".join(tensor.data.tobytes() for tensor in kept)
-        (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + content)
+        (folder / "model.safetensors").write_bytes(one_file(kept))
 
     return edit
+
+
+def one_file(tensors: Iterable[StoredTensor]) -> bytes:
+    """The tensors as the bytes of one safetensors file."""
+    header: dict[str, Any] = {}
+    content = b""
+    for tensor in tensors:
+        start, content = len(content), content + tensor.data.tobytes()
+        header[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape)}
+        header[tensor.name]["data_offsets"] = [start, len(content)]
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + content
+
+
+def with_copy_of(tensors: dict[str, StoredTensor], name: str, copy: str) -> bytes:
+    """A file with one tensor under a second name too."""
+    return one_file([*tensors.values(), replace(tensors[name], name=copy)])
 
 
 def store(name: str, at: int, data: bytes) -> Edit:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from build_console import BuildError
+from checkpoint_edits import scalar, without
 from engine_config import load_engine_config
 from engine_fixtures import (
     DEMO,
@@ -80,6 +81,17 @@ def test_any_llama_shape_equals_the_reference(tmp_path: Path, name: str) -> None
         expected = sure_greedy(reference, prompt, 16)
         assert answers[key].tokens[: len(expected)] == expected
         assert len(expected) >= 4
+
+
+def test_an_export_without_activation_scales_is_served(tmp_path: Path) -> None:
+    """Weight-only arithmetic reads neither them nor the KV cache's, nor needs fused ones equal."""
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", seed=5)
+    scalar(2e-4, "model.layers.0.self_attn.k_proj.weight_scale_2")(checkpoint)
+    without(".input_scale", "v_scale")(checkpoint)
+    engine = load_engine(build_engine(checkpoint, tmp_path / "engine"))
+    prompt = random_prompt(20, seed=3)
+    expected = sure_greedy(load_reference(checkpoint), prompt, 12)
+    assert generate(engine, request(1, prompt, len(expected)))[1].tokens == expected
 
 
 def test_every_linear_keeps_its_bytes(checkpoint: Path, engine: Path) -> None:

@@ -135,7 +135,7 @@ def edit(path: Path, **values: object) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"model_type": "mixtral"}, "model_type is 'mixtral', allowed is 'llama'"),
+        ({"model_type": "mixtral"}, "model_type is 'mixtral', but must be 'llama'"),
         ({"intermediate_size": 1024}, None),
     ],
 )

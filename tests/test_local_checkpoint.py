@@ -186,19 +186,19 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: edit(
             folder / "hf_quant_config.json", quantization={"quant_algo": "FP8", "group_size": None}
         ),
-        r"quant_algo is 'FP8' .*, allowed is 'NVFP4' with 16; quantize the model with build/quant",
+        r"quant_algo is 'FP8' .*, but must be 'NVFP4' with 16; quantize the BF16 model with",
     ),
     "not quantized": (
         unquantize,
-        r"config\.json: quant_algo is None .*, allowed is 'NVFP4'",
+        r"config\.json: quantization_config\.quant_algo is None .*, but must be 'NVFP4'",
     ),
     "not a Llama": (
         lambda folder: edit(folder / "config.json", model_type="qwen3"),
-        r"model_type is 'qwen3', allowed is 'llama'; give a Llama 3\.x checkpoint",
+        r"model_type is 'qwen3', but must be 'llama'; give a Llama 3\.x checkpoint",
     ),
     "one layer too many in the config": (
         lambda folder: edit(folder / "config.json", num_hidden_layers=3),
-        r"lacks the tensor model\.layers\.2\.\S+ that config\.json calls for; fetch",
+        r"lacks the tensor model\.layers\.2\.\S+, which config\.json calls for .*; give weights",
     ),
     "another shape in the config": (
         lambda folder: edit(folder / "config.json", intermediate_size=4096),
@@ -210,7 +210,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a second model's weights": (
         lambda folder: shutil.copyfile(folder / SHARD, folder / "old.safetensors"),
-        r"old\.safetensors belongs to no checkpoint here: allowed are model\.safetensors; remove",
+        r"old\.safetensors belongs to no checkpoint here, whose weights are model\.safetensors; r",
     ),
     "a damaged manifest": (
         lambda folder: (folder / MANIFEST).write_text("{}"),

@@ -201,11 +201,11 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "gap between tensors": (
         _rewrite_header(f"{Q_PROJ}.weight", lambda header: header.pop(f"{Q_PROJ}.weight")),
-        r"begins at byte \d+ and leaves a gap behind .*allowed is byte \d+; fetch",
+        r"begins at byte \d+ and leaves a gap behind .*must begin at byte \d+; fetch",
     ),
     "tensors overlap": (
         _rewrite_header(f"{Q_PROJ}.weight", _on_top_of_another),
-        r"begins at byte \d+ and overlaps model\..*allowed is byte \d+; fetch",
+        r"begins at byte \d+ and overlaps model\..*must begin at byte \d+; fetch",
     ),
     "bytes before the file": (
         _rewrite_header(f"{Q_PROJ}.weight", _before_the_file),
@@ -213,15 +213,51 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "tensor not in its shard": (
         _rewrite_header(f"{Q_PROJ}.weight", _renamed(f"{Q_PROJ}.weight", f"{Q_PROJ}.bias")),
-        f"lacks the tensor {re.escape(Q_PROJ)}.weight that the index places there",
+        f"lacks the tensor {re.escape(Q_PROJ)}.weight that model.safetensors.index.json places",
     ),
-    "tensor not in the index": (
-        _unplaced(f"{Q_PROJ}.input_scale"),
-        r"q_proj\.input_scale, which model\.safetensors\.index\.json does not place there; fetch",
+    "a shard without an index": (
+        _remove("model.safetensors.index.json"),
+        r"has model-00001-of-00003\.safetensors, but no .*index\.json that says .*; fetch that",
+    ),
+    "a tensor in two shards": (
+        lambda folder: (folder / "model-00001-of-00003.safetensors").write_bytes(
+            (folder / "model-00002-of-00003.safetensors").read_bytes()
+        ),
+        r"lacks the tensor \S+ that model\.safetensors\.index\.json places there; fetch",
+    ),
+    "an index that is a list": (
+        lambda folder: (folder / "model.safetensors.index.json").write_text("[]"),
+        r"index\.json is \[\], but must be a JSON object",
+    ),
+    "a weight_map that is a list": (
+        lambda folder: edit_config(
+            folder, lambda index: index.update(weight_map=[1]), "model.safetensors.index.json"
+        ),
+        r"weight_map is \[1\], but must be an object",
+    ),
+    "an index that leads out of the folder": (
+        lambda folder: edit_config(
+            folder,
+            lambda index: index["weight_map"].update({f"{Q_PROJ}.weight": "../model.safetensors"}),
+            "model.safetensors.index.json",
+        ),
+        r"q_proj\.weight is '\.\./model\.safetensors', but must be the name of a \.safe",
+    ),
+    "a shape of fractions": (
+        _rewrite_header(
+            f"{Q_PROJ}.weight", lambda header: header[f"{Q_PROJ}.weight"].update(shape=[64.0, 32])
+        ),
+        r"damaged header .*shape",
+    ),
+    "a header without bottom": (
+        lambda folder: _shard_of(folder, f"{Q_PROJ}.weight").write_bytes(
+            (200_000).to_bytes(8, "little") + b"[" * 200_000
+        ),
+        r"damaged header \(RecursionError",
     ),
     "tensor missing": (
         _rename(f"{Q_PROJ}.weight_scale", "model.layers.1.rotary_emb.inv_freq"),
-        rf"lacks the tensor {re.escape(Q_PROJ)}.weight_scale that config.json calls for",
+        rf"lacks the tensor {re.escape(Q_PROJ)}.weight_scale, which config.json calls for",
     ),
     "tensor too many": (_rename(f"{Q_PROJ}.input_scale", f"{Q_PROJ}.bias"), r"q_proj\.bias, which"),
     "not quantized": (_rewrite_header(f"{Q_PROJ}.weight", _as_bf16), r"q_proj\.weight is BF16"),
@@ -234,7 +270,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "group of 32": (_quantization(group_size=32), "group_size 32"),
     "unquantized": (
         unquantize,
-        r"config\.json: quantization_config\.quant_algo is '' with",
+        r"config\.json: quantization_config\.quant_algo is None with",
     ),
     "other family": (_set(model_type="qwen2"), "model_type is 'qwen2', but must be 'llama'"),
     "biases": (_set(attention_bias=True), "attention_bias is true, but must be false"),
@@ -262,6 +298,11 @@ def test_bad_input_is_one_sentence(checkpoint: Path, name: str) -> None:
     with pytest.raises(BuildError, match=expected) as error:
         open_checkpoint(checkpoint)
     assert "\n" not in str(error.value)
+
+
+def test_a_tensor_that_the_index_forgets_is_there_all_the_same(checkpoint: Path) -> None:
+    _unplaced(f"{Q_PROJ}.input_scale")(checkpoint)
+    assert f"{Q_PROJ}.input_scale" in open_checkpoint(checkpoint).tensors
 
 
 def test_inline_quantization_config_stands_in(checkpoint: Path) -> None:

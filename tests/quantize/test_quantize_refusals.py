@@ -48,7 +48,7 @@ def cut(folder: Path) -> None:
 
 UP = "model.layers.1.mlp.up_proj"
 BAD_MODELS: dict[str, tuple[Edit, str]] = {
-    "not a Llama": (config(model_type="qwen2"), r"model_type is 'qwen2', allowed is 'llama'"),
+    "not a Llama": (config(model_type="qwen2"), r"model_type is 'qwen2', but must be 'llama'"),
     "not JSON": (
         lambda folder: (folder / "config.json").write_text("{"),
         r"config\.json is not valid JSON",

@@ -1,17 +1,16 @@
 """Prompts from messages, against a rendering by hand; and which checkpoints are not served."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
-from chat_template import ChatTemplate
+from chat_template import ChatTemplate, TemplateFault
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jinja2 import TemplateError
-from prompt_encoder import PromptEncoder, PromptTooLong
+from prompt_encoder import PromptEncoder, PromptTooLong, TokenizerFault
+from tokenizer_files import TokenizerFilesError
 from tokenizers import Tokenizer
-from user_words import RenderedPrompt, hide
+from user_words import RenderedPrompt, Words
 
 CHECKPOINT = Path(__file__).parent.parent / "build" / "demo" / "checkpoint"
 CONFIG = json.loads((CHECKPOINT / "config.json").read_text())
@@ -98,45 +97,26 @@ def test_a_raw_prompts_special_tokens_are_special() -> None:
 @pytest.mark.parametrize(
     ("template", "words"),
     [
-        ("{{ '<|' + messages[0].role + '|>' }}", r"'<\|', the beginning of a control token"),
-        ("a <|eot_id{{ messages[0].content }}", "'<|eot_id', the beginning of a control token"),
-        ("{% set end = '<' %}{{ messages[0].content }}", "'<', the beginning"),
+        ("{% autoescape true %}{% endautoescape %}", "autoescape, which is for HTML"),
         (["two"], r"chat_template is \['two'\], must be a template or a list of objects"),
         ("{{ messages", "unexpected end of template"),
+        ("{% break %}", "is refused"),
     ],
 )
-def test_a_template_that_cannot_be_kept_apart_is_not_loaded(
+def test_a_template_that_cannot_be_used_is_not_loaded(
     template: object, words: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "tokenizer_config.json"
     path.write_text(json.dumps({"chat_template": template}))
-    with pytest.raises((ValueError, TemplateError), match=words):
+    with pytest.raises((TemplateFault, TokenizerFilesError), match=words):
         ChatTemplate(path)
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"content": "[INST]"}, "'[INST]' does not begin with '<'"),
-        ({"content": "<x>", "lstrip": True}, "'<x>' depends on the text around it"),
-        ({"content": "<x>", "single_word": True}, "'<x>' depends on the text around it"),
-        ({"content": "a", "special": True}, "'a' does not begin"),
-    ],
-)
-def test_a_tokenizer_that_cannot_be_kept_apart_is_not_loaded(
-    change: dict[str, object], words: str, tmp_path: Path
-) -> None:
+def test_a_word_that_every_text_may_hold_is_no_control_token(tmp_path: Path) -> None:
     document = json.loads((CHECKPOINT / "tokenizer.json").read_text(encoding="utf-8"))
-    document["added_tokens"][-1] |= change
-    with pytest.raises(ValueError, match=re.escape(words)):
-        encoder(document, tmp_path)
-
-
-def test_a_control_token_must_not_be_a_word_of_the_vocabulary(tmp_path: Path) -> None:
-    document = json.loads((CHECKPOINT / "tokenizer.json").read_text(encoding="utf-8"))
-    control = document["added_tokens"][-1]
-    document["model"]["vocab"][control["content"]] = control["id"]
-    with pytest.raises(ValueError, match="a control token is a word of the vocabulary too"):
+    document["added_tokens"][-1]["content"] = "a"
+    document["model"] = {"type": "Unigram", "unk_id": 0, "vocab": [["?", 0], ["a", -1]]}
+    with pytest.raises(TokenizerFault, match="the control token 'a' is a word of the vocabulary"):
         encoder(document, tmp_path)
 
 
@@ -148,7 +128,7 @@ def encoder(document: dict[str, object], folder: Path) -> PromptEncoder:
 @pytest.mark.parametrize("character", [" ", "<", "é", "😀"])
 def test_a_prompt_too_large_for_its_tokens_is_not_encoded(character: str) -> None:
     text = character * (1600 // len(character.encode()))
-    rendered = RenderedPrompt(hide(text))
+    rendered = RenderedPrompt(Words(text))
     assert ENCODER.encode_trusted(text, most=100)
     assert ENCODER.encode_rendered(rendered, most=100)
     with pytest.raises(PromptTooLong, match="has 1601 bytes, allowed are 1600: 16 for each of 100"):
@@ -158,5 +138,5 @@ def test_a_prompt_too_large_for_its_tokens_is_not_encoded(character: str) -> Non
 
 
 def test_a_rendered_prompt_cannot_be_taken_for_a_raw_one() -> None:
-    with pytest.raises(UnicodeEncodeError):
+    with pytest.raises(TypeError, match="a rendered prompt is no raw one"):
         ENCODER.encode_trusted(TEMPLATE.render([{"role": "user", "content": "<"}]))

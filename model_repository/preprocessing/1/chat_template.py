@@ -1,23 +1,21 @@
 """Checked messages and tools -> the prompt that a checkpoint's chat template makes of them.
 
-The template is rendered as transformers renders it, but over words in disguise (user_words.py):
-the prompt's control tokens are those that the template itself wrote.
+The template is rendered as transformers renders it, but over words that remember who wrote them
+(user_words.py): the prompt's control tokens are those that the template itself wrote.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+from chat_environment import ChatEnvironment
 from chat_json import InvalidMessages
 from chat_messages import TOOL_ROLES, Message, Tool, parse_messages, parse_tools
-from jinja2 import Environment, Template, TemplateError, meta, nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import Template, TemplateError, meta, nodes
 from tokenizer_files import DEFAULT, read_tokenizer_files
-from user_words import HIDDEN, RenderedPrompt, hide, reveal
+from user_words import RenderedPrompt, text_of, words_of
 
 __all__ = [
     "ChatTemplate",
@@ -58,29 +56,18 @@ class ChatTemplate:
         files = read_tokenizer_files(tokenizer_config.parent)
         if not files.templates:
             raise TemplateFault(f"{tokenizer_config.parent} has no chat template")
-        self._environment = _environment()
         self._variables = files.variables
         self._templates = {
-            name: self._compiled(name, source) for name, source in files.templates.items()
+            name: _NamedTemplate(name, source) for name, source in files.templates.items()
         }
-        self._tools_known = {
-            name: "tools" in meta.find_undeclared_variables(self._environment.parse(source))
-            for name, source in files.templates.items()
-        }
+        # All that the templates themselves can write, apart from what they make of its pieces.
+        self.literals = "\0".join(template.literals for template in self._templates.values())
 
-    def _compiled(self, name: str, source: str) -> Template:
-        try:
-            _check_literals(self._environment.parse(source))
-            return self._environment.from_string(source)
-        except (TemplateError, RecursionError, ValueError) as error:
-            reason = " ".join(str(error).split())[:MAX_REASON]
-            raise TemplateFault(f"the template {name!r} is refused: {reason}") from None
-
-    def _chosen(self, tools: Sequence[Tool] | None) -> str:
+    def _chosen(self, tools: Sequence[Tool] | None) -> _NamedTemplate:
         if tools and TOOL_USE in self._templates:
-            return TOOL_USE
+            return self._templates[TOOL_USE]
         if DEFAULT in self._templates:
-            return DEFAULT
+            return self._templates[DEFAULT]
         raise InvalidMessages(
             "messages is given, and this checkpoint has no chat template of the name 'default': "
             f"it has {', '.join(map(repr, self._templates))}; send the whole prompt as text_input"
@@ -90,23 +77,60 @@ class ChatTemplate:
         self, messages: Sequence[Message], tools: Sequence[Tool] | None = None
     ) -> RenderedPrompt:
         """The prompt up to the assistant's answer; raises `InvalidMessages`."""
-        name = self._chosen(tools)
-        if self._tools_known[name]:
+        template = self._chosen(tools)
+        if template.knows_tools:
             _check_first_message(messages, tools)
         else:
             _check_no_tools(messages, tools)
         try:
-            text = self._templates[name].render(
-                messages=hide(list(messages)),
-                tools=hide(list(tools)) if tools else None,
+            text = template.jinja.render(
+                messages=[_as_words(message) for message in messages],
+                tools=words_of(list(tools)) if tools else None,
                 documents=None,
                 add_generation_prompt=True,
                 **self._variables,
             )
         except TEMPLATE_ERRORS as error:
-            reason = reveal(" ".join(str(error).split()))[:MAX_REASON]
-            raise InvalidMessages(f"the chat template refuses the messages: {reason}") from None
+            raise InvalidMessages(_refusal(messages, error)) from None
         return RenderedPrompt(text)
+
+
+class _NamedTemplate:
+    """A compiled template and what is known of its source."""
+
+    def __init__(self, name: str, source: str) -> None:
+        environment = ChatEnvironment()
+        try:
+            parsed = environment.parse(source)
+            self.jinja: Template = environment.from_string(source)
+        except (TemplateError, RecursionError, ValueError, SyntaxError) as error:
+            reason = " ".join(str(error).split())[:MAX_REASON]
+            raise TemplateFault(f"the template {name!r} is refused: {reason}") from None
+        if parsed.find(nodes.ScopedEvalContextModifier):
+            raise TemplateFault(f"the template {name!r} has the tag autoescape, which is for HTML")
+        self.knows_tools = "tools" in meta.find_undeclared_variables(parsed)
+        texts = [node.data for node in parsed.find_all(nodes.TemplateData)]
+        texts += [
+            node.value for node in parsed.find_all(nodes.Const) if isinstance(node.value, str)
+        ]
+        self.literals = "\0".join(texts)
+
+
+def _as_words(message: Message) -> dict[str, Any]:
+    """A role is one of a few names, with which a template may build a control token."""
+    return {key: value if key == "role" else words_of(value) for key, value in message.items()}
+
+
+def _refusal(messages: Sequence[Message], error: Exception) -> str:
+    reason = text_of(" ".join(str(error).split()))[:MAX_REASON]
+    for index, message in enumerate(messages):
+        calls = message.get("tool_calls", ())
+        if len(calls) > 1:  # Llama 3.1's template takes one
+            return (
+                f"messages[{index}].tool_calls is a list of {len(calls)} calls, which the chat "
+                f"template may not take: {reason}"
+            )
+    return f"the chat template refuses the messages: {reason}"
 
 
 def _check_first_message(messages: Sequence[Message], tools: Sequence[Tool] | None) -> None:
@@ -131,42 +155,3 @@ def _check_no_tools(messages: Sequence[Message], tools: Sequence[Tool] | None) -
                 f"messages[{index}] is a tool's call or result, allowed are words: "
                 "this checkpoint's chat template does not know tools"
             )
-
-
-def _environment() -> Environment:
-    """Jinja as transformers sets it up."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals.update(raise_exception=_raise, strftime_now=_strftime_now)
-    return environment
-
-
-def _check_literals(parsed: nodes.Template) -> None:
-    """A control token that a template begins, it must end in the same breath: else words of a
-    user could stand between."""
-    texts = [node.data for node in parsed.find_all(nodes.TemplateData)]
-    texts += [str(node.value) for node in parsed.find_all(nodes.Const)]
-    for text in texts:
-        begun = re.search(rf"{HIDDEN}[^\s>]*$", text)
-        if begun:
-            raise ValueError(
-                f"the chat template writes {begun[0]!r}, the beginning of a control token, "
-                "apart from its end"
-            )
-
-
-def _to_json(
-    value: object, indent: int | None = None, separators: tuple[str, str] | None = None
-) -> str:
-    # As transformers renders it: no HTML escapes, no \\u escapes.
-    return json.dumps(value, ensure_ascii=False, indent=indent, separators=separators)
-
-
-def _raise(message: str) -> None:
-    raise TemplateError(message)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)

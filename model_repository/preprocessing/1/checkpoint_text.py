@@ -48,8 +48,8 @@ def load_checkpoint_text(
     Raises `CheckpointTextError`, and nothing else, for whatever is wrong with the files.
     """
     try:
-        has_template = bool(read_tokenizer_files(folder).templates)
-        template = ChatTemplate(folder / CONFIG) if has_template else None
+        files = read_tokenizer_files(folder)
+        template = ChatTemplate(folder / CONFIG) if files.templates else None
     except TokenizerFilesError as error:
         raise CheckpointTextError(str(error)) from None
     except TemplateFault as error:
@@ -58,7 +58,13 @@ def load_checkpoint_text(
             "serve raw prompts alone"
         ) from None
     try:
-        encoder = PromptEncoder(folder / TOKENIZER, bos_token_id)
+        encoder = PromptEncoder(
+            folder / TOKENIZER,
+            bos_token_id,
+            end_token_ids,
+            files.control_tokens,
+            template.literals if template else "",
+        )
     except TokenizerFault as error:
         raise CheckpointTextError(
             f"{folder / TOKENIZER} cannot be used: {error}; give a checkpoint whose tokenizer.json "

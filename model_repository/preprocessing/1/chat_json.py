@@ -41,17 +41,15 @@ def read_json(document: str, called: str) -> Any:
         raise InvalidMessages(f"{called} is not JSON ({error}), allowed is JSON") from None
 
 
-def check_bounds(value: Any, called: str) -> None:
+def check_bounds(value: Any, called: str, most: int = MAX_DEPTH) -> None:
     """Refuse a value that is too deep, holds too many values or text that is not Unicode."""
     level, depth, count = [value], 0, 0
     while level:
         count += len(level)
         if count > MAX_VALUES:
             raise InvalidMessages(f"{called} holds over {MAX_VALUES} values, allowed are that many")
-        if depth > MAX_DEPTH:
-            raise InvalidMessages(
-                f"{called} is nested over {MAX_DEPTH} deep, allowed is that depth"
-            )
+        if depth > most:
+            raise InvalidMessages(f"{called} is nested over {most} deep, allowed is that depth")
         inner: list[Any] = []
         for item in level:
             if isinstance(item, str):

@@ -3,6 +3,10 @@
 The templates of Hugging Face take OpenAI's form too, but a call's arguments as an object and a
 content as one text. A key whose value is null or an empty list counts as absent: OpenAI's library
 sends an assistant's message back with nulls for all that it does not have.
+
+Keys that clients add for other servers, and that say nothing to a model, are ignored by name;
+any other key is refused, since it could be a misspelled one. What a model wrote before and a
+client sends back, such as broken arguments of a call, never blocks a conversation.
 """
 
 from __future__ import annotations
@@ -18,8 +22,39 @@ TOOL_ROLES = ("tool", "ipython")
 # where no Llama has ever seen it.
 RENAMED_ROLES = {"developer": "system"}
 MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id")
+# The names of a model's reasoning, the first of which templates read (as in transformers).
+REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 CALL_KEYS = ("id", "type", "function")
+CALLED_KEYS = ("name", "arguments")
 FUNCTION_KEYS = ("name", "description", "parameters", "strict", "return")
+TEXT_PARTS = ("text", "input_text", "output_text")  # the latter two are the Responses API's
+# Parts of an assistant's content that no template shows.
+HIDDEN_PARTS = ("thinking", "redacted_thinking", "reasoning", "reasoning_content", "tool_use")
+
+# Anthropic's prompt cache, as LiteLLM, LangChain and OpenRouter pass it on; Google's and LiteLLM's
+# notes; an object's own number.
+_ANYWHERE = ("cache_control", "extra_content", "provider_specific_fields", "id", "index")
+IGNORED_MESSAGE_KEYS = (
+    *_ANYWHERE,
+    "annotations",  # OpenAI: what the answer cites
+    "citations",  # Perplexity
+    "parsed",  # OpenAI's library: the answer read as JSON
+    "reasoning_details",  # OpenRouter
+    "thinking_blocks",  # LiteLLM
+    "thought_signature",  # Google
+    "reasoning_signature",  # LiteLLM and others
+    "status",  # LangChain: whether a tool succeeded
+    "is_error",  # Anthropic: the same
+    "tool_name",  # Ollama
+    "metadata",
+    "weight",  # OpenAI: of a message in fine-tuning
+    "refusal",  # OpenAI: said in place of a content, and read there
+)
+IGNORED_PART_KEYS = (*_ANYWHERE, "annotations", "citations", "logprobs", "metadata", "signature")
+IGNORED_CALL_KEYS = (*_ANYWHERE, "thought_signature", "caller", "status")
+IGNORED_CALLED_KEYS = (*_ANYWHERE, "parsed_arguments", "thought_signature", "output")
+IGNORED_TOOL_KEYS = ("cache_control", "extra_content", "provider_specific_fields")
+ARGUMENTS_DEPTH = 24  # the rest of a document's depth is that of the call around them
 MAX_MESSAGES = 1024
 MAX_TOOLS = 128
 
@@ -42,31 +77,34 @@ def parse_messages(document: str) -> list[Message]:
 def parse_tools(document: str) -> list[Tool]:
     """Read the JSON list `[{"type": "function", "function": {...}}, ...]`, null for none.
 
-    The tools come back as they were sent, because a template prints all of a tool. Raises
-    `InvalidMessages`.
+    The tools come back as they were sent but for the ignored keys, because a template prints all
+    of a tool. Raises `InvalidMessages`.
     """
     value = read_json(document, "tools")
     tools = [] if value is None else _list(value, "tools")
     if len(tools) > MAX_TOOLS:
         raise InvalidMessages(f"tools is a list of {len(tools)}, allowed are {MAX_TOOLS}")
-    for index, tool in enumerate(tools):
-        _check_tool(tool, f"tools[{index}]")
-    check_bounds(tools, "tools")
-    return tools
+    checked = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools)]
+    check_bounds(checked, "tools")
+    return checked
 
 
 def _message(value: object, where: str) -> Message:
-    given = _object(value, where)
-    message = {key: item for key, item in given.items() if key == "content" or _says(item)}
-    _check_keys(message, MESSAGE_KEYS, where)
-    message["role"] = _role(message.get("role"), f"{where}.role")
+    given = {key: item for key, item in _object(value, where).items() if _says(item)}
+    role = _role(given.get("role"), f"{where}.role")
+    reasoning = next((given.pop(key) for key in REASONING_KEYS if key in given), None)
+    message = _known(given, MESSAGE_KEYS, (*IGNORED_MESSAGE_KEYS, *REASONING_KEYS), where)
+    message["role"] = role
     for key in ("name", "tool_call_id"):
         if key in message:
             _text(message[key], f"{where}.{key}")
     if "tool_calls" in message:
         message["tool_calls"] = _tool_calls(message, f"{where}.tool_calls")
     if "content" in message or "tool_calls" not in message:
-        message["content"] = _content(message, f"{where}.content")
+        message["content"] = _content(_object(value, where), role, f"{where}.content")
+    if role == "assistant" and isinstance(reasoning, str):
+        # gpt-oss's template reads the one, all others read the other.
+        message = {"thinking": reasoning, **message, "reasoning_content": reasoning}
     return message
 
 
@@ -83,29 +121,43 @@ def _role(role: object, where: str) -> str:
     raise InvalidMessages(f"{where} is {short(role)}, allowed is one of {allowed}")
 
 
-def _content(message: Message, where: str) -> Any:
-    """A text; null beside a tool call; an object too as a tool's result."""
+def _content(message: dict[str, Any], role: str, where: str) -> Any:
+    """A text; nothing, for an assistant that said nothing and a tool without a result; an object
+    too as a tool's result."""
     content = message.get("content")
-    if isinstance(content, str) or (content is None and "tool_calls" in message):
+    if isinstance(content, str):
         return content
+    if content is None and role == "assistant":
+        refusal = message.get("refusal")
+        return refusal if isinstance(refusal, str) else ""
+    if content is None and role in TOOL_ROLES:
+        return ""
     if isinstance(content, list):
         # Joined as vLLM, llama.cpp and trtllm-serve join them.
-        parts = enumerate(content)
-        return "\n".join(_text_part(part, f"{where}[{index}]") for index, part in parts)
-    if isinstance(content, dict) and message["role"] in TOOL_ROLES:
+        parts = [_part(part, role, f"{where}[{index}]") for index, part in enumerate(content)]
+        return "\n".join(part for part in parts if part is not None)
+    if isinstance(content, dict) and role in TOOL_ROLES:
         return content
     raise InvalidMessages(
         f"{where} is {short(content)}, allowed is a text or a list of text parts, "
-        "null beside tool_calls and an object as a tool's result"
+        "null from an assistant or a tool and an object as a tool's result"
     )
 
 
-def _text_part(value: object, where: str) -> str:
+def _part(value: object, role: str, where: str) -> str | None:
+    """The text of a part, None for one that is not shown."""
     part = _object(value, where)
-    if part.get("type") != "text":
-        raise InvalidMessages(f"{where}.type is {short(part.get('type'))}, allowed is 'text'")
-    _check_keys(part, ("type", "text"), where)
-    return _text(part.get("text"), f"{where}.text")
+    kind = part.get("type")
+    if role == "assistant" and kind in HIDDEN_PARTS:
+        return None
+    if role == "assistant" and kind == "refusal":
+        return _text(part.get("refusal"), f"{where}.refusal")
+    if kind not in TEXT_PARTS:
+        raise InvalidMessages(f"{where}.type is {short(kind)}, allowed is 'text'")
+    given = {key: item for key, item in part.items() if key in ("type", "text") or _says(item)}
+    return _text(
+        _known(given, ("type", "text"), IGNORED_PART_KEYS, where).get("text"), f"{where}.text"
+    )
 
 
 def _tool_calls(message: Message, where: str) -> list[dict[str, Any]]:
@@ -115,53 +167,65 @@ def _tool_calls(message: Message, where: str) -> list[dict[str, Any]]:
         raise InvalidMessages(
             f"{where} stands in a message of the role {message['role']!r}, allowed is 'assistant'"
         )
-    if len(calls) != 1:
-        raise InvalidMessages(
-            f"{where} is a list of {len(calls)} calls, allowed is 1: "
-            "Llama 3.1's template takes one call in a message"
-        )
-    return [_tool_call(calls[0], f"{where}[0]")]
+    return [_tool_call(call, f"{where}[{index}]") for index, call in enumerate(calls)]
 
 
 def _tool_call(value: object, where: str) -> dict[str, Any]:
-    call = _object(value, where)
-    _check_keys(call, CALL_KEYS, where)
+    given = {key: item for key, item in _object(value, where).items() if _says(item)}
+    call = _known(given, CALL_KEYS, IGNORED_CALL_KEYS, where)
     if call.get("type", "function") != "function":
         raise InvalidMessages(f"{where}.type is {short(call['type'])}, allowed is 'function'")
-    function = _object(call.get("function"), f"{where}.function")
-    _check_keys(function, ("name", "arguments"), f"{where}.function")
+    called = _object(call.get("function"), f"{where}.function")
+    called = {key: item for key, item in called.items() if key in CALLED_KEYS or _says(item)}
+    function = _known(called, CALLED_KEYS, IGNORED_CALLED_KEYS, f"{where}.function")
     _name(function.get("name"), f"{where}.function.name")
     arguments = _arguments(function.get("arguments"), f"{where}.function.arguments")
     return {**call, "function": {**function, "arguments": arguments}}
 
 
-def _arguments(value: object, where: str) -> dict[str, Any]:
-    """The arguments as an object: OpenAI's clients send JSON in a string, "" for none."""
-    if isinstance(value, str):
-        value = read_json(value, where) if value.strip() else {}
-    return _object(value, where)
+def _arguments(value: object, where: str) -> dict[str, Any] | str:
+    """The arguments as an object: OpenAI's clients send JSON in a string, "" for none.
+
+    A string that is no object's JSON is what a model wrote, and goes back to it as it is.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, str):
+        return _object(value, where)
+    if not value.strip():
+        return {}
+    try:
+        arguments = read_json(value, where)
+        check_bounds(arguments, where, ARGUMENTS_DEPTH)
+    except InvalidMessages:
+        return value
+    return arguments if isinstance(arguments, dict) else value
 
 
-def _check_tool(value: object, where: str) -> None:
-    tool = _object(value, where)
-    _check_keys(tool, ("type", "function"), where)
+def _tool(value: object, where: str) -> Tool:
+    tool = _known(_object(value, where), ("type", "function"), IGNORED_TOOL_KEYS, where)
     if tool.get("type") != "function":
         raise InvalidMessages(f"{where}.type is {short(tool.get('type'))}, allowed is 'function'")
-    function = _object(tool.get("function"), f"{where}.function")
-    _check_keys(function, FUNCTION_KEYS, f"{where}.function")
+    given = _object(tool.get("function"), f"{where}.function")
+    function = _known(given, FUNCTION_KEYS, IGNORED_TOOL_KEYS, f"{where}.function")
     _name(function.get("name"), f"{where}.function.name")
     if function.get("description") is not None:
         _text(function["description"], f"{where}.function.description")
     if function.get("parameters") is not None:
         _object(function["parameters"], f"{where}.function.parameters")
+    return {**tool, "function": function}
 
 
-def _check_keys(value: dict[str, Any], allowed: tuple[str, ...], where: str) -> None:
+def _known(
+    value: dict[str, Any], keys: tuple[str, ...], ignored: tuple[str, ...], where: str
+) -> dict[str, Any]:
+    """The value without the ignored keys; raises `InvalidMessages` for any other."""
     for key in value:
-        if key not in allowed:
+        if key not in keys and key not in ignored:
             raise InvalidMessages(
-                f"{where} has the key {short(key)}, allowed are {', '.join(allowed)}"
+                f"{where} has the key {short(key)}, allowed are {', '.join(keys)}"
             )
+    return {key: item for key, item in value.items() if key in keys}
 
 
 def _name(value: object, where: str) -> None:

@@ -119,7 +119,7 @@ def tool(random: Random, words: Any) -> dict[str, Any]:
 
 def with_objects(messages: list[Any]) -> list[Any]:
     """The arguments as transformers takes them."""
-    read = json.loads(json.dumps(messages))
+    read: list[Any] = json.loads(json.dumps(messages))
     for message in read:
         for call in message.get("tool_calls", ()):
             call["function"]["arguments"] = json.loads(call["function"]["arguments"])

@@ -12,10 +12,10 @@ from test_chat_corpus import LLAMA_31, Conversation
 from test_chat_equality import TRANSFORMERS, encode, load, theirs
 
 SHOW_ALL = "{{ bos_token }}{{ messages | tojson }}{{ tools | tojson }}"
-USER = {"role": "user", "content": "x"}
-CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
-ANSWER = {"role": "assistant", "content": "y"}
+USER: dict[str, Any] = {"role": "user", "content": "x"}
+CALL: dict[str, Any] = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "f", "parameters": {}}}
+ANSWER: dict[str, Any] = {"role": "assistant", "content": "y"}
 CACHE = {"type": "ephemeral"}
 
 # As a client sends it, and as it is to be read.
@@ -53,7 +53,7 @@ FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "OpenAI's library, parsed arguments": (
         {"role": "assistant", "tool_calls": [
-            {**CALL, "function": {**CALL["function"], "parsed_arguments": {}}}]},  # type: ignore[dict-item]
+            {**CALL, "function": {**CALL["function"], "parsed_arguments": {}}}]},
         {"role": "assistant", "tool_calls": [CALL]},
     ),
     "no arguments": (
@@ -113,7 +113,7 @@ def test_fields_that_clients_add_change_nothing(name: str) -> None:
     "tool",
     [
         {**TOOL, "cache_control": CACHE},
-        {**TOOL, "function": {**TOOL["function"], "cache_control": CACHE}},  # type: ignore[dict-item]
+        {**TOOL, "function": {**TOOL["function"], "cache_control": CACHE}},
     ],
 )
 def test_a_cached_tool_is_that_tool(tool: dict[str, Any]) -> None:

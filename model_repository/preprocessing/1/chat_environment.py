@@ -93,7 +93,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
     word of a user is in it."""
 
     code_generator_class = _Generator
-    concat = staticmethod(concatenated)  # type: ignore[assignment]
+    concat = staticmethod(concatenated)
     intercepted_binops = frozenset("%")
 
     as_text = staticmethod(as_text)

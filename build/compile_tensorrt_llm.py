@@ -61,7 +61,7 @@ class CompileStepTensorRtLlm(GpuCompileStep):
         if chosen.backend == "tensorrt" and numbers_of(version)[:2] > LAST_WITH_ENGINES:
             raise BuildError(
                 f"--backend is 'tensorrt', and TensorRT-LLM {version} builds and runs no TensorRT "
-                "engines any more (1.2 was the last that did); use --backend pytorch"
+                "engines any more (1.2 was the last release that did); use --backend pytorch"
             )
         # Without the package the library runs TRTLLM's kernels instead, and does not say so. In
         # another interpreter the first run looks for it.

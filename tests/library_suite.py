@@ -7,6 +7,7 @@ A subclass names the runtime and brings the `started` fixture. Its requests and 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from library_fakes.rigs import LIMITS, Rig, prompt, subject_of
 from runtime_subject import eventually
 from token_engine import async_engine, async_loop
 from token_engine.async_loop import EngineLost
+from token_engine.interface import GenerationRequest
 
 Start = Callable[..., Rig]
 
@@ -80,6 +82,30 @@ class LibrarySuite:
         self.ask(rig, 1, 4, 100)
         with pytest.raises(EngineLost, match=f"{self.library} has failed: {said}"):
             drain(rig.engine)
+
+    @pytest.mark.parametrize("error", [ValueError, KeyError, AssertionError, ZeroDivisionError])
+    def test_a_response_that_cannot_be_read_fails_its_request_alone(
+        self, started: Start, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+    ) -> None:
+        """Neither the client's fault, nor the end of everybody's requests."""
+        module = importlib.import_module(f"token_engine.{self.runtime}_loop")
+        read = module.read_gain
+
+        def odd(output: Any, request: GenerationRequest) -> Any:
+            if request.key == 1:
+                raise error("of another kind")
+            return read(output, request)
+
+        monkeypatch.setattr(module, "read_gain", odd)
+        rig = started(behaviour=self.behaviour(step_seconds=0.002))
+        self.ask(rig, 1, 4, 500)
+        expected = self.ask(rig, 2, 4, 10)
+        answers = drain(rig.engine)
+        assert (answers[1].reason, answers[1].fault) == ("error", "engine")
+        said = f"{self.library} sent a response of another kind ({error.__name__}: "
+        assert answers[1].error.startswith(said)
+        assert answers[2].tokens == expected
+        eventually(lambda: rig.worker.counts == (0, 0), "the library has let go of it")
 
     def test_a_library_that_cannot_be_asked_whether_it_lives_is_lost(
         self, started: Start, monkeypatch: pytest.MonkeyPatch

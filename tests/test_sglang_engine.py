@@ -216,6 +216,24 @@ def test_requests_that_fail_end_alone(started: Start) -> None:
     assert "Input length (601 tokens)" in answers[3].error
 
 
+def test_figures_that_fail_once_come_again(started: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are the sign of life of a long prefill too, without which the engine would be lost."""
+    rig = started(behaviour=Behaviour(step_seconds=0.002))
+    manager = rig.llm.tokenizer_manager
+    get_loads, asked = manager.get_loads, []
+
+    async def fails_once() -> Any:
+        asked.append(1)
+        if len(asked) == 1:
+            raise TimeoutError("the scheduler is busy")
+        return await get_loads()
+
+    monkeypatch.setattr(manager, "get_loads", fails_once)
+    ask(rig, 1, 4, 500)
+    eventually(lambda: rig.engine.stats().active_requests == 1, "a figure after the failure")
+    rig.engine.cancel(1)
+
+
 def test_an_abort_before_the_library_has_the_request_is_made_again(started: Start) -> None:
     rig = started(behaviour=Behaviour(step_seconds=0.1))
     for key in range(30):

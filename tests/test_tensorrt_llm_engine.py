@@ -7,10 +7,12 @@ The fake is made of the recorded signatures of three versions and behaves as the
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from typing import Any
 
 import pytest
+from engine_answers import drain
 from engine_fixtures import Answer, collect, generate
 from library_fakes.rigs import subject_of
 from library_suite import ToldDeathSuite
@@ -18,6 +20,7 @@ from runtime_suite import RuntimeSuite, Subject, eventually
 from tensorrt_llm_fakes.fake_executor import Behaviour
 from tensorrt_llm_fakes.rig import LIMITS, TORCH, VERSIONS, Rig, Start, ask, greedy, prompt
 from token_engine import async_loop, tensorrt_llm_engine, tensorrt_llm_loop
+from token_engine.async_loop import EngineLost
 from token_engine.interface import Guide
 from token_engine.library_results import IncompleteResponse
 
@@ -148,16 +151,120 @@ def test_a_place_is_free_again_though_the_library_never_confirms_an_abort(
     assert generate(rig.engine, ask(9, prompt(4), 3))[9].tokens == greedy(prompt(4), 3)
 
 
-@pytest.mark.parametrize(("after", "fault"), [(1, "invalid"), (3, "engine")])
-def test_a_request_that_fails_ends_alone(started: Start, after: int, fault: str) -> None:
-    """Its own fault if it was refused before it had a token."""
+@pytest.mark.parametrize("after", [1, 3])
+def test_a_request_that_fails_ends_alone(started: Start, after: int) -> None:
+    """Never by its own fault: the library had accepted it."""
     bad = (7, *prompt(4))
     engine = started(behaviour=Behaviour(reject={7: after})).engine
     answers = generate(engine, ask(1, bad, 9), ask(2, prompt(4), 9))
-    assert (answers[1].reason, answers[1].fault) == ("error", fault)
+    assert (answers[1].reason, answers[1].fault) == ("error", "engine")
     assert answers[1].error == "the request was rejected"
     assert answers[1].tokens == greedy(bad, after - 1)
     assert answers[2].tokens == greedy(prompt(4), 9)
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        Behaviour(step_seconds=0.001, broadcast_at_step=8),
+        Behaviour(step_seconds=0.001, fail_all={8: "CUDA error: device-side assert triggered"}),
+        Behaviour(step_seconds=0.001, fail_all={8: "an illegal memory access was encountered"}),
+    ],
+    ids=["loop", "assert", "access"],
+)
+def test_a_failure_that_is_told_to_all_requests_is_the_engines_end(
+    started: Start, behaviour: Behaviour
+) -> None:
+    """It comes as an error of each request, and blaming them would leave a dead engine in place."""
+    engine = started(behaviour=behaviour).engine
+    for key in range(3):
+        engine.submit(ask(key, prompt(4, key), 100))
+    with pytest.raises(EngineLost, match=r"TensorRT-LLM has failed: (Event loop|CUDA|an illegal)"):
+        drain(engine)
+
+
+def test_a_failure_of_one_batch_is_not_the_engines_end(started: Start) -> None:
+    behaviour = Behaviour(step_seconds=0.001, fail_all={8: "CUDA out of memory"})
+    engine = started(behaviour=behaviour).engine
+    answers = generate(engine, *(ask(key, prompt(4, key), 100) for key in range(3)))
+    for answer in answers.values():
+        assert (answer.reason, answer.fault) == ("error", "engine")
+        assert answer.error == "CUDA out of memory"
+    assert generate(engine, ask(9, prompt(4), 3))[9].tokens == greedy(prompt(4), 3)
+
+
+def test_an_assertion_of_the_library_about_one_response_fails_that_request_alone(
+    started: Start,
+) -> None:
+    """It holds that there are as many log-probabilities as tokens (executor/result.py)."""
+    rig = started(behaviour=Behaviour(step_seconds=0.001, forget_logprob={7: 3}))
+    odd = (7, *prompt(4))
+    answers = generate(rig.engine, ask(1, odd, 500, logprobs=0), ask(2, prompt(4), 9))
+    assert (answers[1].reason, answers[1].fault) == ("error", "engine")
+    assert answers[1].error.startswith("TensorRT-LLM failed at the request (AssertionError")
+    assert answers[1].tokens == greedy(odd, 2)
+    assert answers[2].tokens == greedy(prompt(4), 9)
+    eventually(lambda: rig.worker.counts == (0, 0), "the library has let go of it")
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_a_log_probability_that_is_no_number_fails_its_request_alone(
+    started: Start, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    rig = started("head")
+    entry = rig.worker._entry
+    monkeypatch.setattr(
+        rig.worker, "_entry", lambda job, *more: value if job.prompt[0] == 7 else entry(job, *more)
+    )
+    odd = ask(1, (7, *prompt(4)), 9, logprobs=0)
+    answers = generate(rig.engine, odd, ask(2, prompt(4), 9, logprobs=0))
+    assert (answers[1].reason, answers[1].fault) == ("error", "engine")
+    assert f"sent the log-probability {value} of token" in answers[1].error
+    assert len(answers[2].logprobs) == 9
+
+
+def test_a_response_of_another_kind_fails_its_request_alone(
+    started: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = started("head")
+    entry = rig.worker._entry
+    monkeypatch.setattr(
+        rig.worker, "_entry", lambda job, *more: "odd" if job.prompt[0] == 7 else entry(job, *more)
+    )
+    odd = ask(1, (7, *prompt(4)), 9, logprobs=0)
+    answers = generate(rig.engine, odd, ask(2, prompt(4), 9, logprobs=0))
+    assert (answers[1].reason, answers[1].fault) == ("error", "engine")
+    assert answers[1].error.startswith("TensorRT-LLM sent a response of another kind (Attribute")
+    assert len(answers[2].logprobs) == 9
+
+
+def test_figures_go_on_after_a_pause(started: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's iterator stays at its end until the next request, and none need come."""
+    monkeypatch.setattr(tensorrt_llm_loop, "WATCH_S", 0.02)
+    monkeypatch.setattr(tensorrt_llm_loop, "STATS_PAUSE_S", 0.001)
+    engine = started(behaviour=Behaviour(step_seconds=0.06)).engine
+    engine.submit(ask(1, prompt(28), 100))
+    eventually(lambda: engine.stats().kv_blocks_used == 1, "a first figure")
+    eventually(lambda: engine.stats().kv_blocks_used == 2, "later ones, four tokens on")
+    engine.cancel(1)
+
+
+@pytest.mark.parametrize(("priority", "expected"), [(-100, 1.0), (0, 0.5), (100, 0.0)])
+def test_the_librarys_own_queue_goes_by_priority_if_it_is_told_to(
+    started: Start, priority: int, expected: float
+) -> None:
+    rig = started("head", scheduler_config={"waiting_queue_policy": "priority"})
+    generate(rig.engine, ask(1, prompt(4), 3, priority=priority))
+    assert rig.llm.priorities == [expected]
+    assert rig.llm.given["scheduler_config"]["waiting_queue_policy"] == "priority"
+
+
+def test_by_default_it_is_told_of_no_priority(started: Start) -> None:
+    """Some versions have no such argument, and 1.3 warns of one that has no effect."""
+    rig = started("1_2")
+    generate(rig.engine, ask(1, prompt(4), 3, priority=9))
+    assert rig.llm.priorities == [None]
+    assert "waiting_queue_policy" not in rig.llm.given["scheduler_config"]
 
 
 def test_a_request_whose_response_cannot_be_read_is_aborted(
@@ -178,10 +285,22 @@ def test_a_request_whose_response_cannot_be_read_is_aborted(
 def test_what_the_library_refuses_at_once_is_the_requests_fault(
     started: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def too_long(length: int) -> None:
+        raise ValueError(f"prompt length ({length}) should not exceed max_num_tokens (3)")
+
+    rig = started()
+    monkeypatch.setattr(rig.llm, "_check_length", too_long)
+    answer = generate(rig.engine, ask(1, prompt(4), 9))[1]
+    assert (answer.reason, answer.fault) == ("error", "invalid")
+    assert answer.error == "prompt length (4) should not exceed max_num_tokens (3)"
+
+
+def test_what_its_workers_refuse_is_not(started: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes as a failure of a request that was accepted, as everything else of theirs does."""
     rig = started()
     monkeypatch.setattr(tensorrt_llm_engine, "library_params", lambda *_: invalid(rig))
     answer = generate(rig.engine, ask(1, prompt(4), 9))[1]
-    assert (answer.reason, answer.fault) == ("error", "invalid")
+    assert (answer.reason, answer.fault) == ("error", "engine")
     assert answer.error == "[TensorRT-LLM][ERROR] Assertion failed: topP"
 
 

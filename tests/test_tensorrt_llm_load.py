@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from engine_fixtures import generate
+from tensorrt_llm_fakes import fake_package
 from tensorrt_llm_fakes.fake_executor import Behaviour
 from tensorrt_llm_fakes.rig import LIMITS, VERSIONS, ask, greedy, prompt, start, write_model
+from token_engine.interface import EngineLoadError
 
 pytestmark = pytest.mark.usefixtures("loads_undone")
 
@@ -66,7 +69,10 @@ SAMPLER: dict[str, dict[str, Any]] = {
 def test_every_version_is_told_the_same_but_for_the_sampler(tmp_path: Path, version: str) -> None:
     folder = tmp_path / "engine"
     model = {"model": str(folder)}
-    assert arguments(folder, version) == EVERYWHERE | PYTORCH | SAMPLER[version] | model
+    more = SAMPLER[version] | model
+    if version == "head":  # else it takes the table for neither of two kinds
+        more["cuda_graph_config"] = {"mode": "decode", "enable_padding": True}
+    assert arguments(folder, version) == EVERYWHERE | PYTORCH | more
 
 
 @pytest.mark.parametrize("version", ["1_0", "1_2"])
@@ -105,7 +111,8 @@ def test_options_reach_the_library(tmp_path: Path, version: str) -> None:
     assert given["kv_cache_config"]["max_tokens"] == 4096
     assert given["kv_cache_config"]["host_cache_size"] == 2**30
     assert given["kv_cache_config"]["dtype"] == "fp8"
-    assert given["cuda_graph_config"] == {"enable_padding": False, "batch_sizes": [1, 8]}
+    mode = {"mode": "decode"} if version == "head" else {}
+    assert given["cuda_graph_config"] == {**mode, "enable_padding": False, "batch_sizes": [1, 8]}
     assert given["scheduler_config"]["capacity_scheduler_policy"] == "MAX_UTILIZATION"
     assert given["skip_tokenizer_init"] is True
     assert "guided_decoding_backend" not in given
@@ -135,12 +142,36 @@ def test_speculative_decoding_is_handed_through(tmp_path: Path, version: str) ->
     assert "enable_trtllm_sampler" not in given
     drafts = given["speculative_config"]
     assert (drafts if version == "head" else drafts.values | {"decoding_type": "NGram"}) == table
-    assert rig.engine._library.sampler.samples is False
+    assert rig.engine._library.sampler.samples is (version == "head")  # it always does there
     rig.engine.shutdown()
     allowed = {**table, "allow_advanced_sampling": True}
     rig = start(tmp_path / "engine", version, speculative_config=allowed)
     assert rig.engine._library.sampler.samples is True
     rig.engine.shutdown()
+
+
+def test_an_early_first_token(tmp_path: Path) -> None:
+    name = "enable_early_first_token_response"
+    assert name not in arguments(tmp_path / "engine", "head")
+    assert arguments(tmp_path / "engine", "head", **{name: True})[name] is True
+    with pytest.raises(EngineLoadError, match=f"1.2.1 has no argument '{name}'"):
+        arguments(tmp_path / "engine", "1_2", **{name: True})
+
+
+def test_a_sampler_type_that_is_left_for_older_callers_is_not_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes "auto" and "TorchSampler", without effect, and raises of any other."""
+    fields = fake_package.load_signatures("head")["llm_arguments"]
+    left = SimpleNamespace(json_schema_extra={"status": "deprecated"})
+    load = fake_package.load_signatures
+    monkeypatch.setattr(
+        fake_package,
+        "load_signatures",
+        lambda version: {**load(version), "llm_arguments": {**fields, "sampler_type": left}},
+    )
+    for name in ("auto", "TorchSampler"):
+        assert "sampler_type" not in arguments(tmp_path / "engine", "head", sampler_type=name)
 
 
 def test_a_sampler_can_be_named(tmp_path: Path) -> None:

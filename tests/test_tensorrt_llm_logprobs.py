@@ -72,15 +72,22 @@ def test_logprobs_are_of_the_raw_logits(
         assert unasked.tokens == whole.tokens
 
 
+class Forgetful(list[Any]):
+    """Keeps nothing."""
+
+    def append(self, item: Any) -> None:
+        """Forget it."""
+
+
 def test_a_logprob_that_the_library_owes_is_an_error(started: Start) -> None:
     rig = started()
-    executor = rig.llm._executor
-    advance = executor._advance
-    executor._advance = lambda job, drawn: (
-        job.logprobs.clear(),
-        advance(job, drawn),
-        job.logprobs.clear(),
-    )
+    advance = rig.worker._advance
+
+    def forgetful(job: Any, generator: Any) -> None:
+        job.logprobs = Forgetful()
+        advance(job, generator)
+
+    rig.worker._advance = forgetful
     answer = generate(rig.engine, ask(1, prompt(9), 20, logprobs=0))[1]
     assert (answer.reason, answer.fault) == ("error", "engine")
     assert answer.error == "TensorRT-LLM sent 0 log-probabilities with 1 tokens"

@@ -24,6 +24,11 @@ def test_nothing_said_is_a_whole_deployment() -> None:
     assert parsed(**dataclasses.asdict(options)) == options
 
 
+def test_chunks_of_one_size() -> None:
+    forced = parsed(scheduler_config={"context_chunking_policy": "FORCE_CHUNK"})
+    assert forced.scheduler_config.context_chunking_policy == "FORCE_CHUNK"
+
+
 def test_the_card_recipe() -> None:
     """NVIDIA's own settings for this checkpoint (dgx-spark-playbooks, nvidia/trt-llm)."""
     options = parsed(
@@ -70,6 +75,7 @@ def test_the_card_recipe() -> None:
             "scheduler_config.capacity_scheduler_policy is 'max_utilization'",
         ),
         ({"scheduler_config": {"context_chunking_policy": "ALL"}}, "context_chunking_policy is"),
+        ({"scheduler_config": {"waiting_queue_policy": "sjf"}}, "waiting_queue_policy is 'sjf'"),
         ({"speculative_config": {"max_draft_len": 4}}, "allowed is a table with a decoding_type"),
         ({"speculative_config": "NGram"}, "speculative_config is 'NGram', allowed is a JSON dict"),
     ],
@@ -113,6 +119,7 @@ def test_more_arguments_set_nothing_that_is_set_elsewhere(name: str) -> None:
         {"cuda_graph_config": {"enabled": False}},
         {"disable_overlap_scheduler": True},
         {"enable_autotuner": False},
+        {"enable_early_first_token_response": True},
         {"kv_cache_config": {"dtype": "fp8"}},
     ],
     ids=lambda document: next(iter(document)),

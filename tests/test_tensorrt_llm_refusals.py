@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from engine_fixtures import generate
 from tensorrt_llm_fakes import fake_package
-from tensorrt_llm_fakes.rig import GREEDY, SAMPLED, TORCH, Start, ask, greedy, prompt
-from token_engine.interface import Guide, UnsupportedParameter
+from tensorrt_llm_fakes.fake_sampler import model_logits
+from tensorrt_llm_fakes.rig import GREEDY, SAMPLED, TORCH, VOCAB, Start, ask, greedy, prompt
+from token_engine.interface import Guide, SamplingParams, UnsupportedParameter
 from token_engine.tensorrt_llm_refusals import refuse_unsupported
 from token_engine.tensorrt_llm_versions import CPP_SAMPLER, TORCH_SAMPLER
 
+NGRAM = {"decoding_type": "NGram"}
+BOTH = "no_topk_no_topp"
 REFUSALS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (
         {"version": "1_0"},
@@ -79,6 +83,26 @@ REFUSALS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         "min_tokens is 2",
     ),
     ({"speculative_config": {"decoding_type": "NGram"}}, {"logprobs": 0}, "return_log_probs is"),
+    (
+        {"version": "head", "speculative_config": {**NGRAM, "advanced_sampling_mode": "no_topk"}},
+        {"sampling": replace(SAMPLED, top_k=2)},
+        r"top_k is 2, .* only 0 \(speculative decoding, advanced_sampling_mode no_topk\)",
+    ),
+    (
+        {"version": "head", "speculative_config": {**NGRAM, "advanced_sampling_mode": "no_topp"}},
+        {"sampling": replace(SAMPLED, top_p=0.5)},
+        "top_p is 0.5, .* only 1 .*no_topp",
+    ),
+    (
+        {"version": "head", "speculative_config": {**NGRAM, "advanced_sampling_mode": BOTH}},
+        {"sampling": replace(SAMPLED, top_p=0.5)},
+        "top_p is 0.5, .* only 1",
+    ),
+    (
+        {"version": "head", "speculative_config": {**NGRAM, "advanced_sampling_mode": BOTH}},
+        {"sampling": replace(SAMPLED, top_k=5)},
+        "top_k is 5, .* only 0",
+    ),
 ]
 
 
@@ -91,6 +115,26 @@ def test_what_is_not_honoured_is_refused(
         rig.engine.submit(ask(1, prompt(4), 5, **asked))
     assert not rig.engine.has_work
     assert rig.llm.requests == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "sampling"),
+    [
+        ("full", replace(SAMPLED, temperature=3.0, top_k=2)),
+        ("no_topp", replace(SAMPLED, temperature=3.0, top_k=2)),
+        ("no_topk", replace(SAMPLED, temperature=3.0, top_p=1e-3)),
+    ],
+)
+def test_drafts_that_are_sampled_as_the_request_says(
+    started: Start, mode: str, sampling: SamplingParams
+) -> None:
+    """Whatever `allow_advanced_sampling` says, which newer versions do not read."""
+    drafts = {**NGRAM, "advanced_sampling_mode": mode, "allow_advanced_sampling": False}
+    engine = started("head", speculative_config=drafts).engine
+    best = np.argsort(-model_logits(prompt(4), VOCAB))[:2].tolist()
+    answers = generate(engine, *(ask(key, prompt(4), 1, (), sampling) for key in range(40)))
+    drawn = {answer.tokens[0] for answer in answers.values()}
+    assert drawn == set(best if sampling.top_k else best[:1])
 
 
 @pytest.mark.parametrize(

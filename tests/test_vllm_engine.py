@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from runtime_suite import GREEDY, SAMPLED, RuntimeSuite, Subject, eventually
 from token_engine import vllm_sampling
 from token_engine.async_loop import EngineLost
 from token_engine.interface import Guide, UnsupportedParameter
+from token_engine.vllm_loop import StepStats
 
 Start = Callable[..., Rig]
 
@@ -214,6 +216,35 @@ def test_the_cause_of_a_failed_request_is_told(
     assert (answers[bad.key].reason, answers[bad.key].fault) == ("error", fault)
     assert said in answers[bad.key].error
     assert len(answers[2].tokens) == 9
+
+
+@pytest.mark.parametrize("error", [ValueError, AssertionError])
+def test_what_it_raises_of_a_request_that_it_had_accepted_is_not_the_requests_fault(
+    started: Start, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    rig = started()
+    generate = rig.llm.generate
+
+    async def odd(*args: Any, **kwargs: Any) -> Any:
+        async for output in generate(*args, **kwargs):
+            yield output
+            if args[2] == "1":
+                raise error("shapes differ")
+
+    monkeypatch.setattr(rig.llm, "generate", odd)
+    ask(rig, 1, 4, 9)
+    ask(rig, 2, 4, 9)
+    answers = drain(rig.engine)
+    assert (answers[1].reason, answers[1].fault) == ("error", "engine")
+    assert "shapes differ" in answers[1].error
+    assert len(answers[2].tokens) == 9
+
+
+def test_figures_that_are_missing_do_not_end_its_engine() -> None:
+    """vLLM calls its loggers in the task that hands out all tokens."""
+    stats = StepStats()
+    stats.record(SimpleNamespace(num_running_reqs=3, kv_cache_usage=0.5), None)
+    assert (stats.running, stats.kv_usage, stats.prefix_hits) == (3, 0.5, 0)
 
 
 def test_seeds_on_a_cpu_do_not_end_the_worker(started: Start) -> None:

@@ -5,6 +5,7 @@ Source: tensorrt_llm/executor/{executor,base_worker,proxy}.py and _torch/pyexecu
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 import threading
 import time
@@ -36,6 +37,9 @@ class Behaviour:
     hang_at_step: int = 0  # the workers stop, and nothing tells
     reject: dict[int, int] = field(default_factory=dict)  # first prompt id -> after so many tokens
     time_out: dict[int, int] = field(default_factory=dict)  # the same, with finish reason timeout
+    broadcast_at_step: int = 0  # the worker's loop ends, and tells each request so
+    fail_all: dict[int, str] = field(default_factory=dict)  # at a step, all requests with this word
+    forget_logprob: dict[int, int] = field(default_factory=dict)  # first prompt id -> of that token
     lose_aborts: bool = False  # an aborted request gets no last response
     hang_on_shutdown: bool = False
     notes_shutdown: str = ""  # a file that gets a line for each
@@ -97,13 +101,20 @@ class Executor:
             result.queue.put(Response([], error=error))
             return result
         limit = self._arguments["max_seq_len"] - len(prompt)
-        chooser = Chooser(self._kind, params, prompt, self._vocab_size)
+        chooser = Chooser(self._kind, self._drafted(params), prompt, self._vocab_size)
         end_id = -1 if params.ignore_eos else params.end_id
         job = Job(result, prompt, min(params.max_tokens, limit), chooser, end_id)
         with self._lock:
             self._waiting.append(job)
             self._lock.notify()
         return result
+
+    def _drafted(self, params: Any) -> Any:
+        """Less what the `advanced_sampling_mode` drops without a word."""
+        drafts = self._arguments.get("speculative_config")
+        mode = drafts.get("advanced_sampling_mode", "") if isinstance(drafts, dict) else ""
+        dropped = {one: None for one in ("top_k", "top_p") if f"no_{one.replace('_', '')}" in mode}
+        return dataclasses.replace(params, **dropped) if dropped else params
 
     def abort_request(self, request_id: int) -> None:
         with self._lock:
@@ -158,8 +169,22 @@ class Executor:
                     return
                 if self._how.hang_at_step and self._steps >= self._how.hang_at_step:
                     return
+                if self._ends_its_loop():
+                    return
                 self._step()
             time.sleep(self._how.step_seconds)
+
+    def _ends_its_loop(self) -> bool:
+        """Of 1.3 on: what its loop raised goes to every active request, as an error of its own."""
+        ends = bool(self._how.broadcast_at_step) and self._steps >= self._how.broadcast_at_step
+        said = self._how.fail_all.pop(self._steps, "")
+        if ends:
+            said = "Event loop terminated with error: CUDA driver error: unknown error"
+        if said:
+            for job in [*self._waiting, *self._active]:
+                job.result.queue.put(Response([], error=said))
+            self._waiting, self._active = [], []
+        return ends
 
     def _step(self) -> None:
         self._drop_aborted()
@@ -201,15 +226,21 @@ class Executor:
         if not (finish == "END_ID" and self._kind == "cpp"):
             job.output.append(token)
             job.unsent.append(token)
-            if logprobs is not None:
-                job.logprobs.append(
-                    {one: SimpleNamespace(logprob=a, rank=b) for one, (a, b) in logprobs.items()}
-                )
+            forgotten = self._how.forget_logprob.get(job.prompt[0])
+            if logprobs is not None and len(job.output) != forgotten:
+                job.logprobs.append(self._entry(job, token, logprobs))
         error = self._misbehaviour(job, self._how.reject)
         finish = "TIMED_OUT" if self._misbehaviour(job, self._how.time_out) else finish
         interval = self._arguments.get("stream_interval") or 1
         if finish or error or len(job.unsent) >= interval:
             self._send(job, finish, "the request was rejected" if error else "")
+
+    def _entry(self, job: Job, token: int, logprobs: dict[int, tuple[float, int]]) -> Any:
+        """Of one token: a table, or its own log-probability as a number."""
+        params = job.result.sampling_params
+        if params.logprobs == 0 and getattr(params, "logprobs_simple_format", False):
+            return logprobs[token][0]
+        return {one: SimpleNamespace(logprob=a, rank=b) for one, (a, b) in logprobs.items()}
 
     def _misbehaviour(self, job: Job, table: dict[int, int]) -> bool:
         return job.prompt[0] in table and len(job.output) >= table[job.prompt[0]]

@@ -72,6 +72,7 @@ class LLM:
         self.given = kwargs  # as the caller wrote them
         self.arguments = self._bind(args, kwargs)
         self.requests: list[tuple[list[int], Any]] = []
+        self.priorities: list[float | None] = []  # of these
         self._executor: Executor | None = None
         self._check_values()
         config = json.loads((Path(self.arguments["model"]) / "config.json").read_text())
@@ -115,6 +116,9 @@ class LLM:
                 if key not in fields:
                     raise ValueError(f"{name}.{key}: Extra inputs are not permitted")
         graphs = self.arguments.get("cuda_graph_config") or {}
+        modes = "mode" in self._package.signatures["configs"].get("cuda_graph_config", {})
+        if "cuda_graph_config" in self.given and graphs and modes and "mode" not in graphs:
+            raise ValueError("cuda_graph_config: Unable to extract tag using discriminator 'mode'")
         if graphs.get("batch_sizes") and graphs.get("max_batch_size"):
             raise ValueError(
                 "Please don't set both cuda_graph_config.batch_sizes and "
@@ -164,6 +168,7 @@ class LLM:
         if params.guided_decoding is not None and not self.arguments["guided_decoding_backend"]:
             raise RequestError("Guided decoding is not enabled")
         self.requests.append((prompt, params))
+        self.priorities.append(given.get("priority"))
         result = self._executor.submit(prompt, params)
         if not given["streaming"]:
             result.result()

@@ -114,6 +114,11 @@ class Package:
         arguments = modules["tensorrt_llm.llmapi.llm_args"].__dict__
         if self.has_decoding_base_config:
             arguments["DecodingBaseConfig"] = DecodingConfig
+        else:
+            fields = dict.fromkeys(("advanced_sampling_mode", "allow_advanced_sampling"))
+            arguments["DecodingBaseConfig"] = SimpleNamespace(model_fields=fields)
+        graphs = self.signatures["configs"].get("cuda_graph_config", {})
+        arguments["CudaGraphConfig"] = SimpleNamespace(model_fields=graphs)
         if engines:
             of_engines = {*self.signatures["tensorrt_arguments"], *self.signatures["tensorrt_only"]}
             arguments["TrtLlmArgs"] = SimpleNamespace(model_fields=dict.fromkeys(of_engines))

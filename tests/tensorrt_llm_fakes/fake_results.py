@@ -129,6 +129,7 @@ class RequestOutput:
         if response.logprobs is not None:
             output._last_logprobs_len = len(output.logprobs)
             output.logprobs += response.logprobs[output._last_logprobs_len :]
+            assert len(output.logprobs) == len(output.token_ids)  # the library's own
         if response.metrics is not None:
             output.request_perf_metrics = response.metrics
         match response.finish:

@@ -19,10 +19,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from token_engine.interface import Fault, GenerationRequest, TokenDelta
-from token_engine.library_results import IncompleteResponse, one_line
+from token_engine.library_results import (
+    ODDITIES,
+    IncompleteResponse,
+    RefusedRequest,
+    kind_and_message,
+    one_line,
+)
 
 CLOSE_PATIENCE_S = 2.0
 WATCH_S = 1.0
+# Before a request is accepted other oddities are no different from a library that is broken.
+ODD_REQUEST = (AssertionError,)
 
 
 class EngineLost(RuntimeError):
@@ -37,6 +45,7 @@ class Job:
     params: Any = None  # the library's, where they are made before it is the request's turn
     task: asyncio.Task[None] | None = None
     result: Any = None  # the library's, once it has the request
+    accepted: bool = False  # whether the library has taken the request
     cancelled: bool = False
     made: list[int] = field(default_factory=list)
     first_scheduled_ns: int = 0
@@ -46,7 +55,8 @@ class AsyncLoop(ABC):
     """Start with the constructor, end with `close`. Its methods are for the engine's thread."""
 
     library: str  # its name, in sentences
-    request_errors: tuple[type[Exception], ...]  # of one request; any other is of the whole engine
+    # How it refuses a request that it is given; once it has accepted one, they are failures.
+    refusals: tuple[type[Exception], ...]
 
     def __init__(self, most_running: int, hang_timeout_s: float) -> None:
         self._most_running = most_running
@@ -153,9 +163,11 @@ class AsyncLoop(ABC):
                 said = f"{self.library} has cancelled the request by itself"
                 self._fail(job, IncompleteResponse(said))
             raise
+        except (RefusedRequest, IncompleteResponse) as error:
+            self._fail(job, error)
         except Exception as error:
-            if isinstance(error, (*self.request_errors, IncompleteResponse)):
-                self._fail(job, error)
+            if isinstance(error, (*self.refusals, *(ODDITIES if job.accepted else ODD_REQUEST))):
+                self._fail(job, self._of_one_request(job, error))
             else:
                 self._lose(error)
         except BaseException as error:  # as a panic of a library in Rust
@@ -165,11 +177,17 @@ class AsyncLoop(ABC):
             self._running.pop(job.request.key, None)
             self._admit()
 
+    def _of_one_request(self, job: Job, error: Exception) -> RefusedRequest | IncompleteResponse:
+        """An exception in the words of the seam: whose fault it is."""
+        if isinstance(error, self.refusals):
+            kind = IncompleteResponse if job.accepted else RefusedRequest
+            return kind(one_line(error))
+        said = f"{self.library} failed at the request ({kind_and_message(error)})"
+        return IncompleteResponse(said)
+
     def _fail(self, job: Job, error: Exception) -> None:
-        """End one request. What the library refuses before it made a token is the request's own
-        fault; afterwards it had accepted it."""
-        refused = not job.made and not isinstance(error, IncompleteResponse)
-        fault: Fault = "invalid" if refused else "engine"
+        """End one request, and no other."""
+        fault: Fault = "invalid" if isinstance(error, RefusedRequest) else "engine"
         self._outbox.put(TokenDelta(job.request.key, (), "error", one_line(error), fault))
 
     def _lose(self, error: BaseException) -> None:

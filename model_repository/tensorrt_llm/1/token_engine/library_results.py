@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from token_engine.interface import FinishReason, TokenDelta, TokenLogprob
 
 
+class RefusedRequest(ValueError):
+    """The library does not take a request, which is the request's own fault."""
+
+
 class IncompleteResponse(RuntimeError):
     """A response lacks what the library has promised; of one request, and not of its making."""
+
+
+# What code raises that meets something odd in one request or response, and is not broken itself.
+ODDITIES = (AssertionError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,27 +49,46 @@ class Gain:
         )
 
 
+def readable(library: str, read: Callable[..., Gain], *arguments: Any) -> Gain:
+    """What `read` makes of a response. Whatever cannot be read of it fails its request alone."""
+    try:
+        return read(*arguments)
+    except RefusedRequest:
+        raise
+    except ODDITIES as error:
+        said = f"{library} sent a response of another kind ({kind_and_message(error)})"
+        raise IncompleteResponse(said) from error
+
+
 def read_logprobs(
     tokens: Sequence[int], entries: Sequence[Any], wanted: int, library: str
 ) -> tuple[TokenLogprob, ...]:
-    """Out of {token id: object with `logprob`} of each token. An end id that was taken off the
-    tokens has an entry all the same."""
+    """Out of {token id: object with `logprob`} of each token, or of its own log-probability. An end
+    id that was taken off the tokens has an entry all the same."""
     if len(entries) < len(tokens):
         raise IncompleteResponse(
             f"{library} sent {len(entries)} log-probabilities with {len(tokens)} tokens"
         )
-    values = [{int(key): float(one.logprob) for key, one in entry.items()} for entry in entries]
     return tuple(
-        make_logprob(token, each, wanted, library)
-        for token, each in zip(tokens, values, strict=False)
+        make_logprob(token, _values_of(entry, token), wanted, library)
+        for token, entry in zip(tokens, entries, strict=False)
     )
+
+
+def _values_of(entry: Any, token: int) -> dict[int, float]:
+    if isinstance(entry, float | int):
+        return {token: float(entry)}
+    return {int(key): float(one.logprob) for key, one in entry.items()}
 
 
 def make_logprob(token: int, values: dict[int, float], wanted: int, library: str) -> TokenLogprob:
     """Of one token, from the log-probabilities of some tokens, its own among them."""
     if token not in values:
         raise IncompleteResponse(f"{library} sent no log-probability of token {token}")
-    limited = {key: min(value, 0.0) for key, value in values.items()}
+    for key, value in values.items():
+        if math.isnan(value) or (key == token and math.isinf(value)):
+            raise IncompleteResponse(f"{library} sent the log-probability {value} of token {key}")
+    limited = {key: min(value, 0.0) for key, value in values.items() if value > -math.inf}
     best = sorted(limited.items(), key=lambda pair: -pair[1])
     return TokenLogprob(limited[token], tuple(best[:wanted]))
 
@@ -75,6 +103,12 @@ def one_line(error: BaseException) -> str:
     """An exception's message, for the middle of a sentence."""
     text = " ".join(str(error).split())
     return text[:300] if text else type(error).__name__
+
+
+def kind_and_message(error: BaseException) -> str:
+    """For an exception whose message alone may say little, or nothing."""
+    kind, message = type(error).__name__, one_line(error)
+    return kind if message == kind else f"{kind}: {message}"
 
 
 def release_of(version: str) -> tuple[int, int]:

@@ -10,7 +10,14 @@ from typing import Any
 
 from token_engine.async_loop import AsyncLoop, Job
 from token_engine.interface import FinishReason, GenerationRequest, TokenLogprob
-from token_engine.library_results import Gain, IncompleteResponse, make_logprob
+from token_engine.library_results import (
+    ODDITIES,
+    Gain,
+    IncompleteResponse,
+    RefusedRequest,
+    make_logprob,
+    readable,
+)
 
 ABORT_PAUSE_S = 0.1
 LOADS_PAUSE_S = 0.2
@@ -23,7 +30,7 @@ class SglangLoop(AsyncLoop):
     """See `AsyncLoop`."""
 
     library = "SGLang"
-    request_errors = (ValueError,)
+    refusals = (ValueError,)
 
     def __init__(self, engine: Any, hang_timeout_s: float) -> None:
         self._engine = engine
@@ -59,27 +66,30 @@ class SglangLoop(AsyncLoop):
         async with contextlib.aclosing(stream):  # closed early, it aborts the request
             async for output in stream:
                 self._last_sign = time.monotonic()
+                job.accepted = True
                 if job.cancelled:
                     continue
-                gain = read_gain(output, request)
+                gain = readable(self.library, read_gain, output, request)
                 job.made += gain.token_ids
+                if gain.finish_reason is not None:
+                    self._count_prefix(output["meta_info"])
                 if gain.token_ids or gain.finish_reason is not None:
                     self._outbox.put(gain.as_delta(request.key, 0))
                 if gain.finish_reason is not None:
-                    self._count_prefix(output["meta_info"])
                     return
         if not job.cancelled:
             raise IncompleteResponse("SGLang ended the request without a reason")
 
     def _count_prefix(self, meta_info: dict[str, Any]) -> None:
-        self.prefix_queries += meta_info.get("prompt_tokens") or 0
-        self.prefix_hits += meta_info.get("cached_tokens") or 0
+        with contextlib.suppress(*ODDITIES):
+            self.prefix_queries += meta_info.get("prompt_tokens") or 0
+            self.prefix_hits += meta_info.get("cached_tokens") or 0
 
     async def _read_loads(self) -> None:
         """What the schedulers do; a sign of life too while one of them computes a long prompt."""
         computed = None
-        with contextlib.suppress(Exception):  # served without figures rather than not at all
-            while True:
+        while True:
+            with contextlib.suppress(Exception):  # served without figures rather than not at all
                 loads = await self._engine.tokenizer_manager.get_loads()
                 self.running = sum(load.num_running_reqs for load in loads)
                 self.tokens_used = sum(load.num_used_tokens for load in loads)
@@ -87,7 +97,7 @@ class SglangLoop(AsyncLoop):
                 before, computed = computed, [load.total_prefill_uncached_tokens for load in loads]
                 if computed != before:
                     self._last_sign = time.monotonic()
-                await asyncio.sleep(LOADS_PAUSE_S)
+            await asyncio.sleep(LOADS_PAUSE_S)
 
 
 def read_gain(output: dict[str, Any], request: GenerationRequest) -> Gain:
@@ -106,7 +116,7 @@ def read_gain(output: dict[str, Any], request: GenerationRequest) -> Gain:
     if finish["type"] == "abort":
         message = str(finish.get("message") or "SGLang has aborted the request")
         refused = finish.get("status_code") == BAD_REQUEST
-        raise ValueError(message) if refused else IncompleteResponse(message)
+        raise RefusedRequest(message) if refused else IncompleteResponse(message)
     end_id = -1
     if finish["type"] == "stop" and finish["matched"] in request.end_ids:  # else a guide is done
         end_id = int(finish["matched"])

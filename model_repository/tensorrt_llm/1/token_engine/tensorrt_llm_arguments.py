@@ -100,7 +100,7 @@ def llm_arguments(
     if options.backend == "tensorrt" and options.guided_decoding_backend:
         arguments["tokenizer"] = str(directory)  # the engine's own folder need not have one
     if options.backend == "pytorch":
-        arguments |= _pytorch_arguments(config, options) | library.sampler_arguments
+        arguments |= _pytorch_arguments(config, options, library) | library.sampler_arguments
     arguments |= options.more_llm_arguments
     name = f"TensorRT-LLM {library.version}"
     require_known_arguments(arguments, library.argument_names, name, directory)
@@ -117,10 +117,16 @@ def _drafts(config: dict[str, Any], directory: Path, library: Library) -> Any:
         ) from error
 
 
-def _pytorch_arguments(config: EngineConfig, options: TensorRtLlmOptions) -> dict[str, Any]:
+def _pytorch_arguments(
+    config: EngineConfig, options: TensorRtLlmOptions, library: Library
+) -> dict[str, Any]:
+    early: dict[str, Any] = {}
+    if options.enable_early_first_token_response:
+        early["enable_early_first_token_response"] = True
     return {
+        **early,
         "max_input_len": config.limits.max_seq_len,  # else 1024 in 1.0
-        "cuda_graph_config": _cuda_graphs(options.cuda_graph_config),
+        "cuda_graph_config": _cuda_graphs(options.cuda_graph_config, library),
         "attn_backend": options.attn_backend,
         "stream_interval": options.stream_interval,
         "disable_overlap_scheduler": options.disable_overlap_scheduler,
@@ -140,7 +146,7 @@ def _kv_cache(options: KvCacheOptions) -> dict[str, Any]:
     }
 
 
-def _cuda_graphs(options: CudaGraphOptions) -> dict[str, Any] | None:
+def _cuda_graphs(options: CudaGraphOptions, library: Library) -> dict[str, Any] | None:
     if not options.enabled:
         return None
     sizes: dict[str, Any] = {}
@@ -148,11 +154,15 @@ def _cuda_graphs(options: CudaGraphOptions) -> dict[str, Any] | None:
         sizes["batch_sizes"] = sorted(options.batch_sizes)  # 1.0 refuses both
     elif options.max_batch_size:
         sizes["max_batch_size"] = options.max_batch_size
-    return {"enable_padding": options.enable_padding, **sizes}
+    # Where the library tells graphs of decoders and encoders apart, it does so by this word alone.
+    mode = {"mode": "decode"} if library.graphs_have_modes else {}
+    return {**mode, "enable_padding": options.enable_padding, **sizes}
 
 
 def _scheduler(options: SchedulerOptions) -> dict[str, Any]:
+    waiting = options.waiting_queue_policy
     return {
         "capacity_scheduler_policy": options.capacity_scheduler_policy,
         "context_chunking_policy": options.context_chunking_policy or None,
+        **({"waiting_queue_policy": waiting} if waiting else {}),
     }

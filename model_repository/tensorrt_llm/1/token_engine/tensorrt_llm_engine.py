@@ -42,6 +42,7 @@ class TensorRtLlmEngine(AsyncEngine):
             # Each stage of a pipeline has a batch of its own under way.
             limits.max_batch_size * self._options.pipeline_parallel_size,
             limits.hang_timeout_s,
+            self._options.scheduler_config.waiting_queue_policy == "priority",
         )
         super().__init__(loop)
 

@@ -1,5 +1,5 @@
-"""TensorRT-LLM on an asyncio loop of its own. The library knows no priority before 1.3, so requests
-wait here until its batch has room for them.
+"""TensorRT-LLM on an asyncio loop of its own. Requests wait here until its batch has room for them;
+what it holds waits for KV cache alone, in the order of arrival unless `by_priority`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from token_engine.async_loop import WATCH_S, AsyncLoop, Job
-from token_engine.library_results import IncompleteResponse
+from token_engine.async_loop import WATCH_S, AsyncLoop, EngineLost, Job
+from token_engine.library_results import IncompleteResponse, one_line, readable
 from token_engine.tensorrt_llm_results import read_gain
 from token_engine.tensorrt_llm_sampling import Part, first_part, next_part
 
 ABORT_PATIENCE_S = 10.0  # for the last response of an aborted request; then its place is free
 STATS_PAUSE_S = 0.2
+# Of a `RequestError` that is of the workers, told to every request there is: the end of their loop,
+# or of their CUDA context (_torch/pyexecutor/error_classification.py). In small letters.
+BROADCASTS = (
+    "event loop terminated",
+    "cudaerrorillegaladdress",
+    "cudaerrorlaunchfailure",
+    "device-side assert",
+    "illegal memory access",
+    "unrecoverable",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +52,13 @@ class GenerationLoop(AsyncLoop):
         request_error: type[Exception],
         most_running: int,
         hang_timeout_s: float,
+        by_priority: bool = False,  # whether the library's own queue goes by priority
     ) -> None:
         self._llm = llm
+        self._by_priority = by_priority
         self._make_params = make_params
         self._request_error = request_error
-        self.request_errors = (request_error, ValueError)
+        self.refusals = (request_error, ValueError)
         self._reads_stats = False
         self.kv_blocks = KvBlocks()
         super().__init__(most_running, hang_timeout_s)
@@ -80,13 +92,25 @@ class GenerationLoop(AsyncLoop):
         prompt = list(part.request.prompt_ids)
         params = self._make_params(part)
         # By keyword: the third positional parameter is another one.
-        job.result = self._llm.generate_async(prompt, params, streaming=True)
+        job.result = None
+        job.result = self._llm.generate_async(prompt, params, streaming=True, **self._order(job))
+        job.accepted = True
         self._start_stats()
+        try:
+            return await self._read_part(job, part)
+        except self._request_error as error:
+            said = one_line(error)
+            if any(mark in said.lower() for mark in BROADCASTS):
+                raise EngineLost(said) from error
+            raise IncompleteResponse(said) from error
+
+    async def _read_part(self, job: Job, part: Part) -> Part | None:
+        """To its end, or until the library has freed what was cancelled."""
         async for _ in job.result:
             self._last_sign = time.monotonic()
             if job.cancelled:
                 continue  # until the library has freed it
-            gain = read_gain(job.result.outputs[0], part.request)
+            gain = readable(self.library, read_gain, job.result.outputs[0], part.request)
             job.made += gain.token_ids
             job.first_scheduled_ns = job.first_scheduled_ns or gain.first_scheduled_ns
             following = None
@@ -103,9 +127,13 @@ class GenerationLoop(AsyncLoop):
             raise IncompleteResponse("TensorRT-LLM ended the request without a reason")
         return None
 
+    def _order(self, job: Job) -> dict[str, Any]:
+        """Ours are -100 to 100, the lowest first; the library's 1 to 0, the highest first."""
+        return {"priority": (100 - job.request.priority) / 200} if self._by_priority else {}
+
     def _fail(self, job: Job, error: Exception) -> None:
         super()._fail(job, error)
-        if job.result is not None and not isinstance(error, self._request_error):
+        if job.result is not None and not isinstance(error.__cause__, self._request_error):
             self._abort_result(job)  # the library goes on with it
 
     def _start_stats(self) -> None:
@@ -115,13 +143,16 @@ class GenerationLoop(AsyncLoop):
             self._help(self._read_stats())
 
     async def _read_stats(self) -> None:
-        """Unread, they would pile up. They end whenever none comes for a while."""
-        with contextlib.suppress(Exception):  # served without figures rather than not at all
-            while True:
-                async for stats in self._llm.get_stats_async(timeout=WATCH_S):
+        """Unread, they would pile up. They end whenever none comes for a while, and the library
+        hands out the same iterator, which stays at its end until the next request."""
+        while True:
+            with contextlib.suppress(Exception):  # served without figures rather than not at all
+                iterator = self._llm.get_stats_async(timeout=WATCH_S)
+                getattr(iterator, "mark_undone", lambda: None)()
+                async for stats in iterator:
                     self._last_sign = time.monotonic()
                     self.kv_blocks = read_kv_blocks(stats.get("kvCacheStats") or {})
-                await asyncio.sleep(STATS_PAUSE_S)
+            await asyncio.sleep(STATS_PAUSE_S)
 
 
 def read_kv_blocks(kv: dict[str, Any]) -> KvBlocks:

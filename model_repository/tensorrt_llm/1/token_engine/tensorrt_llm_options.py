@@ -20,13 +20,15 @@ KV_CACHE_DTYPES = ("auto", "fp8", "nvfp4")
 GUIDED_DECODING_BACKENDS = ("", "xgrammar", "llguidance")
 SAMPLERS = ("auto", "TorchSampler", "TRTLLMSampler")
 CAPACITY_POLICIES = ("GUARANTEED_NO_EVICT", "MAX_UTILIZATION", "STATIC_BATCH")
-CHUNKING_POLICIES = ("", "FIRST_COME_FIRST_SERVED", "EQUAL_PROGRESS")
+CHUNKING_POLICIES = ("", "FIRST_COME_FIRST_SERVED", "EQUAL_PROGRESS", "FORCE_CHUNK")
+WAITING_POLICIES = ("", "fcfs", "priority")
 # A TensorRT engine has these built in, or has no such thing.
 PYTORCH_ONLY = (
     "attn_backend",
     "cuda_graph_config",
     "disable_overlap_scheduler",
     "enable_autotuner",
+    "enable_early_first_token_response",
     "sampler_type",
 )
 # Arguments of `LLM` that the runtime sets itself, from `limits`, from the options below or because
@@ -53,7 +55,9 @@ class KvCacheOptions:
 
     free_gpu_memory_fraction: float = 0.9  # of what is free once the weights are loaded
     max_tokens: int = 0  # 0: as many as the fraction holds
-    dtype: str = "auto"  # "auto": what the checkpoint was calibrated for; "fp8", "nvfp4"
+    # "auto": what the checkpoint was calibrated for; "fp8"; "nvfp4" from 1.3 on (1.2 warns that it
+    # cannot sync it with the checkpoint, and keeps the checkpoint's).
+    dtype: str = "auto"
     enable_block_reuse: bool = True  # prompts that begin alike share their KV blocks
     enable_partial_reuse: bool = True  # ... and the part of a block that is alike
     host_cache_size: int = 0  # bytes of host memory that evicted blocks go to
@@ -93,11 +97,15 @@ class SchedulerOptions:
     """`SchedulerConfig` of the library."""
 
     capacity_scheduler_policy: str = "GUARANTEED_NO_EVICT"  # MAX_UTILIZATION evicts and recomputes
-    context_chunking_policy: str = ""
+    context_chunking_policy: str = ""  # FORCE_CHUNK from 1.4 on
+    # Of the requests that the library holds and has no KV cache for. "priority": by ours; where the
+    # version has it (1.3 on).
+    waiting_queue_policy: str = ""
 
     def __post_init__(self) -> None:
         require_one_of(CAPACITY_POLICIES, self, "scheduler_config", "capacity_scheduler_policy")
         require_one_of(CHUNKING_POLICIES, self, "scheduler_config", "context_chunking_policy")
+        require_one_of(WAITING_POLICIES, self, "scheduler_config", "waiting_queue_policy")
 
 
 @dataclass(frozen=True)
@@ -115,11 +123,13 @@ class TensorRtLlmOptions:
     attn_backend: str = "TRTLLM"
     guided_decoding_backend: str = "xgrammar"  # "": requests with a guide are refused
     # "auto": the one that honours most. "TorchSampler" is faster up to 1.3, and deaf to penalties,
-    # min_p, bad words and seeds: see tensorrt_llm_versions.py.
+    # min_p and bad words; no TorchSampler keeps seeds: see tensorrt_llm_versions.py.
     sampler_type: str = "auto"
     stream_interval: int = 1  # tokens that are handed over together
     disable_overlap_scheduler: bool = False  # true: the CPU's work is not hidden behind the GPU's
     enable_autotuner: bool = True
+    # true: the overlap scheduler hands out the first token one step earlier (1.3 on).
+    enable_early_first_token_response: bool = False
     speculative_config: dict[str, Any] = field(default_factory=dict)  # handed through
     more_llm_arguments: dict[str, Any] = field(default_factory=dict)  # handed through
 

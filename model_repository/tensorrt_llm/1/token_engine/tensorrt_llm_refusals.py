@@ -45,6 +45,10 @@ def _choice(
         yield "seed", sampling.seed, "none, as equal seeds would not draw equal tokens"
     if sampling.min_p and not sampler.min_p:
         yield "min_p", sampling.min_p, "0"
+    if limited_top_k(request, vocab_size) and not sampler.top_k:
+        yield "top_k", sampling.top_k, "0"
+    if sampling.top_p < 1 and not sampler.top_p:
+        yield "top_p", f"{sampling.top_p:g}", "1"
     if sampler.largest_top_k and limited_top_k(request, vocab_size) > sampler.largest_top_k:
         yield "top_k", sampling.top_k, f"0 to {sampler.largest_top_k}"
 

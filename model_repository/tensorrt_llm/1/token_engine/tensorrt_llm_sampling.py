@@ -23,7 +23,9 @@
     logprobs               logprobs: the number of likeliest tokens, and what asks for the chosen
     guide                  guided_decoding: json -> json_object, json_schema -> json,
                            regex -> regex, ebnf_grammar -> grammar
-    priority               none: the runtime keeps its own queue (async_loop.py)
+    priority               the runtime keeps its own queue (async_loop.py); with
+                           scheduler_config.waiting_queue_policy "priority" the library's goes by it
+                           too: priority of `generate_async`, 1 for -100 to 0 for 100
 
 Nothing is tokenized or put into text: prompts go as ids, detokenize=False, and stop words of text
 are room 2's. Sources: tensorrt_llm/sampling_params.py, executor/base_worker.py,
@@ -109,6 +111,8 @@ def library_params(part: Part, library: Library, vocab_size: int, any_end_id: in
     }
     if request.logprobs is not None:
         params["logprobs"] = request.logprobs or library.sampler.logprobs_of_chosen
+        if not request.logprobs and library.sampler.simple_logprobs:
+            params["logprobs_simple_format"] = True
     if request.token_bias:
         params["embedding_bias"] = _bias(request, library, vocab_size)
     if request.guide is not None:

@@ -5,12 +5,17 @@ candidates (1.3.0rc1 to rc20), and a field came with one of them.
 
     1.0        samplers: `enable_trtllm_sampler` chooses; without it every request is greedy
     1.0, 1.1   presence and frequency penalties count the prompt (no `prompt_ignore_length`)
-    1.0 - 1.2  engines of trtllm-build: `tensorrt_llm._tensorrt_engine`
+    1.0 - 1.3  engines of trtllm-build: `tensorrt_llm._tensorrt_engine`, up to 1.3.0rc20
     1.0        pipeline parallelism of an NVFP4 Llama needs TRTLLM_LLAMA_EAGER_FUSION_DISABLED=1
-    1.1 - 1.3  samplers: `sampler_type` chooses; what "auto" is differs
+    1.1 - 1.3  samplers: `sampler_type` chooses, up to 1.3.0rc24; what "auto" is differs
     1.1, 1.2   TorchSampler: temperature, top_k and top_p; other parameters and seeds are ignored
+    1.2        kv_cache_config.dtype "nvfp4" is warned of, and not obeyed
     1.3        usage statistics are sent unless TRTLLM_NO_USAGE_STATS=1
-    1.4        TorchSampler alone, with everything; no `sampler_type` (pull request 18232)
+    1.3 on     TorchSampler alone, from 1.3.0rc26 on, with everything but seeds: its kernel
+               (FlashInfer 0.6.15) draws the whole batch by the first request's
+    1.4        `cuda_graph_config` has a `mode`, and no default for a table without it
+    1.4        drafts are always sampled as requests say: `allow_advanced_sampling` is without
+               effect, but `advanced_sampling_mode` drops top_k or top_p without a word
 """
 
 from __future__ import annotations
@@ -53,6 +58,7 @@ class SamplerAbilities:
     top_logprobs: bool = True
     logprobs_are_raw: bool = True  # of the logits before temperature
     logprobs_of_chosen: int = 0  # the value of `logprobs` that asks for the chosen token's alone
+    simple_logprobs: bool = False  # whether those can come as numbers, instead of a table each
     chosen_has_logprob: bool = True  # also where it is none of the likeliest
     largest_top_k: int = 0  # larger ones are cut to it; 0: none is
     temperature_first: bool = False  # penalties are subtracted after the division by it
@@ -100,6 +106,7 @@ class Library:
     argument_names: frozenset[str]  # of the LLM, with either backend
     sampler: SamplerAbilities
     sampler_arguments: dict[str, Any]  # of the LLM, to get that sampler
+    graphs_have_modes: bool  # whether a `cuda_graph_config` must say which of two it is
 
     @property
     def release(self) -> tuple[int, int]:
@@ -148,13 +155,19 @@ def _read_library(
         _argument_names(),
         sampler,
         arguments,
+        "mode" in _fields_of("CudaGraphConfig"),
     )
+
+
+def _fields_of(name: str) -> Any:
+    """Of a configuration class of the library; nothing where this version has no such class."""
+    module = importlib.import_module("tensorrt_llm.llmapi.llm_args")
+    return getattr(getattr(module, name, None), "model_fields", {})
 
 
 def _argument_names() -> frozenset[str]:
     module = importlib.import_module("tensorrt_llm.llmapi.llm_args")
-    classes = (getattr(module, name, None) for name in ("TorchLlmArgs", "TrtLlmArgs"))
-    return frozenset().union(*(one.model_fields for one in classes if one is not None))
+    return frozenset(module.TorchLlmArgs.model_fields).union(_fields_of("TrtLlmArgs"))
 
 
 def _prepare_environment() -> None:
@@ -168,7 +181,8 @@ def _engine_class(version: str) -> Any:
         return importlib.import_module("tensorrt_llm._tensorrt_engine").LLM
     except ImportError as error:
         raise EngineLoadError(
-            f"TensorRT-LLM {version} has no TensorRT engines any more (1.2 was the last); "
+            f"TensorRT-LLM {version} has no TensorRT engines any more (1.2 was the last release "
+            "that had); "
             "set runtime_options.backend to 'pytorch', with the checkpoint itself"
         ) from error
 
@@ -208,17 +222,24 @@ def _choose_sampler(
 
 
 def _sampler_argument() -> Literal["enable_trtllm_sampler", "sampler_type", ""]:
-    arguments = importlib.import_module("tensorrt_llm.llmapi.llm_args").TorchLlmArgs.model_fields
+    arguments = _fields_of("TorchLlmArgs")
     if "enable_trtllm_sampler" in arguments:
         return "enable_trtllm_sampler"
-    return "sampler_type" if "sampler_type" in arguments else ""
+    # Left for older callers, it takes "auto" and "TorchSampler" alone.
+    extra = getattr(arguments.get("sampler_type"), "json_schema_extra", None) or {}
+    chooses = "sampler_type" in arguments and extra.get("status") != "deprecated"
+    return "sampler_type" if chooses else ""
 
 
 def _speculative(config: dict[str, Any]) -> SamplerAbilities:
-    advanced = "advanced_sampling_mode" in config or config.get("allow_advanced_sampling") is True
+    advanced, mode = config.get("allow_advanced_sampling") is True, "full"
+    if "advanced_sampling_mode" in _fields_of("DecodingBaseConfig"):
+        advanced, mode = True, str(config.get("advanced_sampling_mode", mode))
     return SamplerAbilities(
-        "speculative decoding",
+        "speculative decoding" + (f", advanced_sampling_mode {mode}" if mode != "full" else ""),
         samples=advanced,
+        top_k="no_topk" not in mode,
+        top_p="no_topp" not in mode,
         min_p=False,
         repetition_penalty=False,
         occurrence_penalties=False,
@@ -233,9 +254,11 @@ def _speculative(config: dict[str, Any]) -> SamplerAbilities:
 def _with_fields_of(params: Any, sampler: SamplerAbilities) -> SamplerAbilities:
     """Less what this version's `SamplingParams` cannot say."""
     names = {field.name for field in dataclasses.fields(params)}
+    simple = "logprobs_simple_format" in names and not sampler.logprobs_of_chosen
     counts_output_alone = sampler.occurrence_penalties and "prompt_ignore_length" in names
     return dataclasses.replace(
         sampler,
+        simple_logprobs=simple,
         occurrence_penalties=counts_output_alone,
         bad_sequences=sampler.bad_sequences and _takes_bad_sequences(params),
     )

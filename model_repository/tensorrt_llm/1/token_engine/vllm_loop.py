@@ -10,11 +10,13 @@ from typing import Any
 from token_engine.async_loop import AsyncLoop, Job
 from token_engine.interface import FinishReason, GenerationRequest, TokenLogprob
 from token_engine.library_results import (
+    ODDITIES,
     Gain,
     IncompleteResponse,
     epoch_ns,
-    one_line,
+    kind_and_message,
     read_logprobs,
+    readable,
 )
 from token_engine.vllm_library import Library
 
@@ -47,13 +49,14 @@ class StepStats:
         mm_cache_stats: Any = None,
         engine_idx: int = 0,
     ) -> None:
-        """Called after every step."""
+        """Called after every step; what it raised would end vLLM's engine."""
         self.last_sign = time.monotonic()
-        if scheduler_stats is not None:
-            self.running = scheduler_stats.num_running_reqs
-            self.kv_usage = scheduler_stats.kv_cache_usage
-            self.prefix_queries += scheduler_stats.prefix_cache_stats.queries
-            self.prefix_hits += scheduler_stats.prefix_cache_stats.hits
+        with contextlib.suppress(*ODDITIES):
+            if scheduler_stats is not None:
+                self.running = scheduler_stats.num_running_reqs
+                self.kv_usage = scheduler_stats.kv_cache_usage
+                self.prefix_queries += scheduler_stats.prefix_cache_stats.queries
+                self.prefix_hits += scheduler_stats.prefix_cache_stats.hits
 
     def log(self) -> None:
         """Nothing is logged."""
@@ -72,7 +75,7 @@ class VllmLoop(AsyncLoop):
 
     def __init__(self, library: Library, hang_timeout_s: float) -> None:
         self._library = library
-        self.request_errors = library.request_errors
+        self.refusals = library.request_errors
         self._llm: Any = None
         self.step_stats = StepStats()
         super().__init__(UNLIMITED, hang_timeout_s)
@@ -112,10 +115,10 @@ class VllmLoop(AsyncLoop):
             await self._read(job)
         except self._library.failures as error:
             cause = error.__cause__ or error
-            if isinstance(cause, self.request_errors):
+            if isinstance(cause, self.refusals):
                 raise cause from error
-            said = f"{type(cause).__name__}: {one_line(cause)}"
-            raise IncompleteResponse(f"vLLM failed at the request ({said})") from error
+            said = f"vLLM failed at the request ({kind_and_message(cause)})"
+            raise IncompleteResponse(said) from error
 
     async def _read(self, job: Job) -> None:
         request = job.request
@@ -128,9 +131,10 @@ class VllmLoop(AsyncLoop):
         async with contextlib.aclosing(stream):  # closed early, it aborts the request
             async for output in stream:
                 self._last_sign = time.monotonic()
+                job.accepted = True
                 if job.cancelled:
                     continue
-                gain = read_gain(output, request)
+                gain = readable(self.library, read_gain, output, request)
                 job.made += gain.token_ids
                 if gain.token_ids or gain.finish_reason is not None:
                     self._outbox.put(gain.as_delta(request.key, gain.first_scheduled_ns))

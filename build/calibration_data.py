@@ -131,6 +131,7 @@ def encode(directory: Path, texts: list[str], max_tokens: int, vocab_size: int) 
             f"{directory / 'tokenizer.json'} cannot be loaded ({type(error).__name__}); fetch the "
             "model's tokenizer again"
         ) from error
+    tokenizer.truncation_side = "right"  # whatever tokenizer.json kept from training
     encoded: list[list[int]] = []
     for text in texts:
         has_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)

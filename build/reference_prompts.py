@@ -10,11 +10,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from build_console import BuildError, say
-from jinja2 import TemplateError
+from jinja2 import TemplateError, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from json_document import read_json
 from llama_config import LlamaConfig
@@ -37,9 +40,12 @@ def load_tokenizer(folder: Path) -> Any:
     """The folder's tokenizer.json; raises `BuildError`."""
     path = folder / "tokenizer.json"
     try:
-        return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
         raise BuildError(f"{path} cannot be read ({error}); fetch the tokenizer again") from None
+    tokenizer.no_truncation()  # training's; transformers obeys neither of them in a prompt
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def decoded(tokenizer: Any, ids: Sequence[int]) -> str:
@@ -49,15 +55,21 @@ def decoded(tokenizer: Any, ids: Sequence[int]) -> str:
 
 
 def template_source(checkpoint: Path) -> str | None:
-    """The chat template, None where a checkpoint has none; raises `BuildError`."""
+    """The chat template for messages without tools, None where a checkpoint has none; raises
+    `BuildError`."""
     beside = checkpoint / "chat_template.jinja"
     if beside.exists():
         return beside.read_text(encoding="utf-8")
-    source = read_json(checkpoint / "tokenizer_config.json").get("chat_template")
+    path = checkpoint / "tokenizer_config.json"
+    source = read_json(path).get("chat_template")
+    if isinstance(source, list) and all(isinstance(entry, dict) for entry in source):
+        source = {entry.get("name"): entry.get("template") for entry in source}
+    if isinstance(source, dict):
+        source = source.get("default")
     if source is not None and not isinstance(source, str):
         raise BuildError(
-            f"{checkpoint / 'tokenizer_config.json'}: chat_template is a {type(source).__name__}, "
-            "allowed is one template"
+            f"{path}: chat_template is a {type(source).__name__}, must be a template or a list of "
+            "objects with name and template"
         )
     return source
 
@@ -80,7 +92,8 @@ def render_prompts(checkpoint: Path, config: LlamaConfig, most: int | None) -> l
         messages = entry.get("messages")
         text = _rendered(checkpoint, source, messages) if source and messages else entry["text"]
         ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
-        ids = ids if ids[:1] == [config.bos_token_id] else [config.bos_token_id, *ids]
+        if starts_with_bos(tokenizer, config.bos_token_id) and ids[:1] != [config.bos_token_id]:
+            ids = [config.bos_token_id, *ids]
         if max(ids) >= config.vocab_size:
             raise BuildError(
                 f"{checkpoint / 'tokenizer.json'} gives the id {max(ids)}, allowed is below the "
@@ -90,24 +103,65 @@ def render_prompts(checkpoint: Path, config: LlamaConfig, most: int | None) -> l
     return prompts
 
 
-def _rendered(checkpoint: Path, source: str, messages: list[dict[str, str]]) -> str:
-    special = read_json(checkpoint / "tokenizer_config.json")
-    names = ("bos_token", "eos_token", "pad_token", "unk_token")
-    tokens = {name: _content(special[name]) for name in names if special.get(name)}
+def starts_with_bos(tokenizer: Any, bos_token_id: int) -> bool:
+    """Whether the tokenizer puts BOS before a text; one that does not was trained without."""
+    return bos_token_id in tokenizer.encode("a", add_special_tokens=True).ids[:-1]
+
+
+class _Generation(Extension):
+    """`{% generation %}`, which marks words for training and writes nothing."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_written"), [], [], body).set_lineno(line)
+
+    def _written(self, caller: Any) -> str:
+        text: str = caller()
+        return text
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
     )
+    environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    environment.globals["raise_exception"] = _raise
+    return environment
+
+
+def _raise(message: str) -> None:
+    raise TemplateError(message)
+
+
+def _rendered(checkpoint: Path, source: str, messages: list[dict[str, str]]) -> str:
     try:
-        template = environment.from_string(source)
+        template = _environment().from_string(source)
         # transformers names tools and documents also where there are none.
         return template.render(
-            messages=messages, tools=None, documents=None, add_generation_prompt=True, **tokens
+            messages=messages,
+            tools=None,
+            documents=None,
+            add_generation_prompt=True,
+            **_special_tokens(checkpoint),
         )
     except TemplateError as error:
         raise BuildError(
-            f"the chat template of {checkpoint} cannot be rendered ({error}); fetch it again"
+            f"the chat template of {checkpoint} cannot be rendered ({error}); correct it, or "
+            "remove it to serve raw prompts alone"
         ) from None
+
+
+def _special_tokens(checkpoint: Path) -> dict[str, str]:
+    special = read_json(checkpoint / "tokenizer_config.json")
+    older = checkpoint / "special_tokens_map.json"
+    if "added_tokens_decoder" not in special and older.exists():
+        special = {**special, **read_json(older)}  # as transformers does
+    names = ("bos_token", "eos_token", "pad_token", "unk_token")
+    return {name: _content(special[name]) for name in names if special.get(name)}
 
 
 def _content(token: str | dict[str, Any]) -> str:

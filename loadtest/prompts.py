@@ -1,7 +1,7 @@
 """Synthetic text of an exact number of tokens, through the served checkpoint's tokenizer.
 
 The text is of words that are one token each, with the space before them: the tokenizer splits at
-spaces, so that n words are n tokens. The server counts one more, the prompt's beginning.
+spaces, so that n words are n tokens. The server counts one more where the tokenizer begins a text with one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-BEGIN_OF_TEXT_TOKENS = 1
 MOST_TOKENS = 1_000_000  # of a prompt: beyond any context, and the machine's memory has an end
 MIN_WORDS = 16
 SAMPLE = 200  # words of the text by which a tokenizer is tried
@@ -35,6 +34,10 @@ class PromptWriter:
             self._tokenizer = Tokenizer.from_file(str(tokenizer_json))
         except Exception as error:  # tokenizers raises bare Exception
             raise PromptError(f"the tokenizer {tokenizer_json} cannot be read: {error}") from error
+        self._tokenizer.no_truncation()  # training's, and no part of a prompt
+        self._tokenizer.no_padding()
+        begun = self._tokenizer.encode("a", add_special_tokens=True).ids
+        self._before = len(begun) - self.count("a")  # begin-of-text; some tokenizers have none
         self._words = self._single_token_words()
         text = "".join(random.Random(0).choices(self._words, k=SAMPLE)) if self._words else ""
         if len(self._words) < MIN_WORDS or self.count(text) != SAMPLE:
@@ -49,7 +52,7 @@ class PromptWriter:
 
     def prompt(self, tokens: int, generator: random.Random) -> str:
         """A raw prompt that the server counts as `tokens`; at least 2."""
-        return self.text(max(tokens - BEGIN_OF_TEXT_TOKENS, 1), generator)
+        return self.text(max(tokens - self._before, 1), generator)
 
     def text(self, tokens: int, generator: random.Random) -> str:
         """A text of so many tokens; it begins with a space."""

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from build_console import BuildError
+from reference_prompts import load_tokenizer
 from stored_weights import StoredWeights
 from tokenizers import Tokenizer
 from torch_device import DEVICES, pick_device
@@ -132,7 +133,7 @@ def evaluate(
     directory: Path, variant: str, device: torch.device, per_kind: int, wrong: list[str]
 ) -> Score:
     """Measure one directory; `variant` "NVFP4 W4A4" rounds the activations too."""
-    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    tokenizer = load_tokenizer(directory)
     model = load_model(directory, device, activations=variant == "NVFP4 W4A4")
     exact = exact_match(model, tokenizer, per_kind, wrong)
     return Score(variant, exact, perplexity(model, tokenizer))

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import transformers
+from reference_prompts import load_tokenizer
 from tokenizers import Tokenizer
 from transformers_llama import Llama
 
@@ -141,7 +142,7 @@ def make_entry(model: Llama, tokenizer: Tokenizer, prompt: Prompt) -> dict[str, 
 def make_golden(directory: Path, path: Path) -> int:
     """Write the file; returns the number of prompts."""
     model = load_model(directory, torch.device("cpu"), activations=False)
-    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    tokenizer = load_tokenizer(directory)
     entries = [make_entry(model, tokenizer, prompt) for prompt in candidates()]
     kept = [entry for entry in entries if entry is not None]
     weights = (directory / "model.safetensors").read_bytes()

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from build_console import BuildError
+from reference_prompts import load_tokenizer
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch.nn import functional
@@ -183,7 +184,7 @@ def train(
 ) -> None:
     """Run the recipe, or the rest of it, and write the BF16 directory `output`."""
     work.mkdir(parents=True, exist_ok=True)
-    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    tokenizer = load_tokenizer(tokenizer_file.parent)
     packed = _load_data(tokenizer, recipe, work)
     model = build_model(recipe, tokenizer.get_vocab_size()).to(device)
     run = Run(recipe, model, make_optimizers(model, recipe))

@@ -30,7 +30,7 @@ from compile_plan import installed_version  # noqa: E402
 from doctor import machine  # noqa: E402
 from gpu_compile_step import GpuCompileStep  # noqa: E402
 from nvidia_gpus import Gpu, find_gpus  # noqa: E402
-from tokenizers import Tokenizer  # noqa: E402
+from reference_prompts import load_tokenizer  # noqa: E402
 from with_gpu.gpu_settings import LIMITS, PROMPT_TOKENS, STREAMS, Setting, runtime_options  # noqa: E402
 
 OUT = BUILD / "out" / "gpu"
@@ -190,7 +190,7 @@ def toml(value: Any) -> str:
 
 def make_prompts() -> tuple[list[str], list[list[int]]]:
     """Texts of PROMPT_TOKENS tokens, of the demo's own words, that begin differently."""
-    tokenizer = Tokenizer.from_file(str(DEMO / "tokenizer.json"))
+    tokenizer = load_tokenizer(DEMO)
     golden = json.loads((BUILD / "demo" / "golden" / "greedy.json").read_text(encoding="utf-8"))
     words = " ".join(one["text"] for one in golden["prompts"]).split()
     texts, ids = [], []

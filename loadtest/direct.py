@@ -5,6 +5,7 @@ No module here may be imported before Locust that Locust's gevent has to patch.
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import NoReturn
 
@@ -17,6 +18,8 @@ def run(locustfile: str) -> NoReturn:
 
         print(help_page(), end="")
         sys.exit(0)
+    # Until there is a load, which Ctrl-C ends in good order: at once, and without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.argv[:] = ["locust", "-f", locustfile, *arguments]
     from locust.main import main
 

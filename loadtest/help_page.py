@@ -21,6 +21,8 @@ EXAMPLES = """examples:
     python loadtest/locustfile.py --headless --closed-loop -u 8 -t 60s
   a mix of workloads, from four processes:
     python loadtest/locustfile.py --headless --workload mlperf-server=7,chat=3 --processes 4
+  one table and one plot of several rates:
+    python loadtest/sweep.py --rates 1,2,4,8 -t 60s
   in the browser, at http://localhost:8089:
     python loadtest/locustfile.py -H localhost:8001
 

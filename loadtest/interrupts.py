@@ -9,8 +9,8 @@ import socket
 from collections.abc import Callable, Sequence
 
 import gevent
+from judge import EXIT_LEFT as EXIT_LEFT
 
-EXIT_LEFT = 130  # a shell's, for a program that Ctrl-C ended
 DEFAULT_PORT = 5557  # Locust's
 
 

@@ -9,6 +9,7 @@ EXIT_OK = 0
 EXIT_BROKEN = 1  # an SLO did not hold, an answer failed or was wrong, or a file is not whole
 EXIT_BAD_INPUT = 2  # the run did not begin
 EXIT_INVALID = 3  # the client was the bottleneck, or a worker died: the figures say nothing
+EXIT_LEFT = 130  # a shell's, for a program that Ctrl-C ended
 
 
 def exit_code(summary: Mapping[str, Any], whole: bool = True) -> int:

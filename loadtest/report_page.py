@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 import report_tables as tables
-from report_plots import plots, rate_curves
+from report_plots import load_curves, plots
 from run_files import RunFiles
 from served import described
 
@@ -69,19 +69,26 @@ def report_page(run: RunFiles, refresh_s: int = 0) -> str:
     """The whole page; `refresh_s` above 0 has the browser load it again, for a running test."""
     summary = run.summary
     header = summary["header"]
-    drawn = [*rate_curves(run.trials), *plots(summary, run.results)]
+    drawn = [*load_curves(run.trials), *plots(summary, run.results)]
     title = f"Load test: {header.get('workload', 'unknown workload')}"
+    body = (
+        f"<h1>{escape(title)}</h1>{_subtitle(header)}{_banners(run)}"
+        f"{_section('Objectives', tables.slos_table(summary))}{_cards(summary)}"
+        f'<h2>Plots</h2><div class="plots">{"".join(map(plot_box, drawn))}</div>'
+        f"{_section('Times', tables.metrics_table(summary))}{_workloads(summary)}"
+        f'{_models(summary)}<div class="two">{_tables(summary)}</div>{_options(header)}'
+    )
+    return document(title, body, refresh_s)
+
+
+def document(title: str, body: str, refresh_s: int = 0) -> str:
+    """HTML around a `body` of HTML, with its style."""
     again = f'<meta http-equiv="refresh" content="{refresh_s}">' if refresh_s else ""
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
         'content="width=device-width,initial-scale=1"><meta name="color-scheme" '
         f'content="light dark">{again}<title>{escape(title)}</title><style>{STYLE}</style></head>'
-        f"<body><h1>{escape(title)}</h1>{_subtitle(header)}{_banners(run)}"
-        f"{_section('Objectives', tables.slos_table(summary))}{_cards(summary)}"
-        f'<h2>Plots</h2><div class="plots">{"".join(map(_plot, drawn))}</div>'
-        f"{_section('Times', tables.metrics_table(summary))}{_workloads(summary)}"
-        f'{_models(summary)}<div class="two">{_tables(summary)}</div>'
-        f"{_options(header)}</body></html>\n"
+        f"<body>{body}</body></html>\n"
     )
 
 
@@ -178,7 +185,8 @@ def _section(title: str, body: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{body}</section>"
 
 
-def _plot(titled: tuple[str, str]) -> str:
+def plot_box(titled: tuple[str, str]) -> str:
+    """A titled figure; "" for the figure says that there is nothing to show."""
     title, figure = titled
     return (
         f'<div class="plot"><h3>{escape(title)}</h3>'

@@ -125,43 +125,68 @@ def _limits(summary: Mapping[str, Any], name: str) -> list[Mark]:
     ]
 
 
-def rate_curves(trials: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Latency and throughput against the offered rate, of `--find-max-rate`'s rounds."""
+def load_curves(
+    trials: Sequence[Mapping[str, Any]], users: Sequence[float] | None = None
+) -> list[tuple[str, str]]:
+    """Latency against throughput, and both against the load; [] of fewer than two `trials`.
+
+    `trials`: of each round its summary, by rising load, which is the rate, or a closed loop's
+    `users`.
+    """
     if len(trials) < 2:
         return []
-    drawn = []
+    loads = users or [float(trial["header"]["rate"]) for trial in trials]
+    load, axis = ("users", "users") if users else ("offered rate", "offered requests/s")
+    drawn = [
+        (f"{name.upper()} against throughput", latency(trials, loads, name))
+        for name in ("ttft", "itl")
+    ]
     for name in ("ttft", "tpot"):
         lines = [
-            Line(
-                percentile,
-                [
-                    (trial["header"]["rate"], value * MS)
-                    for trial in trials
-                    if (value := trial["metrics"][name].get(percentile)) is not None
-                ],
-                colour,
-                dots=True,
-            )
+            Line(percentile, _over(trials, loads, name, percentile), colour, dots=True)
             for percentile, colour in PERCENTILES.items()
         ]
-        limits = _limits(trials[0], name)
-        title = f"{name.upper()} against the offered rate"
-        figure = line_plot(lines, "offered requests/s", f"{name}, ms", limits, log=True)
-        drawn.append((title, figure))
+        figure = line_plot(lines, axis, f"{name}, ms", _limits(trials[0], name), log=True)
+        drawn.append((f"{name.upper()} against the {load}", figure))
     rates = [
         Line(
             title,
-            [(trial["header"]["rate"], trial["rates"][name]) for trial in trials],
+            [(x, trial["rates"][rate]) for x, trial in zip(loads, trials, strict=True)],
             colour,
             dots=True,
         )
-        for name, title, colour in (
+        for rate, title, colour in (
             ("requests_per_s", "completed", 2),
             ("goodput_per_s", "every SLO held", 3),
         )
     ]
-    figure = line_plot(rates, "offered requests/s", "requests/s")
-    return [*drawn, ("What came of the offered rate", figure)]
+    return [*drawn, (f"What came of the {load}", line_plot(rates, axis, "requests/s"))]
+
+
+def latency(trials: Sequence[Mapping[str, Any]], loads: Sequence[float], name: str) -> str:
+    """Percentiles over output tokens/s, joined by rising load, which is written at each point."""
+    throughput = [trial["rates"]["output_tokens_per_s"] or 0.0 for trial in trials]
+    labels = tuple(f"{load:.3g}" for load in loads)
+    lines = [
+        Line(
+            percentile,
+            _over(trials, throughput, name, percentile),
+            PERCENTILES[percentile],
+            dots=True,
+            labels=labels if percentile == "p50" else (),
+        )
+        for percentile in ("p50", "p99")
+    ]
+    limits = _limits(trials[0], name)
+    return line_plot(lines, "output tokens/s", f"{name}, ms", limits, log=True)
+
+
+def _over(
+    trials: Sequence[Mapping[str, Any]], at: Sequence[float], name: str, percentile: str
+) -> list[tuple[float, float | None]]:
+    """(x, milliseconds) of each, None where there is no value."""
+    values = [trial["metrics"][name].get(percentile) for trial in trials]
+    return [(x, None if v is None else v * MS) for x, v in zip(at, values, strict=True)]
 
 
 def seconds(summary: Mapping[str, Any]) -> list[tuple[float, Mapping[str, Any]]]:

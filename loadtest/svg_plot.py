@@ -21,8 +21,9 @@ Point = tuple[float, float | None]  # y None: a gap in the line
 
 @dataclass(frozen=True)
 class Line:
-    """Points by rising x. `step` draws each value until the next; `dots` marks the points;
-    of too many points the highest of each stretch is drawn, or else their `mean`."""
+    """Points in the order in which they are joined. `step` draws each value until the next; `dots`
+    marks the points, with `labels` beside them; of too many points the highest of each stretch is
+    drawn, or else their `mean`."""
 
     name: str
     points: Sequence[Point]
@@ -30,6 +31,7 @@ class Line:
     dots: bool = False
     step: bool = False
     mean: bool = False
+    labels: tuple[str, ...] = ()  # one a point, or none
 
 
 @dataclass(frozen=True)
@@ -221,6 +223,11 @@ def _line(line: Line, x: Scale, y: Scale) -> str:
             dots.append(
                 f'<circle class="d{line.colour}" cx="{px:.1f}" cy="{py:.1f}" r="3.5"><title>'
                 f"{short(at)}: {short(value)}</title></circle>"
+            )
+        if line.labels:
+            dots.append(
+                f'<text class="mid name" x="{px:.1f}" y="{py - 8:.1f}">'
+                f"{escape(line.labels[number])}</text>"
             )
     return f'<path class="line s{line.colour}" d="{"".join(path)}"/>{"".join(dots)}'
 

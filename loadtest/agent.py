@@ -89,7 +89,9 @@ class Agent:
             # The master has reached the server; from another host that says nothing.
             problem = problem or first_problem(self._client, options)
             problem = problem and f"on the worker's host {platform.node()}, {problem}"
-        self._runner.send_message(PREPARED, {"problem": problem, "id": self._runner.client_id})
+        told = {"problem": problem, "id": self._runner.client_id}
+        # Of a child of the master's the process, whose end the master sees.
+        self._runner.send_message(PREPARED, told | {"process": os.getpid() if self._child else 0})
 
     def _begin(self, environment: Any, msg: Any, **_: Any) -> None:
         document = dict(msg.data)

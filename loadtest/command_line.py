@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from arrivals import PROCESSES, unit_arrivals
 from options import (
     DEFAULT_DURATION_S,
     DEFAULT_RATE,
@@ -19,10 +23,13 @@ from options import (
     OptionError,
     RunOptions,
 )
+from replay_file import ReplayError, read_recording
 from workload_mix import parse_mix
 from workloads import DEFAULT_SLOS, default_slos, workload_names
 
 WARMUP_SHARE = 0.1
+ONLY_S = 1.0  # of a recording whose requests all come at once
+MOST_SPAWNED = 100  # users a second: Locust warns of more
 
 
 def run_options(parsed: argparse.Namespace) -> RunOptions:
@@ -32,27 +39,79 @@ def run_options(parsed: argparse.Namespace) -> RunOptions:
         for field in dataclasses.fields(RunOptions)
         if hasattr(parsed, field.name)
     }
-    not_given = parsed.run_time is None or parsed.run_time == ""  # 0 is given, and refused
-    load_s = float(DEFAULT_DURATION_S if not_given else parsed.run_time)
-    values["load_s"] = load_s
     values["url"] = (parsed.host or DEFAULT_URL).removeprefix("grpc://")
     values["drain_s"] = float(parsed.stop_timeout or 0) or DRAIN_S
-    if values["warmup_s"] is None or values["warmup_s"] == "":
-        values["warmup_s"] = min(WARMUP_MOST_S, WARMUP_SHARE * load_s)
-    try:
-        values["warmup_s"] = float(values["warmup_s"])
-    except ValueError:
-        raise OptionError(f"--warmup is {values['warmup_s']!r}, expected seconds") from None
+    if parsed.closed_loop:
+        values["users"] = 1 if parsed.num_users is None else parsed.num_users
+        rate = parsed.spawn_rate or 0.0
+        values["spawn_rate"] = 0.0 if rate >= together(values["users"]) else rate
+    else:
+        values.pop("spawn_rate", None)  # Locust's own option has the same name
     try:
         workloads = list(parse_mix(values["workload"]))
     except ValueError as error:
         raise OptionError(str(error)) from error
     only = workloads[0] if len(workloads) == 1 else ""
     values["slos"] = values["slos"] or default_slos(only)
-    as_recorded = parsed.arrivals == "poisson" and parsed.rate == DEFAULT_RATE
-    if only and values["replay"] and as_recorded:
-        values["arrivals"] = "trace"
+    replayed = bool(only and parsed.replay)
+    as_recorded = replayed and parsed.rate == DEFAULT_RATE and not parsed.closed_loop
+    values["arrivals"] = parsed.arrivals or ("trace" if as_recorded else "poisson")
+    if parsed.closed_loop:
+        _refuse_rate(parsed)
+    _set_times(values, parsed, replayed)
     return RunOptions(**values)
+
+
+def _refuse_rate(parsed: argparse.Namespace) -> None:
+    for name, default in (("rate", DEFAULT_RATE), ("arrivals", ""), ("burstiness", 1.0)):
+        if (given := getattr(parsed, name)) != default:
+            raise OptionError(
+                f"--{name} is {given}, but a --closed-loop has no arrival rate: its users (-u) ask "
+                "again as soon as they are answered"
+            )
+
+
+def _set_times(values: dict[str, Any], parsed: argparse.Namespace, replayed: bool) -> None:
+    """How long is loaded and warmed up: of a recording alone by default all, and all measured."""
+    given = parsed.run_time not in (None, "")  # 0 is given, and refused
+    load_s = float(parsed.run_time if given else DEFAULT_DURATION_S)
+    if replayed and not parsed.closed_loop:
+        whole_s = _whole_s(values)
+        if not given:
+            load_s = whole_s
+        elif values["arrivals"] == "trace":
+            load_s = min(load_s, whole_s)  # nothing comes after it
+    warmup_s = values["warmup_s"]
+    if warmup_s is None or warmup_s == "":
+        warmup_s = 0.0 if replayed else min(WARMUP_MOST_S, WARMUP_SHARE * load_s)
+    try:
+        values["warmup_s"] = float(warmup_s)
+    except ValueError:
+        raise OptionError(f"--warmup is {warmup_s!r}, expected seconds") from None
+    values["load_s"] = load_s
+
+
+def _whole_s(values: Mapping[str, Any]) -> float:
+    """Until after the recording's last request: a mean gap, so that rates come out as recorded."""
+    if not all(values[name] > 0 for name in ("rate", "speed", "burstiness")):
+        return float(DEFAULT_DURATION_S)  # refused as soon as the options are made
+    try:
+        times = read_recording(Path(values["replay"])).times
+    except ReplayError as error:
+        raise OptionError(str(error)) from error
+    if values["arrivals"] == "trace":
+        span_s = times[-1] / values["speed"]
+        return span_s * len(times) / (len(times) - 1) if span_s else ONLY_S
+    if values["arrivals"] not in PROCESSES:
+        return float(DEFAULT_DURATION_S)
+    units = unit_arrivals(values["arrivals"], values["seed"], values["burstiness"])
+    last, after = itertools.islice(units, len(times) - 1, len(times) + 1)
+    return float((last + after) / 2 / values["rate"])
+
+
+def together(users: int) -> float:
+    """Locust's --spawn-rate at which a closed loop waits until all users are there, and begins."""
+    return float(min(max(users, 1), MOST_SPAWNED))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,8 +136,9 @@ def _add_load(group: Any) -> None:
     group.add_argument(
         "--arrivals",
         metavar="PROCESS",
-        default=default.arrivals,
-        help="poisson, constant, gamma, or trace (the times of --replay)",
+        default="",
+        help="poisson, constant, gamma, or trace, a recording's times (default: poisson; of "
+        "--replay alone, without --rate, trace)",
     )
     group.add_argument(
         "--burstiness",

@@ -22,8 +22,9 @@ from run_files import RECORDS, RunFilesError, read_records, read_run
 
 # Of two runs' headers these must be the same, or their figures are of different things.
 SAME = (
-    "workload", "seed", "model", "arrivals", "rate", "burstiness", "closed_loop", "concurrency",
-    "sampling", "replay", "speed", "faults", "turns", "think_s", "prefix_tokens", "normal_lengths",
+    "workload", "seed", "model", "arrivals", "rate", "burstiness", "closed_loop", "users",
+    "spawn_rate", "changes", "sampling", "requests_sha256", "speed", "faults", "over_long_tokens",
+    "stall", "max_in_flight", "turns", "think_s", "prefix_tokens", "normal_lengths",
     "max_input_tokens", "distinct_prompts", "warmup_s", "duration_s", "slos",
 )  # fmt: skip
 RATES = ("output_tokens_per_s", "requests_per_s", "goodput_share")

@@ -11,15 +11,18 @@ from typing import Any
 
 import agent
 import gevent
+from child_processes import dead
 from command_line import run_options
 from csv_files import SUMMARY_CSV
 from fault_stall import processes, stall_later
 from host_clock import HostClocks, Offset, clock_note
 from interrupts import EXIT_LEFT, StoppedEarly
 from judge import EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_INVALID, EXIT_OK, exit_code
-from max_rate import Found, Trial, curve, find_max_rate
+from max_rate import Found, curve, find_max_rate
 from options import OptionError, RunOptions
 from preparation import Prepared, prepare
+from rate_trial import Trial, lengthened
+from replay_file import left_out
 from report import PAGE, write_report
 from report_page import report_page
 from results import RunResults
@@ -29,11 +32,13 @@ from run_output import RunOutput, open_output
 from run_table import run_table
 from server_sampler import ServerSampler, metrics_url
 from terminal import complain, say
+from workload_mix import REPLAY
 
 START_AFTER_S = 0.5  # the plans are with all workers by then
 PREPARE_S = 120.0
 RATE_CHANGE_AFTER_S = 0.5
 JOIN_S = 15.0
+USERS_S = 60.0
 
 
 class Conductor:
@@ -48,6 +53,7 @@ class Conductor:
         self._watch: RoundWatch | None = None
         self._greenlet: Any = None
         self._prepared: dict[str, str] = {}  # worker id -> its problem
+        self._children: dict[str, int] = {}  # worker id -> its process, of --processes
         self._preparing = False  # until the first round is watched
         self._stopping = False
         self._users = 0
@@ -76,16 +82,18 @@ class Conductor:
 
     def users_changed(self, users: int) -> None:
         """An open loop's rate follows the number of users, live."""
-        watch = self._watch
-        if not self._users or watch is None or watch.options.closed_loop:
+        watch, before = self._watch, self._users
+        if not before or watch is None or watch.options.closed_loop:
             self._users = users
+            if watch is not None and before and before != users:
+                self._changed(f"the users were changed to {users} at {watch.now():.0f} s")
             return
         rate = watch.options.rate * users / self._users
         if users and rate != watch.rate:
             at = time.time() - watch.started_unix + RATE_CHANGE_AFTER_S
             watch.rate = rate
             self.runner.send_message(agent.RATE, {"at": at, "rate": rate})
-            self.results.note(f"the rate was changed to {rate:g} requests/s at {at:.0f} s")
+            self._changed(f"the rate was changed to {rate:g} requests/s at {at:.0f} s")
 
     def summary(self) -> dict[str, Any]:
         """Of the round so far, with the server's side of it."""
@@ -96,6 +104,11 @@ class Conductor:
                 metrics["ttft"]["mean"], metrics["send_lag"]["mean"]
             )
         return summary
+
+    def _changed(self, sentence: str) -> None:
+        """The load is no longer the one of the header, which is to say so."""
+        self.results.note(sentence)
+        self.results.header["changes"].append(sentence)
 
     def _stop(self, drain: bool) -> None:
         self._stopping = True
@@ -124,6 +137,7 @@ class Conductor:
                 processes(options.stall_pid)
             prepared = prepare(options, say)
             self._prepare_workers(options)
+            self._await_users(options)
             self.output = open_output(options.output, options.records)
         except ValueError as error:
             self._end(EXIT_BAD_INPUT, f"error: {error}")
@@ -136,7 +150,9 @@ class Conductor:
     def _load(self, options: RunOptions, prepared: Prepared) -> None:
         assert self.output is not None
         if options.find_max_rate:
-            found = find_max_rate(lambda rate: self._trial(options, prepared, rate), options.rate)
+            found = find_max_rate(
+                lambda rate, whole: self._trial(options, prepared, rate, whole), options.rate
+            )
             self._end(*self._tell_found(found))
             return
         self._round(options, prepared, options.rate)
@@ -148,17 +164,26 @@ class Conductor:
         code = exit_code(summary, whole=not self.output.not_whole)
         self._end(code, f"{run_table(summary)}\n{self.output.told(PAGE, SUMMARY, SUMMARY_CSV)}")
 
-    def _trial(self, options: RunOptions, prepared: Prepared, rate: float) -> Trial | None:
+    def _trial(
+        self, options: RunOptions, prepared: Prepared, rate: float, whole: bool
+    ) -> Trial | None:
         if self._stopping:
             return None
-        say(f"\nrate {rate:.3g} requests/s")
+        asked_s = options.load_s
+        if whole:
+            options, needed_s = lengthened(options, rate)
+            if needed_s > options.load_s:
+                return Trial.too_long(rate, needed_s)
+        longer = options.load_s > asked_s
+        told = f", for {options.load_s:.0f} s, so that its percentiles say something"
+        say(f"\nrate {rate:.3g} requests/s{told if longer else ''}")
         suffix = f"-{rate:.3g}"
         watch = self._round(options, prepared, rate, suffix, until_broken=True)
         if self._stopping:
             return None
         summary = self.summary()
-        trial = Trial.of(rate, summary, stopped_early=bool(watch.broken))
-        summary["held"] = trial.held
+        trial = Trial.of(rate, self.results, watch.planned, stopped_early=bool(watch.broken))
+        summary |= {"held": trial.held, "decided": trial.decided}
         assert self.output is not None
         self.output.write_summary(summary, suffix)
         return trial
@@ -166,7 +191,8 @@ class Conductor:
     def _tell_found(self, found: Found) -> tuple[int, str]:
         lines = ["", curve(found.trials)]
         if found.rate is None:
-            lines.append(f"no rate held the SLOs: {found.why}")
+            unknown = "it is not known which rate holds the SLOs"
+            lines.append(f"{'no rate held the SLOs' if found.told else unknown}: {found.why}")
         else:
             lines.append(f"highest rate that held the SLOs: {found.rate:.3g}/s ({found.why})")
         assert self.output is not None
@@ -178,8 +204,9 @@ class Conductor:
             lines.append(self.output.told("summary-RATE.json"))
         except ValueError as error:
             lines.append(f"{self.output.told()} (no report: {error})")
-        held = found.rate is not None and not self.output.not_whole
-        return (EXIT_OK if held else EXIT_BROKEN), "\n".join(lines)
+        code = EXIT_OK if found.rate is not None else EXIT_BROKEN if found.told else EXIT_INVALID
+        whole = not self.output.not_whole
+        return (code if whole or code else EXIT_BROKEN), "\n".join(lines)
 
     def _round(
         self,
@@ -216,6 +243,7 @@ class Conductor:
             started,
             rate,
             until_broken or options.stop_when_saturated,
+            self._workers,
         )
         self._preparing = False
         for index, worker in enumerate(workers):
@@ -236,6 +264,12 @@ class Conductor:
             self._send(agent.ROUND, plan, worker)
         if not workers:
             self.results.note("no worker was left: nothing was sent", voids=True)
+        there = self.runner.user_count
+        if options.closed_loop and there < options.users:
+            self.results.note(
+                f"{there} of {options.users} users were there when the load began; the others "
+                f"came {options.spawn_rate:g} a second (--spawn-rate)"
+            )
         if self._stopping:  # since the round before, when there was none to stop
             watch.stop(drain=False)
         stalls = []
@@ -244,12 +278,19 @@ class Conductor:
             stalls.append(stall_later(started + times[0], options.stall_pid, times[1]))
         try:
             watch.wait()
+            self._tell_left_out(prepared)
         finally:
             for greenlet in stalls:
                 greenlet.kill()
             self.sampler.stop()
             self._watch = None
         return watch
+
+    def _tell_left_out(self, prepared: Prepared) -> None:
+        traffic = self.results.normal(REPLAY).counts
+        sent = traffic["scheduled"] + traffic["warmup"]
+        if prepared.recorded and (told := left_out(prepared.recorded, sent, traffic["warmup"])):
+            self.results.note(told)
 
     def _prepare_workers(self, options: RunOptions) -> None:
         workers = self._workers()
@@ -264,11 +305,24 @@ class Conductor:
         for problem in filter(None, self._prepared.values()):
             raise OptionError(problem)
 
+    def _await_users(self, options: RunOptions) -> None:
+        """All of a closed loop's users, unless they are asked to come one after the other."""
+        if not options.closed_loop or options.spawn_rate:
+            return
+        deadline = time.monotonic() + USERS_S
+        while self._users < options.users:
+            if time.monotonic() > deadline:
+                raise OptionError(
+                    f"{self._users} of {options.users} users started within {USERS_S:.0f} s"
+                )
+            gevent.sleep(0.05)
+
     def _workers(self) -> list[str]:
         clients = getattr(self.runner, "clients", None)
         if clients is None:
             return [self.runner.client_id]
-        alive = [each.id for each in clients.all if each.state != "missing"]
+        gone = dead(self._children.items())
+        alive = [each.id for each in clients.all if each.state != "missing" and each.id not in gone]
         return sorted(alive, key=self.runner.get_worker_index)
 
     def _send(self, name: str, data: dict[str, Any], worker: str) -> None:
@@ -285,6 +339,8 @@ class Conductor:
 
     def _on_prepared(self, environment: Any, msg: Any, **_: Any) -> None:
         self._prepared[msg.data["id"]] = msg.data["problem"]
+        if process := msg.data["process"]:
+            self._children[msg.data["id"]] = process
 
     def _on_report(self, environment: Any, msg: Any, **_: Any) -> None:
         watch = self._watch

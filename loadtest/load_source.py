@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import itertools
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,8 @@ from prompts import PromptWriter
 from replay_file import Recording, read_recording, replay_workload
 from workload_mix import REPLAY, WorkloadMix
 from workloads import Conversation, Turn, Workload, make_workload
+
+MOST_HASHED = 256  # conversations, of which there may be no end
 
 
 class LoadSource:
@@ -36,6 +40,29 @@ class LoadSource:
         if self._options.arrivals != "trace" or self._recording is None:
             return None
         return (at / self._options.speed * rate for at in self._recording.times)
+
+    @property
+    def recorded(self) -> int:
+        """Requests of the recording, 0 without one."""
+        return len(self._recording.times) if self._recording else 0
+
+    def sha256(self) -> str:
+        """Of what is sent: prompts, lengths and options, and a recording's own times.
+
+        Whether two runs asked for the same: a recording may have moved or been edited, and another
+        tokenizer makes other prompts of the same options.
+        """
+        mix = self.mix
+        there_are: Iterator[Conversation] = mix.distinct_conversations()
+        if not mix.distinct:
+            there_are = map(mix.conversation, range(MOST_HASHED // 8))
+        times = self._recording.times if self.units(1.0) and self._recording else ()
+        sent = hashlib.sha256(repr(times).encode())
+        for conversation in itertools.islice(there_are, MOST_HASHED):
+            for turn in conversation.turns:
+                parts = (turn.prompt, turn.messages, turn.max_tokens, sorted(turn.options.items()))
+                sent.update(repr(parts).encode("utf-8", "surrogatepass"))
+        return sent.hexdigest()
 
     def turns(self, number: int, conversation: Conversation, journey: Journey) -> tuple[Turn, ...]:
         """The conversation's turns as the journey sends them."""

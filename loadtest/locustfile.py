@@ -18,6 +18,7 @@ if __name__ == "__main__":  # Locust loads this file once more, by another name
 
 import grpc.experimental.gevent
 import locust  # first: it makes the standard library gevent's  # isort: split
+import locust.runners
 
 grpc.experimental.gevent.init_gevent()
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,7 +27,8 @@ sys.path[:0] = [str(ROOT / "loadtest"), str(ROOT / "client")]
 
 import web_tab  # noqa: E402
 from agent import Agent  # noqa: E402
-from command_line import add_arguments, run_options  # noqa: E402
+from child_processes import HEARTBEATS  # noqa: E402
+from command_line import add_arguments, run_options, together  # noqa: E402
 from conductor import Conductor  # noqa: E402
 from interrupts import leave_on_interrupt, master_port_problem  # noqa: E402
 from judge import EXIT_BAD_INPUT  # noqa: E402
@@ -35,6 +37,7 @@ from locust.runners import MasterRunner, WorkerRunner  # noqa: E402
 from options import OptionError  # noqa: E402
 from wrong_options import refuse_plainly  # noqa: E402
 
+locust.runners.HEARTBEAT_LIVENESS = HEARTBEATS
 AGENTS: dict[str, Agent] = {}  # of this process, "" being the one
 
 
@@ -80,7 +83,9 @@ def _conduct(environment: Any, runner: Any) -> None:
         lambda user_count, **_: conductor.users_changed(user_count)
     )
     if parsed.num_users is None:
-        parsed.num_users = max(parsed.expect_workers, 1) if parsed.master else 1
+        parsed.num_users = 1  # with any number of --processes: they are no part of the load
+    if parsed.spawn_rate is None:
+        parsed.spawn_rate = together(parsed.num_users)
     if parsed.headless or parsed.autostart:
         # Locust's timer would end the workers before their drain: the run ends by itself.
         _keep_duration(environment)

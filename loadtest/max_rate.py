@@ -1,67 +1,51 @@
-"""The highest arrival rate that holds the SLOs: double until it breaks, then halve the bracket."""
+"""The highest arrival rate that holds the SLOs: double until it breaks, then halve the bracket.
+
+A step decides only what its requests can show: p99 of 20 requests is one of them. While nothing is
+late, a step with too few is no more than a reason to go on to the double rate; where the bracket
+closes, steps last until there are enough.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from rate_trial import Trial
 
 RESOLUTION = 0.05  # the bracket's width at which the search ends, of the rate
-MAX_TRIALS = 16
+MAX_TRIALS = 16  # that decide
+MOST_UNDECIDED = 24
 MOST_HALVINGS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """A round at one rate."""
-
-    rate: float  # offered requests/s
-    held: bool
-    valid: bool = True  # False: the client was the bottleneck
-    stopped_early: bool = False
-    requests_per_s: float = 0.0
-    output_tokens_per_s: float = 0.0
-    goodput_share: float = 0.0
-    values: tuple[tuple[str, float | None], ...] = ()  # SLO and its percentile in seconds
-
-    @classmethod
-    def of(cls, rate: float, summary: Mapping[str, Any], stopped_early: bool) -> Trial:
-        """Of a round's `RunResults.summary()`; a failed or wrong answer holds nothing."""
-        counts, rates, slos = summary["counts"], summary["rates"], summary["slos"]
-        wrong = counts["failed"] + counts["incorrect"]
-        return cls(
-            rate=rate,
-            held=not (stopped_early or wrong) and all(slo["held"] for slo in slos),
-            valid=summary["validity"]["valid"],
-            stopped_early=stopped_early,
-            requests_per_s=rates["requests_per_s"] or 0.0,
-            output_tokens_per_s=rates["output_tokens_per_s"] or 0.0,
-            goodput_share=rates["goodput_share"] or 0.0,
-            values=tuple((slo["slo"], slo["value_s"]) for slo in slos),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """`rate` is the highest that held, None if none did; `why` the search ended there."""
+    """`rate` is the highest that held, None if none did; `why` the search ended there.
+
+    `told`: False where the trials do not show that no rate would hold.
+    """
 
     rate: float | None
     why: str
     trials: tuple[Trial, ...]
+    told: bool = True
 
 
 def find_max_rate(
-    trial: Callable[[float], Trial | None], start: float, resolution: float = RESOLUTION
+    trial: Callable[[float, bool], Trial | None], start: float, resolution: float = RESOLUTION
 ) -> Found:
-    """`trial(rate)` runs a round; None from it, an interruption, ends the search."""
+    """`trial(rate, whole)` runs a round, a `whole` one until it has requests enough to decide.
+
+    None from it, an interruption, ends the search.
+    """
     trials: list[Trial] = []
-    low, high, rate, doubted = 0.0, math.inf, start, False
-    why = f"{MAX_TRIALS} rates were tried"
-    while len(trials) < MAX_TRIALS:
-        tried = trial(rate)
+    low, high, rate, doubted, whole, told = 0.0, math.inf, start, False, False, True
+    why = tried_out = f"{MAX_TRIALS} rates were tried"
+    while sum(each.decided for each in trials) < MAX_TRIALS:
+        tried = trial(rate, whole)
         if tried is None:
-            why = "it was interrupted"
+            why, told = "it was interrupted", bool(low)
             break
         trials.append(tried)
         if not tried.valid and not doubted:
@@ -69,9 +53,20 @@ def find_max_rate(
             continue
         if not tried.valid:
             why = f"the client was the bottleneck at {rate:.3g} requests/s: use more --processes"
+            told = bool(low)
             break
         doubted = False
+        if not tried.decided:
+            why, told = tried.why, False
+            if len(trials) >= MOST_UNDECIDED or (whole and math.isfinite(high)):
+                break
+            # One late request is no percentile: the same rate once more, for long enough.
+            whole = tried.late and not whole
+            rate *= 1 if whole else 2
+            continue
+        why, told = tried_out, True
         low, high = (rate, high) if tried.held else (low, rate)
+        whole = math.isfinite(high)
         if low and high / low <= 1 + resolution:
             why = f"{high:.3g} requests/s did not hold them"
             break
@@ -79,29 +74,25 @@ def find_max_rate(
             why = f"not even {rate:.3g} requests/s held them"
             break
         rate = _next(low, high)
-    return Found(rate=low or None, why=why, trials=tuple(trials))
+    return Found(rate=low or None, why=why, trials=tuple(trials), told=told)
 
 
 def curve(trials: Sequence[Trial]) -> str:
     """The table of all trials, by rate."""
     names = [name for name, _ in trials[0].values] if trials else []
-    head = ["rate/s", "requests/s", "tokens/s", "good", *names, ""]
+    head = ["rate/s", "requests", "completed/s", "tokens/s", "good", *names, ""]
     rows = [head]
     for each in sorted(trials, key=lambda tried: tried.rate):
         times = ["-" if value is None else f"{value * 1e3:,.1f} ms" for _, value in each.values]
-        outcome = "held" if each.held else "broken"
-        if not each.valid:
-            outcome = "INVALID"
-        elif each.stopped_early:
-            outcome += ", stopped early"
         rows.append(
             [
                 f"{each.rate:.3g}",
+                f"{each.requests:,}",
                 f"{each.requests_per_s:,.2f}",
                 f"{each.output_tokens_per_s:,.0f}",
                 f"{each.goodput_share:.1%}",
                 *times,
-                outcome,
+                each.outcome,
             ]
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]

@@ -25,9 +25,10 @@ DEFAULT_RATE = 4.0
 DRAIN_S = 60.0
 WARMUP_MOST_S = 5.0
 MOST_ARRIVALS = 10_000_000  # each is gone through, by every worker
-ABOVE_0 = ("rate", "burstiness", "load_s", "speed", "turns", "max_in_flight", "over_long_tokens")
+ABOVE_0: tuple[str, ...] = ("rate", "burstiness", "load_s", "speed", "turns", "max_in_flight")
+ABOVE_0 += ("over_long_tokens", "users")
 FROM_0: tuple[str, ...] = ("warmup_s", "drain_s", "distinct_prompts", "max_input_tokens")
-FROM_0 += ("think_s", "prefix_tokens", "max_lag_s")
+FROM_0 += ("think_s", "prefix_tokens", "max_lag_s", "spawn_rate")
 NAMES = {"load": "run-time", "drain": "stop-timeout", "think": "think-time"}  # where they differ
 
 
@@ -46,6 +47,8 @@ class RunOptions:
     rate: float = DEFAULT_RATE  # requests/s of all workers together
     burstiness: float = 1.0
     closed_loop: bool = False
+    users: int = 1  # of a closed loop
+    spawn_rate: float = 0.0  # users/s; 0: all of a closed loop's users start together
     load_s: float = float(DEFAULT_DURATION_S)  # warm-up and measured window
     warmup_s: float = WARMUP_MOST_S
     drain_s: float = DRAIN_S
@@ -86,6 +89,7 @@ class RunOptions:
             )
         if self.arrivals == "trace" and not self.replay:
             raise OptionError("--arrivals is trace, which needs a recording: --replay FILE")
+        self._check_search()
         self.sampling_options()
         self.stall_times()
         try:
@@ -110,6 +114,20 @@ class RunOptions:
         for name in ("prefix_tokens", "over_long_tokens"):
             if (tokens := getattr(self, name)) > MOST_TOKENS:
                 raise OptionError(f"--{_dashed(name)} is {tokens}, allowed are {MOST_TOKENS:,}")
+
+    def _check_search(self) -> None:
+        if not self.find_max_rate:
+            return
+        if self.closed_loop:
+            raise OptionError(
+                "--find-max-rate searches the arrival rate of an open loop, and --closed-loop has "
+                "none: leave one of the two out"
+            )
+        if self.arrivals == "trace":
+            raise OptionError(
+                "--find-max-rate changes the arrival rate, and --replay keeps the recorded times: "
+                "with --arrivals poisson the recorded requests come at the searched rate"
+            )
 
     def _check_recording(self) -> None:
         shares = self.shares()

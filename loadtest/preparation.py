@@ -20,6 +20,8 @@ class Prepared:
     """What every round of the run needs."""
 
     workload: str  # or several, with their weights
+    requests_sha256: str = ""
+    recorded: int = 0  # requests of the recording
     references: dict[str, str] = field(default_factory=dict)
     served: dict[str, str] = field(default_factory=dict)  # of served.py
 
@@ -40,6 +42,10 @@ class Prepared:
             "duration_s": options.load_s - options.warmup_s,
             "slos": [slo.text for slo in parse_slos(options.slos)],
             "texts_compared": len(self.references),
+            "requests_sha256": self.requests_sha256,
+            "changes": [],  # of the load while it went on
+            # An open loop has none, whatever Locust calls its users.
+            "users": options.users if options.closed_loop else None,
         }
 
 
@@ -54,8 +60,9 @@ def prepare(options: RunOptions, say: Callable[[str], None]) -> Prepared:
         shares = options.shares()
         name = next(iter(shares)) if len(shares) == 1 else options.workload.replace(" ", "")
         if not options.text_check or not source.mix.distinct:
-            return Prepared(name, served=server)
-        return Prepared(name, unloaded_texts(source.mix, client, say), server)
+            return Prepared(name, source.sha256(), source.recorded, served=server)
+        texts = unloaded_texts(source.mix, client, say)
+        return Prepared(name, source.sha256(), source.recorded, texts, server)
     finally:
         client.close()
 

@@ -66,6 +66,13 @@ def read_recording(path: Path) -> Recording:
     )
 
 
+def left_out(recorded: int, sent: int, warmup: int) -> str:
+    """The sentence on the recorded requests that are in no figure; "" where all of them are."""
+    told = [f"{recorded - sent:,} were not sent before the load ended"] if sent < recorded else []
+    told += [f"{warmup:,} were sent in the warm-up and are in no figure"] if warmup else []
+    return f"of the recording's {recorded:,} requests, {' and '.join(told)}" if told else ""
+
+
 def replay_workload(
     recording: Recording, writer: PromptWriter, seed: int, scope: str = ""
 ) -> Workload:

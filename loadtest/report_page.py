@@ -120,7 +120,7 @@ def _tables(summary: Mapping[str, Any]) -> str:
 
 def _subtitle(header: Mapping[str, Any]) -> str:
     rate = header.get("rate")
-    asked = "closed loop"
+    asked = f"closed loop of {header.get('users', '?')} user(s)"
     if not header.get("closed_loop"):
         asked = f"{header.get('arrivals', 'unknown')} arrivals"
         asked += f" at {rate:.4g} requests/s" if rate else ""

@@ -30,7 +30,7 @@ class RunResults:
 
     The header's fields that are read here: `warmup_s` and `duration_s` (the measured window begins
     where the warm-up ends, and lasts `duration_s`), `slos` (texts), `workloads` (shares by
-    name). Others: started_unix, workload, arrivals, rate, seed, concurrency, processes, model, url,
+    name). Others: started_unix, workload, arrivals, rate, seed, users, workers, model, url,
     fault journeys' shares.
     """
 

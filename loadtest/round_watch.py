@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import agent
 import gevent
 from arrivals import RateCurve, count_before, unit_arrivals
 from options import RunOptions
+from rate_trial import allowed_late, needed
 from results import RunResults
 from run_table import progress_line
 from terminal import say
@@ -34,7 +34,8 @@ class RoundWatch:
         workers: set[str],
         started_unix: float,
         rate: float,
-        until_broken: bool = False,
+        until_broken: bool,
+        alive: Callable[[], Collection[str]],
     ) -> None:
         self.number = number
         self.options = options
@@ -43,6 +44,7 @@ class RoundWatch:
         self.until_broken = until_broken
         self.broken = ""  # the sentence that says which SLO cannot hold any more
         self._runner = runner
+        self._alive = alive
         self._results = results
         self._running = set(workers)
         self._gauges: dict[str, Mapping[str, Any]] = {}
@@ -63,7 +65,7 @@ class RoundWatch:
 
     def stop(self, drain: bool) -> None:
         """Send nothing more; without `drain` leave what runs."""
-        now = self._now()
+        now = self.now()
         if self._stopped_at is None and now < self.options.load_s:
             self._stopped_at = max(now, 0.0)
             measured = max(self._stopped_at - self.options.warmup_s, 0.0)
@@ -71,9 +73,14 @@ class RoundWatch:
             self._results.note(f"the load was ended at {self._stopped_at:.0f} s")
         self._runner.send_message(agent.STOP, {"drain": drain})
 
+    @property
+    def planned(self) -> int:
+        """Arrivals of normal requests in the measured window, 0 where nobody knows."""
+        return 0 if self.options.faults else self._planned.get("", 0)
+
     def measured_s(self) -> float:
         """How much of the measured window is over."""
-        return max(self._now() - self.options.warmup_s, 0.0)
+        return max(self.now() - self.options.warmup_s, 0.0)
 
     def wait(self) -> None:
         """Until the round is over."""
@@ -89,27 +96,24 @@ class RoundWatch:
                 if self.broken:
                     self._results.note(self.broken)
                     self.stop(drain=False)
-            if self._now() > self.options.load_s + self.options.drain_s + GRACE_S:
+            if self.now() > self.options.load_s + self.options.drain_s + GRACE_S:
                 self._results.note("a worker did not end with its load", voids=True)
                 return
 
-    def _now(self) -> float:
+    def now(self) -> float:
+        """Seconds since the round's start."""
         return time.time() - self.started_unix
 
     def _tell(self) -> None:
         in_flight = sum(each["in_flight"] for each in self._gauges.values())
-        say(progress_line(self._results, self._now(), in_flight))
+        say(progress_line(self._results, self.now(), in_flight))
 
     def _miss_dead(self) -> None:
-        clients = getattr(self._runner, "clients", None)
-        if clients is None:
-            return
-        alive = {each.id for each in clients.all if each.state != "missing"}
-        for worker in sorted(self._running - alive):
+        for worker in sorted(self._running - set(self._alive())):
             self._running.discard(worker)
             index = self._runner.get_worker_index(worker)
             self._results.note(
-                f"worker {index} died at {self._now():.0f} s: its part of the load is missing",
+                f"worker {index} died at {self.now():.0f} s: its part of the load is missing",
                 voids=True,
             )
 
@@ -147,7 +151,9 @@ class RoundWatch:
             # itl is pooled over responses: nobody knows how many come.
             if not planned or slo.metric == "itl":
                 continue
-            allowed = planned - math.ceil(planned * slo.percent / 100)
+            if self.options.find_max_rate:  # of fewer, one late request would end a rate
+                planned = max(planned, needed(slo))
+            allowed = allowed_late(slo, planned)
             histogram = self._results.normal(slo.workload).histograms[slo.metric]
             late = histogram.count_above(slo.limit_s)
             late += sum(each["overdue"].get(slo.text, 0) for each in self._gauges.values())

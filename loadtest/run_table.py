@@ -18,7 +18,9 @@ MODEL_COLUMNS = ("requests", "executions", "total", "queue", "input", "infer", "
 def run_table(summary: Mapping[str, Any]) -> str:
     """The whole table of `RunResults.summary()`."""
     header, rates, counts = summary["header"], summary["rates"], summary["counts"]
-    loop = "closed loop" if header.get("closed_loop") else f"{header.get('arrivals')} arrivals"
+    loop = f"{header.get('arrivals')} arrivals"
+    if header.get("closed_loop"):
+        loop = f"closed loop of {header.get('users', '?')} user(s)"
     lines = [
         "",
         f"{header.get('workload')}, {loop}, {header.get('duration_s', 0):.0f} s measured after "

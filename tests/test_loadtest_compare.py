@@ -100,11 +100,14 @@ def test_without_records_there_are_no_intervals(tmp_path: Path) -> None:
         ({"seed": 2}, "seed is 1 in"),
         ({"workload": "1000/1000"}, "workload is '128/128' in"),
         ({"rate": 11.0}, "rate is 10.0 in"),
+        ({"users": 6}, "users is 1 in"),
+        ({"requests_sha256": "b"}, "requests_sha256 is 'a' in"),
+        ({"changes": ["12 users"]}, "changes is [] in"),
         ({"cpu": 0.99}, "is INVALID: worker 0 used 99% of its core"),
     ],
 )
 def test_different_runs_are_not_comparable(
-    tmp_path: Path, change: dict[str, float | str], why: str
+    tmp_path: Path, change: dict[str, object], why: str
 ) -> None:
     first = write_run(tmp_path / "a", made_up(100))
     second = write_run(tmp_path / "b", made_up(100), **change)  # type: ignore[arg-type]

@@ -22,14 +22,18 @@ from pathlib import Path
 import psutil
 import pytest
 from arrivals import unit_arrivals
+from compare import differences, load
 from conftest import ROOT
 from load_runs import FREE, LENIENT, SHORT, Ended, command, records, run, summary
+from records import WARMUP, RequestRecord
 from report import write_report
 from run_output import RunOutput
 from server_process import ServerProcess
 
 AT_ONCE = 8
+RECORDED = 8  # lines, four a second
 ENDLESS = ("-t", "600s", *SHORT[2:])
+CLOSED = ("-t", "2s", "--warmup", "0", "--workload", "32/6", "--closed-loop", *FREE)
 NOBODY_HOLDS = ("--slo", f"{LENIENT},e2e:p50<1us")
 # What is asked for, and the sentence that it gets.
 BAD = {
@@ -53,6 +57,15 @@ BAD = {
         ("--workload", "99999999999/1"),
         "error: the workload is '99999999999/1', allowed are lengths of at least 1",
     ),
+    "a rate of users": (("--closed-loop",), "error: --rate is 20.0, but a --closed-loop has no"),
+    "searched users": (
+        ("--closed-loop", "--find-max-rate", "--rate", "4"),
+        "error: --find-max-rate searches the arrival rate of an open loop, and --closed-loop has",
+    ),
+    "searched recording": (
+        ("--find-max-rate", "--rate", "4", "--replay", "TRAFFIC"),
+        "error: --find-max-rate changes the arrival rate, and --replay keeps the recorded times",
+    ),
     "no option": (
         ("--sampling", '{"max_tokens": 3}'),
         "error: --sampling has 'max_tokens', which the workload",
@@ -60,7 +73,9 @@ BAD = {
     "no folder": (("--output", "/dev/null/x"), "error: --output /dev/null/x cannot be written"),
 }
 LOADS = {
-    "search": (*SHORT, *NOBODY_HOLDS, "--find-max-rate"),  # the longest
+    "search": (*SHORT, "--slo", "e2e:p50<1us", "--find-max-rate"),  # the longest
+    "recording": (*SHORT[4:6], *FREE, "--replay", "TRAFFIC"),
+    "part of a recording": ("-t", "1s", "--warmup", "0.3", *FREE, "--replay", "TRAFFIC"),
     "one process": (*SHORT, "--json-file", "FOLDER/locust"),
     "two processes": (*SHORT, "--processes", "2", "--json-file", "FOLDER/locust"),
     "faults": (*SHORT, "--faults", "cancel_storm=0.2,slow_reader=0.2,over_long=0.2"),
@@ -69,6 +84,9 @@ LOADS = {
         *("--closed-loop", "-u", "3", *FREE),
     ),
     "broken": (*SHORT, *NOBODY_HOLDS),
+    "six users": (*CLOSED, "-u", "6"),
+    "one user": (*CLOSED, "--processes", "2"),
+    "a ramp": (*CLOSED, "-u", "300", "-r", "0.5"),
     **{name: (*SHORT, *arguments) for name, (arguments, _) in BAD.items()},
 }
 
@@ -101,6 +119,14 @@ def loads(
     url = replay_server.ports.url("grpc")
     folder = tmp_path_factory.mktemp("loads")
     half = folder / "half.jsonl"
+    traffic = folder / "traffic.jsonl"
+    traffic.write_text(
+        "".join(
+            json.dumps({"at": 5 + place / 4, "prompt": "Hi", "max_tokens": 2}) + "\n"
+            for place in range(RECORDED)
+        ),
+        encoding="utf-8",
+    )
     half.write_text('{"at": 0, "prompt": "Hello"}\n{"at": 0.5, "pro', encoding="utf-8")
 
     def place(name: str) -> Path:
@@ -124,7 +150,9 @@ def loads(
         }
         for name, arguments in LOADS.items():
             filled = [
-                each.replace("FOLDER", str(place(name))).replace("HALF", str(half))
+                each.replace("FOLDER", str(place(name)))
+                .replace("HALF", str(half))
+                .replace("TRAFFIC", str(traffic))
                 for each in arguments
             ]
             futures[name] = pool.submit(run, url, place(name), *filled)
@@ -198,6 +226,40 @@ def test_a_chat_and_a_closed_loop(loads: dict[str, Future[Ended]]) -> None:
     assert {record.correct for record in kept} == {True}
 
 
+def most_at_once(kept: list[RequestRecord]) -> int:
+    """Requests in flight, from their own times; who asks again does so after the answer."""
+    ends = [(each.ended_at, -1) for each in kept if each.ended_at is not None]
+    steps = sorted([*((each.scheduled_at, 1) for each in kept), *ends])
+    return max(itertools.accumulate(step for _, step in steps))
+
+
+@pytest.mark.parametrize(("name", "users"), [("six users", 6), ("one user", 1)])
+def test_a_closed_loop_has_its_users_from_the_start(
+    loads: dict[str, Future[Ended]], name: str, users: int
+) -> None:
+    """Locust starts one a second, and as many as there are processes where none are given."""
+    code, text, folder = loads[name].result()
+    assert code == 0, text
+    header = json.loads((folder / "header.json").read_text(encoding="utf-8"))
+    assert header["users"] == most_at_once(records(folder)) == users
+    assert f"closed loop of {users} user(s)" in text
+    assert "--spawn-rate" not in text
+
+
+def test_users_that_come_later_are_told(loads: dict[str, Future[Ended]]) -> None:
+    code, text, folder = loads["a ramp"].result()
+    assert code == 0, text
+    assert "of 300 users were there when the load began; the others came 0.5 a second" in text
+    assert most_at_once(records(folder)) < 300
+
+
+def test_loops_of_other_users_are_not_comparable(loads: dict[str, Future[Ended]]) -> None:
+    six, one = (load(loads[name].result()[2]) for name in ("six users", "one user"))
+    told = differences(six, one)
+    assert [each.partition(" in ")[0] for each in told] == ["users is 6"]
+    assert six.summary["header"]["requests_sha256"] == one.summary["header"]["requests_sha256"]
+
+
 def test_a_broken_objective_is_the_exit_code(loads: dict[str, Future[Ended]]) -> None:
     code, text, _ = loads["broken"].result()
     assert "BROKEN  e2e:p50<1us" in text
@@ -212,6 +274,28 @@ def test_the_highest_rate_is_searched(loads: dict[str, Future[Ended]]) -> None:
     assert "the lowest, as none held the SLOs" in page
     assert "TTFT: how many took how long" in page
     assert "TTFT against the offered rate" in page
+
+
+def test_a_recording_is_measured_whole(loads: dict[str, Future[Ended]]) -> None:
+    code, text, folder = loads["recording"].result()
+    assert code == 0, text
+    told = summary(folder)
+    assert told["counts"]["scheduled"] == told["counts"]["completed"] == RECORDED
+    assert told["rates"]["offered_per_s"] == pytest.approx(4)
+    due = sorted(each.scheduled_at for each in records(folder))
+    assert due == pytest.approx([place / 4 for place in range(RECORDED)])
+    assert "of the recording's" not in text
+
+
+def test_what_is_left_out_of_a_recording_is_told(loads: dict[str, Future[Ended]]) -> None:
+    code, text, folder = loads["part of a recording"].result()
+    assert code == 0, text
+    kept = records(folder)
+    assert [len(kept), sum(each.phase == WARMUP for each in kept)] == [4, 2]
+    assert (
+        "of the recording's 8 requests, 4 were not sent before the load ended and 2 were sent in "
+        "the warm-up and are in no figure"
+    ) in text
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -14,9 +14,10 @@ from checks import Answer, digest, is_greedy, wrong
 from conftest import DEMO_CHECKPOINT
 from journeys import journeys_of, parse_faults
 from load_source import LoadSource
-from max_rate import Trial, find_max_rate
+from max_rate import find_max_rate
 from options import OptionError, RunOptions
 from prompts import PromptWriter
+from rate_trial import Trial
 from replay_file import ReplayError, read_recording
 from tokenizers import Tokenizer
 from workloads import default_slos
@@ -203,17 +204,17 @@ def test_a_wrong_answer_is_seen() -> None:
 
 @pytest.mark.parametrize("capacity", [3.7, 50.0, 200.0])
 def test_the_search_finds_the_capacity(capacity: float) -> None:
-    found = find_max_rate(lambda rate: Trial(rate=rate, held=rate <= capacity), 8.0)
+    found = find_max_rate(lambda rate, whole: Trial(rate=rate, held=rate <= capacity), 8.0)
     assert found.rate is not None
     assert found.rate <= capacity <= found.rate * 1.05
 
 
 def test_the_search_ends_where_the_client_is_the_bottleneck() -> None:
-    def trial(rate: float) -> Trial | None:
+    def trial(rate: float, whole: bool) -> Trial | None:
         return Trial(rate=rate, held=True, valid=rate < 30)
 
     found = find_max_rate(trial, 8.0)
     assert (found.rate, [each.rate for each in found.trials]) == (16.0, [8, 16, 32, 32])
     assert "the client was the bottleneck at 32" in found.why
-    assert find_max_rate(lambda rate: None, 8.0).why == "it was interrupted"
-    assert find_max_rate(lambda rate: Trial(rate=rate, held=False), 8.0).rate is None
+    assert find_max_rate(lambda rate, whole: None, 8.0).why == "it was interrupted"
+    assert find_max_rate(lambda rate, whole: Trial(rate=rate, held=False), 8.0).rate is None

@@ -56,19 +56,26 @@ def run_options(parsed: argparse.Namespace) -> RunOptions:
     replayed = bool(only and parsed.replay)
     as_recorded = replayed and parsed.rate == DEFAULT_RATE and not parsed.closed_loop
     values["arrivals"] = parsed.arrivals or ("trace" if as_recorded else "poisson")
-    if parsed.closed_loop:
-        _refuse_rate(parsed)
     _set_times(values, parsed, replayed)
     return RunOptions(**values)
 
 
-def _refuse_rate(parsed: argparse.Namespace) -> None:
-    for name, default in (("rate", DEFAULT_RATE), ("arrivals", ""), ("burstiness", 1.0)):
-        if (given := getattr(parsed, name)) != default:
-            raise OptionError(
-                f"--{name} is {given}, but a --closed-loop has no arrival rate: its users (-u) ask "
-                "again as soon as they are answered"
-            )
+def unused(parsed: argparse.Namespace) -> list[str]:
+    """Sentences on options that were given and mean nothing in this run."""
+    if parsed.closed_loop:
+        defaults = {"rate": DEFAULT_RATE, "arrivals": "", "burstiness": 1.0, "speed": 1.0}
+        return [
+            f"--{name} {getattr(parsed, name)} is not used: a --closed-loop has no arrival rate, "
+            "its users (-u) ask again as soon as they are answered"
+            for name, default in defaults.items()
+            if getattr(parsed, name) != default
+        ]
+    if parsed.headless and (parsed.num_users or 1) > 1:
+        return [
+            f"--users {parsed.num_users} is not used: an open loop has a --rate, only users of a "
+            "--closed-loop wait for their answers"
+        ]
+    return []
 
 
 def _set_times(values: dict[str, Any], parsed: argparse.Namespace, replayed: bool) -> None:
@@ -158,7 +165,7 @@ def _add_load(group: Any) -> None:
         metavar="SECONDS",
         default="",
         help=f"left out of every figure, a part of -t (default: a tenth of it, at most "
-        f"{WARMUP_MOST_S:g})",
+        f"{WARMUP_MOST_S:g}; of --replay alone none)",
     )
     group.add_argument(
         "--seed",
@@ -182,7 +189,8 @@ def _add_load(group: Any) -> None:
     group.add_argument(
         "--find-max-rate",
         action="store_true",
-        help="search the highest rate that holds the SLOs, from --rate on, -t for each",
+        help="search the highest rate that holds the SLOs, from --rate on; -t for each, longer "
+        "where its percentiles need more requests",
     )
 
 

@@ -27,6 +27,7 @@ SAME = (
     "stall", "max_in_flight", "turns", "think_s", "prefix_tokens", "normal_lengths",
     "max_input_tokens", "distinct_prompts", "warmup_s", "duration_s", "slos",
 )  # fmt: skip
+OF_ARRIVALS = ("arrivals", "rate", "burstiness", "speed")  # which a closed loop has not
 RATES = ("output_tokens_per_s", "requests_per_s", "goodput_share")
 CONDITION = re.compile(r"(?:([^:<>]+):)??(\w+)(?::(mean|p[\d.]+))?([<>])([\d.]+)")
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOT_COMPARABLE = 1, 2, 3
@@ -106,7 +107,8 @@ def differences(first: Run, second: Run) -> list[str]:
     """Sentences: why the two are not comparable; none if they are."""
     reasons = []
     headers = first.summary["header"], second.summary["header"]
-    for name in SAME:
+    closed = all(header.get("closed_loop") for header in headers)
+    for name in (each for each in SAME if not (closed and each in OF_ARRIVALS)):
         one, other = (header.get(name) for header in headers)
         if one != other and None not in (one, other):
             reasons.append(f"{name} is {one!r} in {first.name} and {other!r} in {second.name}")

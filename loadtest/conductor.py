@@ -12,7 +12,7 @@ from typing import Any
 import agent
 import gevent
 from child_processes import dead
-from command_line import run_options
+from command_line import run_options, unused
 from csv_files import SUMMARY_CSV
 from fault_stall import processes, stall_later
 from host_clock import HostClocks, Offset, clock_note
@@ -137,6 +137,8 @@ class Conductor:
                 processes(options.stall_pid)
             prepared = prepare(options, say)
             self._prepare_workers(options)
+            for sentence in unused(self.environment.parsed_options):
+                say(sentence)
             self._await_users(options)
             self.output = open_output(options.output, options.records)
         except ValueError as error:
@@ -264,6 +266,8 @@ class Conductor:
             self._send(agent.ROUND, plan, worker)
         if not workers:
             self.results.note("no worker was left: nothing was sent", voids=True)
+        for sentence in unused(self.environment.parsed_options):
+            self.results.note(sentence)
         there = self.runner.user_count
         if options.closed_loop and there < options.users:
             self.results.note(

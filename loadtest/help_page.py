@@ -71,7 +71,8 @@ def _add_locusts(group: argparse._ArgumentGroup) -> None:
         "--run-time",
         metavar="TIME",
         default=f"{DEFAULT_DURATION_S}s",
-        help="how long to send, warm-up included: 90, 60s, 10m, 1h30m",
+        help="how long to send, warm-up included: 90, 60s, 10m, 1h30m; --replay alone sends "
+        "all of the recording",
     )
     group.add_argument(
         "--headless", action="store_true", help="start at once, without the web UI, and end"

@@ -83,7 +83,10 @@ def _conduct(environment: Any, runner: Any) -> None:
         lambda user_count, **_: conductor.users_changed(user_count)
     )
     if parsed.num_users is None:
-        parsed.num_users = 1  # with any number of --processes: they are no part of the load
+        # --processes are no part of the load. In an open loop users are none either, but Locust
+        # counts no requests of a worker without one.
+        workers = parsed.expect_workers if parsed.master and not parsed.closed_loop else 1
+        parsed.num_users = max(workers, 1)
     if parsed.spawn_rate is None:
         parsed.spawn_rate = together(parsed.num_users)
     if parsed.headless or parsed.autostart:

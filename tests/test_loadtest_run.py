@@ -57,7 +57,6 @@ BAD = {
         ("--workload", "99999999999/1"),
         "error: the workload is '99999999999/1', allowed are lengths of at least 1",
     ),
-    "a rate of users": (("--closed-loop",), "error: --rate is 20.0, but a --closed-loop has no"),
     "searched users": (
         ("--closed-loop", "--find-max-rate", "--rate", "4"),
         "error: --find-max-rate searches the arrival rate of an open loop, and --closed-loop has",
@@ -74,7 +73,7 @@ BAD = {
 }
 LOADS = {
     "search": (*SHORT, "--slo", "e2e:p50<1us", "--find-max-rate"),  # the longest
-    "recording": (*SHORT[4:6], *FREE, "--replay", "TRAFFIC"),
+    "recording": ("-u", "5", *FREE, "--replay", "TRAFFIC"),
     "part of a recording": ("-t", "1s", "--warmup", "0.3", *FREE, "--replay", "TRAFFIC"),
     "one process": (*SHORT, "--json-file", "FOLDER/locust"),
     "two processes": (*SHORT, "--processes", "2", "--json-file", "FOLDER/locust"),
@@ -85,7 +84,7 @@ LOADS = {
     ),
     "broken": (*SHORT, *NOBODY_HOLDS),
     "six users": (*CLOSED, "-u", "6"),
-    "one user": (*CLOSED, "--processes", "2"),
+    "one user": (*CLOSED, "--processes", "2", "--rate", "8"),
     "a ramp": (*CLOSED, "-u", "300", "-r", "0.5"),
     **{name: (*SHORT, *arguments) for name, (arguments, _) in BAD.items()},
 }
@@ -244,6 +243,7 @@ def test_a_closed_loop_has_its_users_from_the_start(
     assert header["users"] == most_at_once(records(folder)) == users
     assert f"closed loop of {users} user(s)" in text
     assert "--spawn-rate" not in text
+    assert ("--rate 8.0 is not used: a --closed-loop has no arrival rate" in text) == (users == 1)
 
 
 def test_users_that_come_later_are_told(loads: dict[str, Future[Ended]]) -> None:
@@ -285,6 +285,7 @@ def test_a_recording_is_measured_whole(loads: dict[str, Future[Ended]]) -> None:
     due = sorted(each.scheduled_at for each in records(folder))
     assert due == pytest.approx([place / 4 for place in range(RECORDED)])
     assert "of the recording's" not in text
+    assert "--users 5 is not used: an open loop has a --rate" in text
 
 
 def test_what_is_left_out_of_a_recording_is_told(loads: dict[str, Future[Ended]]) -> None:

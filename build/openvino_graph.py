@@ -66,7 +66,7 @@ class _GraphBuilder:
             hidden = self._decoder_layer(layer, hidden)
         hidden = self._rms_norm("model.norm.weight", hidden)
         head = embedding if config.tie_word_embeddings else self._dense("lm_head.weight")
-        logits = op.matmul(hidden, head, False, True)
+        logits = op.matmul(self._finite_or_zero(hidden), head, False, True)
         logits.output(0).set_names({"logits"})
         return ov.Model([op.result(logits)], self._assigns, self._parameters, "llama_nvfp4")
 
@@ -179,6 +179,17 @@ class _GraphBuilder:
             _f32(1.0), op.sqrt(op.add(mean_square, _f32(self._config.rms_norm_eps)))
         )
         return op.multiply(self._dense(name), op.multiply(x, inverse))
+
+    def _finite_or_zero(self, hidden: Node) -> Node:
+        """Rows that are not finite become zeros, and all of their logits equal.
+
+        With NaN among the logits OpenVINO GenAI (2026.4) fails at the first request for
+        log-probabilities and takes every other request with it; equal ones it answers with
+        -log(vocab_size), by which the engine recognises them.
+        """
+        size = op.reduce_sum(op.abs(hidden), _i64([-1]), True)
+        is_finite = op.less_equal(size, _f32(np.finfo(np.float32).max))  # false for NaN too
+        return op.select(is_finite, hidden, _f32(0.0))
 
     def _linear(self, layer: int, linear: str, x: Node) -> Node:
         rows, columns = linear_shapes(self._config)[linear]

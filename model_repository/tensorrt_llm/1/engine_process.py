@@ -8,9 +8,11 @@ It ends when it is told to, when the pipe closes, or when its parent dies.
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import sys
 import time
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -28,6 +30,8 @@ from token_engine.registry import make_engine
 
 WARM_UP_KEY = 0  # the room's keys begin at 1
 WARM_UP_TOKENS = 2
+PROBE_TOKENS = 8
+NOT_FINITE = "the model's logits are not finite numbers"
 HEARTBEAT_S = 1.0
 SETTLE_S = 0.1  # how often an engine without work is asked whether it has freed the last request
 
@@ -80,15 +84,38 @@ def _generate_once(engine: TokenEngine, config: EngineConfig) -> None:
     limits = config.limits
     length = max(1, min(limits.max_num_tokens, limits.max_seq_len - WARM_UP_TOKENS))
     prompt = (config.model.bos_token_id,) * length
-    engine.submit(GenerationRequest(WARM_UP_KEY, prompt, max_tokens=WARM_UP_TOKENS, end_ids=()))
+    request = GenerationRequest(WARM_UP_KEY, prompt, max_tokens=WARM_UP_TOKENS, end_ids=())
+    _run_alone(engine, request)
+    # Tokens come out of NaN too: only a log-probability tells. Apart, as it may take other kernels;
+    # of several tokens, as one alone may never have been trained.
+    vocab_size = config.model.vocab_size
+    several = prompt[:1] + tuple(range(0, vocab_size, -(-vocab_size // PROBE_TOKENS)))
+    with contextlib.suppress(UnsupportedParameter):
+        _run_alone(engine, replace(request, prompt_ids=several[:length], logprobs=0))
+
+
+def _run_alone(engine: TokenEngine, request: GenerationRequest) -> None:
+    """To its end; raises `EngineLoadError` if it fails, `UnsupportedParameter` if it cannot be."""
     deltas: list[TokenDelta] = []
     try:
+        engine.submit(request)
         while engine.has_work:
-            deltas += engine.step()
+            deltas += map(checked, engine.step())
+    except UnsupportedParameter:
+        raise
     except Exception as error:  # each runtime has its own; all of them mean the same here
         raise EngineLoadError(f"the engine's first forward pass failed: {error}") from error
-    if deltas[-1].finish_reason == "error":
-        raise EngineLoadError(f"the engine's first forward pass failed: {deltas[-1].error}")
+    for delta in deltas:
+        if delta.finish_reason == "error":
+            raise EngineLoadError(f"the engine's first forward pass failed: {delta.error}")
+
+
+def checked(delta: TokenDelta) -> TokenDelta:
+    """The delta, or the request's end if its log-probabilities are not numbers."""
+    for one in delta.logprobs:
+        if math.isnan(one.logprob) or any(math.isnan(value) for _, value in one.top):
+            return TokenDelta(delta.key, (), "error", NOT_FINITE)
+    return delta
 
 
 class EngineLoop:
@@ -109,13 +136,22 @@ class EngineLoop:
         """Until a Shutdown message; raises EOFError when the other end is closed."""
         while self._running:
             refused = self._take_messages()
-            deltas = self._engine.step() if self._engine.has_work else []
+            deltas = self._step() if self._engine.has_work else []
             # A long prefill makes no tokens for many steps; the watchdog must see that it moves.
             overdue = time.monotonic() - self._last_sent > HEARTBEAT_S
             settled = not self._engine.has_work and self._engine.stats() != self._told
             if deltas or refused or overdue or settled:
                 self._last_sent, self._told = time.monotonic(), self._engine.stats()
                 self._connection.send(StepDone(refused + deltas, self._told))
+
+    def _step(self) -> list[TokenDelta]:
+        """One step of all requests; one whose logits are not finite ends alone."""
+        made = self._engine.step()
+        deltas = [checked(delta) for delta in made]
+        for before, after in zip(made, deltas, strict=True):
+            if after is not before and before.finish_reason is None:
+                self._engine.cancel(before.key)
+        return deltas
 
     def _patience_s(self) -> float | None:
         """How long to wait for a message; None is for ever."""

@@ -11,6 +11,7 @@ nothing fits, which is so when a cancelled one is not computed any more and not 
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ from token_engine.openvino_requirements import (
 from token_engine.openvino_sampling import generation_config, refuse_unsupported
 
 REBUILD = "rebuild the engine with 'make engine'"
+F32_STEPS = 2e-6  # two steps of a 32-bit number at the logarithm of a vocabulary's size
 IDLE_WAIT_S = 0.02  # for a guide, where there is nothing else to do; then for a message
 
 
@@ -226,7 +228,9 @@ class OpenVinoEngine(TokenEngine):
         running.has_tokens = True
         logprobs: tuple[TokenLogprob, ...] = ()
         if request.logprobs is not None:
-            logprobs = tuple(TokenLogprob(min(value, 0.0)) for value in output.generated_log_probs)
+            logprobs = tuple(
+                TokenLogprob(self._logprob(running, value)) for value in output.generated_log_probs
+            )
         if output.finish_reason == self._unfinished:
             return TokenDelta(request.key, tokens, logprobs=logprobs)
         stopped = bool(tokens) and tokens[-1] in request.end_ids
@@ -239,6 +243,21 @@ class OpenVinoEngine(TokenEngine):
             first_scheduled_ns=running.first_scheduled_ns,
             end_id=tokens[-1] if stopped else -1,
         )
+
+    def _logprob(self, running: _Running, value: float) -> float:
+        """NaN where the logits were not finite: the graph makes all of them equal then.
+
+        The likeliest token never has 1 / vocab_size otherwise. One that was drawn may, but hardly
+        twice in a row.
+        """
+        was_equal, running.equal_logits = running.equal_logits, self._is_of_equal_logits(value)
+        drawn_once = not running.request.sampling.greedy and not was_equal
+        is_finite = not running.equal_logits or drawn_once
+        return min(value, 0.0) if is_finite else math.nan
+
+    def _is_of_equal_logits(self, value: float) -> bool:
+        expected = -math.log(self._config.model.vocab_size)
+        return math.isnan(value) or math.isclose(value, expected, abs_tol=F32_STEPS)
 
     def stats(self) -> EngineStats:
         total = self._options.num_kv_blocks
@@ -268,6 +287,7 @@ class _Running:
     handle: Any
     first_scheduled_ns: int = 0
     has_tokens: bool = False
+    equal_logits: bool = False  # of the last token whose log-probability was read
 
 
 def _most_blocks(request: GenerationRequest) -> int:

@@ -16,6 +16,7 @@ from compile_engine import compile_engine, parse_arguments
 from conftest import DEMO_CHECKPOINT
 from engine_config import EngineConfig, load_engine_config
 from gpu_machine import B200, H200, T4, add_distribution, capability, show_gpus
+from with_gpu.run import profile_text
 
 SITE = Path(__file__).parent / "library_fakes" / "site"
 
@@ -95,6 +96,18 @@ def test_sglang_on_hopper_keeps_positions_for_itself(
     assert "Marlin" in capsys.readouterr().out
     with pytest.raises(BuildError, match=f"is {longest}, allowed is at most {longest - 7} with"):
         build(tmp_path, python, "--runtime", "sglang", "--max-seq-len", str(longest))
+
+
+@pytest.mark.parametrize("runtime", sorted(FAKES))
+def test_the_engine_that_is_tested_on_a_gpu_can_be_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str
+) -> None:
+    """`make test-gpu` compiles it first; a limit that is refused there ends it."""
+    python = tell(tmp_path, monkeypatch, H200, runtime=runtime)
+    profile = tmp_path / "profile.toml"
+    profile.write_text(profile_text(runtime, "demo", DEMO_CHECKPOINT, {}))
+    options = build(tmp_path, python, "--profile", str(profile)).runtime_options
+    assert options["kv_cache_dtype"] == ("auto" if runtime == "sglang" else "bfloat16")
 
 
 def test_sglang_refuses_a_kv_cache_that_the_checkpoints_scales_would_spoil(

@@ -22,6 +22,24 @@ LIMITS = {
 }
 # Of the GPU's memory for weights and KV cache; the reference of the large one lies beside it.
 SHARES = {"demo": 0.3, "large": 0.4}
+BF16 = "bfloat16"
+
+
+# The demo's longest context less the positions that SGLang keeps for itself.
+LONGEST_DEMO_OF_SGLANG = 2048 - 7
+
+
+def limits(runtime: str, size: str) -> dict[str, int]:
+    """Of the engine of that size."""
+    if (runtime, size) == ("sglang", "demo"):
+        return {**LIMITS[size], "max_seq_len": LONGEST_DEMO_OF_SGLANG}
+    return LIMITS[size]
+
+
+def keeps_kv_in_fp8(runtime: str, size: str) -> bool:
+    """Where a cache of 16 bits is not offered, or would be wrong: the demo's KV scales are not 1,
+    which SGLang applies on one side alone."""
+    return runtime == "tensorrt_llm" or (runtime, size) == ("sglang", "demo")
 
 
 def runtime_options(runtime: str, size: str) -> dict[str, Any]:
@@ -33,9 +51,10 @@ def runtime_options(runtime: str, size: str) -> dict[str, Any]:
     share, cache = SHARES[size], size == "demo"
     if runtime == "vllm":
         options = {"gpu_memory_utilization": share, "enable_prefix_caching": cache}
-        return {**options, "kv_cache_dtype": "bfloat16"}
+        return {**options, "kv_cache_dtype": BF16}
     if runtime == "sglang":
-        return {"mem_fraction_static": share, "disable_radix_cache": not cache}
+        options = {"mem_fraction_static": share, "disable_radix_cache": not cache}
+        return options if keeps_kv_in_fp8(runtime, size) else {**options, "kv_cache_dtype": BF16}
     return {"kv_cache_config": {"free_gpu_memory_fraction": share, "enable_block_reuse": cache}}
 
 
@@ -51,6 +70,10 @@ class Setting:
     prompts: list[str]  # of PROMPT_TOKENS tokens on the large model
     prompt_ids: list[list[int]]
     figures: str  # folder for what is measured
+
+    def is_exact(self, size: str) -> bool:
+        """Whether its arithmetic is of 16 bits at least: then all golden prompts are met."""
+        return not (self.computes_in_fp4 or keeps_kv_in_fp8(self.runtime, size))
 
     def engine(self, size: str) -> Path:
         """Its folder."""

@@ -31,7 +31,13 @@ from doctor import machine  # noqa: E402
 from gpu_compile_step import GpuCompileStep  # noqa: E402
 from nvidia_gpus import Gpu, find_gpus  # noqa: E402
 from reference_prompts import load_tokenizer  # noqa: E402
-from with_gpu.gpu_settings import LIMITS, PROMPT_TOKENS, STREAMS, Setting, runtime_options  # noqa: E402
+from with_gpu.gpu_settings import (  # noqa: E402
+    PROMPT_TOKENS,
+    STREAMS,
+    Setting,
+    limits,
+    runtime_options,
+)
 
 OUT = BUILD / "out" / "gpu"
 DEMO = BUILD / "demo" / "checkpoint"
@@ -171,7 +177,7 @@ def profile_text(runtime: str, size: str, checkpoint: Path, more: dict[str, Any]
     """A profile as build/profiles has them."""
     tables: dict[str, dict[str, Any]] = {
         "checkpoint": {"directory": str(checkpoint)},
-        "limits": LIMITS[size],
+        "limits": limits(runtime, size),
         "runtime_options": {**runtime_options(runtime, size), **more},
     }
     lines = [f'description = "make test-gpu, {size}"', f'model_name = "{size}"']

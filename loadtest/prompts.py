@@ -1,7 +1,8 @@
 """Synthetic text of an exact number of tokens, through the served checkpoint's tokenizer.
 
 The text is of words that are one token each, with the space before them: the tokenizer splits at
-spaces, so that n words are n tokens. The server counts one more where the tokenizer begins a text with one.
+spaces, so that n words are n tokens. The server counts one more, begin-of-text, where the
+tokenizer puts it before a text.
 """
 
 from __future__ import annotations

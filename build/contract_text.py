@@ -26,9 +26,9 @@ class Input:
 # One tensor a line.
 # fmt: off
 INPUTS: dict[str, Input] = {
-    "text_input": Input(ROOM, "", "UTF-8, not empty", "raw prompt, trusted: special tokens in it are special; one `<|begin_of_text|>` is put before it unless it has one. This or `messages`"),
-    "messages": Input(ROOM, "", "JSON list of 1 to 1024", "chat in OpenAI's form, rendered by the checkpoint's chat template; no word of it becomes a special token"),
-    "tools": Input(ROOM, "none", "JSON list", "functions for the template, in OpenAI's form; with `messages` only"),
+    "text_input": Input(ROOM, "", "UTF-8, not empty", "raw prompt, trusted: special tokens in it are special; one `<|begin_of_text|>` is put before it unless it has one, or the tokenizer begins texts without. This or `messages`"),
+    "messages": Input(ROOM, "", "JSON list of 1 to 1024", "chat in OpenAI's form, rendered by the checkpoint's chat template as transformers does; no word of it becomes a control token (an added token that is called special, ends a generation or stands in the template). Keys that clients add for other servers are ignored, others are refused. Refused where a checkpoint has no template"),
+    "tools": Input(ROOM, "none", "JSON list", "functions for the template (`tool_use`, if it has a name), in OpenAI's form; with `messages` only"),
     "decoder_text_input": Input(REFUSED, "", "empty", "encoder-decoder models"),
     "max_tokens": Input(ROOM, "required; with `messages`: as many as fit", "1 to the engine's `max_seq_len` less the prompt", "most tokens to generate"),
     "min_tokens": Input("min_tokens", "0", "0 to `max_tokens`", "no end id, and no stop word, ends the text before"),

@@ -35,6 +35,7 @@ from terminal import complain, say
 from workload_mix import REPLAY
 
 START_AFTER_S = 0.5  # the plans are with all workers by then
+ALONE_AFTER_S = 0.05  # without workers elsewhere
 PREPARE_S = 120.0
 RATE_CHANGE_AFTER_S = 0.5
 JOIN_S = 15.0
@@ -223,7 +224,8 @@ class Conductor:
         self._round_number += 1
         # Asked for every round: a search takes hours, and clocks are set meanwhile.
         offsets = self._clocks.offsets(self._workers, self._send)
-        started = time.time() + START_AFTER_S
+        alone = not hasattr(self.runner, "clients")
+        started = time.time() + (ALONE_AFTER_S if alone else START_AFTER_S)
         header = prepared.header(options, rate, started, len(workers))
         self.results = RunResults(header)
         assert self.output is not None

@@ -24,8 +24,10 @@ from ttft_split import SplitError, split_ttft
 
 INTERVAL_S = 1.0
 FETCH_S = 2.0  # a slower answer is none
-# The engine's sums are published every half second: what ended before `stop` is in the last sample.
+# The engine's sums are published every half second: what ended before `stop` is to be in the last
+# sample, which is taken when they hold all requests, or after this time.
 LAST_AFTER_S = 1.0
+LAST_POLL_S = 0.1
 MAX_SAMPLES = 1200
 
 
@@ -110,7 +112,7 @@ class ServerSampler:
             self._thread.join()
             self._thread = None
             if self.samples:
-                time.sleep(LAST_AFTER_S)
+                self._await_sums()
                 self.sample()
 
     def sample(self) -> None:
@@ -128,6 +130,18 @@ class ServerSampler:
         taken = Sample(time.time() - self._zero, metrics)
         self.take(taken)
         self._keep(taken)
+
+    def _await_sums(self) -> None:
+        until = time.monotonic() + LAST_AFTER_S
+        while (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, LAST_POLL_S))
+            try:
+                metrics = parse_metrics(self._fetch(self.url))
+            except (OSError, http.client.HTTPException, ValueError):
+                return  # `sample` says why
+            engine = metrics.steps.get("tensorrt_llm")
+            if engine is not None and engine.requests == metrics.sequences:
+                return
 
     def take(self, taken: Sample) -> None:
         """Count a sample, now or when it is read back."""

@@ -209,6 +209,19 @@ def test_a_long_run_keeps_few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sampler.samples[0].at_s <= sampler.samples[-1].at_s
 
 
+def test_the_last_sample_waits_for_the_engines_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no longer: the limit is an hour here."""
+    monkeypatch.setattr(server_sampler, "LAST_AFTER_S", 3600.0)
+    behind = [PAGE] * 3 + [PAGE.replace("llama_fp4_sequences 8", "llama_fp4_sequences 10")] * 2
+    pages = iter(behind)
+    sampler = ServerSampler("", interval_s=3600.0, fetch=lambda _: next(pages))
+    sampler.start()
+    eventually(lambda: bool(sampler.samples), "the first sample")
+    sampler.stop()
+    assert [each.metrics.sequences for each in sampler.samples] == [8, 10]
+    assert next(pages, None) is None, "asked until they held all 10, and once more"
+
+
 def told_twice(server: ServerProcess) -> list[tuple[StepCounters, Any]]:
     """The counters of each of the ensemble's models, at the metrics endpoint and in Triton's
     statistics."""

@@ -55,8 +55,11 @@ def main() -> None:
         told = measure(options.engine, precision, kv_cache, options.steps)
         print(json.dumps(told), flush=True)
         return
-    say(f"| {'CPU':<12}| arithmetic | KV cache | decode tokens/s with "
-        f"{', '.join(map(str, STREAMS))} | cores' seconds a step | load, warm-up s | PSS MiB | KV cache GiB |")  # fmt: skip
+    streams = ", ".join(map(str, STREAMS))
+    say(
+        f"| {'CPU':<12}| arithmetic | KV cache | decode tokens/s with {streams} | "
+        "cores' seconds a step | load, warm-up s | PSS MiB | KV cache GiB |"
+    )
     for isa, precision, kv_cache in lines(options.only):
         say(_row(isa, precision, kv_cache, options))
 

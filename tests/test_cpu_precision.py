@@ -234,10 +234,13 @@ def test_the_memory_is_checked_at_what_is_run(
     assert load(exact)["kv_cache_precision"] == "f32"  # as it was compiled
     sentence = (
         r"^the weights \(0\.0 GB in f32\) and the KV cache \(0\.0 GB in f32, num_kv_blocks 1000\) "
-        r"exceed the 0\.0 GB that are free; build the engine with a smaller --kv-cache-tokens, "
+        r"exceed the 0\.0 GB that are free; free memory, or build the engine with a "
+        r"--kv-cache-tokens of at most 31968, and a --max-seq-len that is no more$"
     )
     with pytest.raises(EngineLoadError, match=sentence):
         load(exact - 1)
+    with pytest.raises(EngineLoadError, match=r"free memory, or serve on a machine with more$"):
+        load(shape.weight_bytes("f32") - 1)
     for named in ("auto", "bf16"):
         run = "bf16" if find_cpu_isa().has_bf16 else "f32"
         half = shape.weight_bytes(run) + 2 * values * blocks
@@ -247,3 +250,32 @@ def test_the_memory_is_checked_at_what_is_run(
         assert facts["kv_cache_precision"] == "u8"
     with pytest.raises(EngineLoadError, match=r"the KV cache \(0\.0 GB in (bf16|f16), "):
         load(half - 1, precision="auto", kv_cache_precision="bf16")
+
+
+WEIGH = """
+import json, sys
+from pathlib import Path
+from engine_fixtures import generate, load_engine, request
+from token_engine.openvino_requirements import read_shape
+def held():
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(one.split()[1]) * 1024 for one in lines if one.startswith("Pss_Anon"))
+before = held()
+engine = load_engine(Path(sys.argv[1]), precision=sys.argv[2], kv_cache_precision="auto")
+generate(engine, request(1, (5,) * 64, 2))
+took = held() - before
+print(json.dumps([took, read_shape(Path(sys.argv[1])).weight_bytes(engine.facts["precision"])]))
+engine.shutdown()
+"""
+
+
+@pytest.mark.parametrize("precision", ["auto", "f32"])
+def test_the_memory_that_is_checked_is_what_is_taken(tmp_path: Path, precision: str) -> None:
+    """By the kernel's count of a process; what it needs beside the weights is in the 60 MB."""
+    shape = {"hidden_size": 1024, "intermediate_size": 4096, "vocab_size": 32768, "head_dim": 64}
+    heads = {"num_attention_heads": 16, "num_key_value_heads": 8}
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", **shape, **heads)
+    folder = build_engine(checkpoint, tmp_path / "engine", "--kv-cache-tokens", "512")
+    took, estimated = run_limited(OWN, WEIGH, folder, precision)
+    assert 200e6 < estimated < 400e6
+    assert 0.95 * estimated < took < 1.1 * estimated + 60e6

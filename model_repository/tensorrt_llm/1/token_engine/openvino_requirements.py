@@ -11,7 +11,7 @@ from typing import Any
 from token_engine.cpu_isa import WITHOUT_BF16, CpuIsa, find_cpu_isa
 from token_engine.interface import EngineLoadError
 from token_engine.openvino_memory import ModelShape
-from token_engine.openvino_options import OpenVinoOptions
+from token_engine.openvino_options import KV_BLOCK_TOKENS, OpenVinoOptions
 from token_engine.openvino_precision import Settled
 
 WEIGHTS_FILE = "openvino_model.bin"
@@ -72,9 +72,20 @@ def check_memory(directory: Path, options: OpenVinoOptions, settled: Settled) ->
         raise EngineLoadError(
             f"the weights ({weights / 1e9:.1f} GB in {settled.precision}) and the KV cache "
             f"({cache / 1e9:.1f} GB in {settled.kv_cache_precision}, num_kv_blocks "
-            f"{options.num_kv_blocks}) exceed the {free / 1e9:.1f} GB that are free; "
-            "build the engine with a smaller --kv-cache-tokens, or free memory"
+            f"{options.num_kv_blocks}) exceed the {free / 1e9:.1f} GB that are free; free memory, "
+            f"or {_smaller(shape, settled, free)}"
         )
+
+
+def _smaller(shape: ModelShape, settled: Settled, free: int) -> str:
+    a_block = shape.kv_cache_bytes(1, settled.kv_cache_precision)
+    tokens = (free - shape.weight_bytes(settled.precision)) // a_block * KV_BLOCK_TOKENS
+    if tokens <= 0:
+        return "serve on a machine with more"
+    return (
+        f"build the engine with a --kv-cache-tokens of at most {tokens}, and a --max-seq-len that "
+        "is no more"
+    )
 
 
 def read_shape(directory: Path) -> ModelShape:

@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import select
+import struct
 import subprocess
 import sys
 import termios
@@ -67,7 +68,11 @@ class Terminal:
     """The command on a pseudo-terminal, as its controlling one: Ctrl-C is typed, not sent."""
 
     def __init__(self, *arguments: str, **more: str) -> None:
+        """`more` are environment variables, and `columns`; without, the terminal tells no width."""
+        columns = int(more.pop("columns", "0"))
         self._master, slave = pty.openpty()
+        if columns:
+            fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         self.process = subprocess.Popen(
             [*COMMAND, *arguments],
             stdin=slave,

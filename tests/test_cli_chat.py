@@ -143,7 +143,7 @@ def test_a_second_session_has_the_first_ones_history(
         with terminal("chat", "--url", narrow_server.ports.url("grpc"), **more) as shell:
             shell.read_until("> ")
             shell.line(command)
-            shell.read_until("max_tokens 128\r\n> ")
+            shell.read_until("max_tokens as many as the context has room for\r\n> ")
             shell.type(CTRL_D)
             assert shell.end() == 0
     assert history(tmp_path) == ["/params", "/params "]
@@ -202,3 +202,120 @@ def test_a_script_ends_with_its_first_error(
     found = ask(replay_server, "chat", stdin=script)
     assert (found.returncode, found.stdout, found.stderr.count("\n")) == (code, "", 1)
     assert sentence in found.stderr
+
+
+# --- banner, pace, length and /retry ---
+
+
+@pytest.fixture
+def demo_session(demo_server: ServerProcess, tmp_path: Path) -> Iterator[Terminal]:
+    """Of a model that ends its answers; 50 columns wide."""
+    metrics = f"http://{demo_server.ports.url('metrics')}/metrics"
+    options = ("chat", "--url", demo_server.ports.url("grpc"), "--metrics-url", metrics)
+    more = {"NO_COLOR": "1", "XDG_STATE_HOME": str(tmp_path / "state"), "TERM": "dumb"}
+    with terminal(*options, columns="50", **more) as shell:
+        yield shell
+
+
+def test_the_banner_names_model_runtime_and_server(
+    demo_session: Terminal, demo_server: ServerProcess
+) -> None:
+    banner = " ".join(demo_session.read_until("> ").split())
+    url = demo_server.ports.url("grpc")
+    assert banner.startswith(f"checkpoint, openvino runtime, triton 2.51.0 at {url} /help lists")
+
+
+def test_the_banner_without_metrics_or_server(replay_server: ServerProcess, tmp_path: Path) -> None:
+    nobody = "http://127.0.0.1:9/metrics"
+    more = {"NO_COLOR": "1", "XDG_STATE_HOME": str(tmp_path), "TERM": "dumb"}
+    url = replay_server.ports.url("grpc")
+    with terminal("chat", "--url", url, "--metrics-url", nobody, **more) as shell:
+        assert f"model ensemble, triton 2.51.0 at {url}" in shell.read_until("> ")
+    with terminal("chat", "--url", "127.0.0.1:9", **more) as shell:
+        assert "error: no connection to 127.0.0.1:9" in shell.read_until("Ctrl-D ends\r\n> ")
+
+
+STORY = "Tell me a story about a robot called Tom."
+
+
+def test_a_story_is_told_to_its_end_and_wrapped(
+    demo_session: Terminal, demo_client: Client, tmp_path: Path
+) -> None:
+    """It has more than 128 tokens; what is kept has no line ends of the terminal's."""
+    whole = demo_client.chat([{"role": "user", "content": STORY}], max_tokens=1000)
+    assert whole.finish_reason == "stop"
+    assert whole.num_output_tokens > 128
+    demo_session.read_until("> ")
+    demo_session.line(STORY)
+    demo_session.read_until("Tom.\r\n")
+    told = demo_session.read_until("\r\n[").removesuffix("\r\n[").split("\r\n")
+    assert " ".join(told) == whole.text
+    assert all(len(line) < 50 for line in told)
+    pace = " ".join(demo_session.read_until("]\r\n").split())
+    assert pace.startswith(f"{whole.num_output_tokens} tokens, ")
+    assert " tokens/s, the first" in pace
+    demo_session.read_until("> ")
+    assert saved(demo_session, tmp_path / "saved.json")[1]["content"] == whole.text
+
+
+def test_retry_replaces_the_last_answer(demo_session: Terminal, tmp_path: Path) -> None:
+    demo_session.read_until("> ")
+    demo_session.line("/retry")
+    demo_session.read_until("error: /retry must follow a message")
+    demo_session.read_until("> ")
+    for question in ("What is a fox?", "What is the opposite of hot?"):
+        demo_session.line(question)
+        demo_session.read_until("]\r\n> ")
+    before = saved(demo_session, tmp_path / "before.json")
+    demo_session.line("/retry")
+    demo_session.read_until("[greedy: the same answer again;")
+    demo_session.read_until("]\r\n> ")
+    assert saved(demo_session, tmp_path / "same.json") == before
+    demo_session.line("/params temperature 0.7")
+    demo_session.read_until("> ")
+    demo_session.line("/params max_tokens 2")
+    demo_session.read_until("> ")
+    demo_session.line("/retry")
+    assert "greedy" not in demo_session.read_until("[the answer ended at max_tokens")
+    demo_session.read_until("> ")
+    after = saved(demo_session, tmp_path / "after.json")
+    assert (after[:3], len(after)) == (before[:3], 4)
+    assert len(after[3]["content"]) < len(before[3]["content"])
+
+
+def test_retry_asks_a_message_that_failed(session: Terminal, tmp_path: Path) -> None:
+    session.line("/params max_tokens 100000")
+    session.read_until("> ")
+    session.line("Too long")
+    session.read_until("error: the prompt of ")
+    session.read_until("> ")
+    session.line("/params max_tokens 4")
+    session.read_until("> ")
+    session.line("/retry")
+    session.read_until("[the answer ended at max_tokens")
+    session.read_until("> ")
+    first, _ = saved(session, tmp_path / "saved.json")
+    assert first["content"] == "Too long"
+
+
+def test_an_answer_that_fills_the_context_says_so(
+    replay_server: ServerProcess, tmp_path: Path
+) -> None:
+    more = {"NO_COLOR": "1", "XDG_STATE_HOME": str(tmp_path), "TERM": "dumb"}
+    with terminal("chat", "--url", replay_server.ports.url("grpc"), **more) as shell:
+        shell.read_until("> ")
+        shell.line("Hello")
+        shell.read_until("[the answer ended where the context did; /reset begins a new")
+
+
+def test_a_script_has_no_banner_and_no_pace(demo_server: ServerProcess) -> None:
+    found = ask(demo_server, "chat", stdin=f"{STORY}\n/retry\n")
+    assert (found.returncode, found.stderr) == (0, "")
+    first, second = found.stdout.splitlines()
+    assert first == second
+    assert len(first) > 300
+
+
+def test_generate_of_a_chat_is_told_to_its_end(demo_server: ServerProcess) -> None:
+    whole = ask(demo_server, "chat", stdin=f"{STORY}\n").stdout
+    assert ask(demo_server, "generate", "--chat", STORY).stdout == whole

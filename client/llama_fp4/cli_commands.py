@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
 from llama_fp4.cli_console import say
 from llama_fp4.cli_conversation import Conversation
+from llama_fp4.cli_generate import AS_MANY
 from llama_fp4.cli_options import allowed, check_text, parse_value
+from llama_fp4.cli_wrap import Wrapped
 from llama_fp4.errors import InvalidRequest, must_be
 from llama_fp4.sampling import LISTS, SamplingParams
 
 HELP = """\
+/retry             ask the last message again; the new answer replaces the old one
 /reset             forget the conversation, but not the system message
 /system            show the system message
 /system TEXT       set it from here on; /system - takes it away
@@ -26,13 +30,16 @@ Ctrl-C cancels the answer; what is shown of it stays in the conversation."""
 class Commands:
     """They act on one conversation; `params` are those of the next answer."""
 
-    def __init__(self, conversation: Conversation, params: SamplingParams) -> None:
-        self._conversation, self.params = conversation, params
+    def __init__(
+        self, conversation: Conversation, params: SamplingParams, retry: Callable[[], None]
+    ) -> None:
+        self._conversation, self.params, self._ask_again = conversation, params, retry
         self._known = {
             "/help": self._help,
             "/params": self._params,
             "/quit": self._nothing,
             "/reset": self._reset,
+            "/retry": self._retry,
             "/save": self._save,
             "/system": self._system,
         }
@@ -50,13 +57,18 @@ class Commands:
         return name == "/quit"
 
     def _help(self, _: str) -> None:
-        say(HELP)
+        shown = Wrapped()
+        shown.write(f"{HELP}\n")
+        shown.flush()
 
     def _nothing(self, _: str) -> None:
         pass
 
     def _reset(self, _: str) -> None:
         self._conversation.reset()
+
+    def _retry(self, _: str) -> None:
+        self._ask_again()
 
     def _save(self, rest: str) -> None:
         if not rest:
@@ -72,6 +84,8 @@ class Commands:
     def _params(self, rest: str) -> None:
         name, _, value = rest.replace("=", " ", 1).partition(" ")
         if not name:
+            if self.params.max_tokens is None:
+                say(f"max_tokens {AS_MANY}")
             for given, values in self.params.given().items():
                 say(f"{given} {' '.join(map(str, values))}")
             return
@@ -85,6 +99,8 @@ class Commands:
 
 
 def _value(name: str, text: str) -> object:
+    if text == "-" and name == "max_tokens":
+        return None
     if text == "-":
         return next(f.default for f in fields(SamplingParams) if f.name == name)
     value = parse_value(name, text)

@@ -76,7 +76,7 @@ def say_json(value: Any) -> None:
 
 def note(text: str) -> None:
     """A line beside the answer."""
-    print(styled(sys.stderr, DIM, shown(sys.stderr, text)), file=sys.stderr, flush=True)
+    print(styled(sys.stderr, DIM, _lines(text)), file=sys.stderr, flush=True)
 
 
 def complain(error: LlamaError, as_json: bool) -> None:
@@ -93,8 +93,15 @@ def complain(error: LlamaError, as_json: bool) -> None:
         }
         print(json.dumps(document, ensure_ascii=False), file=sys.stderr, flush=True)
     else:
-        sentence = shown(sys.stderr, f"error: {error}")
+        sentence = _lines(f"error: {error}")
         print(styled(sys.stderr, BOLD, sentence), file=sys.stderr, flush=True)
+
+
+def _lines(text: str) -> str:
+    """For stderr, with its terminal's line ends."""
+    from llama_fp4.cli_wrap import wrapped  # which needs `shown`
+
+    return wrapped(sys.stderr, text)
 
 
 def say_table(rows: Iterable[Sequence[str]], heading: Sequence[str] = ()) -> None:

@@ -19,18 +19,30 @@ class Conversation:
         self.system = system
         self._turns: list[Message] = []
 
-    def asked(self, text: str) -> list[Message]:
-        """What is sent to have this message answered; nothing is kept yet."""
-        before = [] if self.system is None else [{"role": "system", "content": self.system}]
-        return [*before, *self._turns, {"role": "user", "content": text}]
+    def asked(self, text: str, again: bool = False) -> list[Message]:
+        """What is sent to have this message answered; nothing is kept yet.
 
-    def keep(self, text: str, answer: str) -> bool:
-        """Add the turn; one without an answer is dropped, and False returned."""
+        `again`: in place of the last turn.
+        """
+        before = [] if self.system is None else [{"role": "system", "content": self.system}]
+        return [*before, *self._before(again), {"role": "user", "content": text}]
+
+    def keep(self, text: str, answer: str, again: bool = False) -> bool:
+        """Add the turn, or replace the last one; without an answer nothing changes, and False is
+        returned."""
         if not answer:
             return False
         pair = [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
-        self._turns = [*self._turns, *pair]
+        self._turns = [*self._before(again), *pair]
         return True
+
+    def _before(self, again: bool) -> list[Message]:
+        return self._turns[:-2] if again else self._turns
+
+    @property
+    def last(self) -> str | None:
+        """The message of the last turn; None before there is one."""
+        return self._turns[-2]["content"] if self._turns else None
 
     def reset(self) -> None:
         """Forget the turns; the system message stays."""

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from llama_fp4.answers import Chunk, Completion
-from llama_fp4.cli_console import OK, note, say, say_json, write
+from llama_fp4.cli_console import OK, note, say, say_json
 from llama_fp4.cli_options import (
     add_sampling_options,
     add_server_options,
@@ -15,10 +15,15 @@ from llama_fp4.cli_options import (
     open_client,
     sampling_params,
 )
+from llama_fp4.cli_wrap import Wrapped
 from llama_fp4.contracts import Prompt
 from llama_fp4.errors import Cancelled, InvalidRequest
+from llama_fp4.sampling import SamplingParams
 from llama_fp4.stream import Stream
 
+AS_MANY = "as many as the context has room for"
+FULL = "the answer ended where the context did"
+DEFAULT_TOKENS = SamplingParams().max_tokens
 ENDS = {"length": "the answer ended at --max-tokens", "timeout": "the answer ended at --timeout-ms"}
 
 
@@ -36,12 +41,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="print text as it comes (default, but not with --json: then a line of JSON a chunk)",
     )
     add_server_options(parser)
-    add_sampling_options(parser)
+    add_sampling_options(parser, f"{DEFAULT_TOKENS}, with --chat {AS_MANY}")
 
 
 def run(options: argparse.Namespace) -> int:
     """Raises `LlamaError`; leaving in any way ends the request on the server."""
-    params = sampling_params(options)
+    params = sampling_params(options, open_ended=options.chat or options.system is not None)
     prompt = messages_or_text(options)
     streamed = options.stream if options.stream is not None else not options.json
     with (
@@ -54,9 +59,16 @@ def run(options: argparse.Namespace) -> int:
         raise Cancelled("the request was cancelled on the server", request_id=stream.request_id)
     if options.json and not streamed:
         say_json(completion_json(completion))
-    elif not options.json and sys.stderr.isatty() and completion.finish_reason in ENDS:
-        note(f"[{ENDS[completion.finish_reason]}]")
+    elif not options.json and sys.stderr.isatty() and (end := end_of(completion, params)):
+        note(f"[{end}]")
     return OK
+
+
+def end_of(completion: Completion, params: SamplingParams) -> str:
+    """Why the answer is not the model's whole one; "" if it is."""
+    if completion.finish_reason == "length" and params.max_tokens is None:
+        return FULL
+    return ENDS.get(completion.finish_reason, "")
 
 
 def messages_or_text(options: argparse.Namespace) -> Prompt:
@@ -82,15 +94,16 @@ def messages_or_text(options: argparse.Namespace) -> Prompt:
 
 
 def _print_chunks(stream: Stream, as_json: bool, streamed: bool) -> None:
-    last = "\n"
+    last, answer = "\n", Wrapped()
     try:
         for chunk in stream:
             if not as_json:
-                write(chunk.text)
+                answer.write(chunk.text)
                 last = chunk.text[-1:] or last
             elif streamed:
                 say_json(chunk_json(chunk, stream.request_id))
     finally:
+        answer.flush()
         # What comes next, an error or the shell's prompt, begins a line of its own.
         if not as_json and (last != "\n" or sys.exc_info()[0] is None):
             say()

@@ -77,15 +77,15 @@ def add_server_options(parser: argparse.ArgumentParser, model: bool = True) -> N
     group.add_argument("--json", action="store_true", help="JSON instead of text, errors too")
 
 
-def add_sampling_options(parser: argparse.ArgumentParser) -> None:
-    """One option for every field of `SamplingParams`."""
+def add_sampling_options(parser: argparse.ArgumentParser, max_tokens: str = "") -> None:
+    """One option for every field of `SamplingParams`; `max_tokens`: what its default is."""
     group = parser.add_argument_group("sampling, left to the server if not given")
     for field in fields(SamplingParams):
         name = field.name
         option = OPTIONS.get(name, "--" + name.replace("_", "-"))
         text = "; ".join(part for part in (TEXTS.get(name, ""), allowed(name)) if part)
         if name == "max_tokens":
-            text += f" (default: {field.default})"
+            text += f" (default: {max_tokens or field.default})"
         more: dict[str, Any] = {"dest": name, "default": None, "help": text.replace("%", "%%")}
         if name in FLAGS:
             group.add_argument(option, action=argparse.BooleanOptionalAction, **more)
@@ -147,11 +147,15 @@ def read_text(path: Path, what: str) -> str:
         raise InvalidRequest(f"{what} is @{path}, which must be UTF-8 and is not") from error
 
 
-def sampling_params(options: argparse.Namespace) -> SamplingParams:
-    """Those that were given. Raises `InvalidRequest` for what is out of range."""
+def sampling_params(options: argparse.Namespace, open_ended: bool = False) -> SamplingParams:
+    """Those that were given. Raises `InvalidRequest` for what is out of range.
+
+    `open_ended`: without --max-tokens an answer is as long as the context has room for.
+    """
     names = (field.name for field in fields(SamplingParams))
     given = {name: getattr(options, name) for name in names}
-    return SamplingParams(**{name: value for name, value in given.items() if value is not None})
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return SamplingParams(**({"max_tokens": None} if open_ended else {}) | chosen)
 
 
 def connection(options: argparse.Namespace) -> dict[str, Any]:

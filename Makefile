@@ -17,7 +17,7 @@ PY = $(VENV)/bin/python
 SETUP = $(PYTHON) build/setup_environment.py --venv $(VENV) --extras
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve engine repository verify doctor install test check table benchmark benchmark-client loadtest test-loadtest train-demo fuzz test-quantize test-vllm test-gpu clean clean-venv
+.PHONY: help demo serve engine repository verify doctor install test check lock table benchmark benchmark-client loadtest test-loadtest train-demo fuzz test-quantize test-vllm test-gpu clean clean-venv
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -56,6 +56,10 @@ check:  ## ruff and strict mypy
 	@$(PY) -m ruff format --check .
 	@$(PY) build/check_types.py
 	@$(PY) build/contract_table.py --check
+
+lock:  ## lock the packages of each set-up anew, within pyproject.toml's ranges (LOCK_FLAGS=--upgrade)
+	@$(SETUP) server
+	@$(PY) build/make_locks.py --uv $(VENV)/bin/uv $(LOCK_FLAGS)
 
 table:  ## write the table of every tensor, model_repository/README.md
 	@$(SETUP) server,fetch,dev

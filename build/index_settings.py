@@ -1,0 +1,63 @@
+"""What a machine's pip is set to, said to uv, which reads neither pip's files nor PIP_*.
+
+A machine behind a mirror is set up for pip: the same index must serve uv. What the environment
+says to uv itself (UV_*) comes first.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+from pathlib import Path
+
+# pip's setting, uv's variable, and what parts several values there. Of `cert` uv takes one file.
+VARIABLES = (
+    ("index-url", "UV_DEFAULT_INDEX", " "),
+    ("extra-index-url", "UV_INDEX", " "),
+    ("find-links", "UV_FIND_LINKS", ","),
+    ("trusted-host", "UV_INSECURE_HOST", " "),
+    ("default-timeout", "UV_HTTP_TIMEOUT", " "),
+    ("timeout", "UV_HTTP_TIMEOUT", " "),
+    ("cert", "SSL_CERT_FILE", " "),
+    ("client-cert", "SSL_CLIENT_CERT", " "),
+    ("proxy", "ALL_PROXY", " "),
+)
+# uv takes a package from the first index that knows its name, pip from any: hashes make it safe.
+ANY_INDEX = {"UV_INDEX_STRATEGY": "unsafe-best-match"}
+ON = ("1", "true", "yes", "on")
+
+
+def pip_settings(python: Path) -> dict[str, str]:
+    """What pip of this interpreter would install by: its files, then PIP_* over them."""
+    command = [str(python), "-m", "pip", "config", "list"]
+    # pip logs its version check and the like to the standard error: of no matter here.
+    listed = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    found = {}
+    for line in listed.stdout.decode(errors="replace").splitlines():
+        name, equals, value = line.partition("=")
+        section, _, key = name.strip().rpartition(".")
+        if equals and section in SECTIONS:
+            found[SECTIONS.index(section), key] = str(ast.literal_eval(value))
+    return {key: value for (_, key), value in sorted(found.items())}
+
+
+SECTIONS = ("global", "install", ":env:")  # the later ones are stronger
+
+
+def uv_settings(
+    settings: dict[str, str], given: dict[str, str] | None = None
+) -> tuple[list[str], dict[str, str]]:
+    """uv's flags and whole environment for pip's settings; `given` is the environment as it is."""
+    environment = dict(os.environ if given is None else given)
+    named = {name for name in environment if name.startswith(("UV_", "SSL_", "ALL_PROXY"))}
+    if named & {"UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL"}:
+        named |= {"UV_DEFAULT_INDEX", "UV_INDEX"}
+    for name, variable, between in VARIABLES:
+        values = settings.get(name, "").split()
+        if values and variable not in named:
+            environment[variable] = between.join(values)
+    if "UV_INDEX" in environment and "UV_INDEX_STRATEGY" not in named:
+        environment.update(ANY_INDEX)
+    no_index = settings.get("no-index", "").lower() in ON
+    return (["--no-index"] if no_index else []), environment

@@ -46,9 +46,9 @@ doctor: install  ## what this machine is, which runtimes fit it and why the othe
 install:  ## make .venv with what serving needs
 	@$(SETUP) server
 
-test:  ## the test suite, against the real server
+test:  ## the test suite, against the real server, on every core (TEST_FLAGS: pytest's)
 	@$(SETUP) server,fetch,dev,loadtest
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(TEST_FLAGS)
 
 check:  ## ruff and strict mypy
 	@$(SETUP) server,fetch,dev,loadtest

@@ -5,6 +5,8 @@ Used by the demo, the benchmark and the tests; a person runs `serve.py` itself.
 
 from __future__ import annotations
 
+import contextlib
+import random
 import re
 import signal
 import socket
@@ -22,6 +24,8 @@ from triton_processes import end_with_parent
 
 SERVE = Path(__file__).with_name("serve.py")
 PHASE_LINE = re.compile(r"tensorrt_llm: (engine load|warm-up): ([0-9.]+) s")
+EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+LOWEST_PORT = 10_000
 POLL_S = 0.05
 STOP_S = 60.0
 
@@ -48,11 +52,23 @@ class Ports:
 
 
 def free_ports() -> Ports:
-    """Ports that nobody listens on now."""
-    with socket.socket() as a, socket.socket() as b, socket.socket() as c:
-        for probe in (a, b, c):
-            probe.bind(("127.0.0.1", 0))
-        return Ports("127.0.0.1", *(probe.getsockname()[1] for probe in (a, b, c)))
+    """Ports that nobody listens on now, and that the system gives to no connection meanwhile."""
+    found: list[int] = []
+    while len(found) < 3:
+        port = random.SystemRandom().randrange(LOWEST_PORT, _first_ephemeral_port())
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found += [port] if port not in found else []
+    return Ports("127.0.0.1", *found)
+
+
+def _first_ephemeral_port() -> int:
+    """Where the ports begin that an outgoing connection may take at any time."""
+    with contextlib.suppress(OSError, ValueError):
+        first = int(EPHEMERAL.read_text(encoding="ascii").split()[0])
+        if first > LOWEST_PORT + 1000:
+            return first
+    return 65536
 
 
 class ServerProcess:

@@ -56,7 +56,9 @@ def _stage_pytriton(staging_directory: Path) -> TritonInstallation:
         )
     version = importlib.metadata.version("nvidia-pytriton")
     backends = staging_directory / f"backends-{version}-python{PYTHON}"
-    _link_backend([*(server / "backends" / "python").iterdir(), stub], backends / "python")
+    # Not __pycache__: an installer may or may not write it, and Python makes one beside the links.
+    files = [path for path in (server / "backends" / "python").iterdir() if path.is_file()]
+    _link_backend([*files, stub], backends / "python")
     libraries = [str(package.parent / "nvidia_pytriton.libs"), *_libpython_folder()]
     return TritonInstallation(
         server / "bin" / "tritonserver",

@@ -15,6 +15,7 @@ import sdk
 from host_clock import CLOCK, CLOCK_TOLD
 from load_round import LoadRound, RoundPlan
 from load_source import LoadSource
+from locust.runners import WorkerRunner
 from options import RunOptions
 from preparation import first_problem
 from records import NORMAL, RequestRecord
@@ -108,6 +109,9 @@ class Agent:
         finally:
             reporter.kill()
             self._report(self._round)
+            if isinstance(self._runner, WorkerRunner):
+                # Else Locust's own figures may come too late: it waits for them for 0.5 s.
+                self._runner._send_stats()
             self._runner.send_message(DONE, {"round": plan.number, "id": self._runner.client_id})
             self._round = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,15 +23,47 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 DEMO_CHECKPOINT = BUILD / "demo" / "checkpoint"
 
+PROGRAMS = ("bash", "curl", "make", "openssl")
+MOST_WORKERS = 6
+LONG_FILES = (
+    "test_readme.py",
+    "test_fetch_resume.py",
+    "test_all.py",
+    "test_verify.py",
+    "test_chat_injection.py",
+    "test_loadtest_run.py",
+    "test_loadtest_full_disk.py",
+    "test_loadtest_mix_run.py",
+    "test_serve_start.py",
+)
 MakeRepository = Callable[..., Path]
 
 
-def pytest_configure() -> None:
-    """SIGINT and SIGQUIT reach what the tests start, also where a shell runs them in the
-    background, which ignores both, and so would they."""
+def pytest_configure(config: pytest.Config) -> None:
+    """The suite needs what the README's commands need, and openssl for certificates.
+
+    SIGINT and SIGQUIT reach what the tests start, also where a shell runs them in the
+    background, which ignores both, and so would they.
+    """
+    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    if missing and not hasattr(config, "workerinput"):
+        names = " ".join(missing)
+        raise pytest.UsageError(f"the suite needs {names}: run 'apt-get install {names}'")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Shared among workers, a long file must not be the last to begin."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.path.name not in LONG_FILES)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: as many as there are cores, but each may hold a few servers, and two fill up
+    each other's waits on one core."""
+    return max(2, min(len(os.sched_getaffinity(0)), MOST_WORKERS))
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -90,6 +91,14 @@ LOADS = {
 }
 
 
+def pause_a_worker(master: psutil.Process) -> None:
+    """As on a machine where others are served first: twice of what Locust would bear."""
+    (worker, *_) = master.children()
+    worker.suspend()
+    time.sleep(6)
+    worker.resume()
+
+
 def disturb(
     disturbance: Callable[[psutil.Process], None], url: str, folder: Path, *arguments: str
 ) -> Ended:
@@ -137,6 +146,7 @@ def loads(
             lambda it: it.children()[0].send_signal(signal.SIGKILL),
             ("-t", "10s", *SHORT[2:], "--processes", "2"),
         ),
+        "paused worker": (pause_a_worker, ("-t", "12s", *SHORT[2:], "--processes", "2")),
         "killed": (
             lambda it: it.kill(),
             (*ENDLESS, "--metrics-url", replay_server.ports.url("metrics")),
@@ -318,6 +328,17 @@ def test_what_was_measured_outlives_a_dead_worker(loads: dict[str, Future[Ended]
     assert "Traceback" not in text
     assert len(records(folder)) > 20
     assert summary(folder)["counts"]["completed"] > 20
+
+
+def test_a_worker_that_stands_still_for_a_while_is_not_dead(
+    loads: dict[str, Future[Ended]],
+) -> None:
+    _, text, folder = loads["paused worker"].result()
+    assert "died at" not in text
+    assert "missing" not in text
+    told = summary(folder)
+    assert len(told["workers"]) == 2
+    assert told["counts"]["completed"] == told["counts"]["scheduled"] > 0
 
 
 def test_an_interrupted_run_keeps_what_it_has(loads: dict[str, Future[Ended]]) -> None:

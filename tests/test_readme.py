@@ -173,7 +173,8 @@ def test_nothing_on_the_way_to_the_demo_installs_torch() -> None:
 
 def test_an_unsupported_python_is_refused_with_the_allowed_ones(tmp_path: Path) -> None:
     code = (
-        "import sys, runpy; sys.version_info = (3, 9, 0, 'final', 0);"
+        f"import sys, runpy; sys.path.insert(0, {str(BUILD)!r});"
+        "sys.version_info = (3, 9, 0, 'final', 0);"
         f"sys.argv = ['setup', '--venv', {str(tmp_path / 'venv')!r}];"
         f"runpy.run_path({str(BUILD / 'setup_environment.py')!r}, run_name='__main__')"
     )

@@ -205,6 +205,25 @@ def test_a_damaged_engine_is_named_with_the_remedy(
     assert_one_sentence(result, *words)
 
 
+def test_compiled_python_beside_the_links_is_no_obstacle(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Python writes __pycache__ there, and an installer may later write one into the package."""
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    package = tmp_path / "pytriton"
+    backend = package / "tritonserver" / "backends" / "python"
+    stub = package / "tritonserver" / "python_backend_stubs" / triton_installation.PYTHON
+    for folder in (backend / "__pycache__", stub):
+        folder.mkdir(parents=True)
+    for file in (backend / "utils.py", stub / "triton_python_backend_stub"):
+        file.touch()
+    monkeypatch.setattr(triton_installation, "_pytriton_package", lambda: package)
+    staged = triton_installation.find_triton(tmp_path / "staged").backend_directory
+    assert staged is not None
+    (staged / "python" / "__pycache__").mkdir()
+    assert triton_installation.find_triton(tmp_path / "staged").backend_directory == staged
+
+
 def test_an_unsupported_python_and_a_missing_libpython(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -107,6 +107,30 @@ class LibrarySuite:
         assert answers[2].tokens == expected
         eventually(lambda: rig.worker.counts == (0, 0), "the library has let go of it")
 
+    def test_an_abort_that_fails_is_not_the_engines_end(
+        self, started: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is of a request that nobody waits for any more."""
+        rig = started(behaviour=self.behaviour(step_seconds=0.002))
+        engine: Any = rig.engine
+        failed: list[Exception] = []
+
+        def fails(*_: object, **__: object) -> Any:
+            failed.append(KeyError("no such request"))
+            raise failed[-1]
+
+        self.ask(rig, 1, 4, 100)
+        expected = self.ask(rig, 2, 4, 100)
+        eventually(lambda: rig.worker.counts == (2, 0), "both of them run")
+        self.break_aborts(rig, monkeypatch, fails)
+        engine.cancel(1)
+        assert drain(engine)[2].tokens == expected
+        assert failed
+
+    def break_aborts(self, rig: Rig, monkeypatch: pytest.MonkeyPatch, fails: Any) -> None:
+        """Have the library's own way to abort a request do that."""
+        raise NotImplementedError
+
     def test_a_library_that_cannot_be_asked_whether_it_lives_is_lost(
         self, started: Start, monkeypatch: pytest.MonkeyPatch
     ) -> None:

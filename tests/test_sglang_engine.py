@@ -71,6 +71,9 @@ class TestSglang(RuntimeSuite, LibrarySuite):
     def subject(self, started: Start) -> Subject:
         return subject_of("sglang", started(behaviour=Behaviour(step_seconds=0.002)), **SUBJECT)
 
+    def break_aborts(self, rig: Rig, monkeypatch: pytest.MonkeyPatch, fails: Any) -> None:
+        monkeypatch.setattr(rig.llm.tokenizer_manager, "abort_request", fails)
+
     def test_a_guide_holds(self, subject: Subject) -> None:
         for kind, text, expected in (
             ("json", "", b"$$ANY$$"),  # the library's word for any JSON value

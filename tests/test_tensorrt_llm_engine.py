@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from engine_answers import drain
 from engine_fixtures import Answer, collect, generate
+from library_fakes.rigs import Rig as LibraryRig
 from library_fakes.rigs import subject_of
 from library_suite import ToldDeathSuite
 from runtime_suite import RuntimeSuite, Subject, eventually
@@ -58,6 +59,9 @@ class TestTensorRtLlm(RuntimeSuite, ToldDeathSuite):
         else:
             rig = started(behaviour=behaviour, **TORCH)
         return subject_of(self.runtime, rig, min_p_first=True, **SAMPLERS[name])
+
+    def break_aborts(self, rig: LibraryRig, monkeypatch: pytest.MonkeyPatch, fails: Any) -> None:
+        monkeypatch.setattr(rig.worker, "abort_request", fails)
 
     def test_a_guide_holds(self, subject: Subject) -> None:
         for kind, text, expected in (

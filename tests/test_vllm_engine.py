@@ -21,7 +21,7 @@ from library_fakes.signatures import remove
 from library_fakes.worker import BLOCKS, Behaviour
 from library_suite import ToldDeathSuite
 from runtime_suite import GREEDY, SAMPLED, RuntimeSuite, Subject, eventually
-from token_engine import vllm_sampling
+from token_engine import vllm_engine, vllm_sampling
 from token_engine.async_loop import EngineLost
 from token_engine.interface import Guide, UnsupportedParameter
 from token_engine.vllm_loop import StepStats
@@ -52,6 +52,9 @@ class TestVllm(RuntimeSuite, ToldDeathSuite):
     def subject(self, started: Start, request: pytest.FixtureRequest) -> Subject:
         rig = started(request.param, behaviour=Behaviour(step_seconds=0.0005))
         return subject_of("vllm", rig, min_p_first=True)
+
+    def break_aborts(self, rig: Rig, monkeypatch: pytest.MonkeyPatch, fails: Any) -> None:
+        monkeypatch.setattr(rig.llm, "abort", fails)
 
     def test_a_guide_holds(self, subject: Subject) -> None:
         for kind, text, expected in (
@@ -247,6 +250,21 @@ def test_figures_that_are_missing_do_not_end_its_engine() -> None:
     assert (stats.running, stats.kv_usage, stats.prefix_hits) == (3, 0.5, 0)
 
 
+def test_a_request_that_its_parameters_do_not_take_is_refused(
+    started: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is raised of it: nothing of one request may end the process."""
+
+    def odd(*_: object) -> None:
+        raise TypeError("unsupported operand")
+
+    rig = started()
+    monkeypatch.setattr(vllm_engine, "library_params", odd)
+    with pytest.raises(UnsupportedParameter, match="the vllm runtime refuses it: unsupported op"):
+        ask(rig, 1, 4, 9)
+    assert not rig.engine.has_work
+
+
 def test_seeds_on_a_cpu_do_not_end_the_worker(started: Start) -> None:
     """vLLM's worker dies there of a request with a seed whose prompt is computed in chunks."""
     rig = started(behaviour=Behaviour(capability=None))
@@ -289,7 +307,7 @@ def test_the_fake_sees_what_would_fail_on_the_real_one(
 
     broken = replace(library, sampling_params=spoilt)
     monkeypatch.setattr(rig.engine, "_library", broken)
-    with pytest.raises((AssertionError, TypeError, EngineLost)):
+    with pytest.raises((AssertionError, UnsupportedParameter, EngineLost)):
         expect_twenty_tokens(rig)
 
 

@@ -47,6 +47,7 @@ class Job:
     result: Any = None  # the library's, once it has the request
     accepted: bool = False  # whether the library has taken the request
     cancelled: bool = False
+    ended: bool = False  # whether its last delta is on its way
     made: list[int] = field(default_factory=list)
     first_scheduled_ns: int = 0
 
@@ -185,10 +186,16 @@ class AsyncLoop(ABC):
         said = f"{self.library} failed at the request ({kind_and_message(error)})"
         return IncompleteResponse(said)
 
+    def _put(self, job: Job, delta: TokenDelta) -> None:
+        """Hand it over; nothing comes after a last one, whatever the library still does."""
+        if not job.ended:
+            job.ended = delta.finish_reason is not None
+            self._outbox.put(delta)
+
     def _fail(self, job: Job, error: Exception) -> None:
         """End one request, and no other."""
         fault: Fault = "invalid" if isinstance(error, RefusedRequest) else "engine"
-        self._outbox.put(TokenDelta(job.request.key, (), "error", one_line(error), fault))
+        self._put(job, TokenDelta(job.request.key, (), "error", one_line(error), fault))
 
     def _lose(self, error: BaseException) -> None:
         lost = EngineLost(f"{self.library} has failed: {one_line(error)}")

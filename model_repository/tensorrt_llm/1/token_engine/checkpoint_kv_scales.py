@@ -6,8 +6,8 @@ where the cache has other bits than the model (mem_cache/memory_pool.py, `set_kv
 multiplies always (layers/attention/triton_backend.py and flashinfer_backend.py; with FA3 wherever
 kv_cache_dtype is not "auto"): in a cache of 16 bits scales other than 1 give wrong answers.
 
-vLLM 0.32 sets them to 1 unless the cache is quantized (layers/quantization/kv_cache.py): on an H200
-the demo, whose scales are not 1, gave all golden tokens from a cache in BF16. TensorRT-LLM's
+vLLM 0.32 sets them to 1 unless the cache is quantized (layers/quantization/kv_cache.py): on an
+H200 the demo, whose scales are not 1, gave all golden tokens from a cache in BF16. TensorRT-LLM's
 options name no cache of 16 bits for a checkpoint that was calibrated for 8.
 """
 

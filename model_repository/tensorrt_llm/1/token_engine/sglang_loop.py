@@ -52,6 +52,8 @@ class SglangLoop(AsyncLoop):
         while job.task is not None and not job.task.done():
             try:
                 self._engine.tokenizer_manager.abort_request(rid=job.params["rid"])
+            except ODDITIES:  # of this request, which goes on for nobody; asked again below
+                pass
             except Exception as error:
                 self._lose(error)
                 return
@@ -74,7 +76,7 @@ class SglangLoop(AsyncLoop):
                 if gain.finish_reason is not None:
                     self._count_prefix(output["meta_info"])
                 if gain.token_ids or gain.finish_reason is not None:
-                    self._outbox.put(gain.as_delta(request.key, 0))
+                    self._put(job, gain.as_delta(request.key, 0))
                 if gain.finish_reason is not None:
                     return
         if not job.cancelled:

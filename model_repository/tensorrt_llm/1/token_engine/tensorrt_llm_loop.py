@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from token_engine.async_loop import WATCH_S, AsyncLoop, EngineLost, Job
-from token_engine.library_results import IncompleteResponse, one_line, readable
+from token_engine.library_results import ODDITIES, IncompleteResponse, one_line, readable
 from token_engine.tensorrt_llm_results import read_gain
 from token_engine.tensorrt_llm_sampling import Part, first_part, next_part
 
@@ -75,7 +75,9 @@ class GenerationLoop(AsyncLoop):
     def _abort_result(self, job: Job) -> None:
         try:
             job.result.abort()
-        except Exception as error:  # the executor is gone
+        except ODDITIES:  # of this request; if the executor is gone, the watch sees it
+            pass
+        except Exception as error:
             self._lose(error)
 
     def _give_up(self, job: Job) -> None:
@@ -119,8 +121,7 @@ class GenerationLoop(AsyncLoop):
             if following is not None:
                 gain = replace(gain, finish_reason=None)
             if gain.token_ids or gain.finish_reason is not None:
-                delta = gain.as_delta(job.request.key, job.first_scheduled_ns)
-                self._outbox.put(delta)
+                self._put(job, gain.as_delta(job.request.key, job.first_scheduled_ns))
             if following is not None or gain.finish_reason is not None:
                 return following
         if not job.cancelled:

@@ -19,7 +19,7 @@ from token_engine.interface import (
     GenerationRequest,
     UnsupportedParameter,
 )
-from token_engine.library_results import one_line
+from token_engine.library_results import ODDITIES, one_line
 from token_engine.vllm_arguments import check_deployment, engine_arguments
 from token_engine.vllm_library import Library, import_library
 from token_engine.vllm_loop import VllmLoop
@@ -48,7 +48,9 @@ class VllmEngine(AsyncEngine):
         refuse_unsupported(request, bool(self._options.structured_outputs_backend))
         try:
             params = library_params(request, self._library)
-        except self._library.request_errors as error:
+        except Exception as error:
+            if not isinstance(error, (*self._library.request_errors, *ODDITIES)):
+                raise
             raise UnsupportedParameter(f"the vllm runtime refuses it: {one_line(error)}") from error
         self._open.add(request.key)
         self._loop.submit(request, params)

@@ -105,6 +105,8 @@ class VllmLoop(AsyncLoop):
         while job.task is not None and not job.task.done():
             try:
                 await self._llm.abort(str(job.request.key))
+            except ODDITIES:  # of this request, which goes on for nobody; asked again below
+                pass
             except Exception as error:
                 self._lose(error)
                 return
@@ -137,7 +139,7 @@ class VllmLoop(AsyncLoop):
                 gain = readable(self.library, read_gain, output, request)
                 job.made += gain.token_ids
                 if gain.token_ids or gain.finish_reason is not None:
-                    self._outbox.put(gain.as_delta(request.key, gain.first_scheduled_ns))
+                    self._put(job, gain.as_delta(request.key, gain.first_scheduled_ns))
                 if gain.finish_reason is not None:
                     return
         if not job.cancelled:

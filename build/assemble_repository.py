@@ -16,17 +16,18 @@ from pathlib import Path
 from build_console import BuildError, Phase, run_script, say
 from compile_plan import link_or_copy
 from repository_manifest import MANIFEST, check_manifest, write_manifest
+from text_check import FILES_READ, FOLDERS_READ, TOKENIZER, check_rooms
 from unary_repository import kind_of, make_unary
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "model_repository"
 # What each room reads of an engine directory; None is all of it.
 ROOM_FILES: dict[str, tuple[str, ...] | None] = {
-    "preprocessing": ("engine.json", "tokenizer.json", "tokenizer_config.json"),
+    "preprocessing": ("engine.json", TOKENIZER),
     "tensorrt_llm": None,
     "postprocessing": ("engine.json", "token_bytes.npz"),
 }
-IF_THERE = {"preprocessing": ("chat_template.jinja",)}
+IF_THERE = {"preprocessing": (*FILES_READ, *FOLDERS_READ)}
 
 
 def main() -> None:
@@ -64,6 +65,8 @@ def assemble(engine: Path, output: Path, unary: bool = False) -> None:
         raise BuildError(
             f"{engine} is no engine, it has no engine.json; make one with 'make engine'"
         )
+    _check_complete(engine)
+    check_rooms(engine)
     with Phase(f"assemble {output.name}"):
         if output.resolve() != SOURCE.resolve():
             _copy_rooms(output)
@@ -87,6 +90,16 @@ def _copy_rooms(output: Path) -> None:
     shutil.copytree(SOURCE, output, ignore=ignored, dirs_exist_ok=True)
 
 
+def _check_complete(engine: Path) -> None:
+    """Before a room's files are exchanged: raises `BuildError` for one that is missing."""
+    needed = dict.fromkeys(name for names in ROOM_FILES.values() for name in names or ())
+    missing = [name for name in needed if not (engine / name).is_file()]
+    if missing:
+        raise BuildError(
+            f"{engine} lacks {', '.join(missing)}; compile it again with 'make engine'"
+        )
+
+
 def _install(
     engine: Path, names: tuple[str, ...] | None, if_there: tuple[str, ...], target: Path
 ) -> None:
@@ -98,11 +111,6 @@ def _install(
     for source in sorted(engine.iterdir()):
         if names is None or source.name in (*names, *if_there):
             _place(source, aside / source.name)
-    missing = [name for name in names or () if not (aside / name).is_file()]
-    if missing:
-        raise BuildError(
-            f"{engine} lacks {', '.join(missing)}; compile it again with 'make engine'"
-        )
     if target.exists():
         target.rename(old)
     aside.rename(target)

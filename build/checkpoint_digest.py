@@ -10,6 +10,7 @@ from typing import Any
 from build_console import BuildError, Phase
 
 MEMORY = "checkpoint_files.json"  # in an engine's folder: what its digest was taken of
+TEMPLATES = "additional_chat_templates"  # a folder, whose files count too
 CHUNK_BYTES = 16 * 2**20
 
 
@@ -19,9 +20,11 @@ def digest_checkpoint(checkpoint: Path, engine: Path) -> dict[str, Any]:
     The digest covers name, size and bytes of every file in the checkpoint's folder, in name order.
     """
     paths = sorted(path for path in checkpoint.iterdir() if path.is_file() and path.name[0] != ".")
+    paths += sorted((checkpoint / TEMPLATES).glob("*.jinja"))
     if not paths:
         raise BuildError(f"{checkpoint} holds no files; fetch the checkpoint into it")
-    files = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
+    names = {path: path.relative_to(checkpoint).as_posix() for path in paths}
+    files = {names[path]: [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
     remembered = _remembered(engine / MEMORY)
     if remembered.get("files") == files and isinstance(remembered.get("sha256"), str):
         return remembered
@@ -29,7 +32,7 @@ def digest_checkpoint(checkpoint: Path, engine: Path) -> dict[str, Any]:
     total = sum(size for size, _ in files.values())
     with Phase("reading the checkpoint's digest", total) as phase:
         for path in paths:
-            digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+            digest.update(f"{names[path]}\0{path.stat().st_size}\0".encode())
             with path.open("rb") as file:
                 while chunk := file.read(CHUNK_BYTES):
                     digest.update(chunk)

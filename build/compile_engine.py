@@ -35,17 +35,11 @@ from engine_description import (
 )
 from llama_config import LlamaConfig, load_llama_config, plain_config
 from nvfp4_checkpoint import open_checkpoint
+from text_check import FILES_READ, FOLDERS_READ, check_rooms, check_text
 from token_table import read_token_table
 from whole_output import written_whole
 
 COMPILER_VERSION = "6"  # raise it when the same checkpoint and options give another engine
-NEEDED_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
-TEXT_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
 
 ROOT = Path(__file__).resolve().parent.parent
 # Each runtime's step: a module here, and the class in it.
@@ -78,18 +72,14 @@ def compile_engine(options: argparse.Namespace) -> bool:
         )
     step = find_step(options.runtime)
     llama = load_llama_config(checkpoint)
-    for name in NEEDED_FILES:
-        if not (checkpoint / name).is_file():
-            raise BuildError(
-                f"{checkpoint / name} does not exist; fetch the whole checkpoint with its tokenizer"
-            )
+    notes = check_text(checkpoint, llama)
     plan = step.plan(options, llama)
     digest = digest_checkpoint(checkpoint, options.output)
     description = _describe(options, llama, plan, digest["sha256"])
     if read_description(options.output) == description:
         say(f"{options.output} is up to date")
         return False
-    for reason in plan.reasons:
+    for reason in (*notes, *plan.reasons):
         say(reason)
     _write(options, step, plan, description, digest, llama)
     say(f"{options.output} is ready")
@@ -119,6 +109,7 @@ def _write(
         if weights is not None:
             step.write(weights, table, plan, folder)
         write_description(folder, description)
+        check_rooms(folder)
         step.prove(folder)
 
 
@@ -143,9 +134,12 @@ def _describe(
 
 
 def _copy_small_files(checkpoint: Path, folder: Path, llama: LlamaConfig) -> None:
-    for name in TEXT_FILES:
+    for name in FILES_READ:
         if (checkpoint / name).is_file():
             shutil.copyfile(checkpoint / name, folder / name)
+    for name in FOLDERS_READ:
+        if (checkpoint / name).is_dir():
+            shutil.copytree(checkpoint / name, folder / name)
     ids = {"bos_token_id": llama.bos_token_id, "eos_token_id": list(llama.eos_token_ids)}
     _write_json(folder / "generation_config.json", ids)  # nothing else in it is ever used
     _write_json(folder / "config.json", plain_config(checkpoint, llama))

@@ -17,6 +17,7 @@ from build_console import BuildError
 DEEPEST = 64  # objects and lists within each other
 LARGEST_BITS = 64
 LONGEST_SHOWN = 60  # characters of a value in a sentence
+LFS_POINTER = b"version https://git-lfs"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MEND = "correct it, or fetch it again"
 
@@ -30,6 +31,10 @@ def read_json(path: Path) -> dict[str, Any]:
             raise BuildError(
                 f"{path} begins with a byte order mark, which JSON must not have; save it as UTF-8 "
                 "without one"
+            )
+        if content.startswith(LFS_POINTER):
+            raise BuildError(
+                f"{path} is a git LFS pointer, not the file; run 'git lfs pull' in {path.parent}"
             )
         document = json.loads(content.decode("utf-8"), object_pairs_hook=_without_repeats)
     except FileNotFoundError:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from build_console import BuildError
-from json_document import Values, read_json
+from json_document import LFS_POINTER, Values, read_json
 
 DTYPE_BYTES = {"U8": 1, "F8_E4M3": 1, "BF16": 2, "F16": 2, "F32": 4}
 FETCH_AGAIN = "fetch the checkpoint again"  # of bytes that contradict the file's own header
@@ -29,7 +29,6 @@ AS_WRITTEN_OR_DAMAGED = (
 INDEX = "model.safetensors.index.json"
 SINGLE_SHARD = "model.safetensors"
 SHARD_NAME = re.compile(r"[^/\0]{1,200}\.safetensors")
-LFS_POINTER = b"version https://git-lfs"
 
 Bytes = npt.NDArray[np.uint8]
 

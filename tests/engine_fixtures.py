@@ -43,7 +43,8 @@ def write_tokenizer(folder: Path) -> None:
     special = [
         {"id": number, "content": f"<|{number}|>", "special": True, **flags} for number in range(4)
     ]
-    vocabulary = {chr(byte): byte for byte in range(0x21, 0x7F)}
+    vocabulary = {f"<|{number}|>": number for number in range(4)}
+    vocabulary |= {chr(byte): byte for byte in range(0x21, 0x7F)}
     document = {
         "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
         "added_tokens": special,

@@ -56,8 +56,9 @@ details{margin:32px 0}summary{cursor:pointer;font-size:18px;font-weight:600;marg
 th,td{text-align:left;padding:5px 10px 5px 0;border-bottom:1px solid var(--rule);vertical-align:top;
 overflow-wrap:anywhere}
 th:first-child,td:first-child{min-width:100px}
+td>b{white-space:nowrap}
 th{color:var(--dim);font-weight:600}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;
-white-space:nowrap}td .dim{font-size:13px}
+white-space:nowrap}th.n{white-space:normal;vertical-align:bottom}td .dim{font-size:13px}
 @media print{body{max-width:none}.plot{break-inside:avoid}}
 """ + "".join(
     f".s{n}{{stroke:var(--c{n})}}.b{n}{{background:var(--c{n})}}.d{n}{{fill:var(--c{n})}}"

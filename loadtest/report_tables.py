@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from svg_plot import GREY
 from traffic_results import OF_A_WORKLOAD
+from ttft_split import REMAINDER, WIDE_REMAINDER
 
 METRICS = {
     "ttft": "first token minus scheduled arrival",
@@ -208,19 +210,23 @@ def split_table(summary: Mapping[str, Any]) -> str:
         return f"<p>There is no split: {escape(server.get('split_problem') or 'unknown')}.</p>"
     parts = split["parts"]
     whole = sum(max(each["seconds"], 0) for each in parts) or 1
-    bar = "".join(
-        f'<i class="b{index % 6}" style="width:{max(each["seconds"], 0) / whole:.3%}" '
-        f'title="{each["part"]}"></i>'
+    colours = [
+        GREY if each["part"] in (REMAINDER, WIDE_REMAINDER) else index
         for index, each in enumerate(parts)
+    ]
+    bar = "".join(
+        f'<i class="b{colour}" style="width:{max(each["seconds"], 0) / whole:.3%}" '
+        f'title="{each["part"]}"></i>'
+        for colour, each in zip(colours, parts, strict=True)
     )
     rows = [
         [
-            f'<i class="key b{index % 6}"></i><b>{each["part"]}</b> '
+            f'<i class="key b{colour}"></i><b>{each["part"]}</b> '
             f'<span class="dim">{PARTS.get(each["part"], "")}</span>',
             milliseconds(each["seconds"]),
             f"{each['share']:.1%}",
         ]
-        for index, each in enumerate(parts)
+        for colour, each in zip(colours, parts, strict=True)
     ]
     rows.append(["<b>mean ttft</b>", f"<b>{milliseconds(split['ttft_s'])}</b>", ""])
     note = f"Server parts: means of the {split['requests']:,} requests that it ended."

@@ -1,4 +1,4 @@
-"""What this machine is, which engine runtimes fit it, and why the others do not.
+"""What this machine is, which engine runtimes fit it and why the others do not, and what is built.
 
 Looks only; exit code 0 if some runtime that computes fits, 1 if none does.
 """
@@ -6,6 +6,7 @@ Looks only; exit code 0 if some runtime that computes fits, 1 if none does.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import shutil
@@ -30,9 +31,12 @@ from triton_installation import (
     TritonNotFound,
     find_triton,
 )
+from unary_repository import kind_of
 
 BLACKWELL_NAMES = ", ".join(names for _, names, runtimes, _ in FAMILIES if "tensorrt" in runtimes)
-STAGING = Path(__file__).resolve().parent / "out" / "triton"
+ROOT = Path(__file__).resolve().parent.parent
+STAGING = ROOT / "build" / "out" / "triton"
+DEPLOYMENTS = "build/out/deployments"  # where all.py puts them
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Verdict:
 def main() -> int:
     """Print the whole report."""
     argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0]).parse_args()
-    for name, value in machine():
+    for name, value in (*machine(), *repositories()):
         say(f"{name:<14}{value}")
     say("")
     verdicts = runtimes()
@@ -99,6 +103,22 @@ def machine() -> Iterator[tuple[str, str]]:
         "libpython",
         f"{folder}/{LIBPYTHON}" if folder else f"{LIBPYTHON}, by the system's own linker path",
     )
+
+
+def repositories(checkout: Path = ROOT) -> Iterator[tuple[str, str]]:
+    """("repository", what its ensemble and its engine are) of each that was built in a checkout."""
+    found = [checkout / "model_repository", *sorted(checkout.glob(f"{DEPLOYMENTS}/*/repository"))]
+    for repository in found:
+        try:
+            text = (repository / "tensorrt_llm/1/engine/engine.json").read_text(encoding="utf-8")
+            engine = json.loads(text)
+            what = f"{engine['model']['name']} on {engine['runtime']}"
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            what = f"its engine.json cannot be read ({error!r:.80})"
+        place = repository.relative_to(checkout)
+        yield "repository", f"{place}: {kind_of(repository)} ensemble, {what}"
 
 
 def runtimes() -> list[Verdict]:

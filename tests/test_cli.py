@@ -56,6 +56,7 @@ USAGE = {
     "unknown option": (["generate", "x", "--nope"], "--nope"),
     "no quotes": (["generate", "x", "y"], "a prompt with blanks needs quotes"),
     "abbreviated": (["generate", "x", "--max", "3"], "--max"),
+    "several answers": (["generate", "x", "--n", "2"], "generate of tensorrt_llm_bls"),
     "no integer": (
         ["generate", "x", "--top-k", "1.5"],
         "top_k must be an integer of at least 0, not '1.5'",

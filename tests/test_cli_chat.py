@@ -177,19 +177,23 @@ def test_a_script(demo_server: ServerProcess, demo_client: Client, tmp_path: Pat
 def test_system_reset_and_params_in_a_script(replay_server: ServerProcess) -> None:
     script = (
         "/system Be a fox.\nHello\n/system\n/reset\n/params temperature=0.5\n/params stop_words a\n"
-        "/params\n/params stop_words -\n/params temperature -\n/params\n/quit\nnever\n"
+        "/params\n/params stop_words -\n/params temperature -\n/params max_tokens -\n"
+        "/params\n/quit\nnever\n"
     )
     found = ask(replay_server, "chat", "--max-tokens", "60", stdin=script)
     assert (found.returncode, found.stderr) == (0, "")
     reply, _, rest = found.stdout.rpartition("\nBe a fox.\n")
     assert "Be a fox." in reply
-    assert rest == "max_tokens 60\ntemperature 0.5\nstop_words a\nmax_tokens 60\n"
+    shown = "max_tokens 60\ntemperature 0.5\nstop_words a\n"
+    assert rest == f"{shown}max_tokens as many as the context has room for\n"
 
 
 @pytest.mark.parametrize(
     ("script", "code", "sentence"),
     [
         ("/nope\nHello\n", 2, "not '/nope'"),
+        ("/params n 2\n", 2, "generate of tensorrt_llm_bls"),
+        ("/params nope 2\n", 2, "the option must be one of max_tokens"),
         ('"""\nno end\n', 2, "the block must end with"),
         ("/params max_tokens 1000000\nHello\n", 2, "and max_tokens 1000000 make"),
         ("/params top_k x\n", 2, "top_k must be an integer of at least 0, not 'x'"),

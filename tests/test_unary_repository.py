@@ -7,6 +7,7 @@ scripts are run by test_upstream_scripts.py.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ import tritonclient.http
 from assemble_repository import assemble
 from build_console import BuildError
 from conftest import BUILD, MakeRepository
+from doctor import repositories
 from llama_fp4 import Client, InvalidRequest
 from processes import eventually, figure
 from repository_manifest import MANIFEST, check_manifest
@@ -351,6 +353,19 @@ def test_the_committed_repository_stays_as_it_is(unary_repository: Path) -> None
     with pytest.raises(BuildError, match="give another folder with --output"):
         assemble(unary_repository.with_name("engine"), source, unary=True)
     assert (source / "tensorrt_llm" / "config.pbtxt").read_bytes() == before
+
+
+def test_doctor_tells_the_kind(unary_repository: Path, tmp_path: Path) -> None:
+    shutil.copytree(unary_repository, tmp_path / "build/out/deployments/replay/repository")
+    shutil.copytree(unary_repository.with_name("model_repository"), tmp_path / "model_repository")
+    (tmp_path / "build/out/deployments/empty/repository").mkdir(parents=True)
+    assert list(repositories(tmp_path)) == [
+        ("repository", "model_repository: streaming ensemble, checkpoint on replay"),
+        (
+            "repository",
+            "build/out/deployments/replay/repository: unary ensemble, checkpoint on replay",
+        ),
+    ]
 
 
 def test_make_passes_it_on() -> None:

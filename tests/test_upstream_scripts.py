@@ -1,9 +1,9 @@
 """Upstream's own client scripts, unmodified, on a repository made with --unary.
 
 They are not part of this repository: UPSTREAM_CLIENTS names a folder that has upstream's `tools/`
-and `inflight_batcher_llm/client/` (tensorrtllm_backend v0.8 to v0.21, or TensorRT-LLM's
-triton_backend/ up to 1.2). Without it these tests are skipped, and test_unary_repository.py, where
-the same scripts are retold, stands for them. The scripts need pandas and tabulate.
+and `inflight_batcher_llm/client/` (tensorrtllm_backend, tried with v0.16 and v0.19). Without it
+these tests are skipped, and test_unary_repository.py, where the same scripts are retold, stands for
+them. The scripts need pandas and tabulate.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from llama_fp4.cli_console import (
 )
 from llama_fp4.cli_interrupt import Waker
 from llama_fp4.errors import LlamaError, must_be
+from llama_fp4.sampling import ONE_ANSWER, SEVERAL
 
 # name -> (module, what it does); each module has `add_options(parser)` and `run(options) -> code`
 COMMANDS = {
@@ -86,7 +87,10 @@ def _unknown(extra: Sequence[str]) -> str:
     # Without values: one of them may be what a mistyped --header was to keep secret.
     for argument in extra:
         if argument.startswith("-"):
-            return f"{argument.partition('=')[0]:.40} is no option"
+            option = argument.partition("=")[0]
+            if option.lstrip("-").replace("-", "_") in SEVERAL:
+                return f"{option} is no option of this command, {ONE_ANSWER}"
+            return f"{option:.40} is no option"
     return f"{len(extra)} arguments too many (a prompt with blanks needs quotes)"
 
 

@@ -11,8 +11,8 @@ from llama_fp4.cli_conversation import Conversation
 from llama_fp4.cli_generate import AS_MANY
 from llama_fp4.cli_options import allowed, check_text, parse_value
 from llama_fp4.cli_wrap import Wrapped
-from llama_fp4.errors import InvalidRequest, must_be
-from llama_fp4.sampling import LISTS, SamplingParams
+from llama_fp4.errors import InvalidRequest
+from llama_fp4.sampling import LISTS, NAMES, SamplingParams
 
 HELP = """\
 /retry             ask the last message again; the new answer replaces the old one
@@ -89,9 +89,8 @@ class Commands:
             for given, values in self.params.given().items():
                 say(f"{given} {' '.join(map(str, values))}")
             return
-        names = [field.name for field in fields(SamplingParams)]
-        if name not in names:
-            raise must_be("the parameter", f"one of {', '.join(names)}", name)
+        if name not in NAMES:
+            self.params.merged({name: value})  # raises, with a hint where there is one
         value = value.strip()
         if not value:
             raise InvalidRequest(f"{name} must have a value: {allowed(name) or 'a text'}")

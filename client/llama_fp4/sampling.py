@@ -131,11 +131,7 @@ class SamplingParams:
             return self
         for name in options:
             if name in SEVERAL:
-                raise UnknownOption(
-                    f"{name} is no option of this client, whose stream is one answer: send several "
-                    "requests with seeds of their own, or call infer() or HTTP generate of "
-                    "tensorrt_llm_bls with num_return_sequences"
-                )
+                raise UnknownOption(f"{name} is no option of this client, {ONE_ANSWER}")
             if name not in NAMES:
                 raise UnknownOption(
                     f"the option must be one of {', '.join(NAMES)}, not {name!r:.60}"
@@ -162,6 +158,10 @@ class SamplingParams:
 NAMES = tuple(field.name for field in fields(SamplingParams))
 LISTS = (*WORDS, "embedding_bias_weights")
 JSON = ("tools", "guided_decoding_guide")
+ONE_ANSWER = (
+    "whose stream is one answer: send several requests with seeds of their own, or call infer() or "
+    "HTTP generate of tensorrt_llm_bls with num_return_sequences"
+)
 SEVERAL = ("num_return_sequences", "n", "best_of", "beam_width")  # answers to one request
 
 

@@ -104,6 +104,7 @@ class TestWithoutDeterministicInference:
         ids=str,
     )
     def test_draws(self, subject: Subject, sampling: SamplingParams) -> None:
+        subject.top_p_of_all = not sampling.min_p
         TestSglang().test_sampling_follows_the_plain_definition(subject, sampling)
 
     def test_seeds(self, subject: Subject) -> None:

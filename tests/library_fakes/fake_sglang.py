@@ -207,7 +207,7 @@ class Engine:
             guide_end=frozenset(params.stop_token_ids or EOS),
             logprobs=given["top_logprobs_num"] if given["return_logprob"] else None,
             raw_logprobs=False,
-            top_p_of_all=True,
+            top_p_of_all=seeds or not params.min_p,  # else FlashInfer's kernels, one after another
         )
         self._sample_or_die(params, wishes, seeds)
         if os.environ.get("SGLANG_RETURN_ORIGINAL_LOGPROB") != "1":

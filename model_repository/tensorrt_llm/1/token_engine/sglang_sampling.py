@@ -5,7 +5,8 @@
     greedy                 temperature=0; top_k, top_p, min_p and sampling_seed stay unset
     temperature            temperature (below 1e-6 it is greedy)
     top_k                  top_k; -1 for no limit
-    top_p                  top_p: of the whole distribution, not of what top_k left
+    top_p                  top_p: of the whole distribution, not of what top_k left (without
+                           deterministic inference of that, wherever the batch has a min_p)
     min_p                  min_p, after top_k and top_p, without deterministic inference. With it
                            every row of the batch has a seed (42, if none is given), and the sampler
                            asserts that none has where one has a min_p: all requests would end

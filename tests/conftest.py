@@ -60,6 +60,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=lambda item: item.path.name not in LONG_FILES)
 
 
+@pytest.hookimpl(optionalhook=True)  # an engine's own interpreter has no xdist
 def pytest_xdist_auto_num_workers() -> int:
     """`-n auto`: as many as there are cores, but each may hold a few servers, and two fill up
     each other's waits on one core."""

@@ -133,7 +133,7 @@ def read_manifest(directory: Path) -> Manifest | None:
         verified_by = str(document["verified_by"])
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BuildError(f"{path} is damaged ({error!r}); {remedy}") from error
     return Manifest(repo, commit, verified_by, files)
 

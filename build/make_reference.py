@@ -185,8 +185,8 @@ def _continue_all(
             logits = llama.logits(np.stack([hidden[index][-1] for index in active]))
             if not np.isfinite(logits).all():
                 raise BuildError(
-                    f"the logits of {checkpoint} are not finite: its weights are damaged; check "
-                    "them with build/fetch_checkpoint.py, or fetch the checkpoint again"
+                    f"the logits of {checkpoint} are not finite; look for the cause with "
+                    "build/fetch_checkpoint.py --check"
                 )
             for index, row in zip(active, logits, strict=True):
                 tops[index].append(likeliest(row))

@@ -41,8 +41,9 @@ def load_model(source: SourceModel, device: torch.device) -> Llama:
         largest = float(value.detach().abs().max())
         if not 0 < largest < float("inf"):
             raise BuildError(
-                f"{source.directory}: the largest value of {name} is {largest}, allowed is a "
-                "finite number above 0; fetch the model again"
+                f"{source.directory}: the largest value of {name} is {largest}, but must "
+                "be a finite number above 0; compare the files' SHA-256 with those that the "
+                "model's maker states"
             )
     return model
 

@@ -61,7 +61,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         # safetensors' own writer keeps one name of a shared tensor: the first in the alphabet.
         tensors[EMBEDDING] = replace(tensors.pop(HEAD), name=EMBEDDING)
     notes: tuple[str, ...] = ()
-    if config.tie_word_embeddings and _has_own_head(tensors):
+    if config.tie_word_embeddings and has_own_head(tensors):
         config = replace(config, tie_word_embeddings=False)
         notes = (
             f"warning: {directory / 'config.json'} says tie_word_embeddings true, but {HEAD} is "
@@ -72,7 +72,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     return Checkpoint(directory, config, tensors, notes)
 
 
-def _has_own_head(tensors: dict[str, StoredTensor]) -> bool:
+def has_own_head(tensors: dict[str, StoredTensor]) -> bool:
     """Whether a head is stored that is another matrix than the embedding, byte by byte."""
     embedding, head = tensors.get(EMBEDDING), tensors.get(HEAD)
     if embedding is None or head is None:

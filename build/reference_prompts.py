@@ -19,7 +19,7 @@ from jinja2 import TemplateError, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from json_document import read_json
+from json_document import MEND, read_json
 from llama_config import LlamaConfig
 from tokenizers import Tokenizer
 
@@ -42,7 +42,7 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
-        raise BuildError(f"{path} cannot be read ({error}); fetch the tokenizer again") from None
+        raise BuildError(f"{path} cannot be read ({error}); {MEND}") from None
     tokenizer.no_truncation()  # training's; transformers obeys neither of them in a prompt
     tokenizer.no_padding()
     return tokenizer

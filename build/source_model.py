@@ -12,6 +12,7 @@ from checkpoint_layout import TensorKind, expected_tensors, layer_prefix, linear
 from checkpoint_manifest import NEEDED, is_small_file, shard_names
 from json_document import read_json
 from llama_config import LlamaConfig, load_llama_config
+from nvfp4_checkpoint import HEAD, has_own_head
 from safetensors_file import StoredTensor, read_shards
 
 # Made anew by the export, not taken from the source.
@@ -58,6 +59,11 @@ def open_source(directory: Path) -> SourceModel:
             )
         read_json(directory / name)
     tensors = read_shards(directory)
+    if config.tie_word_embeddings and has_own_head(tensors):
+        raise BuildError(
+            f"{directory / 'config.json'}: tie_word_embeddings is true, but {HEAD} is stored and "
+            "is not the embedding, which versions of transformers read differently; set it to false"
+        )
     _check_layout(directory, config, tensors)
     return SourceModel(directory, config, tensors)
 
@@ -90,13 +96,13 @@ def _check_layout(directory: Path, config: LlamaConfig, tensors: dict[str, Store
     for name, (dtype, shape) in layout.items():
         if name not in tensors:
             raise BuildError(
-                f"{directory} lacks the tensor {name} that config.json calls for; fetch the model "
-                "again"
+                f"{directory} lacks the tensor {name} that config.json calls for; give weights "
+                "and a config.json that belong together"
             )
         found = tensors[name]
         if (found.dtype, found.shape) != (dtype, shape):
             raise BuildError(
-                f"{found.path}: {name} is {found.dtype} {list(found.shape)}, allowed is {dtype} "
+                f"{found.path}: {name} is {found.dtype} {list(found.shape)}, but must be {dtype} "
                 f"{list(shape)}; give --model a model saved in bfloat16 with its own config.json"
             )
     spare = {"lm_head.weight"} if config.tie_word_embeddings else set()

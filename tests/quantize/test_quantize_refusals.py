@@ -80,11 +80,11 @@ BAD_MODELS: dict[str, tuple[Edit, str]] = {
     "half a shard": (cut, r"model\.safetensors is truncated: .* ends 1 bytes behind the file"),
     "float32": (
         tensors(lambda all_: all_.update({f"{UP}.weight": all_[f"{UP}.weight"].float()})),
-        rf"{UP}\.weight is F32 \[128, 64\], allowed is BF16 \[128, 64\]; give",
+        rf"{UP}\.weight is F32 \[128, 64\], but must be BF16 \[128, 64\]; give",
     ),
     "another shape": (
         config(intermediate_size=256),
-        r"gate_proj\.weight is BF16 \[128, 64\], allowed is BF16 \[256, 64\]; give",
+        r"gate_proj\.weight is BF16 \[128, 64\], but must be BF16 \[256, 64\]; give",
     ),
     "a tensor is missing": (
         tensors(lambda all_: all_.pop("model.norm.weight")),

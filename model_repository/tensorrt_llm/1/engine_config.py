@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 FORMAT_VERSION = 1
+MOST = 2**31 - 1  # of tokens, sequences and requests: they are INT32 on the wire
+LONGEST_S = 1e9  # thirty years
 DEEPEST = 50  # tables within tables, of what is handed through
 
 
@@ -35,6 +37,7 @@ class ModelFacts:
 
     def __post_init__(self) -> None:
         _require(self.vocab_size > 0, "model.vocab_size", self.vocab_size, "at least 1")
+        _require_at_most(MOST, self, "model", "vocab_size")
         ids = [self.bos_token_id, *self.eos_token_ids]
         for token_id in ids:
             _require(
@@ -62,6 +65,9 @@ class Limits:
         _require(
             self.max_queue_size >= 0, "limits.max_queue_size", self.max_queue_size, "0 or more"
         )
+        counts = ("max_seq_len", "max_batch_size", "max_num_tokens", "max_queue_size")
+        _require_at_most(MOST, self, "limits", *counts)
+        _require_at_most(LONGEST_S, self, "limits", "hang_timeout_s")
         _require(self.hang_timeout_s > 0, "limits.hang_timeout_s", self.hang_timeout_s, "above 0")
 
 
@@ -183,3 +189,9 @@ def _allowed_instead(part: object) -> str:
 def _require(condition: bool, name: str, value: object, allowed: str) -> None:
     if not condition:
         raise EngineConfigError(f"{name} is {value!r}, allowed is {allowed}")
+
+
+def _require_at_most(most: float, section: object, where: str, *names: str) -> None:
+    for name in names:
+        value = getattr(section, name)
+        _require(value <= most, f"{where}.{name}", value, f"at most {most:.10g}")

@@ -95,7 +95,7 @@ def read_shape(directory: Path) -> ModelShape:
         raise EngineLoadError(f"{path} does not exist; {REBUILD}")
     try:
         return ModelShape.of(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise EngineLoadError(f"{path} is damaged ({error!r}); {REBUILD}") from error
 
 

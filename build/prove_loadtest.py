@@ -6,14 +6,18 @@
 2. 300 requests/s with more than 300 in flight: the rate follows the load that is offered.
 3. The real server on the replay engine, stopped for 3 s: p99 of ttft says seconds.
 4. One process and two, the same seed: the same requests, the same figures within the noise.
+5. perf_analyzer and aiperf on the same replay engine, a closed loop of the same users: mean itl and
+   e2e and tokens/s within 2 percent of theirs (`--only peers`: that alone).
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import itertools
 import json
 import math
+import resource
 import subprocess
 import sys
 import tempfile
@@ -25,6 +29,7 @@ from assemble_repository import assemble
 from build_console import run_script, say
 from llama_fp4 import Request, grpc_wire
 from llama_fp4.contracts import OUTPUTS, Tensor
+from peer_load_tests import Figures, Load, aiperf, perf_analyzer
 from playback_server import record
 from server_process import ServerProcess, free_ports
 
@@ -40,6 +45,7 @@ PERCENTS = (50.0, 90.0, 99.0)
 TOLERANCE_S, TOLERANCE_SHARE = 2e-3, 0.03
 FIRST_S, GAP_S, TOKENS = 0.05, 0.02, 50
 STRICT = "5e-3"  # s: what a valid run may be late by otherwise is more than is to be proven
+PEERS_SHARE = 0.02
 ATTEMPTS = 5  # of a run that calls itself invalid: that proves nothing
 INVALID = 3  # locustfile.py's exit code
 failures: list[str] = []
@@ -47,16 +53,22 @@ failures: list[str] = []
 
 def main() -> None:
     """All of them, and the sum."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--only", choices=["peers"], help="the fifth alone")
+    only = parser.parse_args().only
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with ServerProcess(_paced_repository(folder), free_ports(), folder / "log") as server:
             url = server.ports.url("grpc")
             record(url, folder / "answer", _request())
-            prove_stall(url, server.pid, folder)
-            prove_processes(url, folder)
-        prove_pace(folder, 1500, judged=True)
-        prove_pace(folder, 3000, judged=False)
-        prove_rate(folder)
+            if not only:
+                prove_stall(url, server.pid, folder)
+                prove_processes(url, folder)
+            prove_peers(url, server.ports.url("http"), folder)
+        if not only:
+            prove_pace(folder, 1500, judged=True)
+            prove_pace(folder, 3000, judged=False)
+            prove_rate(folder)
     for failure in failures:
         say(f"NOT PROVEN: {failure}")
     if failures:
@@ -151,6 +163,43 @@ def prove_processes(url: str, folder: Path) -> None:
         a, b = (each["metrics"][name]["p50"] for each in (one, two))
         text = f"{name} p50 of 1 and 2 processes: {a * 1e3:.1f} and {b * 1e3:.1f} ms"
         judge(text, abs(a - b) <= max(5e-3, 0.1 * a))
+
+
+def prove_peers(url: str, http: str, folder: Path) -> None:
+    """What two other load tests say of the same server under the same load."""
+    asked = Load(users=8, tokens=50, seconds=20, prompt="Once upon a time")
+    ours = _ours(url, asked, folder)
+    peers = {
+        "perf_analyzer": perf_analyzer(url, asked),
+        "aiperf": aiperf(http, asked, CHECKPOINT),
+    }
+    for name, theirs in peers.items():
+        for figure, scale, unit in (
+            ("itl_s", 1e3, "ms"),
+            ("e2e_s", 1e3, "ms"),
+            ("tokens_per_s", 1, "tokens/s"),
+        ):
+            a, b = getattr(ours, figure), getattr(theirs, figure)
+            text = f"{figure}: {a * scale:.2f} {unit}, {name}'s {b * scale:.2f}"
+            judge(text, abs(a / b - 1) <= PEERS_SHARE)
+    for name, each in {"this load test": ours, **peers}.items():
+        say(f"        {name}: {each.cpu_s:.2f} s of CPU a 1,000 tokens, its start included")
+
+
+def _ours(url: str, asked: Load, folder: Path) -> Figures:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    arguments = ("--closed-loop", "-u", str(asked.users), "-t", f"{asked.seconds}s")
+    summary, _ = load(folder, url, *arguments, "--workload", f"64/{asked.tokens}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    lines = (folder / "run" / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    tokens = sum(RequestRecord.from_json(line).num_output_tokens for line in lines)
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Figures(
+        itl_s=summary["metrics"]["itl"]["mean"],
+        e2e_s=summary["metrics"]["e2e"]["mean"],
+        tokens_per_s=summary["rates"]["output_tokens_per_s"],
+        cpu_s=cpu_s / tokens * 1e3,
+    )
 
 
 def judge(text: str, right: bool, why: Sequence[str] = ()) -> None:

@@ -40,6 +40,7 @@ PREPARE_S = 120.0
 RATE_CHANGE_AFTER_S = 0.5
 JOIN_S = 15.0
 USERS_S = 60.0
+PROGRESS_S = 5.0
 
 
 class Conductor:
@@ -59,6 +60,7 @@ class Conductor:
         self._stopping = False
         self._users = 0
         self._round_number = 0
+        self._phase, self._shown_at = "not started", 0.0
         self._clocks = HostClocks(self.runner)
         self.runner.register_message(agent.PREPARED, self._on_prepared)
         self.runner.register_message(agent.REPORT, self._on_report)
@@ -69,6 +71,10 @@ class Conductor:
         if self._greenlet is not None:
             self._greenlet.join(timeout=JOIN_S)
         self._stopping, self._users, self._preparing = False, 0, True
+        self._phase, self._shown_at = "the server is asked", time.monotonic()
+        # The web UI's timer runs from now on; the load begins later, and ends by itself.
+        if cancel := getattr(self.environment.web_ui, "_cancel_run_time_timer", None):
+            cancel()
         self._greenlet = gevent.spawn(self._run)
 
     def stop(self) -> None:
@@ -96,6 +102,18 @@ class Conductor:
             self.runner.send_message(agent.RATE, {"at": at, "rate": rate})
             self._changed(f"the rate was changed to {rate:g} requests/s at {at:.0f} s")
 
+    @property
+    def phase(self) -> str:
+        """What the run is about now, for people."""
+        return self._watch.phase() if self._watch else self._phase
+
+    def _show(self, phase: str) -> None:
+        """A step before the load; said too, where it takes long."""
+        self._phase = phase
+        if time.monotonic() - self._shown_at > PROGRESS_S:
+            self._shown_at = time.monotonic()
+            say(phase)
+
     def summary(self) -> dict[str, Any]:
         """Of the round so far, with the server's side of it."""
         summary = self.results.summary(self._watch.measured_s() if self._watch else None)
@@ -105,6 +123,10 @@ class Conductor:
                 metrics["ttft"]["mean"], metrics["send_lag"]["mean"]
             )
         return summary
+
+    def live(self) -> dict[str, Any]:
+        """The summary of the run so far, and the phase that it is in."""
+        return {**self.summary(), "phase": self.phase}
 
     def _changed(self, sentence: str) -> None:
         """The load is no longer the one of the header, which is to say so."""
@@ -136,7 +158,8 @@ class Conductor:
             options = run_options(self.environment.parsed_options)
             if options.stall:
                 processes(options.stall_pid)
-            prepared = prepare(options, say)
+            prepared = prepare(options, self._show)
+            self._show("the workers make their prompts")
             self._prepare_workers(options)
             for sentence in unused(self.environment.parsed_options):
                 say(sentence)
@@ -266,12 +289,13 @@ class Conductor:
                 "count": len(workers),
                 "name": str(index),
                 "rate": rate,
-                "references": prepared.references,
+                "references": prepared.unloaded.references,
             }
             self._send(agent.ROUND, plan, worker)
         if not workers:
             self.results.note("no worker was left: nothing was sent", voids=True)
-        for sentence in unused(self.environment.parsed_options):
+        notes = [*unused(self.environment.parsed_options), prepared.unloaded.note]
+        for sentence in filter(None, notes):
             self.results.note(sentence)
         there = self.runner.user_count
         if options.closed_loop and there < options.users:
@@ -318,6 +342,7 @@ class Conductor:
         """All of a closed loop's users, unless they are asked to come one after the other."""
         if not options.closed_loop or options.spawn_rate:
             return
+        self._show("the users start")
         deadline = time.monotonic() + USERS_S
         while self._users < options.users:
             if time.monotonic() > deadline:
@@ -341,6 +366,7 @@ class Conductor:
             self.runner.send_message(name, data)
 
     def _end(self, code: int, text: str) -> None:
+        self._phase = text if code in (EXIT_BAD_INPUT, EXIT_LEFT) else "ended"
         (complain if code == EXIT_BAD_INPUT else say)(text)
         self.environment.process_exit_code = code
         web = getattr(self.environment, "web_ui", None)

@@ -75,7 +75,7 @@ def _conduct(environment: Any, runner: Any) -> None:
     logging.getLogger("locust.stats_logger").disabled = True
     conductor = Conductor(environment)
     environment.llama_conductor = conductor
-    web_tab.attach(environment, conductor.summary, lambda: conductor.results)
+    web_tab.attach(environment, conductor.live, lambda: conductor.results)
     environment.events.test_start.add_listener(lambda **_: conductor.start())
     environment.events.test_stopping.add_listener(lambda **_: conductor.stop())
     environment.events.quitting.add_listener(lambda **_: conductor.leave())

@@ -12,7 +12,8 @@ from machine import describe_machine
 from options import OptionError, RunOptions
 from served import served
 from slo import parse_slos
-from unloaded import unloaded_texts
+from unloaded import Unloaded, unloaded_texts
+from unloaded_cache import UnloadedCache, server_identity
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Prepared:
     workload: str  # or several, with their weights
     requests_sha256: str = ""
     recorded: int = 0  # requests of the recording
-    references: dict[str, str] = field(default_factory=dict)
+    unloaded: Unloaded = field(default_factory=Unloaded)
     served: dict[str, str] = field(default_factory=dict)  # of served.py
 
     def header(
@@ -41,7 +42,7 @@ class Prepared:
             "warmup_s": options.warmup_s,
             "duration_s": options.load_s - options.warmup_s,
             "slos": [slo.text for slo in parse_slos(options.slos)],
-            "texts_compared": len(self.references),
+            "texts_compared": len(self.unloaded.references),
             "requests_sha256": self.requests_sha256,
             "changes": [],  # of the load while it went on
             # An open loop has none, whatever Locust calls its users.
@@ -49,8 +50,9 @@ class Prepared:
         }
 
 
-def prepare(options: RunOptions, say: Callable[[str], None]) -> Prepared:
-    """Raises ValueError, one sentence, where the run cannot begin."""
+def prepare(options: RunOptions, show: Callable[[str], None]) -> Prepared:
+    """Raises ValueError, one sentence, where the run cannot begin. `show` hears of every step."""
+    show("the prompts are made")
     source = LoadSource(options)
     client = sdk.open_client(options.url, options.model)
     try:
@@ -61,7 +63,8 @@ def prepare(options: RunOptions, say: Callable[[str], None]) -> Prepared:
         name = next(iter(shares)) if len(shares) == 1 else options.workload.replace(" ", "")
         if not options.text_check or not source.mix.distinct:
             return Prepared(name, source.sha256(), source.recorded, served=server)
-        texts = unloaded_texts(source.mix, client, say)
+        cache = UnloadedCache(server_identity(options))
+        texts = unloaded_texts(source.mix, client, show, cache)
         return Prepared(name, source.sha256(), source.recorded, texts, server)
     finally:
         client.close()

@@ -73,6 +73,16 @@ class RoundWatch:
             self._results.note(f"the load was ended at {self._stopped_at:.0f} s")
         self._runner.send_message(agent.STOP, {"drain": drain})
 
+    def phase(self) -> str:
+        """For people: where the round is."""
+        now, options = self.now(), self.options
+        if self._stopped_at is not None or now >= options.load_s:
+            return "drain: nothing more is sent, what is in flight is waited for"
+        if now < options.warmup_s:
+            return f"warm-up: {max(now, 0):.0f} of {options.warmup_s:g} s"
+        measured = options.load_s - options.warmup_s
+        return f"load: {now - options.warmup_s:.0f} of {measured:.0f} s"
+
     @property
     def planned(self) -> int:
         """Arrivals of normal requests in the measured window, 0 where nobody knows."""

@@ -20,7 +20,8 @@ def rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
 
     In a mix the times, rates and counts of each workload come after those of all.
     """
-    filled = [_value("INVALID", reason) for reason in summary["validity"]["reasons"]]
+    filled = [_value("phase", summary["phase"])] if "phase" in summary else []
+    filled += [_value("INVALID", reason) for reason in summary["validity"]["reasons"]]
     filled += [_slo(slo) for slo in summary["slos"]]
     filled += _traffic("", summary, METRICS)
     for name, workload in (summary.get("workloads") or {}).items():

@@ -180,7 +180,7 @@ def test_no_arrival_is_lost_of_a_rate_far_too_high(
 ) -> None:
     fast = ("-t", "1s", "--rate", "4000", "-s", "1", "--max-in-flight", "1000")
     code, text, folder = run(replay_server.ports.url("grpc"), tmp_path, *SHORT, *fast)
-    assert code == 1, text
+    assert code in (1, 3), text  # broken, or the client was the bottleneck
     due = itertools.takewhile(lambda unit: unit / 4000 < 1, unit_arrivals("poisson", 0))
     kept = records(folder)
     assert len({record.request_id for record in kept}) == len(kept) == len(list(due))

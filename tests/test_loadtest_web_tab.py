@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from arrivals import unit_arrivals
 from processes import eventually
 from server_process import ServerProcess, free_ports
 
@@ -68,3 +70,42 @@ def test_the_tab_shows_the_running_test(
         locust.send_signal(signal.SIGTERM)
         locust.wait(timeout=60)
     assert (tmp_path / "run" / "records.jsonl").stat().st_size > 0
+
+
+def test_the_ui_counts_the_run_time_from_the_load_on(
+    replay_server: ServerProcess, replay_repository: Path, tmp_path: Path
+) -> None:
+    """Its own timer runs while the run is prepared, and would leave that much less of the load."""
+    ports = free_ports()
+    command = [
+        *(sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--web-port", str(ports.http)),
+        *("-H", replay_server.ports.url("grpc"), "--rate", "20", "--workload", "32/4"),
+        *("--metrics-url", replay_server.ports.url("metrics"), "--warmup", "0.5"),
+        *("--tokenizer", str(replay_repository / "preprocessing/1/engine/tokenizer.json")),
+        *("--max-lag", "1000", "--slo", "ttft<1000s", "--output", str(tmp_path)),
+    ]
+    seen: set[str] = set()
+
+    def ended() -> bool:
+        phase = rows(ports.http)["phase"]["value"]
+        seen.add(phase.partition(":")[0])
+        return phase == "ended"
+
+    with (tmp_path / "log").open("wb") as log:
+        locust = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        eventually(lambda: bool(rows(ports.http)), "the web UI")
+        assert rows(ports.http)["phase"]["value"] == "not started"
+        form = b"user_count=1&spawn_rate=1&run_time=3s"
+        with urllib.request.urlopen(f"http://127.0.0.1:{ports.http}/swarm", form) as answer:
+            assert json.load(answer)["success"]
+        eventually(ended, "the end of the load")
+    finally:
+        locust.send_signal(signal.SIGTERM)
+        locust.wait(timeout=60)
+    summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    assert summary["header"]["duration_s"] == 2.5
+    assert not [each for each in summary["incidents"] if "ended" in each]
+    due = itertools.takewhile(lambda unit: unit / 20 < 3, unit_arrivals("poisson", 0))
+    assert summary["counts"]["scheduled"] + summary["counts"]["warmup"] == len(list(due))
+    assert seen & {"load", "warm-up"}

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,7 @@ GAUGES = {
     "kv_blocks_used": "KV-cache blocks in use",
     "kv_blocks_total": "KV-cache blocks of the engine",
 }
+START_SECONDS = "llama_fp4_start_time_seconds"
 PUBLISH_S = 0.5
 
 
@@ -65,6 +67,11 @@ class EngineMetrics:
             field: self._metric(utils, f"llama_fp4_{field}", text, gauge)
             for field, text in GAUGES.items()
         }
+        # One running server is told from another by it, also from an equal one.
+        self._started = self._metric(
+            utils, START_SECONDS, "When this engine's model was loaded, seconds since 1970", gauge
+        )
+        self._started.set(time.time())
         self._thread = threading.Thread(target=self._publish_on, name="metrics", daemon=True)
         self._thread.start()
 
@@ -87,8 +94,9 @@ class EngineMetrics:
         """Take the metrics away, while Triton is there."""
         self._ended.set()
         self._thread.join()
-        held = [*self._counters.values(), *self._gauges.values(), *self._families]
-        self._counters, self._gauges, self._families = {}, {}, []
+        metrics = [*self._counters.values(), *self._gauges.values(), self._started]
+        held = [*metrics, *self._families]
+        self._counters, self._gauges, self._families, self._started = {}, {}, [], None
         while held:
             ctypes.pythonapi.Py_DecRef(ctypes.py_object(held.pop(0)))
 

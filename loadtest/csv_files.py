@@ -80,8 +80,9 @@ def _of_run(summary: Mapping[str, Any] | None) -> dict[str, Cell]:
     header = (summary or {}).get("header", {})
     served = header.get("served") or {}
     slos = (summary or {}).get("slos", [])
+    other = ("arrivals", "rate") if header.get("closed_loop") else ("users",)  # mean nothing here
     return {
-        **{name: header.get(name) for name in OF_THE_RUN},
+        **{name: None if name in other else header.get(name) for name in OF_THE_RUN},
         **{name: served.get(name) for name in OF_THE_SERVER},
         "slos": ",".join(each["slo"] for each in slos),
         "slos_held": all(each["held"] for each in slos),

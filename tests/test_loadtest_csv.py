@@ -37,6 +37,11 @@ def read(path: Path) -> list[dict[str, str]]:
     return rows
 
 
+def made_csv(folder: Path) -> list[dict[str, str]]:
+    make_csv(folder)
+    return read(folder / "summary.csv")
+
+
 def assert_same(row: dict[str, str], traffic: dict[str, Any]) -> None:
     for name, count in traffic["counts"].items():
         assert int(row[name]) == count
@@ -55,8 +60,7 @@ def test_the_summarys_row_is_the_summary(tmp_path: Path) -> None:
     folder = write_run(
         tmp_path / "run", made_up(120, failed=3), served=served, model='a "model", ours\nnew'
     )
-    make_csv(folder)
-    (row,) = read(folder / "summary.csv")
+    (row,) = made_csv(folder)
     summary = json.loads((folder / "summary.json").read_text())
     assert_same(row, summary)
     header = summary["header"]
@@ -67,10 +71,16 @@ def test_the_summarys_row_is_the_summary(tmp_path: Path) -> None:
     assert (row["slos"], row["slos_held"], row["valid"]) == ("ttft:p99<2000ms", "true", "true")
 
 
+def test_a_closed_loop_has_users_and_no_rate(tmp_path: Path) -> None:
+    (plain,) = made_csv(write_run(tmp_path / "open", made_up(60), users=1))
+    assert (plain["closed_loop"], plain["rate"], plain["users"]) == ("", "10.0", "")
+    (row,) = made_csv(write_run(tmp_path / "closed", made_up(60), closed_loop=True, users=3))
+    assert (row["closed_loop"], row["rate"], row["arrivals"], row["users"]) == ("true", "", "", "3")
+
+
 def test_a_run_without_a_request_has_empty_cells(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", [])
-    make_csv(folder)
-    (row,) = read(folder / "summary.csv")
+    (row,) = made_csv(folder)
     assert (row["scheduled"], row["ttft_p99_s"], row["goodput_share"]) == ("0", "", "")
     assert read(folder / "records.csv") == []
 
@@ -82,8 +92,7 @@ def test_a_mix_has_a_row_for_each_workload(tmp_path: Path) -> None:
     ]
     shares = {"chat": 2.0, "128/128": 1.0}
     folder = write_run(tmp_path / "run", records, workload="chat=2,128/128=1", workloads=shares)
-    make_csv(folder)
-    whole, *parts = read(folder / "summary.csv")
+    whole, *parts = made_csv(folder)
     summary = json.loads((folder / "summary.json").read_text())
     assert whole["part"] == "all"
     assert_same(whole, summary)
@@ -101,8 +110,7 @@ def test_what_the_server_took_is_in_the_row(tmp_path: Path) -> None:
     split = {"parts": [{"part": "queue", "seconds": 0.25}, {"part": "other", "seconds": -0.5}]}
     summary["server"] = {"models": [model], "split": split}
     (folder / "summary.json").write_text(json.dumps(summary))
-    make_csv(folder)
-    (row,) = read(folder / "summary.csv")
+    (row,) = made_csv(folder)
     assert (row["preprocessing_queue_s"], row["preprocessing_compute_s"]) == ("0.25", "0.75")
     assert (row["ttft_queue_s"], row["ttft_other_s"]) == ("0.25", "-0.5")
     assert row["tensorrt_llm_queue_s"] == ""

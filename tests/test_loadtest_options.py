@@ -69,6 +69,11 @@ def test_every_option_is_listed_with_its_default() -> None:
         assert name in told, "Locust's, without which ours say little"
 
 
+def test_make_prints_the_same_page() -> None:
+    told = page("make", "-s", "loadtest", "LOADTEST_FLAGS=--help", f"VENV={sys.prefix}")
+    assert told.endswith(page(sys.executable, str(LOCUSTFILE), "--help"))
+
+
 def test_every_example_is_made_of_options_that_there_are() -> None:
     told = page(sys.executable, str(LOCUSTFILE), "-h")
     options, _, examples = told.partition("\nexamples:\n")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from build_profile import load_profile
 from cpu_limits import AVX2, AVX512, OWN, ROOT, SSE, limits, run_limited
 from engine_fixtures import (
     build_engine,
@@ -19,10 +20,12 @@ from engine_fixtures import (
     sure_greedy,
     write_checkpoint,
 )
+from model_shapes import SHAPES
 from nvfp4_reference import ReferenceLlama
 from token_engine import openvino_requirements
 from token_engine.cpu_isa import CpuIsa, find_cpu_isa
 from token_engine.interface import EngineLoadError
+from token_engine.openvino_memory import ModelShape
 from token_engine.openvino_options import OpenVinoOptions
 from token_engine.openvino_precision import settle
 from token_engine.openvino_requirements import NO_AVX2
@@ -210,8 +213,9 @@ def test_the_doctor_tells_choice_and_reason() -> None:
 def test_the_engines_own_tests_hold_on_avx2() -> None:
     """The suite's other tests of the engine are run on what this machine has."""
     tests = str(ROOT / "tests" / "test_openvino_engine.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-o", "addopts=", tests]
-    environment = {**os.environ, **limits(AVX2)}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", tests]
+    own = {name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")}
+    environment = {**own, **limits(AVX2)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
 
@@ -250,6 +254,22 @@ def test_the_memory_is_checked_at_what_is_run(
         assert facts["kv_cache_precision"] == "u8"
     with pytest.raises(EngineLoadError, match=r"the KV cache \(0\.0 GB in (bf16|f16), "):
         load(half - 1, precision="auto", kv_cache_precision="bf16")
+
+
+@pytest.mark.parametrize("level", [1, 2, 3, 4])
+def test_the_8b_profile_fits_into_16_gb_on_every_cpu(level: int) -> None:
+    """With 0.7 GB left to the system; and only where a KV cache in f32 would not, is it in f16."""
+    shape = ModelShape.of(SHAPES["llama-3.1-8b"])
+    blocks = load_profile("llama-3.1-8b-cpu").runtime_options["kv_cache_tokens"] // 32
+    free = 16e9 - 0.7e9
+
+    def fits(precision: str, kv_cache: str) -> bool:
+        return shape.weight_bytes(precision) + shape.kv_cache_bytes(blocks, kv_cache) <= free
+
+    settled = settle(OpenVinoOptions(blocks), CpuIsa(level), fits)
+    assert settled.kv_cache_precision == ("bf16" if level > 2 else "f16")
+    assert fits(settled.precision, settled.kv_cache_precision)
+    assert not fits("f32", "f32")
 
 
 WEIGH = """

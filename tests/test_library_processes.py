@@ -30,6 +30,20 @@ class TestTensorRtLlm(ProcessSuite):
             "(TRTLLMSampler)"
         )
 
+    def test_workers_that_tell_all_requests_of_their_end_are_replaced(self, opened: Opened) -> None:
+        self.test_workers_that_die_or_hang_are_replaced(opened, "broadcast_at_step")
+
+    def test_a_seed_that_would_not_be_kept_is_refused(self, opened: Opened) -> None:
+        """Through room 2, which makes up none of its own."""
+        self.version = "head"  # type: ignore[misc]
+        room = opened()
+        refused = ask(room, 20, temperature=np.float32(0.9), seed=np.uint64(7))
+        assert refused.events.get(timeout=20) == (
+            "seed is 7, the tensorrt_llm runtime allows only none, as equal seeds would not draw "
+            "equal tokens (TorchSampler)"
+        )
+        assert len(ask(room, 20, temperature=np.float32(0.9)).tokens()) == 20
+
     def test_a_machine_without_gpus(self, opened: Opened) -> None:
         with pytest.raises(EngineLoadError, match=r"no NVIDIA GPU is to be seen .*make doctor"):
             opened(gpus=0)

@@ -99,6 +99,8 @@ def check_names(where: Path, config: LlamaConfig, names: Iterable[str]) -> None:
     """Raise `BuildError` unless `names`, found in `where`, have all that the forward pass reads and
     nothing that a plain Llama 3.x in NVFP4 has not."""
     found = set(names)
+    if config.tie_word_embeddings and "lm_head.weight" in found:
+        found.add("model.embed_tokens.weight")  # one matrix, stored under either name
     missing = [name for name in expected_tensors(config) if name not in found]
     if missing:
         raise BuildError(

@@ -20,8 +20,9 @@ from safetensors_file import INDEX, SINGLE_SHARD, shards
 MANIFEST = "checkpoint_manifest.json"
 FORMAT_VERSION = 1
 CHUNK_BYTES = 4 * 2**20
-NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json")
+NEEDED = ("config.json", "tokenizer.json")
 OPTIONAL = (
+    "tokenizer_config.json",
     "generation_config.json",
     "hf_quant_config.json",
     "special_tokens_map.json",

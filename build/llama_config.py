@@ -86,7 +86,7 @@ def parse_llama_config(
     vocab_size = values.count("vocab_size", 1, MOST_VOCAB)
     hidden_size = values.count("hidden_size", 1, MOST_HIDDEN)
     heads = values.count("num_attention_heads", 1, MOST_HEADS)
-    positions = values.count("max_position_embeddings", 1, MOST_POSITIONS)
+    positions = values.count("max_position_embeddings", 2, MOST_POSITIONS)  # prompt and answer
     theta, scaling = _rope(values, positions)
     config = LlamaConfig(
         vocab_size=vocab_size,

@@ -22,10 +22,10 @@ from checkpoint_edits import (
     without,
     zeros,
 )
-from checkpoint_layout import complete_layout, layout_bytes
+from checkpoint_layout import check_names, complete_layout, layout_bytes
 from checkpoint_values import check_values, e4m3_values
 from engine_fixtures import DEMO, write_checkpoint
-from llama_config import parse_llama_config
+from llama_config import load_llama_config, parse_llama_config
 from model_shapes import SHAPES
 from nvfp4_checkpoint import open_checkpoint
 from nvfp4_reference import E4M3
@@ -101,6 +101,8 @@ def test_a_tied_matrix_may_be_stored_under_the_heads_name(tmp_path: Path) -> Non
     name = "model.embed_tokens.weight"
     rewrite_header(folder, lambda header: header.update({"lm_head.weight": header.pop(name)}))
     checkpoint = open_checkpoint(folder)
+    indexed = {*checkpoint.tensors, "lm_head.weight"} - {name}
+    check_names(folder, load_llama_config(folder), indexed)
     assert checkpoint.tensors[name].data.tobytes() == before
     assert "lm_head.weight" not in checkpoint.tensors
 

@@ -257,9 +257,29 @@ def test_the_endpoint_has_what_the_statistics_have(paced_server: ServerProcess) 
         assert step.executions == stats["execution_count"]
 
 
+def statistics(server: ServerProcess) -> dict[str, dict[str, float]]:
+    """Of each of the ensemble's models by Triton's statistics: requests, and seconds by part."""
+    told = {}
+    for model in STEPS:
+        url = f"http://{server.ports.url('http')}/v2/models/{model}/stats"
+        with urllib.request.urlopen(url) as answer:
+            stats = json.loads(answer.read())["model_stats"][0]["inference_stats"]
+        times = {part: stats[name]["ns"] / 1e9 for part, name in PARTS_IN_STATISTICS.items()}
+        told[model] = {"requests": float(stats["success"]["count"]), **times}
+    return told
+
+
+def all_ended(server: ServerProcess) -> bool:
+    """Whether the ensemble, which Triton counts last, has as many requests as its engine."""
+    told = statistics(server)
+    return told["ensemble"]["requests"] == told["tensorrt_llm"]["requests"]
+
+
 def test_the_split_of_a_known_pace(paced_server: ServerProcess, tmp_path: Path) -> None:
     ask(paced_server, 0, 0.0)  # the first one is slow
     eventually(lambda: all_counted(paced_server), "the engine's sums of all requests")
+    eventually(lambda: all_ended(paced_server), "Triton's counts of all requests")
+    before = statistics(paced_server)
     zero, started = time.perf_counter(), time.time()
     sampler = ServerSampler(metrics_url(paced_server.ports.url("metrics")), started)
     sampler.sample()
@@ -273,7 +293,9 @@ def test_the_split_of_a_known_pace(paced_server: ServerProcess, tmp_path: Path) 
         thread.start()
     for thread in threads:
         thread.join()
+    eventually(lambda: all_ended(paced_server), "Triton's counts of all requests")
     sampler.stop()
+    after = statistics(paced_server)
 
     results = RunResults({"workload": "paced", "started_unix": started, "duration_s": 10.0})
     for record in records:
@@ -299,6 +321,15 @@ def test_the_split_of_a_known_pace(paced_server: ServerProcess, tmp_path: Path) 
     assert parts["queue"] + parts["prefill"] < metrics["ttft"]["mean"]
     assert all(parts[name] > 0 for name in ("client", "tokenize", "detokenize", "other"))
     assert max(each["queued_requests"] for each in summary["server"]["samples"]) <= 2
+
+    models = {each["model"]: each for each in summary["server"]["models"]}
+    assert list(models) == list(STEPS)
+    for name, model in models.items():
+        spent = {part: after[name][part] - before[name][part] for part in after[name]}
+        assert model["requests"] == spent["requests"] > 0, name
+        for part in PARTS_IN_STATISTICS:
+            mean = spent[part] / spent["requests"]
+            assert model[f"{part}_s"] == pytest.approx(mean, abs=3e-6), (name, part)
 
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     lines = "".join(record.to_json() + "\n" for record in records)

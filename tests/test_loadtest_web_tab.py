@@ -60,6 +60,7 @@ def test_the_tab_shows_the_running_test(
         table = rows(port)
         assert int(table["itl"]["value"].split()[0].replace(",", "")) > 0
         assert float(table["ttft"]["p99"].replace(",", "")) > 0
+        assert float(table["server: preprocessing compute"]["mean"].replace(",", "")) > 0
         assert '"key": "llm-metrics"' in get(port, "/").replace('"key":"', '"key": "')
         summary = json.loads(get(port, "/llama/summary.json"))
         assert set(summary["workers"]) == {"0", "1"}, "of both workers"

@@ -80,7 +80,7 @@ LOADS = {
     "two processes": (*SHORT, "--processes", "2", "--json-file", "FOLDER/locust"),
     "faults": (*SHORT, "--faults", "cancel_storm=0.2,slow_reader=0.2,over_long=0.2"),
     "chat": (
-        *("-t", "2s", "--workload", "chat", "--think-time", "0.1", "--warmup", "0"),
+        *("-t", "5s", "--workload", "chat", "--think-time", "0.1", "--warmup", "0"),
         *("--closed-loop", "-u", "3", *FREE),
     ),
     "broken": (*SHORT, *NOBODY_HOLDS),
@@ -178,7 +178,7 @@ def test_locust_is_not_imported_here() -> None:
 def test_no_arrival_is_lost_of_a_rate_far_too_high(
     replay_server: ServerProcess, tmp_path: Path
 ) -> None:
-    fast = ("-t", "1s", "--rate", "4000", "-s", "1", "--max-in-flight", "1000")
+    fast = ("-t", "1s", "--rate", "4000", "-s", "1", "--max-in-flight", "100")
     code, text, folder = run(replay_server.ports.url("grpc"), tmp_path, *SHORT, *fast)
     assert code in (1, 3), text  # broken, or the client was the bottleneck
     due = itertools.takewhile(lambda unit: unit / 4000 < 1, unit_arrivals("poisson", 0))

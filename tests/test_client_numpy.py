@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import pytest
 from cli_calls import environment
 from client_chunks import three
 from llama_fp4 import (
+    AsyncClient,
     Client,
+    ConnectError,
     FunctionTransport,
     InvalidRequest,
     Keepalive,
@@ -120,6 +123,35 @@ def test_settings() -> None:
     ):
         with pytest.raises(InvalidRequest, match="must be"):
             make()
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:9", "http://127.0.0.1:9"])
+def test_limits_of_calls(url: str) -> None:
+    """Nobody listens there; what is wrong with the limit would be said before."""
+    right: list[Any] = [np.float32(2), np.int64(2), np.array(2.0)]
+    wrongs: list[Any] = [np.float32("nan"), np.int64(0), np.bool_(True), -1.0]
+    with Client(url) as client:
+        for seconds in right:
+            for ask in (client.health, client.server, client.models, client.metadata):
+                with pytest.raises(ConnectError):
+                    ask(seconds)
+            assert not client.is_ready(seconds)
+        for wrong in wrongs:
+            for call in (client.is_ready, client.statistics):
+                with pytest.raises(InvalidRequest, match="timeout_s must be seconds above 0"):
+                    call(wrong)
+
+
+def test_limits_of_async_calls() -> None:
+    async def main() -> None:
+        async with AsyncClient("http://127.0.0.1:9") as client:
+            assert not await client.is_ready(np.float32(2))  # type: ignore[arg-type]
+            with pytest.raises(ConnectError):
+                await client.health(np.float32(2))  # type: ignore[arg-type]
+            with pytest.raises(InvalidRequest, match="timeout_s must be seconds above 0"):
+                await client.is_ready(np.bool_(True))  # type: ignore[arg-type]
+
+    asyncio.run(main())
 
 
 def test_what_is_sent_over_both_wires() -> None:

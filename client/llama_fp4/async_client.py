@@ -23,7 +23,7 @@ from llama_fp4.errors import (
 )
 from llama_fp4.exchange import Exchange
 from llama_fp4.sampling import SamplingParams
-from llama_fp4.settings import Keepalive, Retries, Timeouts, Tls
+from llama_fp4.settings import Keepalive, Retries, Timeouts, Tls, limit_of
 from llama_fp4.transport import AsyncTransport
 
 
@@ -131,30 +131,31 @@ class AsyncClient:
 
     async def is_ready(self, timeout_s: float = 1.0) -> bool:
         """Whether the server answers and the model can be called."""
+        limit_of(timeout_s)
         try:
             return (await self.health(timeout_s)).model_ready
         except LlamaError:
             return False
 
-    async def health(self, timeout_s: float = ASK_S) -> Health:
+    async def health(self, timeout_s: float | None = ASK_S) -> Health:
         """What the server says of itself. Raises `LlamaError` if it says nothing."""
-        return await self._transport().health(self._name, timeout_s)
+        return await self._transport().health(self._name, limit_of(timeout_s))
 
-    async def metadata(self, timeout_s: float = ASK_S) -> ModelMetadata:
+    async def metadata(self, timeout_s: float | None = ASK_S) -> ModelMetadata:
         """The model's inputs and outputs."""
-        return await self._transport().metadata(self._name, timeout_s)
+        return await self._transport().metadata(self._name, limit_of(timeout_s))
 
-    async def server(self, timeout_s: float = ASK_S) -> ServerInfo:
+    async def server(self, timeout_s: float | None = ASK_S) -> ServerInfo:
         """The server's name and version."""
-        return await self._transport().server(timeout_s)
+        return await self._transport().server(limit_of(timeout_s))
 
-    async def models(self, timeout_s: float = ASK_S) -> list[ModelState]:
+    async def models(self, timeout_s: float | None = ASK_S) -> list[ModelState]:
         """The server's model repository."""
-        return await self._transport().models(timeout_s)
+        return await self._transport().models(limit_of(timeout_s))
 
-    async def statistics(self, timeout_s: float = ASK_S) -> dict[str, Any]:
+    async def statistics(self, timeout_s: float | None = ASK_S) -> dict[str, Any]:
         """Triton's statistics of the model, as its protocol's JSON has them."""
-        return await self._transport().statistics(self._name, timeout_s)
+        return await self._transport().statistics(self._name, limit_of(timeout_s))
 
     async def close(self) -> None:
         """As `Client.close`."""

@@ -25,7 +25,7 @@ from llama_fp4.errors import (
 from llama_fp4.exchange import Exchange
 from llama_fp4.plain_values import plain
 from llama_fp4.sampling import SamplingParams
-from llama_fp4.settings import Keepalive, Retries, Timeouts, Tls
+from llama_fp4.settings import Keepalive, Retries, Timeouts, Tls, limit_of
 from llama_fp4.stream import Stream
 from llama_fp4.transport import Transport
 from llama_fp4.watchdog import Watchdog
@@ -150,35 +150,36 @@ class Client:
 
     def is_ready(self, timeout_s: float = 1.0) -> bool:
         """Whether the server answers and the model can be called."""
+        limit_of(timeout_s)
         try:
             return self.health(timeout_s).model_ready
         except LlamaError:
             return False
 
-    def health(self, timeout_s: float = ASK_S) -> Health:
+    def health(self, timeout_s: float | None = ASK_S) -> Health:
         """What the server says of itself. Raises `LlamaError` if it says nothing."""
         self._check_open()
-        return self._transport.health(self._name, timeout_s)
+        return self._transport.health(self._name, limit_of(timeout_s))
 
-    def metadata(self, timeout_s: float = ASK_S) -> ModelMetadata:
+    def metadata(self, timeout_s: float | None = ASK_S) -> ModelMetadata:
         """The model's inputs and outputs."""
         self._check_open()
-        return self._transport.metadata(self._name, timeout_s)
+        return self._transport.metadata(self._name, limit_of(timeout_s))
 
-    def server(self, timeout_s: float = ASK_S) -> ServerInfo:
+    def server(self, timeout_s: float | None = ASK_S) -> ServerInfo:
         """The server's name and version."""
         self._check_open()
-        return self._transport.server(timeout_s)
+        return self._transport.server(limit_of(timeout_s))
 
-    def models(self, timeout_s: float = ASK_S) -> list[ModelState]:
+    def models(self, timeout_s: float | None = ASK_S) -> list[ModelState]:
         """The server's model repository."""
         self._check_open()
-        return self._transport.models(timeout_s)
+        return self._transport.models(limit_of(timeout_s))
 
-    def statistics(self, timeout_s: float = ASK_S) -> dict[str, Any]:
+    def statistics(self, timeout_s: float | None = ASK_S) -> dict[str, Any]:
         """Triton's statistics of the model, as its protocol's JSON has them."""
         self._check_open()
-        return self._transport.statistics(self._name, timeout_s)
+        return self._transport.statistics(self._name, limit_of(timeout_s))
 
     def close(self) -> None:
         """Close the connection; running streams end with `ClientClosed`. More than once is fine."""

@@ -13,12 +13,23 @@ from llama_fp4.plain_values import plain
 LONGEST_S = 1e6  # clocks of the systems below overflow somewhere above; gRPC's first
 
 
-def _seconds(settings: Any, name: str, above_0: bool = True) -> None:
-    """Check a field, and set it to Python's own number."""
-    value = plain(getattr(settings, name))
+def checked_seconds(name: str, value: Any, above_0: bool = True) -> float:
+    """The seconds as Python's own number. Raises `InvalidRequest` for what is none."""
+    value = plain(value)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not (number and 0 <= value <= LONGEST_S) or (above_0 and value == 0):
         raise must_be(name, f"seconds {'above' if above_0 else 'from'} 0 to {LONGEST_S:g}", value)
+    found: float = value
+    return found
+
+
+def limit_of(timeout_s: Any) -> float | None:
+    """What a call's `timeout_s` says; None is no limit. Raises `InvalidRequest`."""
+    return None if timeout_s is None else checked_seconds("timeout_s", timeout_s)
+
+
+def _seconds(settings: Any, name: str, above_0: bool = True) -> None:
+    value = checked_seconds(name, getattr(settings, name), above_0)
     object.__setattr__(settings, name, value)
 
 

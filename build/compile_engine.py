@@ -35,7 +35,14 @@ from engine_description import (
 )
 from llama_config import LlamaConfig, load_llama_config, plain_config
 from nvfp4_checkpoint import open_checkpoint
-from text_check import FILES_READ, FOLDERS_READ, check_rooms, check_text
+from text_check import (
+    FILES_READ,
+    FOLDERS_READ,
+    TOKENIZER,
+    check_rooms,
+    check_text,
+    read_tokenizer_files,
+)
 from token_table import read_token_table
 from whole_output import written_whole
 
@@ -99,7 +106,12 @@ def _write(
     if step.reads_weights:
         say(f"checkpoint: {check_content(checkpoint, step.needs_gpu_scales)}")
         weights = open_checkpoint(checkpoint)
-    table = read_token_table(checkpoint / "tokenizer.json", description.model.vocab_size)
+    table = read_token_table(
+        checkpoint / TOKENIZER,
+        description.model.vocab_size,
+        read_tokenizer_files(checkpoint).special_tokens,
+        description.model.eos_token_ids,
+    )
     needed = step.engine_bytes(weights) if weights else 0
     with written_whole(options.output, "engine.json", needed) as folder:
         with Phase("copying configuration and tokenizer"):

@@ -12,7 +12,7 @@ from typing import Any
 from build_console import BuildError
 from json_document import read_json
 from llama_config import LlamaConfig
-from tokenizers import Tokenizer
+from reference_prompts import load_tokenizer
 
 _ROOMS = Path(__file__).resolve().parents[1] / "model_repository"
 for _room in ("preprocessing", "postprocessing"):
@@ -31,8 +31,16 @@ from checkpoint_text import (  # noqa: E402
 from prompt_encoder import PromptTooLong  # noqa: E402
 from request_preparation import PreparationError, RequestPreparation  # noqa: E402
 from token_text import TokenText  # noqa: E402
+from tokenizer_files import read_tokenizer_files  # noqa: E402
 
-__all__ = ["FILES_READ", "FOLDERS_READ", "TOKENIZER", "check_rooms", "check_text"]
+__all__ = [
+    "FILES_READ",
+    "FOLDERS_READ",
+    "TOKENIZER",
+    "check_rooms",
+    "check_text",
+    "read_tokenizer_files",
+]
 
 # Messages and tools. A template may insist on a system's turn, or be for tools alone.
 USER = '{"role": "user", "content": "Hello"}'
@@ -77,7 +85,7 @@ def check_text(checkpoint: Path, llama: LlamaConfig) -> tuple[str, ...]:
 def _check_ids(path: Path, document: dict[str, Any]) -> None:
     """The library gives an added token the next free id, whatever its file says; rooms 2 and 3 go
     by the file."""
-    loaded = Tokenizer.from_file(str(path)).get_added_tokens_decoder()
+    loaded = load_tokenizer(path.parent).get_added_tokens_decoder()
     ids = {token.content: token_id for token_id, token in loaded.items()}
     for added in document.get("added_tokens") or ():
         found = ids.get(added["content"], added["id"])

@@ -8,6 +8,7 @@ u32 [vocab_size + 1], `data` u8 [total bytes], `special` bool [vocab_size]; toke
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,23 +32,38 @@ class TokenTable:
         np.savez(path, offsets=self.offsets, data=self.data, special=self.special)
 
 
-def read_token_table(tokenizer: Path, vocab_size: int) -> TokenTable:
-    """Build the table from a byte-level BPE `tokenizer.json`; raises `BuildError`."""
+def read_token_table(
+    tokenizer: Path,
+    vocab_size: int,
+    special_tokens: Collection[str] = (),
+    end_token_ids: Collection[int] = (),
+) -> TokenTable:
+    """Build the table from a byte-level BPE `tokenizer.json`; raises `BuildError`.
+
+    Special, and no text, are beside the tokens that the file calls so `special_tokens`, which the
+    files beside it name (transformers makes those special too), and what ends a generation.
+    """
     document = read_json(tokenizer)
+    added_tokens = document.get("added_tokens") or []
+    spelled_out = {added["content"] for added in added_tokens}
     pieces = [b""] * vocab_size
     special = np.zeros(vocab_size, np.bool_)
     byte_of = _byte_of_character()
     for text, token_id in _vocabulary(tokenizer, document).items():
         _check_id(tokenizer, text, token_id, vocab_size)
+        if text in spelled_out:  # in no byte-level form
+            continue
         try:
             pieces[token_id] = bytes(byte_of[character] for character in text)
         except KeyError:
             raise BuildError(f"{tokenizer}: token {text!r} is not byte-level; {_REMEDY}") from None
-    for added in document.get("added_tokens") or []:
+    for added in added_tokens:
         text, token_id = added["content"], added["id"]
         _check_id(tokenizer, text, token_id, vocab_size)
         pieces[token_id] = text.encode("utf-8")
-        special[token_id] = bool(added.get("special"))
+        special[token_id] = (
+            bool(added.get("special")) or text in special_tokens or token_id in end_token_ids
+        )
     offsets = np.zeros(vocab_size + 1, np.uint32)
     offsets[1:] = np.cumsum([len(piece) for piece in pieces])
     return TokenTable(offsets, np.frombuffer(b"".join(pieces), np.uint8), special)

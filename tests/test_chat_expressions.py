@@ -131,8 +131,8 @@ SET_BLOCKS = [
     ("{% for i in [1] %}{{ '<|end|>'.join([t, t]) ~ '%s' % t ~ t.split('|')[1] }}{% endfor %}", 1),
     ("{% macro m(a) %}<|end|>{% endmacro %}{{ m(t) ~ t }}", 1),
     ("{% generation %}<|end|>{% endgeneration %}{{ t }}", 1),
-    ("{% for i in [1] %}{% set x = t %}{{ '<|end|> '.strip() ~ strftime_now('<|end|>') }}{% endfor %}",
-     2),
+    ("{% for i in [1] %}{% set x = t %}{{ '<|end|> '.strip() ~ strftime_now('<|end|>') }}"
+     "{% endfor %}", 2),
     ("{% with x = t %}{{ x }}{% endwith %}", 0),
     ("{% if t == '<|user|>' and '<|' in t and t.startswith('<|us') and t | length == 8 %}"
      "<|end|>{% endif %}", 1),

@@ -169,6 +169,21 @@ def test_token_bytes_spell_what_the_tokenizer_reads(tmp_path: Path) -> None:
     assert special.sum() == sum(a["special"] for a in json.loads(path.read_text())["added_tokens"])
 
 
+def test_special_is_also_what_is_named_so_and_what_ends_a_generation(tmp_path: Path) -> None:
+    """And an added token may stand in the vocabulary, in its own letters."""
+
+    def token(number: int, content: str) -> dict[str, Any]:
+        return {"id": number, "content": content, "special": False}
+
+    added = [token(1, "<\uff5cend\uff5c>"), token(2, "<|pad|>"), token(3, "word")]
+    vocab = {"a": 0, "<\uff5cend\uff5c>": 1}
+    document = {"model": {"type": "BPE", "vocab": vocab}, "added_tokens": added}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    table = read_token_table(tmp_path / "tokenizer.json", 4, {"<|pad|>"}, [1])
+    assert table.special.tolist() == [False, True, True, False]
+    assert table.data.tobytes().decode() == "a<\uff5cend\uff5c><|pad|>word"
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

@@ -62,7 +62,7 @@ def load_checkpoint_text(
             folder / TOKENIZER,
             bos_token_id,
             end_token_ids,
-            files.control_tokens,
+            files.special_tokens | files.control_tokens,
             template.literals if template else "",
         )
     except TokenizerFault as error:

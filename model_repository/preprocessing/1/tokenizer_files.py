@@ -31,10 +31,12 @@ class TokenizerFilesError(ValueError):
 class TokenizerFiles:
     """`templates`: name -> Jinja source, empty for a checkpoint without any. `variables`: the
     special tokens by name (`bos_token` and its like), as templates are given them.
-    `control_tokens`: every text that the files call a special or a control token."""
+    `special_tokens`: every text that the files call a special token; `control_tokens`: what they
+    call a control token of chats beside those."""
 
     templates: dict[str, str]
     variables: dict[str, str | list[str]]
+    special_tokens: frozenset[str]
     control_tokens: frozenset[str]
 
 
@@ -47,7 +49,8 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles:
     return TokenizerFiles(
         _file_templates(folder) or _config_templates(config, folder / CONFIG),
         variables,
-        _control_tokens(variables, named, folder / CONFIG),
+        _special_tokens(variables, named, folder / CONFIG),
+        _control_tokens(named, folder / CONFIG),
     )
 
 
@@ -66,20 +69,23 @@ def _variables(named: dict[str, Any], path: Path) -> dict[str, str | list[str]]:
     return found
 
 
-def _control_tokens(
+def _special_tokens(
     variables: dict[str, str | list[str]], named: dict[str, Any], path: Path
 ) -> frozenset[str]:
     found: set[str] = set()
     for value in variables.values():
         found |= {value} if isinstance(value, str) else set(value)
-    where = f"{path}: chat_control_tokens"
-    listed = _list(named.get("chat_control_tokens") or [], where)
-    found |= {_token(token, where) for token in listed}
     table = named.get("added_tokens_decoder")
     for token in table.values() if isinstance(table, dict) else ():
         if isinstance(token, dict) and token.get("special") is True:
             found.add(_token(token, f"{path}: a token of added_tokens_decoder"))
     return frozenset(found - {""})
+
+
+def _control_tokens(named: dict[str, Any], path: Path) -> frozenset[str]:
+    where = f"{path}: chat_control_tokens"
+    listed = _list(named.get("chat_control_tokens") or [], where)
+    return frozenset(_token(token, where) for token in listed) - {""}
 
 
 def _file_templates(folder: Path) -> dict[str, str]:

@@ -74,8 +74,9 @@ def perf_analyzer(url: str, load: Load) -> Figures:
     exported = OUT / "perf_analyzer.json"
     command = [str(_perf_analyzer()), "-m", "ensemble", "-u", url, "-i", "grpc", "--streaming"]
     command += ["--async", "--input-data", str(OUT / "input.json")]
-    command += ["--concurrency-range", str(load.users), "--max-trials", "1"]
-    command += ["--measurement-interval", str(load.seconds * 1000)]
+    # It measures until three windows agree; here any three do, and the times of all are read.
+    command += ["--concurrency-range", str(load.users), "--stability-percentage", "99"]
+    command += ["--measurement-interval", str(load.seconds * 1000 // 3)]
     command += ["--profile-export-file", str(exported)]
     cpu_s = _run(command, "perf_analyzer", LD_LIBRARY_PATH=str(OUT / "lib"))
     (experiment,) = json.loads(exported.read_text(encoding="utf-8"))["experiments"]

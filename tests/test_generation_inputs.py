@@ -122,6 +122,9 @@ def test_bias_and_logprobs(config: EngineConfig) -> None:
     assert inputs.logprobs == 4
     assert read(config, return_log_probs=True).logprobs == 0
     assert read(config, embedding_bias=np.zeros((1, VOCAB), np.float32)).token_bias == ()
+    # A ban, as clients write it: a runtime's division by the temperature must not overflow.
+    bias[0, 7] = np.finfo(np.float32).min
+    assert dict(read(config, embedding_bias=bias).token_bias)[7] == -1e30
 
 
 def test_the_echo_that_a_deployment_chose_yields_to_the_request(config: EngineConfig) -> None:

@@ -78,6 +78,10 @@ INVALID: list[tuple[dict[str, Any], str]] = [
         "embedding_bias holds 3 values, allowed are 100",
     ),
     ({"embedding_bias": np.full((1, VOCAB), NAN, np.float32)}, "embedding_bias holds NaN"),
+    (
+        {"embedding_bias": np.full((1, VOCAB), 2e30, np.float32)},
+        r"embedding_bias holds 2e\+30, allowed is at most 1e\+30",
+    ),
     ({"guided_decoding_guide": b"{}"}, "guided_decoding_guide_type"),
     ({"stop": np.zeros((2, 1), np.bool_)}, "stop has 2 rows, allowed are 1 as input_ids"),
 ]

@@ -111,10 +111,10 @@ class TestWithoutDeterministicInference:
         TestSglang().test_seeds_over_the_whole_range(subject)
         TestSglang().test_without_a_seed_no_two_requests_draw_alike(subject)
 
-    def test_a_bias_beyond_its_numbers_does_not_end_the_engine(self, subject: Subject) -> None:
-        """Divided by the temperature it would be an infinity, and the distribution none."""
+    def test_the_largest_bias_does_not_end_the_engine(self, subject: Subject) -> None:
+        """A larger one, divided by the temperature, is an infinity, and the distribution none."""
         hot = replace(SAMPLED, temperature=0.001)
-        one = subject.request(prompt(5), 3, sampling=hot, token_bias=((7, -3e38), (8, 1e30)))
+        one = subject.request(prompt(5), 3, sampling=hot, token_bias=((7, -1e30), (8, 1e30)))
         (answer,) = subject.answer(one)
         assert answer.tokens == [8, 8, 8]
 
@@ -175,7 +175,6 @@ def test_a_request_gets_every_token_up_to_the_limit(started: Start) -> None:
             {"sampling": replace(SAMPLED, min_p=0.1, seed=3)},
             "min_p is 0.1, .* cannot draw with",
         ),
-        ({}, {"token_bias": ((5, 2e30),)}, r"embedding_bias is 2e\+30, .* only numbers up to 1e"),
         ({}, {"guide": Guide("json")}, "ignore_eos is true, the sglang runtime allows only false"),
         (
             {},

@@ -25,6 +25,9 @@ MAX_BAD_IDS = 2048
 MAX_BIASED_TOKENS = 1024
 MAX_SEQUENCES = 16
 MAX_TOP_LOGPROBS = 20
+# In f32, divided by the least temperature, still a number. An infinity would make NaN of the whole
+# distribution, of which a runtime's kernels may choose a token that is none: the end of the engine.
+LARGEST_BIAS = 1e30
 NO_END = -1  # an end_id that disables all end ids; one beyond the vocabulary does too
 # Upstream renamed these; both names are understood.
 OLD_NAMES = {
@@ -250,7 +253,12 @@ def _token_bias(array: npt.NDArray[Any] | None, vocab_size: int) -> tuple[tuple[
         raise InvalidRequest(
             f"embedding_bias touches {len(biased)} tokens, allowed are {MAX_BIASED_TOKENS}"
         )
-    return tuple((int(token_id), float(bias[token_id])) for token_id in biased)
+    largest = float(bias.max())
+    if largest > LARGEST_BIAS:
+        raise InvalidRequest(
+            f"embedding_bias holds {largest:g}, allowed is at most {LARGEST_BIAS:g}"
+        )
+    return tuple((int(one), max(float(bias[one]), -LARGEST_BIAS)) for one in biased)
 
 
 def _guide(row: Row) -> Guide | None:

@@ -72,7 +72,8 @@ class GenerationRequest:
     min_tokens: int = 0  # no end id is chosen before so many tokens; at most max_tokens
     logprobs: int | None = None  # None: not wanted; N: of each token and of the N most likely
     bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences that are never generated
-    token_bias: tuple[tuple[int, float], ...] = ()  # (token id, what is added to its logit)
+    # (token id, what is added to its logit: -1e30 to 1e30)
+    token_bias: tuple[tuple[int, float], ...] = ()
     guide: Guide | None = None
     priority: int = 0  # of those that wait, the lowest number starts first
 

@@ -21,8 +21,7 @@
                            Some without the checkpoint's own are refused: those stop it always
     min_tokens             min_new_tokens, where there are end ids
     bad_words              refused: the library has none
-    token_bias             logit_bias, with ids as words; at most 1e30, and -1e30 stands for less:
-                           the division by the temperature makes infinities of more, then NaN
+    token_bias             logit_bias, with ids as words
     logprobs               return_logprob and top_logprobs_num; of the logits before temperature
                            (SGLANG_RETURN_ORIGINAL_LOGPROB), but after penalties, bias, bans and
                            guides: refused with those
@@ -49,7 +48,6 @@ from token_engine.interface import (
 )
 from token_engine.library_results import seed_of_63_bits
 
-LARGEST_BIAS = 1e30  # in f32, divided by the least temperature (1e-6), still a number
 GUIDE_FIELDS = {"json_schema": "json_schema", "regex": "regex", "ebnf_grammar": "ebnf"}
 ANY_JSON = "$$ANY$$"
 
@@ -92,9 +90,6 @@ def _refused_choices(request: GenerationRequest) -> Iterator[Refusal]:
         yield "repetition_penalty", f"{sampling.repetition_penalty:g}", "1"
     if request.bad_words:
         yield "bad_words", "given", "none"
-    largest = max((bias for _, bias in request.token_bias), default=0.0)
-    if largest > LARGEST_BIAS:
-        yield "embedding_bias", f"{largest:g}", f"numbers up to {LARGEST_BIAS:g}"
 
 
 def _refused_guides(request: GenerationRequest, guides: bool) -> Iterator[Refusal]:
@@ -159,9 +154,7 @@ def _sampling_params(request: GenerationRequest, deterministic: bool) -> dict[st
         params["stop_token_ids"] = list(request.end_ids)
         params["min_new_tokens"] = request.min_tokens
     if request.token_bias:
-        params["logit_bias"] = {
-            str(token): max(bias, -LARGEST_BIAS) for token, bias in request.token_bias
-        }
+        params["logit_bias"] = {str(token): bias for token, bias in request.token_bias}
     if request.guide is not None:
         params |= _guide(request.guide)
     return params

@@ -17,7 +17,7 @@ from checkpoint_layout import BLOCK as BLOCK
 from checkpoint_layout import check_forward_tensors
 from checkpoint_layout import expected_tensors as expected_tensors
 from checkpoint_layout import linear_shapes as linear_shapes
-from json_document import Values, read_json
+from json_document import Values, read_json, shown
 from llama_config import LlamaConfig, load_llama_config
 from safetensors_file import DTYPE_BYTES as DTYPE_BYTES
 from safetensors_file import Bytes as Bytes
@@ -120,7 +120,7 @@ def _check_nvfp4(facts: Values, group_size: int) -> None:
     algorithm = facts.text("quant_algo") or facts.text("quant_method")
     if algorithm != "NVFP4" or group_size != BLOCK:
         raise BuildError(
-            f"{facts.path}: {facts.inside}quant_algo is {algorithm or None!r} with group_size "
+            f"{facts.path}: {facts.inside}quant_algo is {shown(algorithm or None)} with group_size "
             f"{group_size}, but must be 'NVFP4' with {BLOCK}; quantize the BF16 model with "
             "build/quantize.py"
         )

@@ -26,6 +26,7 @@ AS_WRITTEN_OR_DAMAGED = (
     "compare the file's SHA-256 with the one that its maker states: fetch it again if they differ, "
     f"else {QUANTIZE}"
 )
+LONGEST_DTYPE = 16  # characters
 INDEX = "model.safetensors.index.json"
 SINGLE_SHARD = "model.safetensors"
 SHARD_NAME = re.compile(r"[^/\0]{1,200}\.safetensors")
@@ -127,6 +128,8 @@ def _stored(
 ) -> StoredTensor:
     begin, end = entry["data_offsets"]
     dtype, shape = entry["dtype"], tuple(entry["shape"])
+    if not isinstance(dtype, str) or len(dtype) > LONGEST_DTYPE:
+        raise ValueError(f"{name} has the dtype {dtype!r:.20}")
     if any(type(number) is not int for number in (*shape, begin, end)) or min(shape, default=0) < 0:
         raise ValueError(f"{name} has shape {shape} from {begin} to {end}")
     if end > content.size:

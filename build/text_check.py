@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from build_console import BuildError
-from json_document import read_json
+from json_document import read_json, shown
 from llama_config import LlamaConfig
 from reference_prompts import load_tokenizer
 
@@ -91,7 +91,7 @@ def _check_ids(path: Path, document: dict[str, Any]) -> None:
         found = ids.get(added["content"], added["id"])
         if found != added["id"]:
             raise BuildError(
-                f"{path}: the token {added['content']!r} has the id {added['id']}, but the "
+                f"{path}: the token {shown(added['content'])} has the id {added['id']}, but the "
                 f"tokenizers library gives it {found}; give the tokenizer.json with which the "
                 "model was trained"
             )
@@ -103,9 +103,13 @@ def _tried(checkpoint: Path, text: CheckpointText, template: ChatTemplate) -> li
     for messages, tools in TRIALS:
         try:
             prompt = template.render(parse_messages(messages), parse_tools(tools))
-            return text.encoder.encode_rendered(prompt)
-        except (InvalidMessages, PromptTooLong) as error:
+            ids = text.encoder.encode_rendered(prompt)
+        except (InvalidMessages, PromptTooLong, UnicodeError) as error:
             reason = reason or str(error)
+            continue
+        if ids:
+            return ids
+        reason = reason or "it makes an empty prompt of it"
     raise BuildError(
         f"the chat template of {checkpoint} takes no conversation: {reason}; correct it, or remove "
         "it to serve raw prompts alone"

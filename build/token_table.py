@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from build_console import BuildError
-from json_document import read_json
+from json_document import read_json, shown
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,9 @@ def read_token_table(
         try:
             pieces[token_id] = bytes(byte_of[character] for character in text)
         except KeyError:
-            raise BuildError(f"{tokenizer}: token {text!r} is not byte-level; {_REMEDY}") from None
+            raise BuildError(
+                f"{tokenizer}: token {shown(text)} is not byte-level; {_REMEDY}"
+            ) from None
     for added in added_tokens:
         text, token_id = added["content"], added["id"]
         _check_id(tokenizer, text, token_id, vocab_size)
@@ -85,8 +87,9 @@ def _vocabulary(tokenizer: Path, document: dict[str, Any]) -> dict[str, int]:
 def _check_id(tokenizer: Path, text: str, token_id: object, vocab_size: int) -> None:
     if type(token_id) is not int or not 0 <= token_id < vocab_size:
         raise BuildError(
-            f"{tokenizer}: token {text!r} has the id {token_id!r}, allowed is below config.json's "
-            f"vocab_size {vocab_size}; give the tokenizer that belongs to this checkpoint"
+            f"{tokenizer}: token {shown(text)} has the id {shown(token_id)}, but must have one "
+            f"below config.json's vocab_size {vocab_size}; give the tokenizer that belongs to this "
+            "checkpoint"
         )
 
 

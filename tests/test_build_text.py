@@ -151,6 +151,11 @@ BROKEN: dict[str, tuple[Edit, str, Edit | None]] = {
         r"the chat template of \S+ takes no conversation: .*; correct it, or remove it",
         template(None),
     ),
+    "a template with half a character": (
+        template("\ud800{{ messages[0].content }}"),
+        r"the chat template of \S+ takes no conversation: .*surrogates not allowed; correct it",
+        template(None),
+    ),
     "a config that is a list": (
         written("tokenizer_config.json", "[]"),
         r"tokenizer_config\.json holds \[\], must be an object",

@@ -58,6 +58,6 @@ def test_the_copy_says_that_it_is_not_quantized_and_keeps_the_tokenizer(tmp_path
 
 def test_a_checkpoint_that_is_not_nvfp4_is_named(checkpoint: Path, tmp_path: Path) -> None:
     write_dense_checkpoint(checkpoint, tmp_path / "dense")
-    with pytest.raises(BuildError, match="quant_algo is None"):
+    with pytest.raises(BuildError, match="quant_algo is null"):
         write_dense_checkpoint(tmp_path / "dense", tmp_path / "again")
     assert not (tmp_path / "again").exists()

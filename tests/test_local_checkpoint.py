@@ -190,7 +190,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "not quantized": (
         unquantize,
-        r"config\.json: quantization_config\.quant_algo is None .*, but must be 'NVFP4'",
+        r"config\.json: quantization_config\.quant_algo is null .*, but must be 'NVFP4'",
     ),
     "not a Llama": (
         lambda folder: edit(folder / "config.json", model_type="qwen3"),

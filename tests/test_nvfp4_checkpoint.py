@@ -270,7 +270,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "group of 32": (_quantization(group_size=32), "group_size 32"),
     "unquantized": (
         unquantize,
-        r"config\.json: quantization_config\.quant_algo is None with",
+        r"config\.json: quantization_config\.quant_algo is null with",
     ),
     "other family": (_set(model_type="qwen2"), "model_type is 'qwen2', but must be 'llama'"),
     "biases": (_set(attention_bias=True), "attention_bias is true, but must be false"),

@@ -27,7 +27,7 @@ def unit_arrivals(process: str, seed: int, burstiness: float = 1.0) -> Iterator[
         "gamma": lambda: generator.gammavariate(burstiness, 1.0 / burstiness),
     }
     if process not in gaps:
-        raise ValueError(f"arrivals are {process!r}, allowed is one of {', '.join(gaps)}")
+        raise ValueError(f"arrivals are {process!r}, must be one of {', '.join(gaps)}")
     gap = gaps[process]
     at = 0.0
     while True:
@@ -45,7 +45,7 @@ class RateCurve:
     def change(self, at: float, rate: float) -> None:
         """From `at` on it is `rate`; changes come in order of time."""
         if rate <= 0:
-            raise ValueError(f"the rate is {rate:g} requests/s, allowed is above 0")
+            raise ValueError(f"the rate is {rate:g} requests/s, must be above 0")
         if self.steps and at < self.steps[-1][0]:
             raise ValueError(f"a change of the rate at {at:g} s comes after a later one")
         self.steps.append((at, rate))

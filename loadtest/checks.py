@@ -50,7 +50,7 @@ def wrong(
     if answer.finals != 1 or answer.after_final:
         return f"{answer.finals} final flags, {answer.after_final} responses after one; expected 1"
     if answer.finish_reason not in FINISH_REASONS:
-        return f"finish_reason is {answer.finish_reason!r}, expected stop or length"
+        return f"finish_reason is {answer.finish_reason!r}, must be stop or length"
     if answer.num_output_tokens > max_tokens:
         return f"{answer.num_output_tokens} output tokens, asked for were {max_tokens} at most"
     if options.get("ignore_eos") and answer.num_output_tokens != max_tokens:

@@ -94,7 +94,7 @@ def _set_times(values: dict[str, Any], parsed: argparse.Namespace, replayed: boo
     try:
         values["warmup_s"] = float(warmup_s)
     except ValueError:
-        raise OptionError(f"--warmup is {warmup_s!r}, expected seconds") from None
+        raise OptionError(f"--warmup is {warmup_s!r}, must be seconds") from None
     values["load_s"] = load_s
 
 

@@ -69,21 +69,21 @@ def parse_conditions(text: str) -> list[Condition]:
     for part in filter(None, (each.strip() for each in text.split(","))):
         match = CONDITION.fullmatch(part.replace(" ", ""))
         if match is None:
-            raise ValueError(f'--fail-if is {part!r}, expected as "ttft:p99>1.1"')
+            raise ValueError(f'--fail-if is {part!r}, must be as "ttft:p99>1.1"')
         workload, metric, statistic, sign, limit = match.groups()
         if metric not in (*METRICS, *RATES):
             allowed = ", ".join((*METRICS, *RATES))
-            raise ValueError(f"--fail-if names {metric!r}, allowed is one of {allowed}")
+            raise ValueError(f"--fail-if names {metric!r}, must be one of {allowed}")
         if (statistic is None) == (metric in METRICS):
             form = f"{metric}:p99>1.1" if metric in METRICS else f"{metric}<0.9"
-            raise ValueError(f'--fail-if is {part!r}, expected as "{form}"')
+            raise ValueError(f'--fail-if is {part!r}, must be as "{form}"')
         try:
             percent = float((statistic or "p50").lstrip("p") if statistic != "mean" else 50)
             value = float(limit)
         except ValueError:
             raise ValueError(f"--fail-if is {part!r}, which holds no right number") from None
         if not 0 < percent <= 100:
-            raise ValueError(f"--fail-if is {part!r}, allowed percentiles are above 0 to 100")
+            raise ValueError(f"--fail-if is {part!r}, the percentile must be above 0, at most 100")
         conditions.append(
             Condition(workload or "", metric, statistic or "", sign == ">", value, part)
         )
@@ -215,7 +215,7 @@ def _check_workloads(conditions: Sequence[Condition], first: Run, second: Run) -
         if condition.workload and condition.workload not in shared:
             raise ValueError(
                 f"--fail-if {condition.text!r} is of the workload {condition.workload!r}, "
-                f"allowed is one that both runs are mixes of: {', '.join(shared) or 'none is'}"
+                f"must be one that both runs are mixes of: {', '.join(shared) or 'none is'}"
             )
 
 

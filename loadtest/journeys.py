@@ -40,15 +40,17 @@ def parse_faults(text: str) -> dict[str, float]:
     for part in filter(None, map(str.strip, text.split(","))):
         name, _, share = part.partition("=")
         if name not in FAULTS:
-            raise ValueError(f"the fault is {name!r}, allowed is one of {', '.join(FAULTS)}")
+            raise ValueError(f"the fault is {name!r}, must be one of {', '.join(FAULTS)}")
         try:
             shares[name] = float(share)
         except ValueError:
-            raise ValueError(f"the share of {name} is {share!r}, expected {name}=0.1") from None
+            raise ValueError(f"the share of {name} is {share!r}, must be as {name}=0.1") from None
         if not 0 <= shares[name] <= 1:
-            raise ValueError(f"the share of {name} is {share}, allowed is 0 to 1")
+            raise ValueError(f"the share of {name} is {share}, must be from 0 to 1")
     if sum(shares.values()) > 1:
-        raise ValueError(f"the faults' shares add up to {sum(shares.values()):g}, allowed is 1")
+        raise ValueError(
+            f"the faults' shares add up to {sum(shares.values()):g}, must be at most 1"
+        )
     return shares
 
 

@@ -81,11 +81,11 @@ class RunOptions:
         self._check_numbers()
         if self.warmup_s >= self.load_s:
             raise OptionError(
-                f"--warmup is {self.warmup_s:g} s, allowed is less than -t's {self.load_s:g} s"
+                f"--warmup is {self.warmup_s:g} s, must be less than -t's {self.load_s:g} s"
             )
         if self.arrivals not in PROCESSES:
             raise OptionError(
-                f"--arrivals is {self.arrivals!r}, allowed is one of {', '.join(PROCESSES)}"
+                f"--arrivals is {self.arrivals!r}, must be one of {', '.join(PROCESSES)}"
             )
         if self.arrivals == "trace" and not self.replay:
             raise OptionError("--arrivals is trace, which needs a recording: --replay FILE")
@@ -105,15 +105,15 @@ class RunOptions:
             least = "above 0" if name in ABOVE_0 else "from 0 on"
             # nan is neither; json and float() take inf, which no clock comes to.
             if not (value > 0 or (value == 0 and name in FROM_0)) or math.isinf(value):
-                raise OptionError(f"--{_dashed(name)} is {value}, allowed is a number {least}")
+                raise OptionError(f"--{_dashed(name)} is {value}, must be a number {least}")
         if not self.closed_loop and self.rate * self.load_s > MOST_ARRIVALS:
             raise OptionError(
-                f"--rate is {self.rate:g}, allowed are {MOST_ARRIVALS:,} arrivals in all of "
+                f"--rate is {self.rate:g}, must be at most {MOST_ARRIVALS:,} arrivals in all of "
                 f"--run-time, {MOST_ARRIVALS / self.load_s:g}/s"
             )
         for name in ("prefix_tokens", "over_long_tokens"):
             if (tokens := getattr(self, name)) > MOST_TOKENS:
-                raise OptionError(f"--{_dashed(name)} is {tokens}, allowed are {MOST_TOKENS:,}")
+                raise OptionError(f"--{_dashed(name)} is {tokens}, must be at most {MOST_TOKENS:,}")
 
     def _check_search(self) -> None:
         if not self.find_max_rate:
@@ -138,12 +138,12 @@ class RunOptions:
         if self.replay and REPLAY not in shares:
             raise OptionError(
                 f"--replay is {self.replay!r}, but --workload {self.workload!r} is a mix without "
-                f"{REPLAY}; expected as {self.workload},{REPLAY}=1"
+                f"{REPLAY}; must be as {self.workload},{REPLAY}=1"
             )
         if self.arrivals == "trace":
             raise OptionError(
                 f"--arrivals is trace, the times of a recording alone; --workload "
-                f"{self.workload!r} is a mix, allowed are {', '.join(PROCESSES[:-1])}"
+                f"{self.workload!r} is a mix, --arrivals must be one of {', '.join(PROCESSES[:-1])}"
             )
 
     def shares(self) -> dict[str, float]:
@@ -158,7 +158,7 @@ class RunOptions:
         except ValueError as error:
             raise OptionError(f"--sampling is no JSON: {error}") from error
         if not isinstance(document, dict):
-            raise OptionError(f"--sampling is {self.sampling!r}, expected a JSON object")
+            raise OptionError(f"--sampling is {self.sampling!r}, must be a JSON object")
         if taken := sorted(set(document) & set(NOT_OPTIONS)):
             raise OptionError(f"--sampling has {taken[0]!r}, which the workload or run itself sets")
         return document
@@ -171,9 +171,9 @@ class RunOptions:
         try:
             times = float(at), float(seconds)
         except ValueError:
-            raise OptionError(f"--stall is {self.stall!r}, expected AT:SECONDS as 20:3") from None
+            raise OptionError(f"--stall is {self.stall!r}, must be AT:SECONDS, as 20:3") from None
         if not all(math.isfinite(each) and each >= 0 for each in times):
-            raise OptionError(f"--stall is {self.stall!r}, allowed are seconds from 0 on")
+            raise OptionError(f"--stall is {self.stall!r}, must be seconds from 0 on")
         if self.stall_pid <= 0:
             raise OptionError("--stall needs the server's process: --stall-pid PID")
         return times

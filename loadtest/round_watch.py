@@ -169,6 +169,7 @@ class RoundWatch:
             late += sum(each["overdue"].get(slo.text, 0) for each in self._gauges.values())
             if late > allowed:
                 return (
-                    f"stopped early: {slo.text} is broken by {late} requests, allowed are {allowed}"
+                    f"stopped early: {slo.text} is broken by {late} requests, which must be at "
+                    f"most {allowed}"
                 )
         return ""

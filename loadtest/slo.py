@@ -67,19 +67,19 @@ def parse_slo(text: str) -> Slo:
         raise ValueError(f"the SLO {text!r} is not of the form metric:p99<2000ms")
     metric, unit = match["metric"], match["unit"]
     if metric not in METRICS:
-        raise ValueError(
-            f"the SLO {text!r} is on {metric!r}, allowed is one of {', '.join(METRICS)}"
-        )
+        raise ValueError(f"the SLO {text!r} is on {metric!r}, must be one of {', '.join(METRICS)}")
     if not unit:
-        raise ValueError(f"the SLO {text!r} has no unit, allowed is one of {', '.join(UNITS)}")
+        raise ValueError(f"the SLO {text!r} has no unit, must be one of {', '.join(UNITS)}")
     if unit not in UNITS:
-        raise ValueError(f"the SLO {text!r} is in {unit!r}, allowed is one of {', '.join(UNITS)}")
+        raise ValueError(f"the SLO {text!r} is in {unit!r}, must be one of {', '.join(UNITS)}")
     percent = _number(match["percent"], text) if match["percent"] else DEFAULT_PERCENT
     limit = _number(match["limit"], text) * UNITS[unit]
     if not 0 < percent <= 100:
-        raise ValueError(f"the SLO {text!r} has percentile {percent:g}, allowed is above 0 to 100")
+        raise ValueError(
+            f"the SLO {text!r} has percentile {percent:g}, must be above 0, at most 100"
+        )
     if limit <= 0:
-        raise ValueError(f"the SLO {text!r} has limit {match['limit']}, allowed is above 0")
+        raise ValueError(f"the SLO {text!r} has limit {match['limit']}, must be above 0")
     return Slo(metric, percent, limit, text.replace(" ", ""), match["workload"] or "")
 
 
@@ -90,7 +90,7 @@ def parse_slos(text: str, workloads: Collection[str] | None = None) -> tuple[Slo
         if slo.workload and workloads is not None and slo.workload not in workloads:
             raise ValueError(
                 f"the SLO {slo.text!r} is of the workload {slo.workload!r}, "
-                f"allowed is one of {', '.join(workloads)}"
+                f"must be one of {', '.join(workloads)}"
             )
     return slos
 

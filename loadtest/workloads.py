@@ -171,12 +171,12 @@ def _maker(
         lengths_given = [int(each) for each in shape.name.split("/")]
         if 0 in lengths_given or lengths_given[0] > MOST_TOKENS:
             raise ValueError(
-                f"the workload is {shape.name!r}, allowed are lengths of at least 1, and a prompt "
+                f"the workload is {shape.name!r}, must have lengths of at least 1, and a prompt "
                 f"of {MOST_TOKENS:,} tokens at most"
             )
         return lengths
     if shape.name not in makers:
-        raise ValueError(f"the workload is {shape.name!r}, allowed is one of {workload_names()}")
+        raise ValueError(f"the workload is {shape.name!r}, must be one of {workload_names()}")
     return makers[shape.name]
 
 

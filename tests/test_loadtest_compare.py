@@ -135,12 +135,12 @@ def test_wrong_inputs_get_one_sentence(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("ttft>1.1", "expected as"),
-        ("ttft:p99=1.1", "expected as"),
-        ("latency:p99>1.1", "allowed is one of ttft"),
-        ("ttft:p101>1.1", "allowed percentiles"),
+        ("ttft>1.1", "must be as"),
+        ("ttft:p99=1.1", "must be as"),
+        ("latency:p99>1.1", "must be one of ttft"),
+        ("ttft:p101>1.1", "the percentile must be"),
         ("ttft:p9.9.9>1.1", "no right number"),
-        ("goodput_share:p99<0.9", "expected as"),
+        ("goodput_share:p99<0.9", "must be as"),
     ],
 )
 def test_wrong_conditions_are_named(text: str, sentence: str) -> None:

@@ -203,7 +203,7 @@ def test_a_loop_that_wakes_late_makes_the_run_invalid() -> None:
     assert results.validity()["valid"]
     health.loop_lag.add(0.03)
     (reason,) = results.validity()["reasons"]
-    assert reason.startswith("worker 3's event loop woke 30.0 ms late (p99), allowed are 20 ms")
+    assert reason.startswith("worker 3's event loop woke 30.0 ms late (p99), must be at most 20 ms")
     assert "give the load test a machine, or cores, of its own" in reason
 
 

@@ -118,25 +118,25 @@ def test_a_single_workload_is_what_it_was() -> None:
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"workload": "chat=2,chat=1"}, "'chat' twice, allowed is once"),
-        ({"workload": "chat=2,128/128=x"}, "the weight of 128/128 is 'x', expected as 128/128=2"),
-        ({"workload": "chat=,128/128"}, "the weight of chat is '', expected as chat=2"),
-        ({"workload": "chat=0,128/128"}, "the weight of chat is 0, allowed is a number above 0"),
-        ({"workload": "chat=-1"}, "the weight of chat is -1, allowed"),
-        ({"workload": "chat=inf,128/128"}, "the weight of chat is inf, allowed"),
-        ({"workload": "chat=nan,128/128"}, "the weight of chat is nan, allowed"),
-        ({"workload": "chat=1,,128/128"}, "has an empty part, expected as"),
+        ({"workload": "chat=2,chat=1"}, "'chat' twice, must have it once"),
+        ({"workload": "chat=2,128/128=x"}, "the weight of 128/128 is 'x', must be as 128/128=2"),
+        ({"workload": "chat=,128/128"}, "the weight of chat is '', must be as chat=2"),
+        ({"workload": "chat=0,128/128"}, "the weight of chat is 0, must be a number above 0"),
+        ({"workload": "chat=-1"}, "the weight of chat is -1, must be"),
+        ({"workload": "chat=inf,128/128"}, "the weight of chat is inf, must be"),
+        ({"workload": "chat=nan,128/128"}, "the weight of chat is nan, must be"),
+        ({"workload": "chat=1,,128/128"}, "has an empty part, must be as"),
         ({"workload": ""}, "has an empty part"),
         ({"workload": "chat=1,=2"}, "has an empty part"),
-        ({"workload": "chat,quick=2"}, "the workload is 'quick', allowed is one of mlperf-server"),
-        ({"workload": "chat,0/5=2"}, "allowed are lengths of at least 1"),
+        ({"workload": "chat,quick=2"}, "the workload is 'quick', must be one of mlperf-server"),
+        ({"workload": "chat,0/5=2"}, "must have lengths of at least 1"),
         ({"workload": "chat,replay"}, "needs a recording: --replay FILE"),
         ({"workload": "replay"}, "needs a recording: --replay FILE"),
-        ({"workload": "chat,128/128", "replay": "x"}, "is a mix without replay; expected as"),
+        ({"workload": "chat,128/128", "replay": "x"}, "is a mix without replay; must be as"),
         ({"workload": "chat,replay", "replay": "x", "arrivals": "trace"}, "--arrivals is trace"),
         (
             {"workload": "chat,128/128", "slos": "64/8:ttft<1s"},
-            "is of the workload '64/8', allowed is one of chat, 128/128",
+            "is of the workload '64/8', must be one of chat, 128/128",
         ),
     ],
 )
@@ -158,12 +158,15 @@ def test_a_wrong_mix_is_named(changed: dict[str, str], named: str) -> None:
         (["--replay", "x", "--workload", "chat,replay"], DEFAULT_SLOS, "poisson"),
     ],
 )
-def test_what_a_mix_leaves_unsaid(arguments: list[str], slos: str, arrivals: str) -> None:
+def test_what_a_mix_leaves_unsaid(
+    arguments: list[str], slos: str, arrivals: str, tmp_path: Path
+) -> None:
     """Limits of MLPerf are of its workload alone, and a recording's times of it alone."""
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     parser.set_defaults(run_time=60, host=None, stop_timeout=None)  # Locust's own
-    options = run_options(parser.parse_args(arguments))
+    file = recording(tmp_path, 3)
+    options = run_options(parser.parse_args([file if each == "x" else each for each in arguments]))
     assert (options.slos, options.arrivals) == (slos, arrivals)
 
 

@@ -102,7 +102,7 @@ def test_a_condition_on_a_workload_that_is_not_there_is_named(tmp_path: Path) ->
     done = subprocess.run([*script, "--fail-if", "chat:ttft:p99>2"], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "is of the workload 'chat', allowed is one that both runs are mixes of" in done.stderr
+    assert "is of the workload 'chat', must be one that both runs are mixes of" in done.stderr
 
 
 def test_a_limit_of_one_workload_is_in_no_plot_of_all(tmp_path: Path) -> None:

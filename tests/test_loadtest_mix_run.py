@@ -164,7 +164,7 @@ def test_a_hopeless_objective_of_one_workload_ends_the_load(
         if 0.5 <= unit / 30 < 24
     )
     late = planned["32/6"] - math.ceil(planned["32/6"] / 2)
-    assert f"allowed are {late}" in text
+    assert f"must be at most {late}" in text
     assert sum(each.workload == "32/6" for each in records(folder)) > late
 
 

@@ -52,11 +52,11 @@ BAD = {
     "half a replay": (("--replay", "HALF"), "error: line 2 of the replay file "),
     "unknown workload": (("--workload", "quick"), "error: the workload is 'quick'"),
     "no tokenizer": (("--tokenizer", "/nowhere"), "error: there is no tokenizer at /nowhere"),
-    "endless rate": (("--rate", "inf"), "error: --rate is inf, allowed is a number above 0"),
-    "no time": (("-t", "0s"), "error: --run-time is 0.0, allowed is a number above 0"),
+    "endless rate": (("--rate", "inf"), "error: --rate is inf, must be a number above 0"),
+    "no time": (("-t", "0s"), "error: --run-time is 0.0, must be a number above 0"),
     "endless prompt": (
         ("--workload", "99999999999/1"),
-        "error: the workload is '99999999999/1', allowed are lengths of at least 1",
+        "error: the workload is '99999999999/1', must have lengths of at least 1",
     ),
     "searched users": (
         ("--closed-loop", "--find-max-rate", "--rate", "4"),

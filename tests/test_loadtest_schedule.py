@@ -67,7 +67,7 @@ def test_a_changed_rate_moves_only_what_is_to_come() -> None:
     curve.change(2.5, 20.0)
     assert before == [1.0, 2.0, 3.0, 4.0]
     assert [curve.seconds(unit) for unit in (10, 20, 30, 40)] == [1.0, 2.0, 2.75, 3.25]
-    with pytest.raises(ValueError, match="allowed is above 0"):
+    with pytest.raises(ValueError, match="must be above 0"):
         curve.change(3.0, 0.0)
 
 
@@ -134,7 +134,7 @@ def test_a_recording_is_played_in_its_order(tmp_path: Path) -> None:
     [
         ("", "has no request"),
         ("{", "line 1 .* is not JSON"),
-        ("[]", "expected an object"),
+        ("[]", "must be an object"),
         ('{"prompt": "a", "messages": []}', "prompt and messages"),
         ('{"at": 1}', "none of prompt"),
         ('{"prompt": "a", "colour": 1}', "'colour'"),
@@ -142,7 +142,7 @@ def test_a_recording_is_played_in_its_order(tmp_path: Path) -> None:
         ('{"prompt": "a", "max_tokens": 0}', "max_tokens 0"),
         ('{"prompt": "a", "at": 1' + "0" * 400 + "}", "at 1000"),
         ('{"prompt": "a", "options": ' + '{"a":' * 100_000, "is not JSON: .*recursion"),
-        ('{"input_length": 99999999999}', "input_length 99999999999, allowed are 1,000,000"),
+        ('{"input_length": 99999999999}', "input_length 99999999999, must be at most 1,000,000"),
     ],
 )
 def test_a_wrong_recording_is_named(tmp_path: Path, text: str, named: str) -> None:
@@ -168,12 +168,12 @@ def test_lines_of_a_recording_end_as_json_lines_do(tmp_path: Path) -> None:
         ({"arrivals": "trace"}, "--replay"),
         ({"rate": 0.0}, "--rate is 0"),
         ({"warmup_s": 60.0}, "--warmup is 60"),
-        ({"sampling": "[]"}, "expected a JSON object"),
+        ({"sampling": "[]"}, "must be a JSON object"),
         ({"stall": "20"}, "AT:SECONDS"),
         ({"stall": "20:3"}, "--stall-pid"),
-        ({"rate": 1e9}, r"--rate is 1e\+09, allowed are 10,000,000 arrivals"),
+        ({"rate": 1e9}, r"--rate is 1e\+09, must be at most 10,000,000 arrivals"),
         ({"slos": "x<1s"}, "'x'"),
-        ({"over_long_tokens": 99_999_999}, "--over-long-tokens is 99999999, allowed"),
+        ({"over_long_tokens": 99_999_999}, "--over-long-tokens is 99999999, must be at most"),
     ],
 )
 def test_a_wrong_option_is_named(changed: dict[str, object], named: str) -> None:

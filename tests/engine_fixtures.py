@@ -24,6 +24,8 @@ from token_engine.interface import GenerationRequest, SamplingParams
 from token_engine.openvino_engine import OpenVinoEngine
 from token_engine.openvino_import import import_openvino
 
+# What tokenizer.json says of an added token that is found wherever its text stands.
+TOKEN_FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
 DEMO = Path(__file__).parents[1] / "build" / "demo"
 OPENVINO, _ = import_openvino()  # before any test module imports it with its telemetry
 Adjust = Callable[[Floats, list[int]], Floats]
@@ -39,10 +41,7 @@ def write_checkpoint(folder: Path, seed: int = 1, shard_bytes: int = 2**40, **sh
 
 def write_tokenizer(folder: Path) -> None:
     """Four special tokens, then the bytes 0x21 to 0x7e as one token each."""
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    special = [
-        {"id": number, "content": f"<|{number}|>", "special": True, **flags} for number in range(4)
-    ]
+    special = [{"id": n, "content": f"<|{n}|>", "special": True, **TOKEN_FLAGS} for n in range(4)]
     vocabulary = {f"<|{number}|>": number for number in range(4)}
     vocabulary |= {chr(byte): byte for byte in range(0x21, 0x7F)}
     document = {

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from engine_fixtures import Answer, build_engine, request, write_checkpoint
+from engine_fixtures import TOKEN_FLAGS, Answer, build_engine, request, write_checkpoint
 from guide_matching import begins, compiled, matches
 from token_engine.interface import GenerationRequest, Guide, SamplingParams
 from token_table import _byte_of_character
@@ -29,7 +29,8 @@ def write_byte_engine(folder: Path, *arguments: str) -> Path:
         "".join(character_of[byte] for byte in word): 4 + number
         for number, word in enumerate(words)
     }
-    special = [{"id": n, "content": f"<|{n}|>", "special": True} for n in range(4)]
+    special = [{"id": n, "content": f"<|{n}|>", "special": True, **TOKEN_FLAGS} for n in range(4)]
+    vocabulary |= {f"<|{n}|>": n for n in range(4)}
     model = {"type": "BPE", "vocab": vocabulary, "merges": []}
     (checkpoint / "tokenizer.json").write_text(
         json.dumps({"model": model, "added_tokens": special}), encoding="utf-8"

@@ -61,15 +61,16 @@ def _deploy(folder: Path, *arguments: str) -> Path:
 
 
 def measure_install(folder: Path) -> None:
-    """Clean clone to the first streamed token."""
+    """Clean clone to the end of the streamed answer, with empty caches and with full ones."""
     subprocess.run(["git", "clone", "-q", str(BUILD.parent), str(folder / "clone")], check=True)
-    for label, cache in (("with downloads", "1"), ("from pip's cache", "0")):
+    caches = {"UV_CACHE_DIR": str(folder / "uv"), "PIP_CACHE_DIR": str(folder / "pip")}
+    for label in ("with downloads", "from the caches of pip and uv"):
         subprocess.run(["make", "-s", "clean-venv", "clean"], cwd=folder / "clone", check=True)
         ports = free_ports()
         command = ["make", "-s", "demo", "ONCE=1", f"HTTP_PORT={ports.http}"]
         command += [f"GRPC_PORT={ports.grpc}", f"METRICS_PORT={ports.metrics}"]
         started = time.monotonic()
-        environment = {**os.environ, "PIP_NO_CACHE_DIR": cache}
+        environment = {**os.environ, **caches}
         subprocess.run(
             command, cwd=folder / "clone", check=True, env=environment, stdout=subprocess.DEVNULL
         )

@@ -29,7 +29,7 @@ BOS, END = IDS["bos_token_id"], IDS["eos_token_id"]
 FOLDER = os.environ.get("CHAT_TEMPLATES")
 OTHERS = {path.name: path.read_text() for path in sorted(Path(FOLDER or "none").glob("*.jinja"))}
 TEMPLATES = FAMILIES | OTHERS
-COUNT = max(20, SIZE // 20)
+COUNT = max(20, SIZE // 40)
 # What templates look for, and control tokens of others, which are text here.
 SOUGHT = [
     "<think>\nlet me see\n</think>\n\n", "</think>", "<think>", "/no_think", "/think",

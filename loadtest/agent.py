@@ -102,18 +102,18 @@ class Agent:
     def _load(self, plan: RoundPlan) -> None:
         assert self._source is not None, "prepare comes before a round"
         assert self._client is not None, "prepare comes before a round"
-        self._round = LoadRound(plan, self._source, self._client, self._fire)
-        reporter = gevent.spawn(self._report_on, self._round)
+        current = self._round = LoadRound(plan, self._source, self._client, self._fire)
+        reporter = gevent.spawn(self._report_on, current)
         try:
-            self._round.run()
+            current.run()
         finally:
             reporter.kill()
-            self._report(self._round)
+            self._report(current)
+            self._round = None  # first: who hears that it is done may begin the next one
             if isinstance(self._runner, WorkerRunner):
                 # Else Locust's own figures may come too late: it waits for them for 0.5 s.
                 self._runner._send_stats()
             self._runner.send_message(DONE, {"round": plan.number, "id": self._runner.client_id})
-            self._round = None
 
     def _report_on(self, current: LoadRound) -> None:
         parent = os.getppid()

@@ -61,6 +61,7 @@ class Conductor:
         self._users = 0
         self._round_number = 0
         self._phase, self._shown_at = "not started", 0.0
+        self._trials: list[Trial] = []  # of a search
         self._clocks = HostClocks(self.runner)
         self.runner.register_message(agent.PREPARED, self._on_prepared)
         self.runner.register_message(agent.REPORT, self._on_report)
@@ -176,6 +177,7 @@ class Conductor:
     def _load(self, options: RunOptions, prepared: Prepared) -> None:
         assert self.output is not None
         if options.find_max_rate:
+            self._trials = []
             found = find_max_rate(
                 lambda rate, whole: self._trial(options, prepared, rate, whole), options.rate
             )
@@ -197,7 +199,7 @@ class Conductor:
             return None
         asked_s = options.load_s
         if whole:
-            options, needed_s = lengthened(options, rate)
+            options, needed_s = lengthened(options, rate, self._e2e_s(rate))
             if needed_s > options.load_s:
                 return Trial.too_long(rate, needed_s)
         longer = options.load_s > asked_s
@@ -209,10 +211,19 @@ class Conductor:
             return None
         summary = self.summary()
         trial = Trial.of(rate, self.results, watch.planned, stopped_early=bool(watch.broken))
+        self._trials.append(trial)
         summary |= {"held": trial.held, "decided": trial.decided}
         assert self.output is not None
         self.output.write_summary(summary, suffix)
         return trial
+
+    def _e2e_s(self, rate: float) -> float:
+        """What a request takes, by the trials: at that rate, else where it took least."""
+        there = [each for each in self._trials if each.e2e_s]
+        return max(
+            (each.e2e_s for each in there if each.rate == rate),
+            default=min((each.e2e_s for each in there), default=0.0),
+        )
 
     def _tell_found(self, found: Found) -> tuple[int, str]:
         lines = ["", curve(found.trials)]

@@ -41,6 +41,7 @@ def find_max_rate(
     """
     trials: list[Trial] = []
     low, high, rate, doubted, whole, told = 0.0, math.inf, start, False, False, True
+    repeated = 0.0
     why = tried_out = f"{MAX_TRIALS} rates were tried"
     while sum(each.decided for each in trials) < MAX_TRIALS:
         tried = trial(rate, whole)
@@ -58,8 +59,14 @@ def find_max_rate(
         doubted = False
         if not tried.decided:
             why, told = tried.why, False
-            if len(trials) >= MOST_UNDECIDED or (whole and math.isfinite(high)):
+            closing = whole and math.isfinite(high)
+            if len(trials) >= MOST_UNDECIDED or (
+                closing and (rate == repeated or not tried.requests)
+            ):
                 break
+            if closing:
+                repeated = rate  # once more: what a request takes at that rate is known now
+                continue
             # One late request is no percentile: the same rate once more, for long enough.
             whole = tried.late and not whole
             rate *= 1 if whole else 2

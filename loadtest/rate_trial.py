@@ -18,6 +18,7 @@ from workload_mix import chosen
 LONGEST_S = 600.0  # that a step is made last for its percentiles; -t may ask for more
 MOST_NEEDED = 10_000  # requests of a step: p99.99
 KEPT_UP = 0.95  # of the arrivals, completed in the same seconds
+SHORT, LONG = 5.0, 20.0  # e2e's in a window: in fewer no queue shows; in more all is completed
 GROWTH = 0.05  # s of e2e a second: a queue that grows so is no rate that the server completes
 SURE = 2.0  # standard errors
 LEAST = 10  # requests, of which a mean is told
@@ -35,6 +36,7 @@ class Trial:
     valid: bool = True  # False: the client was the bottleneck
     stopped_early: bool = False
     requests: int = 0  # measured
+    e2e_s: float = 0.0  # mean
     requests_per_s: float = 0.0
     output_tokens_per_s: float = 0.0
     goodput_share: float = 0.0
@@ -51,21 +53,23 @@ class Trial:
         summary = results.summary()
         counts, rates = summary["counts"], summary["rates"]
         wrong = counts["failed"] + counts["incorrect"]
-        behind = "" if stopped_early else falls_behind(results)
+        kept_up, behind = (True, "") if stopped_early else keeps_up(results)
         lacking = [slo for slo in results.slos if _values(slo, results) < needed(slo)]
-        broken = bool(wrong or stopped_early or behind) or any(
+        broken = bool(wrong or stopped_early or kept_up is False) or any(
             _breaks(slo, results) for slo in results.slos
         )
-        held = not broken and not lacking and counts["scheduled"] > 0
+        held = not broken and not lacking and bool(kept_up) and counts["scheduled"] > 0
         if counts["scheduled"] < KEPT_UP * planned:
             held = False  # it was not offered, whatever the reason
         few = f"{counts['scheduled']:,} requests at {rate:.3g}/s decide nothing"
         few += f", {lacking[0].text} needs {needed(lacking[0]):,}" if lacking else ""
+        few += f", {behind}" if kept_up is None and not lacking else ""
         return cls(
             rate=rate,
             held=held,
             decided=held or broken,
-            why=behind if held or broken else few,
+            why=few if not held and not broken else behind if kept_up is False else "",
+            e2e_s=summary["metrics"]["e2e"]["mean"] or 0.0,
             late=any(_late(slo, results) for slo in results.slos),
             valid=summary["validity"]["valid"],
             stopped_early=stopped_early,
@@ -88,7 +92,7 @@ class Trial:
         if not self.valid:
             return "INVALID"
         if not self.decided:
-            return "too few to say"
+            return "too little to say"
         outcome = "held" if self.held else "broken"
         outcome += ", stopped early" if self.stopped_early else ""
         return f"{outcome}: {self.why}" if self.why else outcome
@@ -131,22 +135,26 @@ def step_seconds(options: RunOptions, rate: float) -> float:
     return max(unit / rate, options.load_s) if not lacking else math.inf
 
 
-def lengthened(options: RunOptions, rate: float) -> tuple[RunOptions, float]:
-    """The options of a step that decides, `LONGEST_S` or -t at most, and the seconds it needs."""
-    needed_s = step_seconds(options, rate)
+def lengthened(options: RunOptions, rate: float, e2e_s: float = 0.0) -> tuple[RunOptions, float]:
+    """The options of a step that decides, `LONGEST_S` or -t at most, and the seconds it needs.
+
+    `e2e_s`: what a request takes, as far as is known.
+    """
+    needed_s = max(step_seconds(options, rate), options.warmup_s + LONG * e2e_s)
     load_s = max(options.load_s, min(needed_s, LONGEST_S))
     return dataclasses.replace(options, load_s=load_s), needed_s
 
 
-def falls_behind(results: RunResults) -> str:
-    """The sentence that says so where the server completes less than is offered; else "".
+def keeps_up(results: RunResults) -> tuple[bool | None, str]:
+    """Whether the server completes what is offered, None where it does not show; and why not.
 
     A queue that grows makes each request wait longer than the one before. With an SLO above what it
-    comes to in the step, no percentile shows it.
+    comes to in the step, no percentile shows it. It grows only when all slots of the server are
+    taken, which takes as long as a request.
     """
     counts = results.journey().counts
     if counts["in_window"] >= KEPT_UP * counts["scheduled"]:
-        return ""
+        return True, ""
     start, end = results.window
     timeline = results.timeline
     numbers = [n for n in sorted(timeline.buckets) if start <= n * timeline.width_s < end]
@@ -158,9 +166,15 @@ def falls_behind(results: RunResults) -> str:
     apart_s = (end - start) / 2
     growth = (second - first) / apart_s if apart_s else math.nan
     error = math.hypot(first_error, second_error) / apart_s if apart_s else math.nan
-    if not growth > GROWTH + SURE * error:  # nan where there is no telling
-        return ""
-    return f"e2e grows by {growth:.2g} s a second: less is completed than is offered"
+    if growth - SURE * error > GROWTH:  # nan, where there is no telling, is neither
+        return False, f"e2e grows by {growth:.2g} s a second: less is completed than is offered"
+    e2e_s = results.journey().histograms["e2e"].mean
+    if end - start >= SHORT * e2e_s and growth + SURE * error < GROWTH:
+        return True, ""
+    if end - start >= LONG * e2e_s:
+        completed = counts["in_window"] / (end - start)
+        return False, f"{completed:.3g}/s are completed, less than is offered"
+    return None, f"{end - start:.0f} s are short beside an e2e of {e2e_s:.2g} s"
 
 
 def _mean(histograms: list[Histogram | None]) -> tuple[float, float]:

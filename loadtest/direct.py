@@ -9,6 +9,8 @@ import signal
 import sys
 from typing import NoReturn
 
+from judge import EXIT_BAD_INPUT
+
 
 def run(locustfile: str) -> NoReturn:
     """Does what the command line asks for, and ends the process."""
@@ -21,7 +23,18 @@ def run(locustfile: str) -> NoReturn:
     # Until there is a load, which Ctrl-C ends in good order: at once, and without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.argv[:] = ["locust", "-f", locustfile, *arguments]
-    from locust.main import main
-
+    try:
+        from locust.main import main
+    except ModuleNotFoundError as error:
+        sys.exit(_without(error))
     main()  # type: ignore[no-untyped-call]
     sys.exit(0)
+
+
+def _without(error: ModuleNotFoundError) -> int:
+    print(
+        f"error: {sys.executable} has no package {error.name!r}: `make loadtest` installs what the "
+        "load test needs into .venv, whose .venv/bin/python runs this file",
+        file=sys.stderr,
+    )
+    return EXIT_BAD_INPUT

@@ -10,8 +10,6 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 MOST_TOKENS = 1_000_000  # of a prompt: beyond any context, and the machine's memory has an end
 MIN_WORDS = 16
 SAMPLE = 200  # words of the text by which a tokenizer is tried
@@ -31,6 +29,8 @@ class PromptWriter:
                 f"there is no tokenizer at {tokenizer_json}; name the served checkpoint's "
                 "tokenizer.json with --tokenizer"
             )
+        from tokenizers import Tokenizer  # not for --help, which any Python can print
+
         try:
             self._tokenizer = Tokenizer.from_file(str(tokenizer_json))
         except Exception as error:  # tokenizers raises bare Exception

@@ -9,7 +9,6 @@ from typing import Any
 import report_tables as tables
 from report_plots import load_curves, plots
 from run_files import RunFiles
-from served import described
 
 # c0 to c6 can be told apart by people who see no red, no green or no blue, too, on both grounds;
 # lines have a pattern of dashes besides.
@@ -127,7 +126,7 @@ def _subtitle(header: Mapping[str, Any]) -> str:
         asked += f" at {rate:.4g} requests/s" if rate else ""
     served = [
         f"{header.get('model', 'unknown model')} at {header.get('url', 'an unknown address')}",
-        *described(header.get("served") or {}),
+        *tables.described(header.get("served") or {}),
     ]
     parts = [
         asked,

@@ -284,3 +284,21 @@ def when(header: Mapping[str, Any]) -> str:
     """The run's start, UTC."""
     started = header.get("started_unix")
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(started)) if started else "unknown"
+
+
+def described(served: Mapping[str, str]) -> list[str]:
+    """For people: ["runtime openvino", "checkpoint demo (sha256 c33fc1d48829)", "triton 2.51.0"].
+
+    Whatever else the engine tells of itself comes between, as "precision f32".
+    """
+    rest = dict(served)
+    checkpoint = rest.pop("model", "")
+    if digest := rest.pop("checkpoint_sha256", ""):
+        checkpoint = f"{checkpoint} (sha256 {digest[:12]})".strip()
+    server, runtime = rest.pop("server", ""), rest.pop("runtime", "")
+    return [
+        *([f"runtime {runtime}"] if runtime else []),
+        *([f"checkpoint {checkpoint}"] if checkpoint else []),
+        *(f"{name.replace('_', ' ')} {value}" for name, value in rest.items()),
+        *([server] if server else []),
+    ]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from report_tables import milliseconds
+from report_tables import described, milliseconds
 from results import RunResults
-from served import described
 from server_models import PARTS
 from traffic_results import METRICS, OF_A_WORKLOAD
 

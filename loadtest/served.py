@@ -19,21 +19,3 @@ def served(client: sdk.Client, options: RunOptions) -> dict[str, str]:
     except (OSError, http.client.HTTPException, ValueError):
         return told  # the report says of the metrics why they could not be read
     return told | {name: value for name, value in metrics.engine.items() if value}
-
-
-def described(served: dict[str, str]) -> list[str]:
-    """For people: ["runtime openvino", "checkpoint demo (sha256 c33fc1d48829)", "triton 2.51.0"].
-
-    Whatever else the engine tells of itself comes between, as "precision f32".
-    """
-    rest = dict(served)
-    checkpoint = rest.pop("model", "")
-    if digest := rest.pop("checkpoint_sha256", ""):
-        checkpoint = f"{checkpoint} (sha256 {digest[:12]})".strip()
-    server, runtime = rest.pop("server", ""), rest.pop("runtime", "")
-    return [
-        *([f"runtime {runtime}"] if runtime else []),
-        *([f"checkpoint {checkpoint}"] if checkpoint else []),
-        *(f"{name.replace('_', ' ')} {value}" for name, value in rest.items()),
-        *([server] if server else []),
-    ]

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import sdk
 from server_metrics import ServerMetrics, parse_metrics
 from server_models import server_models
 from ttft_split import SplitError, split_ttft
@@ -58,7 +57,10 @@ def metrics_url(text: str, server: str = "127.0.0.1") -> str:
     >>> metrics_url("", "10.0.0.7:9001"), metrics_url("gpu1:9002")
     ('http://10.0.0.7:9002/metrics', 'http://gpu1:9002/metrics')
     """
-    text = text or sdk.metrics_url(server)
+    if not text:
+        import sdk  # not for a report, which any Python can make
+
+        text = sdk.metrics_url(server)
     if "://" not in text:
         text = f"http://{text}"
     scheme, _, rest = text.partition("://")

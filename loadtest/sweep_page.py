@@ -8,8 +8,7 @@ from typing import Any
 
 from report_page import document, plot_box
 from report_plots import load_curves
-from report_tables import milliseconds, number, table, when
-from served import described
+from report_tables import described, milliseconds, number, table, when
 from sweep_steps import RATES, Sweep
 
 TIMES = (("ttft", "p50"), ("ttft", "p99"), ("itl", "p50"), ("itl", "p99"))

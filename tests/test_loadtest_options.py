@@ -16,13 +16,6 @@ from options import RunOptions
 from wrong_options import refuse_plainly
 
 LOCUSTFILE = ROOT / "loadtest" / "locustfile.py"
-WITHOUT_LOCUST = f"""
-import runpy, sys
-sys.modules["locust"] = None
-sys.path[:0] = [{str(LOCUSTFILE.parent)!r}]
-sys.argv = ["locustfile.py", "--help"]
-runpy.run_path({str(LOCUSTFILE)!r}, run_name="__main__")
-"""
 # What is typed, and the sentence that it gets.
 WRONG = {
     ("--rte", "4"): "there is no option --rte; did you mean --rate?",
@@ -53,7 +46,8 @@ def page(*command: str) -> str:
 def test_every_option_is_listed_with_its_default() -> None:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    told = " ".join(page(sys.executable, "-c", WITHOUT_LOCUST).split())
+    # -S: without any installed package.
+    told = " ".join(page(sys.executable, "-S", str(LOCUSTFILE), "--help").split())
     ours = [action for action in parser._actions if action.dest != "help"]
     assert len(ours) > len(dataclasses.fields(RunOptions)) - 7
     for action in ours:
@@ -101,3 +95,16 @@ def test_a_wrong_option_ends_the_run_with_2() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: there is no option --rte; did you mean --rate?\n"
+
+
+def test_a_python_without_locust_is_told_which_has_it() -> None:
+    command = [sys.executable, "-S", str(LOCUSTFILE), "--rate", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "has no package 'locust'" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_any_python_prints_the_options_of_a_sweep() -> None:
+    told = page(sys.executable, "-S", str(LOCUSTFILE.parent / "sweep.py"), "--help")
+    assert "--concurrencies LIST" in told

@@ -30,7 +30,10 @@ REPORT = Path(__file__).resolve().parent.parent / "loadtest" / "report.py"
 
 def report(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(REPORT), str(folder)], capture_output=True, text=True
+        # -S: a report needs no installed package.
+        [sys.executable, "-S", str(REPORT), str(folder)],
+        capture_output=True,
+        text=True,
     )
 
 

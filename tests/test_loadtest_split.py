@@ -22,8 +22,8 @@ from llama_fp4 import Client
 from processes import eventually
 from records import RequestRecord
 from report import write_report
+from report_tables import described
 from results import RunResults
-from served import described
 from server_metrics import STEPS, ServerMetrics, StepCounters, parse_metrics
 from server_models import server_models
 from server_process import ServerProcess

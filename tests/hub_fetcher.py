@@ -82,7 +82,7 @@ class Fetcher:
     def __call__(self, *arguments: str, prelude: str = "") -> str:
         """Its output; fails the test unless it succeeds."""
         process = self.start(*arguments, prelude=prelude)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=500)
         assert (process.returncode, err) == (0, ""), out + err
         self._check_secrets(out)
         return out
@@ -90,7 +90,7 @@ class Fetcher:
     def refused(self, *arguments: str, prelude: str = "") -> str:
         """Its one sentence; fails the test unless it ends with one."""
         process = self.start(*arguments, prelude=prelude)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=500)
         assert process.returncode == 1, out + err
         assert ERROR.fullmatch(err), err
         self._check_secrets(out + err)

@@ -158,7 +158,7 @@ class ProcessSuite:
         assert drawn[0] != model_tokens(room, 20)
         events: list[Any] = [None]
         while not (isinstance(events[-1], RoomResponse) and events[-1].finish_reason):
-            events.append(endless.events.get(timeout=20))
+            events.append(endless.events.get(timeout=500))
         assert events[-1].finish_reason == "cancelled"
 
     def test_figures_come_out_of_the_process(self, opened: Opened) -> None:
@@ -194,7 +194,7 @@ class ProcessSuite:
         for reply in lost:
             events: list[Any] = [None]
             while not isinstance(events[-1], str):
-                events.append(reply.events.get(timeout=20))
+                events.append(reply.events.get(timeout=500))
             assert events[-1].startswith(dead)
         if not room.is_ready:
             with pytest.raises(EngineUnavailable):

@@ -11,7 +11,7 @@ from pathlib import Path
 from server_process import ServerProcess
 from triton_processes import SHARED_MEMORY, Stub, server_of, stubs_of
 
-PATIENCE_S = 30.0  # an upper bound for things that happen at once; never waited for in full
+PATIENCE_S = 120.0  # an upper bound for things that happen at once; never waited for in full
 STEP_S = 0.03  # of the paced replay engines
 
 

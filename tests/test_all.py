@@ -22,7 +22,7 @@ DOCKERFILE = (BUILD / "Dockerfile").read_text(encoding="utf-8")
 
 def run_all(*arguments: object, script: Path = ALL) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=150)
+    return subprocess.run(command, capture_output=True, text=True, timeout=500)
 
 
 def test_the_demo_from_its_files_to_a_verified_repository(tmp_path: Path) -> None:

@@ -272,6 +272,6 @@ def test_where_a_client_does_not_work_it_says_so(playing: tuple[Player, str], sc
         env={**os.environ, "PYTHONPATH": str(ROOT / "client")},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=500,
     )
     assert result.stdout == "0\n", result.stderr

@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).resolve().parent.parent / "build" / "fetch_checkpoint.py
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=500)
 
 
 def test_help_shows_the_three_ways() -> None:

@@ -25,7 +25,7 @@ class TestTensorRtLlm(ProcessSuite):
 
     def test_a_refusal(self, opened: Opened) -> None:
         refused = ask(opened(), 20, logprobs=np.int32(3))
-        assert refused.events.get(timeout=20) == (
+        assert refused.events.get(timeout=500) == (
             "logprobs is 3, the tensorrt_llm runtime allows only 0, the chosen token's "
             "(TRTLLMSampler)"
         )
@@ -38,7 +38,7 @@ class TestTensorRtLlm(ProcessSuite):
         self.version = "head"  # type: ignore[misc]
         room = opened()
         refused = ask(room, 20, temperature=np.float32(0.9), seed=np.uint64(7))
-        assert refused.events.get(timeout=20) == (
+        assert refused.events.get(timeout=500) == (
             "seed is 7, the tensorrt_llm runtime allows only none, as equal seeds would not draw "
             "equal tokens (TorchSampler)"
         )
@@ -57,7 +57,7 @@ class TestVllm(ProcessSuite):
 
     def test_a_refusal(self, opened: Opened) -> None:
         refused = ask(opened(), 5, temperature=np.float32(3.0))
-        assert refused.events.get(timeout=20) == (
+        assert refused.events.get(timeout=500) == (
             "temperature is 3, the vllm runtime allows only 0, and 0.01 to 2"
         )
 
@@ -84,7 +84,7 @@ class TestSglang(ProcessSuite):
 
     def test_a_refusal(self, opened: Opened) -> None:
         asked = {"presence_penalty": np.float32(1), "return_log_probs": True}
-        assert ask(opened(), 5, **asked).events.get(timeout=20) == (
+        assert ask(opened(), 5, **asked).events.get(timeout=500) == (
             "return_log_probs is true, the sglang runtime allows only false with presence_penalty"
         )
 
@@ -94,6 +94,6 @@ class TestSglang(ProcessSuite):
         other = ask(room, 40)
         sampled = {"temperature": np.float32(1), "min_p": np.float32(0.1)}
         for more in ({}, {"seed": np.uint64(7)}):
-            said = str(ask(room, 5, **sampled, **more).events.get(timeout=20))
+            said = str(ask(room, 5, **sampled, **more).events.get(timeout=500))
             assert said.startswith("min_p is 0.1, the sglang runtime allows only 0: its engine has")
         assert other.tokens() == model_tokens(room, 40)

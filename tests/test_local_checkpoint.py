@@ -34,7 +34,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=500)
 
 
 def edit(path: Path, **values: object) -> None:
@@ -278,7 +278,7 @@ def test_killed_copy_is_done_anew(checkpoint: Path, tmp_path: Path, number: sign
     )
     eventually(lambda: bool(list(tmp_path.glob(f"output.partial-*/{SHARD}"))), "it copies")
     process.send_signal(number)
-    _, error = process.communicate(timeout=30)
+    _, error = process.communicate(timeout=500)
     assert not (tmp_path / "output").exists()
     if number == signal.SIGINT:
         assert (process.returncode, error) == (130, "interrupted; nothing was changed\n")

@@ -59,7 +59,7 @@ def verify(
         *(sys.executable, str(BUILD / "verify.py"), "--reference", str(reference)),
         *("--grpc-port", str(ports.grpc), "--metrics-port", str(ports.metrics)),
     ]
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=150)
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=500)
 
 
 def failure(result: subprocess.CompletedProcess[str]) -> str:
@@ -263,7 +263,7 @@ def test_make_verify(demo_server: ServerProcess, tmp_path: Path) -> None:
             env={**os.environ, **variables},
             capture_output=True,
             text=True,
-            timeout=150,
+            timeout=500,
         )
         assert result.returncode == 0, result.stderr
         assert words in result.stdout

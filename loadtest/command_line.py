@@ -70,7 +70,7 @@ def unused(parsed: argparse.Namespace) -> list[str]:
             for name, default in defaults.items()
             if getattr(parsed, name) != default
         ]
-    if parsed.headless and (parsed.num_users or 1) > 1:
+    if parsed.headless and parsed.users_given and parsed.num_users > 1:
         return [
             f"--users {parsed.num_users} is not used: an open loop has a --rate, only users of a "
             "--closed-loop wait for their answers"

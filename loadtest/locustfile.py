@@ -82,7 +82,8 @@ def _conduct(environment: Any, runner: Any) -> None:
     environment.events.spawning_complete.add_listener(
         lambda user_count, **_: conductor.users_changed(user_count)
     )
-    if parsed.num_users is None:
+    parsed.users_given = parsed.num_users is not None
+    if not parsed.users_given:
         # --processes are no part of the load. In an open loop users are none either, but Locust
         # counts no requests of a worker without one.
         workers = parsed.expect_workers if parsed.master and not parsed.closed_loop else 1

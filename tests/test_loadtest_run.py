@@ -210,6 +210,7 @@ def test_a_run_counts_every_request_once(loads: dict[str, Future[Ended]], name: 
     assert row["ttft_p99_s"] == str(told["metrics"]["ttft"]["p99"])
     assert row["server"] == served["server"]
     assert len(told["workers"]) == (2 if name == "two processes" else 1)
+    assert "is not used" not in text, "nobody gave --users"
     # One event a request, and nothing else, in Locust's own statistics.
     (entry,) = json.loads((folder / "locust.json").read_text(encoding="utf-8"))
     assert entry["num_requests"] == len(kept)

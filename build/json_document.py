@@ -15,7 +15,8 @@ from typing import Any
 from build_console import BuildError
 
 DEEPEST = 64  # objects and lists within each other
-LARGEST_BITS = 64
+# A double's range. transformers itself writes model_max_length 10**30 into tokenizer_config.json.
+LARGEST_BITS = 1024
 LONGEST_SHOWN = 60  # characters of a value in a sentence
 LFS_POINTER = b"version https://git-lfs"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -24,7 +25,7 @@ MEND = "correct it, or fetch it again"
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; raises `BuildError` if it is missing, damaged or no object, and for
-    numbers that are not finite or need more than 64 bits."""
+    numbers that are not finite or beyond any double."""
     try:
         content = path.read_bytes()
         if content.startswith(BYTE_ORDER_MARK):

@@ -22,6 +22,7 @@ from make_checkpoint import quantization_config
 from model_shapes import SHAPES
 from nvfp4_checkpoint import check_quantization
 from transformers import LlamaConfig as TransformersConfig
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 PLAIN: dict[str, Any] = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu",
@@ -330,6 +331,13 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path, file: str, name: str) ->
 def test_a_key_that_stands_twice_with_one_value_is_harmless(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"a": 1, "a": 1}')
     assert read_json(tmp_path / "a.json") == {"a": 1}
+
+
+def test_the_number_that_transformers_writes_for_no_limit_is_taken(tmp_path: Path) -> None:
+    """Into every tokenizer_config.json whose tokenizer has no length of its own."""
+    no_limit = {"model_max_length": VERY_LARGE_INTEGER}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(no_limit))
+    assert read_json(tmp_path / "tokenizer_config.json") == no_limit
 
 
 QUANTIZATION = {"producer": {"name": "modelopt"}, "quantization": {

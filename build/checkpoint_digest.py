@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from build_console import BuildError, Phase
+from checkpoint_manifest import MANIFEST
 
 MEMORY = "checkpoint_files.json"  # in an engine's folder: what its digest was taken of
 TEMPLATES = "additional_chat_templates"  # a folder, whose files count too
@@ -17,9 +18,10 @@ CHUNK_BYTES = 16 * 2**20
 def digest_checkpoint(checkpoint: Path, engine: Path) -> dict[str, Any]:
     """Return `{"sha256": hex, "files": {name: [size, mtime_ns]}}`, to be saved with the engine.
 
-    The digest covers name, size and bytes of every file in the checkpoint's folder, in name order.
+    The digest covers name, size and bytes of every file in the checkpoint's folder, in name order,
+    but for the manifest that fetching adds: a copy is the same checkpoint.
     """
-    paths = sorted(path for path in checkpoint.iterdir() if path.is_file() and path.name[0] != ".")
+    paths = sorted(path for path in checkpoint.iterdir() if _counts(path))
     paths += sorted((checkpoint / TEMPLATES).glob("*.jinja"))
     if not paths:
         raise BuildError(f"{checkpoint} holds no files; fetch the checkpoint into it")
@@ -38,6 +40,10 @@ def digest_checkpoint(checkpoint: Path, engine: Path) -> dict[str, Any]:
                     digest.update(chunk)
                     phase.advance(len(chunk))
     return {"sha256": digest.hexdigest(), "files": files}
+
+
+def _counts(path: Path) -> bool:
+    return path.is_file() and path.name[0] != "." and path.name != MANIFEST
 
 
 def _remembered(path: Path) -> dict[str, Any]:

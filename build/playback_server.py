@@ -45,6 +45,8 @@ class _Player(grpc.GenericRpcHandler):
     def service(self, details: Any) -> Any:
         if details.method == SERVICE + "ModelMetadata":
             return grpc.unary_unary_rpc_method_handler(lambda request, context: self._metadata)
+        if details.method != SERVICE + "ModelStreamInfer":
+            return None  # unimplemented
         return grpc.stream_stream_rpc_method_handler(self._play)
 
     def _play(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:

@@ -20,7 +20,8 @@ def open_client(url: str, model: str) -> Client:
 def open_stream(client: Client, turn: Turn, history: Messages, request_id: str) -> Stream:
     """Sends the request. Leaving the stream's block cancels what still runs."""
     prompt: Any = list(history) if history else turn.prompt
-    return client.stream(prompt, max_tokens=turn.max_tokens, request_id=request_id, **turn.options)
+    more: dict[str, Any] = {"stream": True, **turn.options}
+    return client.stream(prompt, max_tokens=turn.max_tokens, request_id=request_id, **more)
 
 
 def first_request(client: Client) -> str:

@@ -88,6 +88,15 @@ def test_several_answers_are_refused_by_name(name: str) -> None:
         client.generate("Hi", **several)
 
 
+@pytest.mark.parametrize("params", [{"max_tokens": 2}, 4, "max_tokens=2"])
+def test_params_of_another_type_are_named(params: Any) -> None:
+    with (
+        Client(transport=FunctionTransport(three)) as client,
+        pytest.raises(InvalidRequest, match=r"params must be a SamplingParams .*, not "),
+    ):
+        client.generate("Hi", params)
+
+
 def response(**outputs: bytes) -> Any:
     message = pb.ModelInferResponse()
     for name, value in outputs.items():

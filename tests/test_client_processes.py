@@ -46,6 +46,8 @@ class Player(grpc.GenericRpcHandler):
     def service(self, details: Any) -> Any:
         if details.method == SERVICE + "ModelMetadata":
             return grpc.unary_unary_rpc_method_handler(self._describe)
+        if details.method != SERVICE + "ModelStreamInfer":
+            return None  # unimplemented
         return grpc.unary_stream_rpc_method_handler(self._play)
 
     def _describe(self, request: bytes, context: Any) -> bytes:
@@ -207,7 +209,7 @@ def test_prompts_that_are_too_long_for_a_message(playing: tuple[Player, str]) ->
     with Client(playing[1]) as client:
         with pytest.raises(InvalidRequest, match="larger than max"):
             client.generate("x" * (65 * 2**20))
-        with pytest.raises(InvalidRequest, match="text_input is"):
+        with pytest.raises(InvalidRequest, match="text_input must be what BYTES can hold"):
             client.generate("half a pair: \ud800")
         assert client.generate("x" * 2**20).text == "Hi"
 

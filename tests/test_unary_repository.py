@@ -6,6 +6,7 @@ scripts are run by test_upstream_scripts.py.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import subprocess
@@ -21,9 +22,10 @@ import tritonclient.grpc
 import tritonclient.http
 from assemble_repository import assemble
 from build_console import BuildError
+from cli_calls import call as command
 from conftest import BUILD, MakeRepository
 from doctor import repositories
-from llama_fp4 import Client, InvalidRequest
+from llama_fp4 import AsyncClient, Client, InvalidRequest, Timeouts
 from processes import eventually, figure
 from repository_manifest import MANIFEST, check_manifest
 from served_model import ServedModel
@@ -302,14 +304,50 @@ def test_leaving_bls_ends_it(unary_server: ServerProcess) -> None:
 
 
 def test_our_client(unary_server: ServerProcess) -> None:
-    """Whole answers without the prompt, as everywhere; a stream is refused by name."""
+    """Whole answers without the prompt, as everywhere; a stream that is demanded is refused."""
     for url in (unary_server.ports.url("grpc"), f"http://{unary_server.ports.url('http')}"):
         with Client(url) as client:
             assert client.generate("Hello there", max_tokens=4).text == "Hello there"
             echoed = client.generate("Hello there", max_tokens=4, exclude_input_in_output=False)
             assert echoed.text == "Hello thereHello there"
+            (chunk,) = client.stream("Hello there", max_tokens=4)
+            assert (chunk.text, chunk.final) == ("Hello there", True)
+            limits = Timeouts(first_token=60)
+            whole = client.generate("Hello there", max_tokens=4, timeouts=limits)
+            assert whole.text == "Hello there"
             with pytest.raises(InvalidRequest, match="stream is true and must be false"):
-                list(client.stream("Hello there", max_tokens=4))
+                list(client.stream("Hello there", max_tokens=4, stream=True))
+
+
+def test_our_async_client(unary_server: ServerProcess) -> None:
+    async def ask(url: str) -> None:
+        async with AsyncClient(url) as client:
+            chunks = [chunk.text async for chunk in client.stream("Hello there", max_tokens=4)]
+            assert chunks == ["Hello there"]
+            limits = Timeouts(between_tokens=60)
+            whole = await client.generate("Hello there", max_tokens=4, timeouts=limits)
+            assert whole.text == "Hello there"
+            messages = [{"role": "user", "content": "Hello"}]
+            with pytest.raises(InvalidRequest, match="stream is true and must be false"):
+                [chunk async for chunk in client.chat(messages, max_tokens=4, stream=True)]
+
+    for url in (unary_server.ports.url("grpc"), f"http://{unary_server.ports.url('http')}"):
+        asyncio.run(ask(url))
+
+
+def test_our_commands(unary_server: ServerProcess) -> None:
+    """One response where nothing is said, a refusal that names the option where a stream is."""
+    for url in (unary_server.ports.url("grpc"), f"http://{unary_server.ports.url('http')}"):
+        done = command("generate", "--url", url, "--max-tokens", "4", "Hello there")
+        assert (done.returncode, done.stdout) == (0, "Hello there\n")
+        done = command("generate", "--stream", "--url", url, "--max-tokens", "4", "Hello there")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "stream is true and must be false" in done.stderr
+        done = command("chat", "--url", url, "--max-tokens", "4", stdin="Hello there\n")
+        assert (done.returncode, done.stderr) == (0, "")
+        bench = ("--requests", "2", "--max-tokens", "4", "--json")
+        done = command("bench", "--url", url, *bench)
+        assert (done.returncode, json.loads(done.stdout)["requests"]) == (0, 2)
 
 
 def test_verify_asks_it(unary_server: ServerProcess) -> None:

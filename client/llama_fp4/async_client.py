@@ -22,7 +22,7 @@ from llama_fp4.errors import (
     UnknownOption,
 )
 from llama_fp4.exchange import Exchange
-from llama_fp4.sampling import SamplingParams
+from llama_fp4.sampling import SamplingParams, merged_params
 from llama_fp4.settings import Keepalive, Retries, Timeouts, Tls, limit_of
 from llama_fp4.transport import AsyncTransport
 
@@ -63,11 +63,11 @@ class AsyncClient:
         *,
         request_id: str | None = None,
         timeouts: Timeouts | None = None,
-        stream: bool = True,
+        stream: bool | None = None,
         **options: Any,
     ) -> AsyncStream:
         """As `Client.stream`; sent on entering the loop or the `async with` block."""
-        merged = (params or SamplingParams()).merged(options)
+        merged = merged_params(params, options)
         limits, identity = timeouts or self._timeouts, checked_id(request_id)
         exchange = Exchange(identity, limits, self._retries, time.perf_counter())
 
@@ -88,7 +88,8 @@ class AsyncClient:
     ) -> Completion:
         """As `Client.generate`."""
         limits = timeouts or self._timeouts
-        streamed = limits.first_token is not None or limits.between_tokens is not None
+        limited = limits.first_token is not None or limits.between_tokens is not None
+        streamed = None if limited else False
         async with self.stream(
             prompt, params, request_id=request_id, timeouts=limits, stream=streamed, **options
         ) as stream:
@@ -126,7 +127,7 @@ class AsyncClient:
     ) -> Coroutine[Any, Any, Completion] | AsyncStream:
         """As `Client.chat`: a coroutine, or with `stream=True` at once an `AsyncStream`."""
         if stream:
-            return self.stream(messages, params, **more)
+            return self.stream(messages, params, stream=True, **more)
         return self.generate(messages, params, **more)
 
     async def is_ready(self, timeout_s: float = 1.0) -> bool:
@@ -201,17 +202,28 @@ class AsyncClient:
         task.add_done_callback(self._tasks.discard)
 
     async def _request(
-        self, prompt: Prompt, params: SamplingParams, exchange: Exchange, stream: bool
+        self, prompt: Prompt, params: SamplingParams, exchange: Exchange, stream: bool | None
     ) -> Request:
         known = self._model
         model = known or await self._fetch(exchange, known)
         try:
-            return model.request(prompt, params, exchange.request_id, stream, self._token_ids)
+            streamed = await self._streamed(model, exchange, stream)
+            return model.request(prompt, params, exchange.request_id, streamed, self._token_ids)
         except UnknownOption:
             if known is None:
                 raise
         model = await self._fetch(exchange, known)  # the server may have got another since
-        return model.request(prompt, params, exchange.request_id, stream, self._token_ids)
+        streamed = await self._streamed(model, exchange, stream)
+        return model.request(prompt, params, exchange.request_id, streamed, self._token_ids)
+
+    async def _streamed(self, model: Model, exchange: Exchange, stream: bool | None) -> bool:
+        """Whether to ask for a response a token: as is said, else where the model may give them."""
+        if stream is None and model.decoupled is None:
+            try:
+                model.decoupled = await self._transport().decoupled(self._name, exchange.asking())
+            except LlamaError:
+                return True  # a proxy may hide it: then the model itself says so
+        return bool(model.decoupled if stream is None else stream)
 
     def _refused(self, error: LlamaError) -> None:
         if isinstance(error, (UnknownOption, UnknownModel)):

@@ -143,9 +143,8 @@ class Session:
         as_json, shown = self._options.json, Wrapped()
         messages, params = self._conversation.asked(text, again), self._commands.params
         try:
-            with self._client.stream(
-                messages, params, stream=not self._options.no_stream
-            ) as stream:
+            streamed = False if self._options.no_stream else None
+            with self._client.stream(messages, params, stream=streamed) as stream:
                 for chunk in stream:
                     parts.append(chunk.text)
                     if not as_json:

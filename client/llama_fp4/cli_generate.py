@@ -38,7 +38,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stream",
         action=argparse.BooleanOptionalAction,
-        help="print text as it comes (default, but not with --json: then a line of JSON a chunk)",
+        help="print text as it comes (default where the model streams, but not with --json: then a "
+        "line of JSON a chunk)",
     )
     add_server_options(parser)
     add_sampling_options(parser, f"{DEFAULT_TOKENS}, with --chat {AS_MANY}")
@@ -48,12 +49,12 @@ def run(options: argparse.Namespace) -> int:
     """Raises `LlamaError`; leaving in any way ends the request on the server."""
     params = sampling_params(options, open_ended=options.chat or options.system is not None)
     prompt = messages_or_text(options)
-    streamed = options.stream if options.stream is not None else not options.json
+    streamed = False if options.json and options.stream is None else options.stream
     with (
         open_client(options) as client,
         client.stream(prompt, params, stream=streamed) as stream,
     ):
-        _print_chunks(stream, options.json, streamed)
+        _print_chunks(stream, options.json, bool(streamed))
     completion = stream.completion
     if completion.finish_reason == "cancelled":
         raise Cancelled("the request was cancelled on the server", request_id=stream.request_id)

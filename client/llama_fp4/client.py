@@ -24,7 +24,7 @@ from llama_fp4.errors import (
 )
 from llama_fp4.exchange import Exchange
 from llama_fp4.plain_values import plain
-from llama_fp4.sampling import SamplingParams
+from llama_fp4.sampling import SamplingParams, merged_params
 from llama_fp4.settings import Keepalive, Retries, Timeouts, Tls, limit_of
 from llama_fp4.stream import Stream
 from llama_fp4.transport import Transport
@@ -75,15 +75,17 @@ class Client:
         *,
         request_id: str | None = None,
         timeouts: Timeouts | None = None,
-        stream: bool = True,
+        stream: bool | None = None,
         **options: Any,
     ) -> Stream:
         """Generate from a raw prompt (a string) or from messages (role and content each).
 
         `options` are fields of `SamplingParams` and replace those of `params`. With `stream=False`
-        the one chunk is the whole answer. Raises `LlamaError`, here or on reading.
+        the one chunk is the whole answer, and so it is of a model that gives one response (as of a
+        `--unary` repository), unless `stream=True` demands a stream, which such a model refuses.
+        Raises `LlamaError`, here or on reading.
         """
-        merged = (params or SamplingParams()).merged(options)
+        merged = merged_params(params, options)
         limits, identity = timeouts or self._timeouts, checked_id(request_id)
         self._check_open()
         exchange = Exchange(identity, limits, self._retries, time.perf_counter())
@@ -104,7 +106,8 @@ class Client:
         It comes as one response, unless there is a limit for the first token or between tokens.
         """
         limits = timeouts or self._timeouts
-        streamed = limits.first_token is not None or limits.between_tokens is not None
+        limited = limits.first_token is not None or limits.between_tokens is not None
+        streamed = None if limited else False
         with self.stream(
             prompt, params, request_id=request_id, timeouts=limits, stream=streamed, **options
         ) as stream:
@@ -145,7 +148,7 @@ class Client:
         Further arguments as for `stream`. Raises `UnknownOption` where the model takes no messages.
         """
         if stream:
-            return self.stream(messages, params, **more)
+            return self.stream(messages, params, stream=True, **more)
         return self.generate(messages, params, **more)
 
     def is_ready(self, timeout_s: float = 1.0) -> bool:
@@ -207,18 +210,29 @@ class Client:
             )
 
     def _request(
-        self, prompt: Prompt, params: SamplingParams, exchange: Exchange, stream: bool
+        self, prompt: Prompt, params: SamplingParams, exchange: Exchange, stream: bool | None
     ) -> Request:
         known = self._model
         model = known or self._fetch(exchange, known)
         try:
-            return model.request(prompt, params, exchange.request_id, stream, self._token_ids)
+            streamed = self._streamed(model, exchange, stream)
+            return model.request(prompt, params, exchange.request_id, streamed, self._token_ids)
         except UnknownOption:
             if known is None:
                 raise
         # The server may have got another model since.
         model = self._fetch(exchange, known)
-        return model.request(prompt, params, exchange.request_id, stream, self._token_ids)
+        streamed = self._streamed(model, exchange, stream)
+        return model.request(prompt, params, exchange.request_id, streamed, self._token_ids)
+
+    def _streamed(self, model: Model, exchange: Exchange, stream: bool | None) -> bool:
+        """Whether to ask for a response a token: as is said, else where the model may give them."""
+        if stream is None and model.decoupled is None:
+            try:
+                model.decoupled = self._transport.decoupled(self._name, exchange.asking())
+            except LlamaError:
+                return True  # a proxy may hide it: then the model itself says so
+        return bool(model.decoupled if stream is None else stream)
 
     def _refused(self, error: LlamaError) -> None:
         """The server knows another model than the one whose metadata we have: ask anew."""

@@ -114,6 +114,7 @@ class Model:
 
     def __init__(self, metadata: ModelMetadata) -> None:
         self.metadata = metadata
+        self.decoupled: bool | None = None  # until it was asked for
         self._inputs = {tensor.name: tensor for tensor in metadata.inputs}
         self.contract = _contract(metadata.name, self._inputs)
         known = {tensor.name for tensor in metadata.outputs}

@@ -60,6 +60,10 @@ class GrpcAioTransport:
         asked = pb.ModelMetadataRequest(name=model)
         return wire.metadata_of(await self._ask("ModelMetadata", asked, timeout_s))
 
+    async def decoupled(self, model: str, timeout_s: float | None) -> bool:
+        asked = pb.ModelConfigRequest(name=model)
+        return wire.is_decoupled(await self._ask("ModelConfig", asked, timeout_s))
+
     async def health(self, model: str, timeout_s: float | None) -> Health:
         live = await self._ask("ServerLive", pb.ServerLiveRequest(), timeout_s)
         ready = await self._ask("ServerReady", pb.ServerReadyRequest(), timeout_s)
@@ -116,6 +120,8 @@ class GrpcAioCall:
         try:
             message = await self._read()
             if message is EOF:
+                if self._owner.closed:  # grpc.aio may end what it reads so, too
+                    raise ClientClosed("the client was closed", request_id=self._id)
                 return None
             if message.error_message:
                 raise await self._failure(message)

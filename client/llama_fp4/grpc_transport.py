@@ -59,6 +59,10 @@ class GrpcTransport:
             self._ask("ModelMetadata", pb.ModelMetadataRequest(name=model), timeout_s)
         )
 
+    def decoupled(self, model: str, timeout_s: float | None) -> bool:
+        asked = pb.ModelConfigRequest(name=model)
+        return wire.is_decoupled(self._ask("ModelConfig", asked, timeout_s))
+
     def health(self, model: str, timeout_s: float | None) -> Health:
         live = self._ask("ServerLive", pb.ServerLiveRequest(), timeout_s).live
         ready = self._ask("ServerReady", pb.ServerReadyRequest(), timeout_s).ready

@@ -255,6 +255,11 @@ def metadata_of(answer: Any) -> ModelMetadata:
     )
 
 
+def is_decoupled(answer: Any) -> bool:
+    """Of a `ModelConfigResponse`: whether a request may have several responses."""
+    return bool(answer.config.model_transaction_policy.decoupled)
+
+
 def states_of(answer: Any) -> list[ModelState]:
     """Of a `RepositoryIndexResponse`."""
     return [ModelState(m.name, m.version, m.state, m.reason) for m in answer.models]

@@ -46,6 +46,9 @@ class HttpAioTransport:
     async def metadata(self, model: str, timeout_s: float | None) -> ModelMetadata:
         return wire.metadata_of(await self._get(wire.model_path(model), timeout_s))
 
+    async def decoupled(self, model: str, timeout_s: float | None) -> bool:
+        return wire.is_decoupled(await self._get(wire.model_path(model) + "/config", timeout_s))
+
     async def health(self, model: str, timeout_s: float | None) -> Health:
         paths = ("/v2/health/live", "/v2/health/ready", wire.model_path(model) + "/ready")
         live, ready, model_ready = [await self._status(path, timeout_s) == 200 for path in paths]

@@ -43,6 +43,9 @@ class HttpTransport:
     def metadata(self, model: str, timeout_s: float | None) -> ModelMetadata:
         return wire.metadata_of(self._get(wire.model_path(model), timeout_s))
 
+    def decoupled(self, model: str, timeout_s: float | None) -> bool:
+        return wire.is_decoupled(self._get(wire.model_path(model) + "/config", timeout_s))
+
     def health(self, model: str, timeout_s: float | None) -> Health:
         paths = ("/v2/health/live", "/v2/health/ready", wire.model_path(model) + "/ready")
         return Health(*(self._status(path, timeout_s) == 200 for path in paths))

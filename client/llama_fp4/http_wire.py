@@ -225,6 +225,12 @@ def metadata_of(said: Any) -> ModelMetadata:
         raise ServerFailed(f"{str(said)!r:.60} is no model's metadata: no {error}") from error
 
 
+def is_decoupled(said: Any) -> bool:
+    """Of the answer to `GET v2/models/NAME/config`: may a request have several responses."""
+    policy = said.get("model_transaction_policy") if isinstance(said, dict) else None
+    return isinstance(policy, dict) and policy.get("decoupled") is True
+
+
 def states_of(said: Any) -> list[ModelState]:
     """Of the answer to `POST v2/repository/index`."""
     return [

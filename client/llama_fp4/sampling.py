@@ -155,6 +155,15 @@ class SamplingParams:
         return values
 
 
+def merged_params(params: SamplingParams | None, options: Mapping[str, Any]) -> SamplingParams:
+    """What a call asks for. Raises `InvalidRequest`."""
+    if params is None:
+        params = SamplingParams()
+    if not isinstance(params, SamplingParams):
+        raise must_be("params", "a SamplingParams (or name the options: max_tokens=8)", params)
+    return params.merged(options)
+
+
 NAMES = tuple(field.name for field in fields(SamplingParams))
 LISTS = (*WORDS, "embedding_bias_weights")
 JSON = ("tools", "guided_decoding_guide")

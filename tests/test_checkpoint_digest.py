@@ -1,0 +1,31 @@
+"""Which files tell one checkpoint from another."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from checkpoint_digest import digest_checkpoint
+from checkpoint_manifest import MANIFEST
+from conftest import DEMO_CHECKPOINT
+from local_checkpoint import take_from
+
+
+def sha256(checkpoint: Path) -> str:
+    found: str = digest_checkpoint(checkpoint, checkpoint / "no engine")["sha256"]
+    return found
+
+
+def test_a_fetched_copy_is_the_same_checkpoint(tmp_path: Path) -> None:
+    """`make repository` serves a copy, which `make verify` holds against the original."""
+    copy = tmp_path / "copy"
+    take_from(DEMO_CHECKPOINT, copy)
+    assert (copy / MANIFEST).is_file()
+    assert sha256(copy) == sha256(DEMO_CHECKPOINT)
+
+
+def test_any_other_file_counts(tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(DEMO_CHECKPOINT, copy)
+    (copy / "notes.json").write_text("{}", encoding="utf-8")
+    assert sha256(copy) != sha256(DEMO_CHECKPOINT)

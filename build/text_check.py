@@ -32,6 +32,7 @@ from prompt_encoder import PromptTooLong  # noqa: E402
 from request_preparation import PreparationError, RequestPreparation  # noqa: E402
 from token_text import TokenText  # noqa: E402
 from tokenizer_files import read_tokenizer_files  # noqa: E402
+from user_words import text_of  # noqa: E402
 
 __all__ = [
     "FILES_READ",
@@ -43,7 +44,8 @@ __all__ = [
 ]
 
 # Messages and tools. A template may insist on a system's turn, or be for tools alone.
-USER = '{"role": "user", "content": "Hello"}'
+WORD = "Hello"
+USER = f'{{"role": "user", "content": "{WORD}"}}'
 TRIALS = (
     (f"[{USER}]", "[]"),
     (f'[{{"role": "system", "content": "Be brief."}}, {USER}]', "[]"),
@@ -107,9 +109,10 @@ def _tried(checkpoint: Path, text: CheckpointText, template: ChatTemplate) -> li
         except (InvalidMessages, PromptTooLong, UnicodeError) as error:
             reason = reason or str(error)
             continue
-        if ids:
+        # Not so in templates for lists of parts, which find no part in a plain text.
+        if WORD.casefold() in text_of(prompt).casefold():
             return ids
-        reason = reason or "it makes an empty prompt of it"
+        reason = reason or "the prompt that it makes has nothing of what the user says"
     raise BuildError(
         f"the chat template of {checkpoint} takes no conversation: {reason}; correct it, or remove "
         "it to serve raw prompts alone"

@@ -19,6 +19,7 @@ from prompt_inputs import InvalidPrompt
 from request_preparation import RequestPreparation
 
 Edit = Callable[[Path], object]
+LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
 GOOD = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}"
 SMALL = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
@@ -151,6 +152,31 @@ BROKEN: dict[str, tuple[Edit, str, Edit | None]] = {
         r"the chat template of \S+ takes no conversation: .*; correct it, or remove it",
         template(None),
     ),
+    "a template that needs more memory than there is": (
+        template("{{ 'a' * 10**15 }}"),
+        r"the chat template of \S+ takes no conversation: .*: MemoryError; correct it",
+        template(None),
+    ),
+    "a template that fails inside Jinja": (
+        template("{{ messages[0].content | truncate(-5) }}{{ cycler() }}"),
+        r"the chat template of \S+ takes no conversation: .*expected length >= 3",
+        template(None),
+    ),
+    "a template for lists of parts alone": (
+        template("{% for part in messages[0].content %}{{ part.text }}{% endfor %}."),
+        r"takes no conversation: the prompt that it makes has nothing of what the user says; corr",
+        template(None),
+    ),
+    "a template that is a pointer of git LFS": (
+        written("chat_template.jinja", LFS_POINTER),
+        r"chat_template\.jinja is a git LFS pointer, not the file; run 'git lfs pull' in ",
+        remove("chat_template.jinja"),
+    ),
+    "a config with a byte order mark": (
+        written("tokenizer_config.json", "\ufeff{}"),
+        r"tokenizer_config\.json is not JSON .*BOM.*; correct it, or fetch it again",
+        remove("tokenizer_config.json"),
+    ),
     "a template with half a character": (
         template("\ud800{{ messages[0].content }}"),
         r"the chat template of \S+ takes no conversation: .*surrogates not allowed; correct it",
@@ -167,7 +193,7 @@ BROKEN: dict[str, tuple[Edit, str, Edit | None]] = {
         None,
     ),
     "a pointer of git LFS": (
-        written("tokenizer.json", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+        written("tokenizer.json", LFS_POINTER),
         r"tokenizer\.json is a git LFS pointer, not the file; run 'git lfs pull'",
         None,
     ),

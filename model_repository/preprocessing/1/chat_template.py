@@ -31,9 +31,11 @@ __all__ = [
 TEMPLATE_ERRORS = (
     TemplateError,
     ArithmeticError,
+    AssertionError,
     AttributeError,
     LookupError,
-    RecursionError,
+    MemoryError,
+    RuntimeError,  # a recursion without end is one
     TypeError,
     ValueError,
 )
@@ -122,7 +124,7 @@ def _as_words(message: Message) -> dict[str, Any]:
 
 
 def _refusal(messages: Sequence[Message], error: Exception) -> str:
-    reason = text_of(" ".join(str(error).split()))[:MAX_REASON]
+    reason = text_of(" ".join(str(error).split()))[:MAX_REASON] or type(error).__name__
     for index, message in enumerate(messages):
         calls = message.get("tool_calls", ())
         if len(calls) > 1:  # Llama 3.1's template takes one

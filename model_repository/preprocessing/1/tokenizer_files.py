@@ -20,6 +20,8 @@ DEFAULT = "default"
 TOKEN_NAMES = (
     "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
 )  # fmt: skip
+LFS_POINTER = "version https://git-lfs"
+MEND = "correct it, or fetch it again"
 TOKEN_LISTS = ("additional_special_tokens", "extra_special_tokens")
 
 
@@ -134,14 +136,19 @@ def _object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(_text(path))
     except (ValueError, RecursionError) as error:
-        raise TokenizerFilesError(f"{path} is not JSON ({error}); fetch it again") from None
+        raise TokenizerFilesError(f"{path} is not JSON ({error}); {MEND}") from None
     if not isinstance(value, dict):
-        raise TokenizerFilesError(f"{path} holds {value!r:.80}, must be an object; fetch it again")
+        raise TokenizerFilesError(f"{path} holds {value!r:.80}, must be an object; {MEND}")
     return value
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise TokenizerFilesError(f"{path} cannot be read ({error}); fetch it again") from None
+        raise TokenizerFilesError(f"{path} cannot be read ({error}); {MEND}") from None
+    if text.startswith(LFS_POINTER):
+        raise TokenizerFilesError(
+            f"{path} is a git LFS pointer, not the file; run 'git lfs pull' in {path.parent}"
+        )
+    return text

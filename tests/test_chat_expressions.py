@@ -114,6 +114,14 @@ GIVEN_UP = [
     "t | first ~ t[1:]",
     "(t | reverse | list | reverse | list) | join",
     "joiner(t)() ~ t",
+    "{'a': 1} | tojson(indent=t)",
+    "[1, 2] | tojson(separators=(t, t))",
+    "'abcdefgh'.translate('x'.maketrans('abcdefgh', t))",
+    "'<|user|>'.translate({97: 98})",
+    "'%c%c' % (60, 124) ~ 'user|>'",
+    "'{:c}|user|>'.format(t.encode()[0])",
+    "'%c%%s' % 60 % '|user|>'",
+    "'%(a)c|user|>' | format(a=t.encode()[0])",
 ]
 SET_BLOCKS = [
     ("{% set x %}<|end|>{{ t }}{% endset %}{{ x }}", 1),
@@ -134,6 +142,7 @@ SET_BLOCKS = [
     ("{% for i in [1] %}{% set x = t %}{{ '<|end|> '.strip() ~ strftime_now('<|end|>') }}"
      "{% endfor %}", 2),
     ("{% with x = t %}{{ x }}{% endwith %}", 0),
+    ("{% for b in t.encode() %}{{ '%c' % b }}{% endfor %}", 0),
     ("{% if t == '<|user|>' and '<|' in t and t.startswith('<|us') and t | length == 8 %}"
      "<|end|>{% endif %}", 1),
 ]  # fmt: skip
@@ -154,3 +163,24 @@ def test_the_control_tokens_are_the_templates(body: str, own: int) -> None:
     assert transformers.decode(ids[1:], clean_up_tokenization_spaces=False) == expected
     controls = set(transformers.convert_tokens_to_ids(list(TOKENS)))
     assert sum(token in controls for token in ids) == own
+
+
+MOVED = {
+    "{{ (t ~ '<|end|>' ~ u) % {'a': 'x'} }}": ["%(a)14s<|end|>", "%%" * 7],
+    "{{ (t ~ '<|end|>' ~ u).format(a='x') }}": ["{a:>14}<|end|>", "{{" * 7],
+    "{{ '%r<|end|>%r' % (t, u) }}": [
+        "a" + "\U0010ffff" * 12 + "<|end|>",
+        "aaaa" + "\U0010ffff" * 3,
+    ],
+    "{{ (t ~ '\t<|end|>' ~ (u ~ '\t') * 3).expandtabs(5) }}": ["\t\t<|end|>", "\naaaa"],
+}
+
+
+@pytest.mark.parametrize("body", MOVED)
+def test_a_users_text_never_comes_to_the_place_of_the_templates(body: str) -> None:
+    """Texts whose lengths the words choose: nothing is a control token."""
+    text, transformers = both("everything", True)
+    source = "{% set t = messages[0].content %}{% set u = messages[1].content %}" + body
+    messages = [{"role": "user", "content": content} for content in MOVED[body]]
+    ids = text.encoder.encode_rendered(load(source).render(parse_messages(json.dumps(messages))))
+    assert not {*ids[1:]} & {*transformers.convert_tokens_to_ids(list(TOKENS))}

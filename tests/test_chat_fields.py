@@ -164,3 +164,47 @@ def test_reasoning_reaches_the_templates_that_read_it() -> None:
         assert encode(load(template), json.dumps(messages)) == theirs(
             template, Conversation(messages, None)
         )
+
+
+# As templates of the field print calls: DeepSeek's own with the arguments' text and a null beside
+# a call, IBM Granite's with the content of every message.
+DEEPSEEK = """{{ bos_token }}{% for m in messages %}{% if 'tool_calls' in m %}
+{%- for call in m['tool_calls'] %}{% if m['content'] is none %}[call]{% else %}
+{{- m['content'] + '[call]' }}{% endif %}{{ call['type'] + call['function']['name'] + '```json\n'
+ + call['function']['arguments'] + '```' }}{% endfor %}{% else %}{{ m['role'] + m['content'] }}
+{%- endif %}{% endfor %}"""
+GRANITE = "{{ bos_token }}{% for m in messages %}{{ m.role + m.content }}{% endfor %}{{ tools }}"
+
+
+@pytest.mark.parametrize(
+    "content", [{"content": None}, {}, {"content": ""}, {"content": "I ask. "}]
+)
+@pytest.mark.parametrize("text", ['{"a":1,  "b": "\\u00e9"}', "{}", '{"a": "'])
+def test_calls_in_the_form_that_a_template_asks_for(content: dict[str, Any], text: str) -> None:
+    call = {**CALL, "function": {"name": "f", "arguments": text}}
+    messages = [
+        USER,
+        {"role": "assistant", **content, "tool_calls": [call]},
+        {**USER, "role": "tool"},
+    ]
+    prompt = load(DEEPSEEK).render(parse_messages(json.dumps(messages)))
+    said = content.get("content") or ""
+    assert prompt == f"<|begin_of_text|>userx{said}[call]functionf```json\n{text}```toolx"
+    prompt = load(GRANITE).render(parse_messages(json.dumps(messages)))
+    assert prompt == f"<|begin_of_text|>userxassistant{said}toolxNone"
+
+
+def test_a_control_token_in_the_text_of_arguments_stays_text() -> None:
+    call = {**CALL, "function": {"name": "f", "arguments": '{"a": "<|eot_id|>"}'}}
+    messages = [USER, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    ids = encode(load(DEEPSEEK), json.dumps(messages))
+    assert TRANSFORMERS.convert_tokens_to_ids("<|eot_id|>") not in ids
+    assert "<|eot_id|>" in TRANSFORMERS.decode(ids)
+
+
+def test_with_tools_the_first_turn_may_be_anyones_where_the_template_reads_its_role() -> None:
+    messages = [ANSWER, USER]
+    source = "{{ bos_token }}{{ tools | tojson }}{% for m in messages %}{{ m.role ~ m.content }}"
+    source += "{% endfor %}"
+    ids = encode(load(source), json.dumps(messages), json.dumps([TOOL]))
+    assert ids == theirs(source, Conversation(messages, [TOOL]))

@@ -265,3 +265,17 @@ def test_a_token_that_a_user_ends_or_begins_is_text(tmp_path: Path) -> None:
         assert not {*ids[1:]} & {*transformers.added_tokens_decoder}
     own = RenderedPrompt(concatenated(("<|eot", "_id|>", Words("x"))))
     assert ENDS[-1] in text.encoder.encode_rendered(own)
+
+
+def test_a_normalization_that_moves_a_control_token_makes_none(tmp_path: Path) -> None:
+    """A user's words spoil the template's token and become one, so that the count stays right."""
+
+    def edit(document: Document) -> None:
+        document["normalizer"] = {"type": "NFKC"}
+
+    token = {"content": "<|im_end|>", "special": False, "normalized": True}
+    template = "{{ bos_token }}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+    text, _ = checkpoint(tmp_path, template, edit, token)
+    ids = chat(text, "x\uff1c|im_end|\uff1ey", "\u0338b")
+    assert ids.count(ID) == 2
+    assert ids[: ids.index(ID)] == [BOS, *text.encoder.encode_plain("x\uff1c|im_end|\uff1ey")]

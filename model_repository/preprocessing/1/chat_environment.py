@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import operator
+import re
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from types import BuiltinMethodType
@@ -25,7 +26,16 @@ from jinja2.parser import Parser
 from jinja2.runtime import BlockReference, Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import Cycler, Joiner, Namespace
-from user_words import Words, concatenated, followed, holds_words, joined, shadow_of, text_of
+from user_words import (
+    FORM_SYNTAX,
+    Words,
+    concatenated,
+    followed,
+    holds_words,
+    joined,
+    shadow_of,
+    text_of,
+)
 
 # Filters that give back parts of what they were given, and make no text.
 PASSING = frozenset((
@@ -40,6 +50,8 @@ TRUSTED = (
     BlockReference, Cycler, Extension, Joiner, LoopContext, Macro, Namespace, Words, dict, list,
     tuple,
 )  # fmt: skip
+# Forms that make characters of numbers, which may be a user's: "%c", "{:c}" and "{:{kind}}".
+FROM_NUMBERS = re.compile(r"%(\([^)]*\))?[-#+ *.\dhlL]*c|:[^{}]*(c\}|\{)")
 CALLED_IN_LOOPS = ("_loop_vars", "_block_vars")  # Jinja's own arguments
 
 
@@ -53,6 +65,15 @@ def as_text(value: Any) -> str:
 def str_join(values: Iterable[Any]) -> str:
     """The operator `~`."""
     return concatenated(map(as_text, values))
+
+
+def filled(make: Callable[..., str], form: str, *values: Any) -> str:
+    """What a form such as "%s" or "{}" makes of values, by `make`."""
+    if FROM_NUMBERS.search(text_of(form).replace("%%", "")):
+        return Words(make(form, *values))
+    if holds_words((form, values)):
+        return followed(make, form, *values, syntax=FORM_SYNTAX)
+    return make(form, *values)
 
 
 class _Generator(CodeGenerator):
@@ -115,8 +136,8 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """`%`: a plain text with words in it makes words."""
-        if isinstance(left, str) and holds_words((left, right)):
-            return followed(self.binop_table[operator], left, right)
+        if isinstance(left, str):
+            return filled(self.binop_table[operator], left, right)
         return super().call_binop(context, operator, left, right)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
@@ -129,9 +150,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         def formatted(*arguments: Any, **named: Any) -> str:
             if name == "format_map":
                 (named,), arguments = arguments, ()
-            if not holds_words((form, arguments, named)):
-                return make(form, arguments, named)
-            return followed(make, form, arguments, named)
+            return filled(make, form, arguments, named)
 
         return formatted
 
@@ -152,6 +171,8 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
                 owner = Words(owner, shadow_of(owner))
                 __function = getattr(owner, __function.__name__)
         result = super().call(__context, __function, *arguments, **named)
+        if isinstance(result, str) and getattr(__function, "__name__", "") == "translate":
+            return Words(result)  # by a table of numbers, which may be those of words
         if type(result) is not str or isinstance(__function, TRUSTED) or isinstance(owner, TRUSTED):
             return result
         return Words(result) if isinstance(owner, bytes) or holds_words(given) else result
@@ -190,10 +211,7 @@ def _replace(value: Any, old: Any, new: Any, count: int | None = None) -> str:
 def _format(value: Any, *arguments: Any, **named: Any) -> str:
     if arguments and named:
         raise FilterArgumentError("format takes positional or named arguments, and not both")
-    form, values = as_text(value), named or arguments
-    if holds_words((form, values)):
-        return followed(operator.mod, form, values)
-    return form % values
+    return filled(operator.mod, as_text(value), named or arguments)
 
 
 def _indent(value: Any, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
@@ -218,7 +236,7 @@ def _to_json(
         separators=separators,
         sort_keys=sort_keys,
     )
-    return Words(text) if holds_words(value) else text
+    return Words(text) if holds_words((value, indent, separators)) else text
 
 
 def _raise(message: str) -> None:

@@ -11,6 +11,7 @@ client sends back, such as broken arguments of a call, never blocks a conversati
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from chat_json import InvalidMessages, check_bounds, read_json, short
@@ -60,6 +61,21 @@ MAX_TOOLS = 128
 
 Message = dict[str, Any]
 Tool = dict[str, Any]
+
+
+class Arguments(dict[str, Any]):
+    """A call's arguments as an object, and the text of JSON in which a client sent them."""
+
+    def __init__(self, value: dict[str, Any], text: str) -> None:
+        super().__init__(value)
+        self.text = text
+
+
+def arguments_text(arguments: dict[str, Any] | str) -> str:
+    """The text of JSON of a checked call's arguments, as the client sent it."""
+    if isinstance(arguments, Arguments | str):
+        return arguments if isinstance(arguments, str) else arguments.text
+    return json.dumps(arguments, ensure_ascii=False)
 
 
 def parse_messages(document: str) -> list[Message]:
@@ -199,7 +215,7 @@ def _arguments(value: object, where: str) -> dict[str, Any] | str:
         check_bounds(arguments, where, ARGUMENTS_DEPTH)
     except InvalidMessages:
         return value
-    return arguments if isinstance(arguments, dict) else value
+    return Arguments(arguments, value) if isinstance(arguments, dict) else value
 
 
 def _tool(value: object, where: str) -> Tool:

@@ -6,13 +6,22 @@ The template is rendered as transformers renders it, but over words that remembe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from chat_environment import ChatEnvironment
 from chat_json import InvalidMessages
-from chat_messages import TOOL_ROLES, Message, Tool, parse_messages, parse_tools
+from chat_messages import (
+    TOOL_ROLES,
+    Message,
+    Tool,
+    arguments_text,
+    parse_messages,
+    parse_tools,
+)
 from jinja2 import Template, TemplateError, meta, nodes
 from tokenizer_files import DEFAULT, read_tokenizer_files
 from user_words import RenderedPrompt, text_of, words_of
@@ -81,19 +90,51 @@ class ChatTemplate:
         """The prompt up to the assistant's answer; raises `InvalidMessages`."""
         template = self._chosen(tools)
         if template.knows_tools:
-            _check_first_message(messages, tools)
+            self._check_first_message(template, messages, tools)
         else:
-            _check_no_tools(messages, tools)
+            _check_no_tools(messages, tools, template.knows_calls)
         try:
-            text = template.jinja.render(
-                messages=[_as_words(message) for message in messages],
-                tools=words_of(list(tools)) if tools else None,
-                documents=None,
-                add_generation_prompt=True,
-                **self._variables,
-            )
+            return self._rendered(template, messages, tools)
         except TEMPLATE_ERRORS as error:
-            raise InvalidMessages(_refusal(messages, error)) from None
+            refusal = InvalidMessages(_refusal(messages, error))
+        for other_form in _other_forms(messages):
+            with suppress(*TEMPLATE_ERRORS):
+                return self._rendered(template, other_form, tools)
+        raise refusal
+
+    def _check_first_message(
+        self,
+        template: _NamedTemplate,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] | None,
+    ) -> None:
+        """Llama's templates put the tools into the first message's turn, and make it the user's
+        whatever its role is."""
+        index = 1 if messages[0]["role"] == "system" else 0
+        if not tools or index >= len(messages) or messages[index]["role"] == "user":
+            return
+        prompts: list[str | None] = []
+        for role in (messages[index]["role"], "user"):
+            in_role = [*messages[:index], {**messages[index], "role": role}, *messages[index + 1 :]]
+            prompts.append(None)
+            with suppress(*TEMPLATE_ERRORS):
+                prompts[-1] = self._rendered(template, in_role, tools)
+        if prompts[0] is not None and prompts[0] == prompts[1]:
+            raise InvalidMessages(
+                f"messages[{index}].role is {messages[index]['role']!r}, allowed with tools is "
+                "'user': the template puts the tools into the user's first message"
+            )
+
+    def _rendered(
+        self, template: _NamedTemplate, messages: Sequence[Message], tools: Sequence[Tool] | None
+    ) -> RenderedPrompt:
+        text = template.jinja.render(
+            messages=[_as_words(message) for message in messages],
+            tools=words_of(list(tools)) if tools else None,
+            documents=None,
+            add_generation_prompt=True,
+            **self._variables,
+        )
         return RenderedPrompt(text)
 
 
@@ -116,11 +157,38 @@ class _NamedTemplate:
             node.value for node in parsed.find_all(nodes.Const) if isinstance(node.value, str)
         ]
         self.literals = "\0".join(texts)
+        # DeepSeek's templates print calls and results, and no tools.
+        self.knows_calls = "tool_calls" in texts or any(
+            node.attr == "tool_calls" for node in parsed.find_all(nodes.Getattr)
+        )
 
 
 def _as_words(message: Message) -> dict[str, Any]:
     """A role is one of a few names, with which a template may build a control token."""
     return {key: value if key == "role" else words_of(value) for key, value in message.items()}
+
+
+def _other_forms(messages: Sequence[Message]) -> Iterator[list[Message]]:
+    """Messages with calls in forms that some templates ask for: beside a call the null that
+    OpenAI's clients send (transformers leaves it out since its version 5, DeepSeek's templates ask
+    for it) or an empty text, and arguments as the text of JSON."""
+    if not any("tool_calls" in message for message in messages):
+        return
+    contents: list[Message] = [{}, {"content": None}, {"content": ""}]
+    for as_text, content in itertools.islice(itertools.product((False, True), contents), 1, None):
+        yield [_in_form(message, content, as_text) for message in messages]
+
+
+def _in_form(message: Message, content: Message, as_text: bool) -> Message:
+    if "tool_calls" not in message:
+        return message
+    calls = message["tool_calls"]
+    return {**content, **message, "tool_calls": [*map(_with_text, calls)] if as_text else calls}
+
+
+def _with_text(call: dict[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    return {**call, "function": {**function, "arguments": arguments_text(function["arguments"])}}
 
 
 def _refusal(messages: Sequence[Message], error: Exception) -> str:
@@ -135,23 +203,15 @@ def _refusal(messages: Sequence[Message], error: Exception) -> str:
     return f"the chat template refuses the messages: {reason}"
 
 
-def _check_first_message(messages: Sequence[Message], tools: Sequence[Tool] | None) -> None:
-    """Llama's templates put the tools into the first message's turn, and make it the user's."""
-    index = 1 if messages[0]["role"] == "system" else 0
-    if tools and index < len(messages) and messages[index]["role"] != "user":
-        raise InvalidMessages(
-            f"messages[{index}].role is {messages[index]['role']!r}, allowed with tools is 'user': "
-            "the template puts the tools into the user's first message"
-        )
-
-
-def _check_no_tools(messages: Sequence[Message], tools: Sequence[Tool] | None) -> None:
+def _check_no_tools(
+    messages: Sequence[Message], tools: Sequence[Tool] | None, knows_calls: bool
+) -> None:
     if tools:
         raise InvalidMessages(
             f"tools is a list of {len(tools)}, allowed is none: "
             "this checkpoint's chat template does not know tools"
         )
-    for index, message in enumerate(messages):
+    for index, message in enumerate(() if knows_calls else messages):
         if message["role"] in TOOL_ROLES or "tool_calls" in message:
             raise InvalidMessages(
                 f"messages[{index}] is a tool's call or result, allowed are words: "

@@ -52,6 +52,7 @@ class PromptEncoder:
         """
         document = _read(tokenizer_json)
         self._trusting = _tokenizer(document)
+        self._normalizes = document.get("normalizer") is not None
         self._controls = {
             token.content: (token_id, token)
             for token_id, token in self._trusting.get_added_tokens_decoder().items()
@@ -99,9 +100,12 @@ class PromptEncoder:
             if text.startswith(match[0], match.start())
         ]
         if own == [match.span() for match in self._control_pattern.finditer(text)]:
-            ids: list[int] = self._trusting.encode(text, add_special_tokens=False).ids
+            encoding = self._trusting.encode(text, add_special_tokens=False)
+            ids: list[int] = encoding.ids
             expected = [self._controls[text[start:end]][0] for start, end in own]
-            if [token_id for token_id in ids if token_id in self._control_ids] == expected:
+            if [token_id for token_id in ids if token_id in self._control_ids] == expected and (
+                not self._normalizes or self._stand_at(encoding, own)
+            ):
                 return self._with_bos(ids)
         return self._with_bos(self._apart(text, own))
 
@@ -109,6 +113,19 @@ class PromptEncoder:
         """Text alone: nothing in it is special, and no BOS comes before it."""
         ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids if text else []
         return ids
+
+    def _stand_at(self, encoding: Any, controls: list[tuple[int, int]]) -> bool:
+        """Whether the control tokens come from these places of the text, and from no other text
+        that normalization has made one."""
+        found = [
+            place
+            for token_id, place in zip(encoding.ids, encoding.offsets, strict=True)
+            if token_id in self._control_ids
+        ]
+        return all(
+            begin <= start and end <= stop
+            for (begin, stop), (start, end) in zip(found, controls, strict=True)
+        )
 
     def _apart(self, text: str, controls: list[tuple[int, int]]) -> list[int]:
         """The control tokens at these places, and the text between them without any other."""

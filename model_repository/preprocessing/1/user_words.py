@@ -20,6 +20,9 @@ from jinja2 import Undefined
 
 # A lone surrogate: not Unicode text, so no control token can hold it.
 STAND_IN = "\udc3c"
+ESCAPED = r"\udc3c"  # how Python prints it in a list, an object or with %r
+FORM_SYNTAX = "%{}"
+TAB_SYNTAX = "\t\n\r"
 
 # What a template rendered. Only `PromptEncoder.encode_rendered` reads it.
 RenderedPrompt = NewType("RenderedPrompt", str)
@@ -59,10 +62,10 @@ class Words(str):
     __rmul__ = __mul__
 
     def __mod__(self, values: Any) -> Words:
-        return followed(operator.mod, self, values)
+        return followed(operator.mod, self, values, syntax=FORM_SYNTAX)
 
     def __rmod__(self, form: Any) -> Words:
-        return followed(operator.mod, form, self)
+        return followed(operator.mod, form, self, syntax=FORM_SYNTAX)
 
     def join(self, parts: Iterable[str], /) -> str:
         return joined(self, parts)
@@ -137,7 +140,7 @@ def _same_method(name: str) -> Callable[..., Words]:
     def apply(self: Words, *arguments: Any) -> Words:
         if self._shadow is None and not arguments:
             return Words(method(self))
-        return followed(method, self, *arguments)
+        return followed(method, self, *arguments, syntax=TAB_SYNTAX if name == "expandtabs" else "")
 
     return apply
 
@@ -196,18 +199,23 @@ def joined(separator: str, parts: Iterable[str]) -> str:
     return concatenated(pieces[1:])
 
 
-def followed(function: Callable[..., str], *arguments: Any) -> Words:
+def followed(function: Callable[..., str], *arguments: Any, syntax: str = "") -> Words:
     """What `function` makes of the arguments, their texts and then their shadows.
 
-    It must place the characters that it is given by number and not by what they are. A character
-    that it places otherwise for the shadows is not the same in text and shadow, so that no control
-    token is read there.
+    It must place the characters that it is given by number and not by what they are, but for those
+    in `syntax`: where a user wrote one of them into the first argument, all is the user's. So it is
+    where words were printed with escapes, as in a list. Otherwise words of chosen lengths could
+    move a user's text to the place that a control token of the template has in the shadow.
     """
     text = function(*(_mapped(argument, text_of) for argument in arguments))
+    form = arguments[0]
+    if any(text_of(form).count(sign) != shadow_of(form).count(sign) for sign in syntax):
+        return Words(text)
     try:
-        return Words(text, function(*(_mapped(argument, shadow_of) for argument in arguments)))
+        shadow = function(*(_mapped(argument, shadow_of) for argument in arguments))
     except Exception:  # of whatever sort: the text itself could be made
         return Words(text)
+    return Words(text, None if ESCAPED in shadow else shadow)
 
 
 def holds_words(value: Any) -> bool:

@@ -60,6 +60,17 @@ FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": None}}]},
         {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]},
     ),
+    "LangChain, texts as parts": (
+        {"role": "user", "content": ["x", "y"]}, {**USER, "content": "x\ny"},
+    ),
+    "Mistral's library, no prefix": ({**ANSWER, "prefix": False, "tool_calls": None}, ANSWER),
+    "Moonshot, not partial": ({**ANSWER, "partial": False}, ANSWER),
+    "Azure, its own data": (
+        {**ANSWER, "end_turn": True, "context": {"citations": [], "intent": "i"}}, ANSWER,
+    ),
+    "Groq, its tools": ({**ANSWER, "executed_tools": [{"type": "search"}]}, ANSWER),
+    "opencode for Copilot": ({**USER, "copilot_cache_control": CACHE}, USER),
+    "Copilot, reasoning": ({**ANSWER, "reasoning_opaque": "x"}, ANSWER),
     "LiteLLM, a cached message": ({**USER, "cache_control": CACHE}, USER),
     "LangChain, a cached part": (
         {"role": "user", "content": [{"type": "text", "text": "x", "cache_control": CACHE}]}, USER,
@@ -114,6 +125,8 @@ def test_fields_that_clients_add_change_nothing(name: str) -> None:
     [
         {**TOOL, "cache_control": CACHE},
         {**TOOL, "function": {**TOOL["function"], "cache_control": CACHE}},
+        {**TOOL, "defer_loading": True, "allowed_callers": ["direct"], "custom": None},
+        {**TOOL, "function": {**TOOL["function"], "output": None}},
     ],
 )
 def test_a_cached_tool_is_that_tool(tool: dict[str, Any]) -> None:

@@ -53,7 +53,8 @@ MESSAGES: list[tuple[Any, str]] = [
     ([{"role": "user"}], "messages[0].content is None, allowed is a text or"),
     ([{"role": "user", "content": {}}], "messages[0].content is {}, allowed is a text"),
     ([{"role": "tool", "content": 1}], "messages[0].content is 1, allowed is a text"),
-    ([{"role": "user", "content": ["x"]}], "messages[0].content[0] is 'x', allowed is an object"),
+    ([{"role": "user", "content": [1]}], "messages[0].content[0] is 1, allowed is an object"),
+    ([{**USER, "prefix": True}], "messages[0] has the key 'prefix', allowed are role, content"),
     (
         [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
         "messages[0].content[0].type is 'image_url', allowed is 'text'",
@@ -103,6 +104,7 @@ TOOLS: list[tuple[Any, str]] = [
         [{"type": "function", "function": {"name": "f", "parameters": []}}],
         "tools[0].function.parameters is [], allowed is an object",
     ),
+    ([{**TOOL, "custom": 1}], "tools[0] has the key 'custom', allowed are type, function"),
     ('[{"type":"function","function":{"name":"\\ud800"}}]', "tools holds the lone surrogate"),
 ]
 CONVERSATIONS: list[tuple[list[dict[str, Any]], list[Any], str]] = [

@@ -34,7 +34,10 @@ HIDDEN_PARTS = ("thinking", "redacted_thinking", "reasoning", "reasoning_content
 
 # Anthropic's prompt cache, as LiteLLM, LangChain and OpenRouter pass it on; Google's and LiteLLM's
 # notes; an object's own number.
-_ANYWHERE = ("cache_control", "extra_content", "provider_specific_fields", "id", "index")
+_ANYWHERE = (
+    "cache_control", "copilot_cache_control", "extra_content", "provider_specific_fields", "id",
+    "index",
+)  # fmt: skip
 IGNORED_MESSAGE_KEYS = (
     *_ANYWHERE,
     "annotations",  # OpenAI: what the answer cites
@@ -49,12 +52,21 @@ IGNORED_MESSAGE_KEYS = (
     "tool_name",  # Ollama
     "metadata",
     "weight",  # OpenAI: of a message in fine-tuning
+    "context",  # Azure: what the answer cites
+    "end_turn",  # Azure
+    "executed_tools",  # Groq
+    "reasoning_opaque",  # GitHub Copilot
     "refusal",  # OpenAI: said in place of a content, and read there
 )
 IGNORED_PART_KEYS = (*_ANYWHERE, "annotations", "citations", "logprobs", "metadata", "signature")
 IGNORED_CALL_KEYS = (*_ANYWHERE, "thought_signature", "caller", "status")
 IGNORED_CALLED_KEYS = (*_ANYWHERE, "parsed_arguments", "thought_signature", "output")
-IGNORED_TOOL_KEYS = ("cache_control", "extra_content", "provider_specific_fields")
+IGNORED_TOOL_KEYS = (
+    "cache_control", "copilot_cache_control", "extra_content", "provider_specific_fields",
+    "allowed_callers", "defer_loading", "eager_input_streaming",  # Anthropic
+)  # fmt: skip
+# Mistral's, DeepSeek's and Moonshot's names of an answer to be continued; false says nothing.
+CONTINUED_KEYS = ("prefix", "partial")
 ARGUMENTS_DEPTH = 24  # the rest of a document's depth is that of the call around them
 MAX_MESSAGES = 1024
 MAX_TOOLS = 128
@@ -106,7 +118,11 @@ def parse_tools(document: str) -> list[Tool]:
 
 
 def _message(value: object, where: str) -> Message:
-    given = {key: item for key, item in _object(value, where).items() if _says(item)}
+    given = {
+        key: item
+        for key, item in _object(value, where).items()
+        if _says(item) and not (key in CONTINUED_KEYS and item is False)
+    }
     role = _role(given.get("role"), f"{where}.role")
     reasoning = next((given.pop(key) for key in REASONING_KEYS if key in given), None)
     message = _known(given, MESSAGE_KEYS, (*IGNORED_MESSAGE_KEYS, *REASONING_KEYS), where)
@@ -126,6 +142,11 @@ def _message(value: object, where: str) -> Message:
 
 def _says(value: object) -> bool:
     return value is not None and value != []
+
+
+def _given(value: object, keys: tuple[str, ...], where: str) -> dict[str, Any]:
+    """An object without what says nothing, but for these keys, which are checked or printed."""
+    return {key: item for key, item in _object(value, where).items() if key in keys or _says(item)}
 
 
 def _role(role: object, where: str) -> str:
@@ -161,8 +182,10 @@ def _content(message: dict[str, Any], role: str, where: str) -> Any:
 
 
 def _part(value: object, role: str, where: str) -> str | None:
-    """The text of a part, None for one that is not shown."""
-    part = _object(value, where)
+    """The text of a part, None for one that is not shown. LangChain has parts that are texts."""
+    if isinstance(value, str):
+        return value
+    part = _given(value, ("type", "text"), where)
     kind = part.get("type")
     if role == "assistant" and kind in HIDDEN_PARTS:
         return None
@@ -170,9 +193,8 @@ def _part(value: object, role: str, where: str) -> str | None:
         return _text(part.get("refusal"), f"{where}.refusal")
     if kind not in TEXT_PARTS:
         raise InvalidMessages(f"{where}.type is {short(kind)}, allowed is 'text'")
-    given = {key: item for key, item in part.items() if key in ("type", "text") or _says(item)}
     return _text(
-        _known(given, ("type", "text"), IGNORED_PART_KEYS, where).get("text"), f"{where}.text"
+        _known(part, ("type", "text"), IGNORED_PART_KEYS, where).get("text"), f"{where}.text"
     )
 
 
@@ -191,8 +213,7 @@ def _tool_call(value: object, where: str) -> dict[str, Any]:
     call = _known(given, CALL_KEYS, IGNORED_CALL_KEYS, where)
     if call.get("type", "function") != "function":
         raise InvalidMessages(f"{where}.type is {short(call['type'])}, allowed is 'function'")
-    called = _object(call.get("function"), f"{where}.function")
-    called = {key: item for key, item in called.items() if key in CALLED_KEYS or _says(item)}
+    called = _given(call.get("function"), CALLED_KEYS, f"{where}.function")
     function = _known(called, CALLED_KEYS, IGNORED_CALLED_KEYS, f"{where}.function")
     _name(function.get("name"), f"{where}.function.name")
     arguments = _arguments(function.get("arguments"), f"{where}.function.arguments")
@@ -219,10 +240,12 @@ def _arguments(value: object, where: str) -> dict[str, Any] | str:
 
 
 def _tool(value: object, where: str) -> Tool:
-    tool = _known(_object(value, where), ("type", "function"), IGNORED_TOOL_KEYS, where)
+    tool = _known(
+        _given(value, ("type", "function"), where), ("type", "function"), IGNORED_TOOL_KEYS, where
+    )
     if tool.get("type") != "function":
         raise InvalidMessages(f"{where}.type is {short(tool.get('type'))}, allowed is 'function'")
-    given = _object(tool.get("function"), f"{where}.function")
+    given = _given(tool.get("function"), FUNCTION_KEYS, f"{where}.function")
     function = _known(given, FUNCTION_KEYS, IGNORED_TOOL_KEYS, f"{where}.function")
     _name(function.get("name"), f"{where}.function.name")
     if function.get("description") is not None:

@@ -30,6 +30,7 @@ OPTIONAL = (
     "chat_template.json",
     INDEX,
 )
+TEMPLATES = "additional_chat_templates"  # a folder of NAME.jinja
 LEGAL = ("license", "licence", "notice", "use_policy")  # how such files' names begin
 
 Advance = Callable[[int], None]
@@ -60,9 +61,19 @@ class Manifest:
 
 
 def is_small_file(name: str) -> bool:
-    """Whether a build needs the file `name` of a repository's root, beside the weights."""
+    """Whether a build needs the file `name` of a repository, beside the weights. No path that
+    leaves the repository is one."""
+    folder, slash, base = name.rpartition("/")
+    if slash:
+        return folder == TEMPLATES and base.endswith(".jinja")
     legal = name.lower().startswith(LEGAL) and not name.endswith(".py")
-    return "/" not in name and (name in NEEDED or name in OPTIONAL or legal)
+    return name in NEEDED or name in OPTIONAL or legal
+
+
+def small_files(directory: Path) -> list[str]:
+    """Those of a folder; links to nothing too."""
+    paths = [*directory.iterdir(), *(directory / TEMPLATES).glob("*.jinja")]
+    return sorted(filter(is_small_file, (path.relative_to(directory).as_posix() for path in paths)))
 
 
 def check_needed(where: str, names: Iterable[str]) -> None:
@@ -141,7 +152,8 @@ def read_manifest(directory: Path) -> Manifest | None:
 
 def _entry(name: str, entry: dict[str, Any]) -> StatedFile:
     size, sha256 = entry["size"], entry["sha256"]
-    if Path(name).name != name or type(size) is not int or len(sha256) != 64:
+    in_root = Path(name).name == name
+    if not (in_root or is_small_file(name)) or type(size) is not int or len(sha256) != 64:
         raise ValueError(f"the entry of {name}")
     return StatedFile(size, sha256)
 

@@ -94,7 +94,10 @@ def is_complete(folder: Path) -> bool:
 def remove_all_but(folder: Path, names: set[str]) -> None:
     """Remove what does not belong to the checkpoint."""
     for path in folder.iterdir():
-        if path.name not in names | {PLAN}:
+        inside = {name.partition("/")[2] for name in names if name.startswith(f"{path.name}/")}
+        if inside and path.is_dir():
+            remove_all_but(path, inside)
+        elif path.name not in names | {PLAN}:
             _remove(path)
 
 

@@ -147,7 +147,7 @@ def _kept(output: Path, folder: Path, source: HubFiles) -> Files:
     kept: Files = {}
     for name, stated in source.files.items():
         places = [path for path in (folder / name, output / name) if path.is_file()]
-        if "/" in name or not stated.hash or not places:
+        if ("/" in name and not is_small_file(name)) or not stated.hash or not places:
             continue
         try:
             with Phase(f"checking {name}, fetched before", stated.size or 0) as phase:
@@ -156,13 +156,14 @@ def _kept(output: Path, folder: Path, source: HubFiles) -> Files:
             say(f"{error}; fetching it again")
             (folder / name).unlink(missing_ok=True)
             continue
-        if places[0].parent != folder:
+        if places[0] != folder / name:
             _link_or_copy(places[0], folder / name)
         kept[name] = StatedFile(stated.size, sha256)
     return kept
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(exist_ok=True)
     try:
         os.link(source, target)
     except OSError:  # not every file system has hard links

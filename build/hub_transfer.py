@@ -43,6 +43,7 @@ def _partial(folder: Path, source: HubFiles, name: str) -> Path:
 def _receive(folder: Path, source: HubFiles, name: str, advance: Advance) -> bool:
     """Fetch what the partial file lacks; returns whether it had something already."""
     partial = _partial(folder, source, name)
+    partial.parent.mkdir(exist_ok=True)
     begin = bytes_there(folder, source, name)
     if begin:
         say(f"{name}: going on at byte {begin:,}")

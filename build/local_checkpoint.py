@@ -26,6 +26,7 @@ from checkpoint_manifest import (
     is_small_file,
     read_manifest,
     shard_names,
+    small_files,
     write_manifest,
 )
 from whole_output import written_whole
@@ -97,8 +98,7 @@ def _say_whole(directory: Path, names: list[str], statement: Statement) -> None:
 def _names(directory: Path, statement: Statement) -> list[str]:
     if not directory.is_dir():
         raise BuildError(f"{directory} is no folder; give one with an NVFP4 checkpoint")
-    small = sorted(path.name for path in directory.iterdir() if is_small_file(path.name))
-    names = [*small, *shard_names(directory)]
+    names = [*small_files(directory), *shard_names(directory)]
     for name in [*names, *filter(is_small_file, statement.files)]:
         if not (directory / name).is_file():
             dangling = (directory / name).is_symlink()
@@ -161,18 +161,21 @@ def _cache_statement(directory: Path) -> Statement:
     if origin is None:
         return Statement()
     files = {}
-    for path in directory.iterdir():
+    names = {path.name for path in directory.iterdir()} | set(small_files(directory))
+    for name in names:
+        path = directory / name
         blob = Path(os.readlink(path)) if path.is_symlink() else Path()
         if blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name):
-            files[path.name] = StatedFile(sha256=blob.name)
+            files[name] = StatedFile(sha256=blob.name)
         elif blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{40}", blob.name):
-            files[path.name] = StatedFile(blob_sha1=blob.name)
+            files[name] = StatedFile(blob_sha1=blob.name)
     source = "the Hugging Face cache" if files else ""
     return Statement(source, files, f"{origin[1]}/{origin[2]}", origin[3])
 
 
 def _take(source: Path, target: Path, stated: StatedFile, advance: Advance) -> bool:
     """True if `target` is a hard link, False if it is a copy."""
+    target.parent.mkdir(exist_ok=True)
     try:
         os.link(source.resolve(), target)
     except OSError as error:

@@ -94,6 +94,7 @@ def export(model: Llama, source: SourceModel, folder: Path) -> None:
     config["quantization_config"] = written["quantization_config"]
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     for name in source.copied_files:
+        (folder / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(source.directory / name, folder / name)
 
 

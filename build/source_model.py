@@ -9,7 +9,7 @@ from pathlib import Path
 
 from build_console import BuildError
 from checkpoint_layout import TensorKind, expected_tensors, layer_prefix, linear_shapes
-from checkpoint_manifest import NEEDED, is_small_file, shard_names
+from checkpoint_manifest import NEEDED, shard_names, small_files
 from json_document import read_json
 from llama_config import LlamaConfig, load_llama_config
 from nvfp4_checkpoint import HEAD, has_own_head
@@ -35,8 +35,7 @@ class SourceModel:
     @property
     def copied_files(self) -> list[str]:
         """The files that the quantized model takes over as they are: tokenizer, licence, ..."""
-        names = sorted(path.name for path in self.directory.iterdir())
-        return [name for name in names if is_small_file(name) and name not in REWRITTEN]
+        return [name for name in small_files(self.directory) if name not in REWRITTEN]
 
     def fingerprint(self) -> dict[str, list[int]]:
         """File -> size and time of change (ns) of all that the result is made of."""

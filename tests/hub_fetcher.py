@@ -18,6 +18,7 @@ from processes import eventually
 
 BUILD = Path(__file__).resolve().parent.parent / "build"
 TOKEN = "hf_thistokenisnevertobeseen"
+NAMED_TEMPLATE = "additional_chat_templates/tool_use.jinja"
 COMMIT, OLDER = "a1" * 20, "b2" * 20
 SECOND = "model-00002-of-00002.safetensors"  # of `large_hub`
 # A prelude: the disk has that many bytes free.
@@ -48,7 +49,8 @@ def in_shards(checkpoint: Path, folder: Path, shard_bytes: int) -> Path:
         weight_map |= {plan.name: name for plan in plans}
     index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    for name in ("LICENSE", "USE_POLICY.md", "README.md", ".gitattributes", "original/params.json"):
+    others = ("LICENSE", "USE_POLICY.md", "README.md", ".gitattributes", "original/params.json")
+    for name in (*others, NAMED_TEMPLATE, "additional_chat_templates/notes.txt"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(f"the text of {name}")
     return folder

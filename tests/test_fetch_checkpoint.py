@@ -9,7 +9,7 @@ from pathlib import Path
 
 from checkpoint_manifest import MANIFEST, read_manifest
 from fetch_checkpoint import REPOS
-from hub_fetcher import COMMIT, OLDER, SECOND, TOKEN, Fetcher
+from hub_fetcher import COMMIT, NAMED_TEMPLATE, OLDER, SECOND, TOKEN, Fetcher
 from hub_server import LocalHub
 from nvfp4_checkpoint import open_checkpoint
 
@@ -23,13 +23,16 @@ def test_a_fetch_brings_what_a_build_needs(
     fetched = {path.name for path in fetch.output.iterdir()}
     unneeded = {"README.md", ".gitattributes", "original"}
     assert fetched == {path.name for path in repository_files.iterdir()} - unneeded | {MANIFEST}
-    for name in fetched - {MANIFEST}:
+    assert [path.name for path in (fetch.output / NAMED_TEMPLATE).parent.iterdir()] == [
+        "tool_use.jinja"
+    ]
+    for name in fetched - {MANIFEST, "additional_chat_templates"} | {NAMED_TEMPLATE}:
         assert (fetch.output / name).read_bytes() == (repository_files / name).read_bytes()
     assert open_checkpoint(fetch.output).data_bytes == 4_758_400
     assert not fetch.download.exists()
     assert f"main of {REPOS[0]} is {COMMIT}; --revision {COMMIT} pins it\n" in out
     assert "195 tensors, 4,758,400 bytes, 6 layers, NVFP4" in out
-    assert re.search(r"fetching 9 small files, [\d,]+ bytes: ", out)
+    assert re.search(r"fetching 10 small files, [\d,]+ bytes: ", out)
     assert re.search(r"fetching model-00002-of-00004\.safetensors \(2 of 4\), [\d,]+ bytes: ", out)
     assert "\r" not in out
 
@@ -39,10 +42,10 @@ def test_manifest_says_what_the_files_are(fetch: Fetcher, hub: LocalHub) -> None
     manifest = read_manifest(fetch.output)
     assert manifest is not None
     assert (manifest.repo, manifest.commit) == (REPOS[0], COMMIT)
-    files = {path.name for path in fetch.output.iterdir()} - {MANIFEST}
-    assert manifest.files.keys() == files
+    files = {path.name for path in fetch.output.iterdir() if path.is_file()} - {MANIFEST}
+    assert manifest.files.keys() == files | {NAMED_TEMPLATE}
     out = fetch("--check", str(fetch.output))
-    assert f"13 of 13 files are what {MANIFEST} ({REPOS[0]} at {COMMIT}) states" in out
+    assert f"14 of 14 files are what {MANIFEST} ({REPOS[0]} at {COMMIT}) states" in out
 
 
 def test_token_goes_to_the_hub_alone(fetch: Fetcher, hub: LocalHub) -> None:
@@ -111,7 +114,7 @@ def test_changed_file_is_fetched_again(fetch: Fetcher, hub: LocalHub) -> None:
         name,
     ]
     assert (fetch.output / name).read_bytes() == content
-    assert "13 of 13 files" in fetch("--check", str(fetch.output))
+    assert "14 of 14 files" in fetch("--check", str(fetch.output))
 
 
 def test_progress_of_each_file_is_printed(fetch: Fetcher, large_hub: LocalHub) -> None:

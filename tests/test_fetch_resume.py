@@ -186,5 +186,5 @@ def test_fetch_that_is_killed_again_and_again_ends(
     manifest = read_manifest(fetch.output)
     assert manifest is not None
     assert manifest.commit == COMMIT
-    assert "13 of 13 files" in fetch("--check", str(fetch.output))
+    assert "14 of 14 files" in fetch("--check", str(fetch.output))
     assert sorted(path.name for path in fetch.output.parent.iterdir()) == ["checkpoint", "older"]

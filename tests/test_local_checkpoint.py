@@ -18,6 +18,7 @@ import pytest
 from build_console import BuildError
 from checkpoint_manifest import MANIFEST, read_manifest
 from engine_fixtures import DEMO, write_checkpoint
+from hub_fetcher import NAMED_TEMPLATE
 from local_checkpoint import check_in_place, take_from
 from nvfp4_checkpoint import open_checkpoint
 from processes import eventually
@@ -71,17 +72,21 @@ def test_folder_is_linked_and_described(
 ) -> None:
     (checkpoint / "notes.txt").write_text("not a checkpoint's file")
     (checkpoint / "LICENSE").write_text("the licence")
+    (checkpoint / NAMED_TEMPLATE).parent.mkdir()
+    (checkpoint / NAMED_TEMPLATE).write_text("{{ messages }}")
     output = tmp_path / "new" / "output"
     take_from(checkpoint, output)
-    assert "is ready: 7 files linked, 0 copied" in capsys.readouterr().out
+    assert "is ready: 8 files linked, 0 copied" in capsys.readouterr().out
     names = {path.name for path in checkpoint.iterdir()} - {"notes.txt"}
     assert {path.name for path in output.iterdir()} == {*names, MANIFEST}
     assert (output / SHARD).samefile(checkpoint / SHARD)
     manifest = read_manifest(output)
     assert manifest is not None
+    names = names - {"additional_chat_templates"} | {NAMED_TEMPLATE}
     assert (manifest.repo, manifest.commit, set(manifest.files)) == ("", "", names)
+    assert (output / NAMED_TEMPLATE).samefile(checkpoint / NAMED_TEMPLATE)
     check_in_place(output)
-    assert f"7 of 7 files are what {MANIFEST} states" in capsys.readouterr().out
+    assert f"8 of 8 files are what {MANIFEST} states" in capsys.readouterr().out
     take_from(checkpoint, output)  # a second time
     flip(output / "LICENSE")
     with pytest.raises(BuildError, match=r"LICENSE has the SHA-256 \w+, checkpoint_manifest\.js"):
@@ -140,13 +145,17 @@ def snapshot(checkpoint: Path, tmp_path: Path) -> Path:
     folder = repository / "snapshots" / ("a1" * 20)
     folder.mkdir(parents=True)
     (repository / "blobs").mkdir()
-    for path in checkpoint.iterdir():
+    (checkpoint / NAMED_TEMPLATE).parent.mkdir()
+    (checkpoint / NAMED_TEMPLATE).write_text("{{ messages }}")
+    (folder / NAMED_TEMPLATE).parent.mkdir()
+    for path in filter(Path.is_file, checkpoint.rglob("*")):
+        name = path.relative_to(checkpoint).as_posix()
         content = path.read_bytes()
         large = path.suffix == ".safetensors"
         blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
         blob = hashlib.sha256(content).hexdigest() if large else blob
         shutil.copyfile(path, repository / "blobs" / blob)
-        (folder / path.name).symlink_to(f"../../blobs/{blob}")
+        (folder / name).symlink_to(f"{'../' * name.count('/')}../../blobs/{blob}")
     return folder
 
 
@@ -154,7 +163,7 @@ def test_cache_of_the_hub_states_its_hashes(
     snapshot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     take_from(snapshot, tmp_path / "output")
-    states = f"6 of 6 files are what the Hugging Face cache (nvidia/Llama at {'a1' * 20}) states"
+    states = f"7 of 7 files are what the Hugging Face cache (nvidia/Llama at {'a1' * 20}) states"
     assert states in capsys.readouterr().out
     assert not (tmp_path / "output" / SHARD).is_symlink()
     manifest = read_manifest(tmp_path / "output")

@@ -10,7 +10,7 @@ from checkpoint_manifest import NEEDED, check_needed, looks_like_weights
 from checkpoint_values import check_values
 from json_document import Values, read_json
 from llama_config import load_llama_config
-from nvfp4_checkpoint import Checkpoint, check_quantization, open_checkpoint
+from nvfp4_checkpoint import Checkpoint, check_quantization, exclusion_faults, open_checkpoint
 from safetensors_file import INDEX, QUANTIZE, shards
 
 
@@ -40,13 +40,13 @@ def check_content(directory: Path, for_gpu: bool = False) -> str:
     `for_gpu`: it is refused where the runtimes on GPUs cannot load it, else that is said.
     """
     checkpoint = check_layout(directory)
-    faults = gpu_faults(checkpoint.config, checkpoint.tensors)
+    faults = gpu_faults(checkpoint.config, checkpoint.tensors) + exclusion_faults(checkpoint)
     if faults and for_gpu:
         raise BuildError(f"{directory}: {faults[0]}; {QUANTIZE}, or use the openvino runtime")
     notes = [*checkpoint.notes]
     if faults:
         notes.append(
-            f"note: {faults[0]}: the openvino runtime computes without it, the runtimes on GPUs "
+            f"note: {faults[0]}: the openvino runtime computes all the same, the runtimes on GPUs "
             "cannot load the checkpoint"
         )
     total = checkpoint.data_bytes

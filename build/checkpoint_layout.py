@@ -140,6 +140,9 @@ def gpu_faults(config: LlamaConfig, tensors: dict[str, StoredTensor]) -> list[st
     """
     extra = complete_layout(config).keys() - expected_tensors(config).keys()
     faults = []
+    embedding = tensors["model.embed_tokens.weight"]
+    if embedding.name == "lm_head.weight":
+        faults.append(f"{embedding.path}: the tied embedding is stored as {embedding.name} alone")
     missing = [name for name in sorted(extra - tensors.keys()) if name.endswith(".input_scale")]
     if missing:
         faults.append(f"{len(missing)} linears have no input_scale, the first is {missing[0]}")

@@ -8,13 +8,15 @@ column in the low nibble), `weight_scale` e4m3 [out, in/16], `weight_scale_2` f3
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 from build_console import BuildError
 from checkpoint_layout import BLOCK as BLOCK
-from checkpoint_layout import check_forward_tensors
+from checkpoint_layout import check_forward_tensors, layer_prefix
 from checkpoint_layout import expected_tensors as expected_tensors
 from checkpoint_layout import linear_shapes as linear_shapes
 from json_document import Values, read_json, shown
@@ -24,6 +26,7 @@ from safetensors_file import Bytes as Bytes
 from safetensors_file import StoredTensor as StoredTensor
 from safetensors_file import read_shards
 
+QUANTIZATION = "quantization_config"  # in config.json
 MOST_GROUP = 2**16  # columns
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 COMPARED_BYTES = 2**24  # at once
@@ -59,7 +62,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     tensors = read_shards(directory)
     if config.tie_word_embeddings and EMBEDDING not in tensors and HEAD in tensors:
         # safetensors' own writer keeps one name of a shared tensor: the first in the alphabet.
-        tensors[EMBEDDING] = replace(tensors.pop(HEAD), name=EMBEDDING)
+        tensors[EMBEDDING] = tensors.pop(HEAD)
     notes: tuple[str, ...] = ()
     if config.tie_word_embeddings and has_own_head(tensors):
         config = replace(config, tie_word_embeddings=False)
@@ -94,7 +97,7 @@ def check_quantization(directory: Path) -> None:
     both are there they must agree, since vLLM reads the copy.
     """
     config = directory / "config.json"
-    inline = Values(config, read_json(config)).part("quantization_config")
+    inline = Values(config, read_json(config)).part(QUANTIZATION)
     path = directory / "hf_quant_config.json"
     if not path.exists():
         _check_nvfp4(inline, _inline_group_size(inline))
@@ -105,6 +108,36 @@ def check_quantization(directory: Path) -> None:
     facts.texts("exclude_modules")
     if inline.text("quant_algo", "NVFP4") != "NVFP4":
         raise inline.wrong("quant_algo", f"'NVFP4', as {path.name} says")
+
+
+def exclusion_faults(checkpoint: Checkpoint) -> list[str]:
+    """Linears that are stored as NVFP4 and that a file calls unquantized, which the runtimes on
+    GPUs believe: one sentence for each such entry."""
+    return [
+        f"{where} has {shown(pattern)}, but {linear} is quantized"
+        for where, pattern in _excluded(checkpoint.directory)
+        for linear in _linears_like(pattern, checkpoint.config)[:1]
+    ]
+
+
+def _excluded(directory: Path) -> Iterator[tuple[str, str]]:
+    """(file and key, pattern) of what the files exclude, with `*` for any characters."""
+    for name, part in (("hf_quant_config.json", "quantization"), ("config.json", QUANTIZATION)):
+        path = directory / name
+        facts = Values(path, read_json(path)).part(part) if path.exists() else Values(path, {})
+        for key in ("exclude_modules", "ignore"):
+            listed = facts.document.get(key)
+            for pattern in listed if isinstance(listed, list) else ():
+                yield f"{path}: {facts.inside}{key}", str(pattern)
+
+
+def _linears_like(pattern: str, config: LlamaConfig) -> list[str]:
+    names = (
+        f"{layer_prefix(layer)}{linear}"
+        for layer in range(config.num_hidden_layers)
+        for linear in linear_shapes(config)
+    )
+    return [name for name in names if fnmatchcase(name, pattern)]
 
 
 def _inline_group_size(inline: Values) -> int:

@@ -17,6 +17,7 @@ from compile_engine import compile_engine, parse_arguments
 from conftest import DEMO_CHECKPOINT
 from prompt_inputs import InvalidPrompt
 from request_preparation import RequestPreparation
+from token_table import TokenTable
 
 Edit = Callable[[Path], object]
 LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
@@ -267,6 +268,15 @@ def test_a_damaged_engine_leaves_the_repository_as_it_was(
         assemble(damaged, repository)
     assert {path.name: path.read_bytes() for path in placed.iterdir() if path.is_file()} == before
     RequestPreparation(placed)
+
+
+def test_the_build_starts_the_rooms_on_what_it_has_written(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TokenTable, "save", lambda self, path: path.write_bytes(b"x"))
+    with pytest.raises(BuildError, match=r"token_bytes\.npz cannot be read"):
+        compiled(checkpoint)
+    assert not (checkpoint.parent / "engine").exists()
 
 
 def test_all_that_room_1_reads_reaches_its_folder(checkpoint: Path) -> None:

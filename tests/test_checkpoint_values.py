@@ -29,6 +29,7 @@ from llama_config import load_llama_config, parse_llama_config
 from model_shapes import SHAPES
 from nvfp4_checkpoint import open_checkpoint
 from nvfp4_reference import E4M3
+from source_model import open_source
 
 LAYER = "model.layers.1."
 O_PROJ = f"{LAYER}self_attn.o_proj"
@@ -155,6 +156,29 @@ GPU_ONLY: dict[str, tuple[Edit, str]] = {
 }
 
 
+def quantization(name: str, part: str, **values: object) -> Edit:
+    def edit(folder: Path) -> None:
+        document = json.loads((folder / name).read_text())
+        document[part].update(values)
+        (folder / name).write_text(json.dumps(document))
+
+    return edit
+
+
+GPU_ONLY |= {
+    "a quantized layer is excluded": (
+        quantization(
+            "hf_quant_config.json", "quantization", exclude_modules=["lm_head", "model.layers.1*"]
+        ),
+        r"quantization\.exclude_modules has 'model\.layers\.1\*', but model\.layers\.1\.self",
+    ),
+    "a quantized linear is ignored": (
+        quantization("config.json", "quantization_config", ignore=[O_PROJ]),
+        r"config\.json: quantization_config\.ignore has '.*o_proj', but .*o_proj is quantized",
+    ),
+}
+
+
 @pytest.mark.parametrize("name", GPU_ONLY)
 def test_what_weights_alone_do_not_need_is_refused_for_gpus_only(
     checkpoint: Path, name: str, capsys: pytest.CaptureFixture[str]
@@ -171,6 +195,28 @@ def test_what_weights_alone_do_not_need_is_refused_for_gpus_only(
     capsys.readouterr()
     check_content(checkpoint)
     assert re.search(rf"note: .*{expected}.*the openvino runtime computes", capsys.readouterr()[0])
+
+
+def test_a_tied_matrix_under_the_heads_name_is_refused_for_gpus_only(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "tied", tie_word_embeddings=True)
+    check_content(folder, for_gpu=True)
+    name = "model.embed_tokens.weight"
+    rewrite_header(folder, lambda header: header.update({"lm_head.weight": header.pop(name)}))
+    check_content(folder)
+    with pytest.raises(
+        BuildError, match=r"tied embedding is stored as lm_head\.weight alone; quan"
+    ):
+        check_content(folder, for_gpu=True)
+
+
+def test_a_tied_model_with_another_head_is_not_quantized(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model")
+    (folder / "hf_quant_config.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    del config["quantization_config"]
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    with pytest.raises(BuildError, match=r"tie_word_embeddings is true, but lm_head\.weight is st"):
+        open_source(folder)
 
 
 WRONG_EXPORT = "fetch it again if they differ, else quantize the BF16 model with build/quantize"

@@ -135,7 +135,7 @@ FEATURES: list[tuple[str, dict[str, Any], str]] = [
     ("presence_penalty", {"presence_penalty": 1.0}, "presence_penalty is 1.0, .* only 0"),
     ("frequency_penalty", {"frequency_penalty": 1.0}, "frequency_penalty is 1.0, .* only 0"),
     ("min_tokens", {"min_tokens": 2}, "min_tokens is 2, .* only 0"),
-    ("bad_words", {"bad_words_list": word_list([1], [1])}, "bad_words is given, .* only none"),
+    ("bad_words", {"bad_words_list": word_list([1], [1])}, "bad_words is given, .* not take it"),
     (
         "embedding_bias",
         {"embedding_bias": np.ones((1, VOCAB), np.float32)},
@@ -146,7 +146,7 @@ FEATURES: list[tuple[str, dict[str, Any], str]] = [
     (
         "guided_decoding",
         {"guided_decoding_guide_type": b"json"},
-        "guided_decoding_guide_type is json, .* only none",
+        "guided_decoding_guide_type is json, .* does not take it",
     ),
 ]
 NEUTRAL = {

@@ -143,6 +143,22 @@ def test_of_a_batch_nothing_is_encoded_after_a_prompt_that_is_too_long(
     assert encoded == prompts[:2]
 
 
+def test_messages_without_max_tokens_get_the_rest_of_the_context(room: RequestPreparation) -> None:
+    def prepared(words: int) -> tuple[int, int]:
+        messages = json.dumps([{"role": "user", "content": "word " * words}])
+        outputs = room.prepare({"MESSAGES": np.array([[messages.encode()]], object)}, EVERYTHING)
+        return int(outputs["REQUEST_INPUT_LEN"][0, 0]), int(outputs["REQUEST_OUTPUT_LEN"][0, 0])
+
+    few, rest = prepared(1)
+    assert few + rest == 2048
+    fixed = few - 1
+    assert prepared(2047 - fixed) == (2047, 1)
+    with pytest.raises(
+        InvalidPrompt, match=r"^messages make a prompt of 2048 tokens and must make"
+    ):
+        prepared(2048 - fixed)
+
+
 def test_end_and_pad_are_given_back_or_the_checkpoints_first_end_id(
     room: RequestPreparation,
 ) -> None:

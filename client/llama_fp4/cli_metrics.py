@@ -13,7 +13,7 @@ from llama_fp4.address import metrics_url
 from llama_fp4.cli_console import OK, say_json, say_table
 from llama_fp4.cli_options import add_server_options, connection
 from llama_fp4.client import ASK_S
-from llama_fp4.errors import ConnectError, ConnectTimeout, InvalidRequest, ServerFailed
+from llama_fp4.errors import ConnectError, ConnectTimeout, InvalidRequest, ServerFailed, must_be
 
 SAMPLE = re.compile(r"([a-zA-Z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)")
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -71,7 +71,7 @@ def fetch(url: str, timeout_s: float, options: argparse.Namespace) -> str:
     scheme, rest = (scheme, rest) if mark else ("http", url)
     address, slash, path = rest.partition("/")
     if scheme not in ("http", "https") or not re.fullmatch(r".+:\d+", address):
-        raise InvalidRequest(f"--metrics-url is {url!r:.80}, must be http://host:port/metrics")
+        raise must_be("--metrics-url", "http://host:port/metrics", url)
     link = _connection(scheme, address, timeout_s, options)
     try:
         link.request("GET", slash + path if path else "/metrics", headers=dict(options.header))

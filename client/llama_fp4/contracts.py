@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from textwrap import shorten
 from typing import Any
 
 from llama_fp4.answers import ModelMetadata
@@ -203,7 +204,8 @@ def _contract(model: str, inputs: Mapping[str, Any]) -> Contract:
             return LLMAPI
         if "max_tokens" in inputs:
             return UPSTREAM
+    known = shorten(", ".join(sorted(inputs)) or "nothing", 100)
     raise UnsupportedRequest(
         f"the model {model} must take text_input and either max_tokens or "
-        f"sampling_param_max_tokens, and takes {', '.join(sorted(inputs)) or 'nothing'}"
+        f"sampling_param_max_tokens, and takes {known}"
     )

@@ -62,8 +62,8 @@ class RequestPreparation:
         prompts, limits = list[list[int]](), list[int]()
         for row, max_tokens in zip(rows, asked, strict=True):
             prompts.append(self._prompt(row))
-            limits.append(max_tokens or max(1, self._max_seq_len - len(prompts[-1])))
-            self._check_length(len(prompts[-1]), limits[-1])  # before the next one is encoded
+            # Before the next one is encoded.
+            limits.append(self._limit(len(prompts[-1]), max_tokens))
         pads = [self._token_id(row, "PAD_ID", self._end_id) for row in rows]
         outputs: Outputs = {
             "INPUT_ID": _padded(prompts, pads),
@@ -168,13 +168,23 @@ class RequestPreparation:
             raise InvalidPrompt(f"{name.lower()} is {value}, allowed is at least -1")
         return value
 
-    def _check_length(self, prompt_tokens: int, max_tokens: int) -> None:
+    def _limit(self, prompt_tokens: int, max_tokens: int | None) -> int:
+        """Tokens that the answer may have."""
+        longest = self._max_seq_len
+        if max_tokens is None:
+            if prompt_tokens >= longest:
+                raise InvalidPrompt(
+                    f"messages make a prompt of {prompt_tokens} tokens and must make less than "
+                    f"{longest}, which prompt and answer may have together"
+                )
+            return longest - prompt_tokens
         total = prompt_tokens + max_tokens
-        if total > self._max_seq_len:
+        if total > longest:
             raise InvalidPrompt(
                 f"the prompt of {prompt_tokens} tokens and max_tokens {max_tokens} make {total}, "
-                f"allowed are {self._max_seq_len} together"
+                f"allowed are {longest} together"
             )
+        return max_tokens
 
 
 def _padded(prompts: list[list[int]], pads: list[int]) -> npt.NDArray[np.int32]:

@@ -299,9 +299,8 @@ def _check_features(inputs: GenerationInputs, runtime: str) -> None:
     features = find_runtime(runtime).features
     for feature, name, value, allowed in wanted:
         if value is not None and feature not in features:
-            raise UnsupportedRequest(
-                f"{name} is {value}, the {runtime} runtime allows only {allowed}"
-            )
+            limit = "does not take it" if allowed == "none" else f"allows only {allowed}"
+            raise UnsupportedRequest(f"{name} is {value}, the {runtime} runtime {limit}")
 
 
 def _unless(value: float, neutral: float) -> float | None:

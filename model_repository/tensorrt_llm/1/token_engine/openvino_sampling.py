@@ -51,9 +51,8 @@ def refuse_unsupported(request: GenerationRequest) -> None:
     ]
     for name, value, allowed in wanted:
         if value:
-            raise UnsupportedParameter(
-                f"{name} is {value}, the openvino runtime allows only {allowed}"
-            )
+            limit = "does not take it" if allowed == "none" else f"allows only {allowed}"
+            raise UnsupportedParameter(f"{name} is {value}, the openvino runtime {limit}")
 
 
 def generation_config(genai: Any, request: GenerationRequest) -> Any:

@@ -80,7 +80,7 @@ class ReplayEngine(TokenEngine):
         ]
         for name, given in wanted:
             if given:
-                raise UnsupportedParameter(f"{name} is given, the replay runtime allows only none")
+                raise UnsupportedParameter(f"{name} is given, the replay runtime does not take it")
         self._waiting[request.key] = request
 
     def cancel(self, key: int) -> None:

@@ -89,6 +89,28 @@ def test_what_the_template_writes(spelled: str, special: bool, tmp_path: Path) -
     check(text, transformers, spelled)
 
 
+@pytest.mark.parametrize(
+    ("spelled", "template"),
+    [
+        ("<|user|>", "<|{{ m.role }}|>"),
+        ("<|user|>", "{{ '<|' + m.role + '|>' }}"),
+        ("<|assistant|>", "<|{{ m.role }}|>"),
+        ("<|system|>", "{{ '<|%s|>' % m.role }}"),
+        ("<|tool|>", "{{ '<|' ~ m.role ~ '|>' }}{{ m.tool_calls | length }}"),
+        ("<|im_end|>", "{{ '<|im_' ~ 'end|>' }}"),
+        ("<|im_end|>", "{{ '<|x_end|>'.replace('x', 'im') }}"),
+    ],
+)
+def test_what_the_template_builds_of_pieces(spelled: str, template: str, tmp_path: Path) -> None:
+    """Also around kinds of messages that this conversation does not have."""
+    token = {"content": spelled, "special": False}
+    source = "{{ bos_token }}{% for m in messages %}" + template + "{{ m.content }}{% endfor %}"
+    text, transformers = checkpoint(tmp_path, source, token=token)
+    messages = [{"role": "user", "content": "x"}]
+    written = transformers.apply_chat_template(messages, return_dict=False).count(ID)
+    assert chat(text, f"a {spelled} b").count(ID) == chat(text, "x").count(ID) == written
+
+
 @pytest.mark.parametrize("spelled", ["<|im_end|>", "stopped", ".,.,."])
 def test_what_ends_a_generation(spelled: str, tmp_path: Path) -> None:
     """Whether the template writes it or not, and however it is spelled."""

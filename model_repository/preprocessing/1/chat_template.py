@@ -24,7 +24,7 @@ from chat_messages import (
 )
 from jinja2 import Template, TemplateError, meta, nodes
 from tokenizer_files import DEFAULT, read_tokenizer_files
-from user_words import RenderedPrompt, text_of, words_of
+from user_words import RenderedPrompt, shadow_of, text_of, words_of
 
 __all__ = [
     "ChatTemplate",
@@ -49,6 +49,25 @@ TEMPLATE_ERRORS = (
     ValueError,
 )
 MAX_REASON = 200
+SYSTEM, USER, ASSISTANT = (
+    {"role": role, "content": "x"} for role in ("system", "user", "assistant")
+)
+CALL = {"id": "000000000", "type": "function", "function": {"name": "f", "arguments": {"x": "x"}}}
+CALLING = {"role": "assistant", "tool_calls": [CALL]}
+RESULTS = [{"role": role, "content": "x", "tool_call_id": CALL["id"]} for role in TOOL_ROLES]
+KIND_OF_TOOL: Tool = {
+    "type": "function",
+    "function": {"name": "f", "description": "x", "parameters": {"type": "object"}},
+}
+# Conversations with messages of every kind, some of which a template may refuse.
+KINDS: list[list[Message]] = [
+    [USER],
+    [SYSTEM, USER],
+    [USER, ASSISTANT, USER],
+    [USER, {**ASSISTANT, "reasoning_content": "x"}, USER],
+    *([USER, CALLING, result] for result in RESULTS),
+    *([USER, CALLING, result, ASSISTANT, USER] for result in RESULTS),
+]
 TOOL_USE = "tool_use"  # the template's name for requests with tools
 
 
@@ -71,8 +90,15 @@ class ChatTemplate:
         self._templates = {
             name: _NamedTemplate(name, source) for name, source in files.templates.items()
         }
-        # All that the templates themselves can write, apart from what they make of its pieces.
-        self.literals = "\0".join(template.literals for template in self._templates.values())
+        # All that the templates themselves write: their texts, and what they build of pieces around
+        # every kind of message, such as '<|' + message.role + '|>'.
+        texts = [template.literals for template in self._templates.values()]
+        self.literals = "\0".join((*texts, *self._built()))
+
+    def _built(self) -> Iterator[str]:
+        for messages, tools in itertools.product(KINDS, (None, [KIND_OF_TOOL])):
+            with suppress(InvalidMessages):
+                yield shadow_of(self.render(messages, tools))
 
     def _chosen(self, tools: Sequence[Tool] | None) -> _NamedTemplate:
         if tools and TOOL_USE in self._templates:

@@ -53,8 +53,10 @@ SYSTEM, USER, ASSISTANT = (
     {"role": role, "content": "x"} for role in ("system", "user", "assistant")
 )
 CALL = {"id": "000000000", "type": "function", "function": {"name": "f", "arguments": {"x": "x"}}}
-CALLING = {"role": "assistant", "tool_calls": [CALL]}
-RESULTS = [{"role": role, "content": "x", "tool_call_id": CALL["id"]} for role in TOOL_ROLES]
+CALLING: Message = {"role": "assistant", "tool_calls": [CALL]}
+RESULTS: list[Message] = [
+    {"role": role, "content": "x", "tool_call_id": CALL["id"]} for role in TOOL_ROLES
+]
 KIND_OF_TOOL: Tool = {
     "type": "function",
     "function": {"name": "f", "description": "x", "parameters": {"type": "object"}},

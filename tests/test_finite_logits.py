@@ -7,6 +7,7 @@ import threading
 from multiprocessing.connection import Connection
 from multiprocessing.connection import Pipe as open_pipe
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,11 +30,13 @@ from token_engine.interface import (
     EngineStats,
     FinishReason,
     GenerationRequest,
+    Guide,
     SamplingParams,
     TokenDelta,
     TokenEngine,
     TokenLogprob,
 )
+from token_engine.openvino_engine import _Running
 
 NAN = np.uint16(0x7FC0).tobytes()  # in BF16
 POISON = 7  # the token id whose embedding is NaN
@@ -113,6 +116,30 @@ def test_one_requests_nan_ends_that_request_alone(
             if precision == "f32":
                 expected = sure_greedy(load_reference(checkpoint), one.prompt_ids, 10)
                 assert tokens[one.key][: len(expected)] == expected
+    engine.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("more", "sampling"),
+    [
+        ({}, SamplingParams(greedy=False)),
+        ({}, SamplingParams(repetition_penalty=1.5)),
+        ({"min_tokens": 2}, SamplingParams()),
+        ({"guide": Guide("regex", "a+")}, SamplingParams()),
+    ],
+    ids=["drawn", "repetition penalty", "banned end", "guide"],
+)
+def test_one_token_of_that_probability_may_be_chance(
+    checkpoint: Path, tmp_path: Path, more: dict[str, Any], sampling: SamplingParams
+) -> None:
+    """The raw log-probability of a token that is not the likeliest may be any number."""
+    engine = load_engine(build_engine(checkpoint, tmp_path / "engine"))
+    mark = -math.log(load_engine_config(tmp_path / "engine").model.vocab_size)
+    likeliest = _Running(request(1, (4,), 9), None)
+    assert math.isnan(engine._logprob(likeliest, mark))
+    other = _Running(request(2, (4,), 9, sampling=sampling, **more), None)
+    assert [engine._logprob(other, value) for value in (mark, -1.0, mark)] == [mark, -1.0, mark]
+    assert math.isnan(engine._logprob(other, mark))
     engine.shutdown()
 
 

@@ -247,12 +247,12 @@ class OpenVinoEngine(TokenEngine):
     def _logprob(self, running: _Running, value: float) -> float:
         """NaN where the logits were not finite: the graph makes all of them equal then.
 
-        The likeliest token never has 1 / vocab_size otherwise. One that was drawn may, but hardly
-        twice in a row.
+        The likeliest token never has 1 / vocab_size otherwise. One that was chosen in another way
+        may, but hardly twice in a row.
         """
         was_equal, running.equal_logits = running.equal_logits, self._is_of_equal_logits(value)
-        drawn_once = not running.request.sampling.greedy and not was_equal
-        is_finite = not running.equal_logits or drawn_once
+        by_chance = not _takes_the_likeliest(running.request) and not was_equal
+        is_finite = not running.equal_logits or by_chance
         return min(value, 0.0) if is_finite else math.nan
 
     def _is_of_equal_logits(self, value: float) -> bool:
@@ -288,6 +288,13 @@ class _Running:
     first_scheduled_ns: int = 0
     has_tokens: bool = False
     equal_logits: bool = False  # of the last token whose log-probability was read
+
+
+def _takes_the_likeliest(request: GenerationRequest) -> bool:
+    """Whether each token is the one with the largest raw logit."""
+    sampling = request.sampling
+    is_free = request.guide is None and not request.min_tokens
+    return sampling.greedy and sampling.repetition_penalty == 1 and is_free
 
 
 def _most_blocks(request: GenerationRequest) -> int:

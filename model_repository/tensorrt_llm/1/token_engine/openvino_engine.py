@@ -24,6 +24,7 @@ from token_engine.interface import (
     EngineLoadError,
     EngineStats,
     GenerationRequest,
+    SamplingParams,
     TokenDelta,
     TokenEngine,
     TokenLogprob,
@@ -44,6 +45,7 @@ from token_engine.openvino_sampling import generation_config, refuse_unsupported
 
 REBUILD = "rebuild the engine with 'make engine'"
 F32_STEPS = 2e-6  # two steps of a 32-bit number at the logarithm of a vocabulary's size
+HOTTEST_TOLD = 2.0
 IDLE_WAIT_S = 0.02  # for a guide, where there is nothing else to do; then for a message
 
 
@@ -227,10 +229,12 @@ class OpenVinoEngine(TokenEngine):
         tokens = tuple(output.generated_ids)
         running.has_tokens = True
         logprobs: tuple[TokenLogprob, ...] = ()
-        if request.logprobs is not None:
+        if request.logprobs is not None or _tells_equal_logits(request.sampling):
             logprobs = tuple(
                 TokenLogprob(self._logprob(running, value)) for value in output.generated_log_probs
             )
+            if request.logprobs is None and not any(math.isnan(one.logprob) for one in logprobs):
+                logprobs = ()
         if output.finish_reason == self._unfinished:
             return TokenDelta(request.key, tokens, logprobs=logprobs)
         stopped = bool(tokens) and tokens[-1] in request.end_ids
@@ -295,6 +299,14 @@ def _takes_the_likeliest(request: GenerationRequest) -> bool:
     sampling = request.sampling
     is_free = request.guide is None and not request.min_tokens
     return sampling.greedy and sampling.repetition_penalty == 1 and is_free
+
+
+def _tells_equal_logits(sampling: SamplingParams) -> bool:
+    """Whether the library says a drawn token's log-probability unasked, with nothing cut off and
+    no temperature that makes a sound model's logits equal too. A greedy one's it does not compute:
+    asked for, it would cost 7 to 15 % of the demo engine's speed."""
+    is_whole = sampling.top_k == 0 and sampling.top_p == 1
+    return not sampling.greedy and is_whole and sampling.temperature <= HOTTEST_TOLD
 
 
 def _most_blocks(request: GenerationRequest) -> int:

@@ -117,6 +117,7 @@ def test_special_tokens_are_read_in_every_spelling(token: Any, where: str, tmp_p
     [
         ({"template": "{{ messages"}, "the chat template of .* unexpected end of template"),
         ({"template": "{{ 1 | nothing }}"}, "No filter named 'nothing'.*remove it to serve raw"),
+        ({"template": "{% include 'tools.jinja' %}"}, "'default' needs another file"),
         ({"template": 7}, "chat_template is 7, must be a template"),
         ({"eos_token": 7}, "eos_token is 7, must be a text or an object with content"),
         ({"additional_special_tokens": 7}, "additional_special_tokens is 7, must be a list"),
@@ -137,3 +138,11 @@ def test_a_broken_file_is_one_sentence(name: str, content: str, tmp_path: Path) 
     (tmp_path / name).write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(CheckpointTextError, match=name):
         loaded(tmp_path)
+
+
+def test_a_template_that_no_request_takes_may_be_broken(tmp_path: Path) -> None:
+    """transformers reads it when it is asked for by name, which no request here does."""
+    templates = {"default": PLAIN, "rag": "{% if %}"}
+    given = [{"name": name, "template": template} for name, template in templates.items()]
+    loaded(checkpoint(tmp_path, given))
+    assert ours(tmp_path) == theirs(tmp_path)

@@ -89,12 +89,16 @@ class ChatTemplate:
         if not files.templates:
             raise TemplateFault(f"{tokenizer_config.parent} has no chat template")
         self._variables = files.variables
+        self._names = list(files.templates)
         self._templates = {
-            name: _NamedTemplate(name, source) for name, source in files.templates.items()
+            name: _NamedTemplate(name, source)
+            for name, source in files.templates.items()
+            if name in (DEFAULT, TOOL_USE)
         }
         # All that the templates themselves write: their texts, and what they build of pieces around
         # every kind of message, such as '<|' + message.role + '|>'.
         texts = [template.literals for template in self._templates.values()]
+        texts += [text for name, text in files.templates.items() if name not in self._templates]
         self.literals = "\0".join((*texts, *self._built()))
 
     def _built(self) -> Iterator[str]:
@@ -109,7 +113,7 @@ class ChatTemplate:
             return self._templates[DEFAULT]
         raise InvalidMessages(
             "messages is given, and this checkpoint has no chat template of the name 'default': "
-            f"it has {', '.join(map(repr, self._templates))}; send the whole prompt as text_input"
+            f"it has {', '.join(map(repr, self._names))}; send the whole prompt as text_input"
         )
 
     def render(
@@ -177,6 +181,10 @@ class _NamedTemplate:
         except (TemplateError, RecursionError, ValueError, SyntaxError) as error:
             reason = " ".join(str(error).split())[:MAX_REASON]
             raise TemplateFault(f"the template {name!r} is refused: {reason}") from None
+        if parsed.find((nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport)):
+            raise TemplateFault(
+                f"the template {name!r} needs another file, which no checkpoint has"
+            )
         if parsed.find(nodes.ScopedEvalContextModifier):
             raise TemplateFault(f"the template {name!r} has the tag autoescape, which is for HTML")
         self.knows_tools = "tools" in meta.find_undeclared_variables(parsed)

@@ -70,6 +70,9 @@ KINDS: list[list[Message]] = [
     *([USER, CALLING, result] for result in RESULTS),
     *([USER, CALLING, result, ASSISTANT, USER] for result in RESULTS),
 ]
+NEED_A_FILE: tuple[type[nodes.Node], ...] = (
+    nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport,
+)  # fmt: skip
 TOOL_USE = "tool_use"  # the template's name for requests with tools
 
 
@@ -181,7 +184,7 @@ class _NamedTemplate:
         except (TemplateError, RecursionError, ValueError, SyntaxError) as error:
             reason = " ".join(str(error).split())[:MAX_REASON]
             raise TemplateFault(f"the template {name!r} is refused: {reason}") from None
-        if parsed.find((nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport)):
+        if any(map(parsed.find, NEED_A_FILE)):
             raise TemplateFault(
                 f"the template {name!r} needs another file, which no checkpoint has"
             )

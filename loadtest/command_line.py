@@ -28,8 +28,13 @@ from workload_mix import parse_mix
 from workloads import DEFAULT_SLOS, default_slos, workload_names
 
 WARMUP_SHARE = 0.1
+MOST_RECORDED_S = 30 * 24 * 3600  # of a recording; longer are other units, or dates, by mistake
 ONLY_S = 1.0  # of a recording whose requests all come at once
 MOST_SPAWNED = 100  # users a second: Locust warns of more
+
+
+class GivenRate(float):
+    """A --rate that was given, though it may be the default's value."""
 
 
 def run_options(parsed: argparse.Namespace) -> RunOptions:
@@ -54,7 +59,9 @@ def run_options(parsed: argparse.Namespace) -> RunOptions:
     only = workloads[0] if len(workloads) == 1 else ""
     values["slos"] = values["slos"] or default_slos(only)
     replayed = bool(only and parsed.replay)
-    as_recorded = replayed and parsed.rate == DEFAULT_RATE and not parsed.closed_loop
+    values["rate"] = float(parsed.rate)
+    rated = isinstance(parsed.rate, GivenRate) or parsed.rate != DEFAULT_RATE
+    as_recorded = replayed and not rated and not parsed.closed_loop
     values["arrivals"] = parsed.arrivals or ("trace" if as_recorded else "poisson")
     _set_times(values, parsed, replayed)
     return RunOptions(**values)
@@ -108,6 +115,11 @@ def _whole_s(values: Mapping[str, Any]) -> float:
         raise OptionError(str(error)) from error
     if values["arrivals"] == "trace":
         span_s = times[-1] / values["speed"]
+        if span_s > MOST_RECORDED_S:
+            raise OptionError(
+                f"--replay {values['replay']} goes on for {span_s:.3g} s at --speed "
+                f"{values['speed']:g}, must be at most {MOST_RECORDED_S:,} s"
+            )
         return span_s * len(times) / (len(times) - 1) if span_s else ONLY_S
     if values["arrivals"] not in PROCESSES:
         return float(DEFAULT_DURATION_S)
@@ -135,7 +147,7 @@ def _add_load(group: Any) -> None:
     default = RunOptions()
     group.add_argument(
         "--rate",
-        type=float,
+        type=GivenRate,
         metavar="PER_S",
         default=default.rate,
         help="arrivals/s of all workers together",

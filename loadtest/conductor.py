@@ -16,7 +16,7 @@ from command_line import run_options, unused
 from csv_files import SUMMARY_CSV
 from fault_stall import processes, stall_later
 from host_clock import HostClocks, Offset, clock_note
-from interrupts import EXIT_LEFT, StoppedEarly
+from interrupts import EXIT_LEFT, NOTHING, StoppedEarly
 from judge import EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_INVALID, EXIT_OK, exit_code
 from max_rate import Found, curve, find_max_rate
 from options import OptionError, RunOptions
@@ -104,6 +104,11 @@ class Conductor:
             self._changed(f"the rate was changed to {rate:g} requests/s at {at:.0f} s")
 
     @property
+    def begun(self) -> bool:
+        """Whether Locust has begun a test, as it does when the workers are there."""
+        return self._greenlet is not None
+
+    @property
     def phase(self) -> str:
         """What the run is about now, for people."""
         return self._watch.phase() if self._watch else self._phase
@@ -146,7 +151,7 @@ class Conductor:
         try:
             self._run_whole()
         except StoppedEarly:
-            self._end(EXIT_LEFT, "stopped before the load began: nothing was measured")
+            self._end(EXIT_LEFT, NOTHING)
         except Exception as error:
             # Locust would wait for ever for a run that nobody ends.
             self._end(EXIT_INVALID, f"the run broke off: {type(error).__name__}: {error}")
@@ -235,7 +240,7 @@ class Conductor:
         assert self.output is not None
         try:
             write_report(self.output.folder)
-            lines.append(self.output.told(PAGE, "summary-RATE.json"))
+            lines.append(self.output.told(PAGE, *(["summary-RATE.json"] if found.trials else [])))
         except OSError as error:
             self.output.lost(PAGE, error)
             lines.append(self.output.told("summary-RATE.json"))

@@ -14,6 +14,7 @@ from records import RequestRecord
 from workloads import Turn
 
 UNFINISHED = "Unfinished"
+MOST_TOLD = 1000  # characters of an error: some list every option before they name the wrong one
 
 
 class Clock:
@@ -101,7 +102,7 @@ class Exchange:
         if self.journey.refusal and sdk.is_refusal(error):
             self.answer.finish_reason = "refused"
             return
-        self.error_class, self.error = sdk.error_class(error), str(error)[:300]
+        self.error_class, self.error = sdk.error_class(error), str(error)[:MOST_TOLD]
 
     def record(
         self, *, ended_at: float, phase: str, worker: str, reference: str | None, turn: int

@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 
 import gevent
 from judge import EXIT_LEFT as EXIT_LEFT
+from terminal import say
 
+NOTHING = "stopped before the load began: nothing was measured"
 DEFAULT_PORT = 5557  # Locust's
 
 
@@ -18,8 +20,10 @@ class StoppedEarly(BaseException):
     """The run was stopped before its load began. No Exception: no request is to catch it."""
 
 
-def leave_on_interrupt(before: Callable[[], None]) -> None:
+def leave_on_interrupt(before: Callable[[], None], early: Callable[[], str] = lambda: "") -> None:
     """From now on Ctrl-C calls `before()`, and then lets Locust end as it does. Twice: at once.
+
+    `early()`: where Locust does not yet expect it, the sentence to leave with; else "".
 
     Python raises KeyboardInterrupt in whatever greenlet runs, a request's as well as the one that
     gathers the results; here the greenlet that Locust waits in gets it, and no other. To be called
@@ -33,7 +37,11 @@ def leave_on_interrupt(before: Callable[[], None]) -> None:
         if len(told) > 1:
             os._exit(EXIT_LEFT)
         before()
-        gevent.kill(waiting, KeyboardInterrupt)
+        if sentence := early():
+            say(sentence)
+            gevent.kill(waiting, SystemExit(EXIT_LEFT))
+        else:
+            gevent.kill(waiting, KeyboardInterrupt)
 
     gevent.signal_handler(signal.SIGINT, interrupted)
 
@@ -41,7 +49,7 @@ def leave_on_interrupt(before: Callable[[], None]) -> None:
 def master_port_problem(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> str:
     """`--processes` gets a free port, so that two load tests go on side by side.
 
-    Returns "" or, for a `--master` whose port is taken, the sentence that says so.
+    Returns "" or the sentence on what is wrong: a `--master` whose port is taken, too few of them.
     """
     known = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in ("--master", "--worker"):
@@ -52,6 +60,8 @@ def master_port_problem(parser: argparse.ArgumentParser, arguments: Sequence[str
         given, _ = known.parse_known_args(arguments)
     except argparse.ArgumentError:  # Locust's parser finds it too
         return ""
+    if given.processes is not None and given.processes < -1:
+        return f"--processes is {given.processes}, must be how many workers, -1 for one a core"
     if given.processes and not (given.worker or given.master_port or given.master_bind_port):
         with socket.socket() as free:
             free.bind(("", 0))

@@ -30,7 +30,7 @@ from agent import Agent  # noqa: E402
 from child_processes import HEARTBEATS  # noqa: E402
 from command_line import add_arguments, run_options, together  # noqa: E402
 from conductor import Conductor  # noqa: E402
-from interrupts import leave_on_interrupt, master_port_problem  # noqa: E402
+from interrupts import NOTHING, leave_on_interrupt, master_port_problem  # noqa: E402
 from judge import EXIT_BAD_INPUT  # noqa: E402
 from locust import User, constant, events, task  # noqa: E402
 from locust.runners import MasterRunner, WorkerRunner  # noqa: E402
@@ -70,10 +70,13 @@ def _conduct(environment: Any, runner: Any) -> None:
         run_options(parsed)
     except OptionError as error:
         _refuse(str(error))
-    leave_on_interrupt(lambda: None)
     # Its tables round to milliseconds, and would stand below ours and below an error's sentence.
     logging.getLogger("locust.stats_logger").disabled = True
     conductor = Conductor(environment)
+    # Locust waits for its workers where a Ctrl-C is a traceback.
+    leave_on_interrupt(
+        lambda: None, lambda: NOTHING if parsed.headless and not conductor.begun else ""
+    )
     environment.llama_conductor = conductor
     web_tab.attach(environment, conductor.live, lambda: conductor.results)
     environment.events.test_start.add_listener(lambda **_: conductor.start())

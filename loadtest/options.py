@@ -106,7 +106,8 @@ class RunOptions:
             # nan is neither; json and float() take inf, which no clock comes to.
             if not (value > 0 or (value == 0 and name in FROM_0)) or math.isinf(value):
                 raise OptionError(f"--{_dashed(name)} is {value}, must be a number {least}")
-        if not self.closed_loop and self.rate * self.load_s > MOST_ARRIVALS:
+        timed = self.closed_loop or self.arrivals == "trace"  # not by --rate
+        if not timed and self.rate * self.load_s > MOST_ARRIVALS:
             raise OptionError(
                 f"--rate is {self.rate:g}, must be at most {MOST_ARRIVALS:,} arrivals in all of "
                 f"--run-time, {MOST_ARRIVALS / self.load_s:g}/s"

@@ -72,7 +72,7 @@ def prepare(options: RunOptions, show: Callable[[str], None]) -> Prepared:
 
 def first_problem(client: sdk.Client, options: RunOptions) -> str:
     """The sentence that says why this process gets no answer, or ""."""
-    problem = sdk.first_request(client)
+    problem = sdk.first_request(client, options.sampling_options())
     if not problem:
         return ""
     return f"a first request to the model {options.model!r} at {options.url} failed: {problem}"

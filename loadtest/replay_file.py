@@ -115,6 +115,9 @@ def _entry(path: Path, number: int, line: str) -> tuple[float, Mapping[str, Any]
         raise ReplayError(
             f"{where} has {given} of prompt, messages and input_length, must have exactly one"
         )
+    for names in (("at", "timestamp"), ("max_tokens", "output_length")):
+        if all(name in document for name in names):
+            raise ReplayError(f"{where} has both {' and '.join(names)}, must have one of them")
     _check_types(where, document)
     if "timestamp" in document:
         return document["timestamp"] / 1e3, document

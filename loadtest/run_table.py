@@ -95,8 +95,9 @@ def _times(metrics: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> li
 
 
 def _server(server: Mapping[str, Any]) -> list[str]:
-    """What each model took a request, by Triton's statistics; where the mean TTFT was spent."""
-    lines: list[str] = []
+    """What each model took a request, by Triton's statistics; where the mean TTFT was spent; or why
+    its metrics tell nothing."""
+    lines: list[str] = ["", problem] if (problem := server.get("problem")) else []
     if models := server.get("models"):
         lines += [
             "",

@@ -24,10 +24,12 @@ def open_stream(client: Client, turn: Turn, history: Messages, request_id: str) 
     return client.stream(prompt, max_tokens=turn.max_tokens, request_id=request_id, **more)
 
 
-def first_request(client: Client) -> str:
-    """Ask for one token; returns "" or the sentence that says why there is none."""
+def first_request(client: Client, options: Mapping[str, Any]) -> str:
+    """Ask for one token with a run's sampling; returns "" or the sentence that says why there is
+    none."""
+    asked = {name: value for name, value in options.items() if name != "min_tokens"}
     try:
-        client.generate("Hello", max_tokens=1)
+        client.generate("Hello", max_tokens=1, **asked)
     except LlamaError as error:
         return f"{error} ({type(error).__name__})"
     return ""

@@ -31,6 +31,8 @@ def rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
         for kind, each in summary["failures"].items()
     ]
     server = summary.get("server") or {}
+    if problem := server.get("problem"):
+        filled.append(_value("server", problem))
     if server.get("samples"):
         last = server["samples"][-1]
         for name in ("active_requests", "queued_requests"):

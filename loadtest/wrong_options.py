@@ -12,7 +12,12 @@ NOT_KNOWN = re.compile(r"unrecognized arguments: (\S+)")
 WRONG_VALUE = re.compile(r"argument (.+?): invalid (\w+) value: (.+)")
 NO_VALUE = re.compile(r"argument (.+?): expected (?:one|at least one) argument")
 ABOUT_ONE = re.compile(r"argument (.+?): (.+)")
-KINDS = {"float": "a number", "int": "a whole number", "positive_integer": "a whole number"}
+KINDS = {
+    "float": "a number",
+    "GivenRate": "a number",
+    "int": "a whole number",
+    "positive_integer": "a whole number",
+}
 HELP = "python loadtest/locustfile.py --help"
 
 

@@ -6,6 +6,7 @@ import argparse
 import collections
 import dataclasses
 import itertools
+import json
 import math
 import random
 import time
@@ -155,6 +156,8 @@ def test_a_wrong_mix_is_named(changed: dict[str, str], named: str) -> None:
         (["--workload", "mlperf-interactive,chat"], DEFAULT_SLOS, "poisson"),
         (["--workload", "chat,mlperf-interactive", "--slo", "tpot<1s"], "tpot<1s", "poisson"),
         (["--replay", "x"], DEFAULT_SLOS, "trace"),
+        (["--replay", "x", "--rate", "4"], DEFAULT_SLOS, "poisson"),  # the default's value
+        (["--replay", "x", "--rate", "3"], DEFAULT_SLOS, "poisson"),
         (["--replay", "x", "--workload", "chat,replay"], DEFAULT_SLOS, "poisson"),
     ],
 )
@@ -168,6 +171,19 @@ def test_what_a_mix_leaves_unsaid(
     file = recording(tmp_path, 3)
     options = run_options(parser.parse_args([file if each == "x" else each for each in arguments]))
     assert (options.slos, options.arrivals) == (slos, arrivals)
+
+
+@pytest.mark.parametrize("at", [1e9, 1e308])
+def test_a_recording_of_other_units_is_named(at: float, tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    parser.set_defaults(run_time=None, host=None, stop_timeout=None)
+    file = tmp_path / "traffic.jsonl"
+    lines = ({"at": each, "prompt": "Hi"} for each in (0, at))
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    with pytest.raises(OptionError, match=r"--replay .* goes on for 1e\+\d+ s at --speed 1, must"):
+        run_options(parser.parse_args(["--replay", str(file)]))
+    assert run_options(parser.parse_args(["--replay", str(file), "--speed", "1e303"])).rate == 4
 
 
 def test_an_objective_may_be_of_one_workload() -> None:

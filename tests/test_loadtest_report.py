@@ -21,6 +21,7 @@ from results import RunResults
 from run_files import RunFilesError, read_run
 from run_folders import HEADER, made_up, write_run
 from run_table import run_table
+from server_sampler import ServerSampler
 from svg_plot import Line, Mark, even_ticks, line_plot, log_ticks, short
 from web_rows import COLUMNS, rows
 from whole_file import write_whole
@@ -280,6 +281,16 @@ def test_ticks_are_round_and_inside() -> None:
         "56k",
         "3M",
     ]
+
+
+def test_metrics_that_cannot_be_read_are_told_with_the_option() -> None:
+    sampler = ServerSampler("http://127.0.0.1:1/metrics")
+    sampler.sample()
+    summary = {**RunResults(HEADER).summary(), "server": sampler.summary(None, None)}
+    told = "the server's metrics at http://127.0.0.1:1/metrics could not be read: "
+    (line,) = [line for line in run_table(summary).splitlines() if line.startswith(told)]
+    assert line.endswith("name them with --metrics-url")
+    assert line in {row["value"] for row in rows(summary)}
 
 
 def test_the_web_tabs_rows_are_the_summarys(tmp_path: Path) -> None:

@@ -139,6 +139,8 @@ def test_a_recording_is_played_in_its_order(tmp_path: Path) -> None:
         ('{"at": 1}', "none of prompt"),
         ('{"prompt": "a", "colour": 1}', "'colour'"),
         ('{"prompt": "a", "at": -1}', "at -1"),
+        ('{"prompt": "a", "at": 1, "timestamp": 3}', "both at and timestamp, must have one"),
+        ('{"prompt": "a", "max_tokens": 4, "output_length": 9}', "both max_tokens and output_l"),
         ('{"prompt": "a", "max_tokens": 0}', "max_tokens 0"),
         ('{"prompt": "a", "at": 1' + "0" * 400 + "}", "at 1000"),
         ('{"prompt": "a", "options": ' + '{"a":' * 100_000, "is not JSON: .*recursion"),

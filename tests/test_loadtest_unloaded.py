@@ -10,14 +10,16 @@ import gevent
 import pytest
 import unloaded
 from conftest import DEMO_CHECKPOINT
+from exchange import Clock, Exchange
 from gevent.event import Event
+from journeys import Journey
 from load_source import LoadSource
 from options import RunOptions
 from sdk import Client
 from server_process import ServerProcess
 from unloaded import AT_ONCE, Unloaded, unloaded_texts
 from unloaded_cache import UnloadedCache, server_identity
-from workloads import Conversation
+from workloads import Conversation, Turn
 
 TOKENIZER = str(DEMO_CHECKPOINT / "tokenizer.json")
 Answer = Callable[[Conversation], list[str]]
@@ -139,3 +141,13 @@ def test_a_server_is_known_by_its_engine_and_its_start(replay_server: ServerProc
     assert float(identity.split()[-1]) > 1.7e9, "the moment of its start"
     assert server_identity(options) == identity
     assert server_identity(RunOptions(metrics_url="127.0.0.1:1")) == ""
+
+
+def test_a_refusal_is_told_to_its_end() -> None:
+    """The client names every option that there is, and then the wrong one."""
+    client = Client("127.0.0.1:1")
+    turn = Turn(key="0", prompt="Hi", messages=(), max_tokens=1, options={"nope": 1})
+    exchange = Exchange("0", turn, Journey(), 0.0)
+    exchange.perform(client, Clock(0.0), [], gevent.sleep)
+    client.close()
+    assert exchange.error.endswith("not 'nope'")

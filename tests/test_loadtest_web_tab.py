@@ -29,6 +29,8 @@ def rows(port: int) -> dict[str, dict[str, str]]:
         document: dict[str, Any] = json.loads(get(port, "/stats/requests"))
     except OSError:
         return {}
+    if "extended_stats" not in document:
+        return {}
     (table,) = document["extended_stats"]
     assert table["key"] == "llm-metrics"
     return {row["metric"]: row for row in table["data"]}
@@ -38,12 +40,12 @@ def test_the_tab_shows_the_running_test(
     replay_server: ServerProcess, replay_repository: Path, tmp_path: Path
 ) -> None:
     ports = free_ports()
-    port, master = ports.http, str(ports.grpc)
+    port, master, both = ports.http, str(ports.grpc), {"0", "1"}
     command = [
         sys.executable,
         *("-m", "locust", "-f", str(LOCUSTFILE), "--autostart", "--processes", "2"),
         *("--web-port", str(port), "--master-bind-port", master, "--master-port", master),
-        *("-H", replay_server.ports.url("grpc"), "--rate", "20", "-t", "120s", "--warmup", "1"),
+        *("-H", replay_server.ports.url("grpc"), "--rate", "20", "-t", "600s", "--warmup", "1"),
         *("--metrics-url", replay_server.ports.url("metrics"), "--workload", "32/8"),
         *("--tokenizer", str(replay_repository / "preprocessing/1/engine/tokenizer.json")),
         *("--output", str(tmp_path / "run")),
@@ -53,17 +55,18 @@ def test_the_tab_shows_the_running_test(
     try:
 
         def measured() -> bool:
-            row = rows(port).get("ttft spent in prefill")
-            return row is not None and locust.poll() is None
+            assert locust.poll() is None, (tmp_path / "log").read_text()
+            there = {"ttft spent in prefill", "server: preprocessing compute"} <= set(rows(port))
+            return there and set(json.loads(get(port, "/llama/summary.json"))["workers"]) == both
 
-        eventually(measured, f"times in the tab; {(tmp_path / 'log').read_text()}")
+        eventually(measured, "times of both workers in the tab")
         table = rows(port)
         assert int(table["itl"]["value"].split()[0].replace(",", "")) > 0
         assert float(table["ttft"]["p99"].replace(",", "")) > 0
         assert float(table["server: preprocessing compute"]["mean"].replace(",", "")) > 0
         assert '"key": "llm-metrics"' in get(port, "/").replace('"key":"', '"key": "')
         summary = json.loads(get(port, "/llama/summary.json"))
-        assert set(summary["workers"]) == {"0", "1"}, "of both workers"
+        assert set(summary["workers"]) == both, "of both workers"
         page = get(port, "/llama/report")
         assert "<svg" in page
         assert 'http-equiv="refresh"' in page

@@ -128,7 +128,9 @@ def _stored(
 ) -> StoredTensor:
     begin, end = entry["data_offsets"]
     dtype, shape = entry["dtype"], tuple(entry["shape"])
-    if not isinstance(dtype, str) or len(dtype) > LONGEST_DTYPE:
+    if not name.isprintable():
+        raise ValueError(f"a tensor is called {name!r:.30}")
+    if not isinstance(dtype, str) or len(dtype) > LONGEST_DTYPE or not dtype.isprintable():
         raise ValueError(f"{name} has the dtype {dtype!r:.20}")
     if any(type(number) is not int for number in (*shape, begin, end)) or min(shape, default=0) < 0:
         raise ValueError(f"{name} has shape {shape} from {begin} to {end}")

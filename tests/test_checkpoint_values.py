@@ -230,6 +230,18 @@ BAD: dict[str, tuple[Edit, str]] = {
         ),
         r"holds the tensor model\.layers\.1\.mlp\.k_scale, which the NVFP4 layout .*has not; give",
     ),
+    "a dtype of two lines": (
+        lambda folder: rewrite_header(
+            folder, lambda header: header["lm_head.weight"].update(dtype="BF\n16")
+        ),
+        r"has a damaged header \(.*lm_head\.weight has the dtype 'BF.*; fetch the checkpoint again",
+    ),
+    "a name of two lines": (
+        lambda folder: rewrite_header(
+            folder, lambda header: header.update({"lm\nhead": header.pop("lm_head.weight")})
+        ),
+        r"has a damaged header \(.*a tensor is called .*; fetch the checkpoint again",
+    ),
     "no weight_scale_2": (
         without(f"{O_PROJ}.weight_scale_2"),
         r"lacks the tensor .*o_proj\.weight_scale_2, .*o_proj\.weight is not stored as Model Opt",

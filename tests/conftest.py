@@ -49,6 +49,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if missing and not hasattr(config, "workerinput"):
         names = " ".join(missing)
         raise pytest.UsageError(f"the suite needs {names}: run 'apt-get install {names}'")
+    if importlib.util.find_spec("hypothesis"):  # `make test-gpu` has none
+        from hypothesis import settings
+
+        # Its limit of 200 ms an example is reached on any busy machine.
+        settings.register_profile("any machine", deadline=None)
+        settings.load_profile("any machine")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)

@@ -267,23 +267,23 @@ def test_the_largest_documents_cost_seconds_at_most(name: str) -> None:
     """Admitted up to the last byte, then refused by the size of what is rendered."""
     messages, tools = (json.dumps(part) for part in LARGEST[name])
     assert max(len(messages), len(tools)) <= MAX_CHARACTERS
-    started = time.perf_counter()
+    started = time.process_time()
     checked = parse_messages(messages), parse_tools(tools)
     prompt = load(LLAMA_31).render(*checked)
     with pytest.raises(PromptTooLong):
         ENCODER.encode_rendered(prompt, most=len(prompt) // BYTES_A_TOKEN - 1)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     print(f"{name}: {1000 * seconds:.0f} ms, {len(prompt)} characters rendered")
-    assert seconds < 3
+    assert seconds < 10  # of this process: a cost that grows with the square takes minutes
 
 
 @pytest.mark.parametrize("words", ["<|eot_id|>", " "])
 def test_the_largest_prompt_that_is_encoded_costs_seconds_at_most(words: str) -> None:
     size = LLAMA_3_1_CONTEXT * BYTES_A_TOKEN - 1000
     document = json.dumps([{"role": "user", "content": f"x{words * (size // len(words))}x"}])
-    started = time.perf_counter()
+    started = time.process_time()
     prompt = load(LLAMA_31).render(parse_messages(document))
     assert len(ENCODER.encode_rendered(prompt, most=LLAMA_3_1_CONTEXT)) > LLAMA_3_1_CONTEXT
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     print(f"{words!r}: {1000 * seconds:.0f} ms")
-    assert seconds < 20
+    assert seconds < 60

@@ -126,13 +126,13 @@ def test_refused(pattern: str, message: str) -> None:
     ],
 )
 def test_what_only_the_automaton_shows(pattern: str, message: str | None) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     if message is None:
         assert matches(compiled("regex", pattern), "\U0001f600")
     else:
         with pytest.raises(GuideError, match=message):
             guide_to_ebnf("regex", pattern)
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
 
 
 def test_no_class_holds_a_surrogate() -> None:

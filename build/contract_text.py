@@ -27,7 +27,7 @@ class Input:
 # fmt: off
 INPUTS: dict[str, Input] = {
     "text_input": Input(ROOM, "", "UTF-8, not empty", "raw prompt, trusted: special tokens in it are special; one `<|begin_of_text|>` is put before it unless it has one, or the tokenizer begins texts without. This or `messages`"),
-    "messages": Input(ROOM, "", "JSON list of 1 to 1024", "chat in OpenAI's form, rendered by the checkpoint's chat template as transformers does; no word of it becomes a control token (an added token that is called special, ends a generation or stands in the template). Keys that clients add for other servers are ignored, others are refused. Refused where a checkpoint has no template"),
+    "messages": Input(ROOM, "", "JSON list of 1 to 1024", "chat in OpenAI's form, rendered by the checkpoint's chat template as transformers does; no word of it becomes a control token (an added token that is called special, ends a generation or stands in what the template itself writes). Keys that clients add for other servers are ignored, others are refused. Refused where a checkpoint has no template"),
     "tools": Input(ROOM, "none", "JSON list", "functions for the template (`tool_use`, if it has a name), in OpenAI's form; with `messages` only"),
     "decoder_text_input": Input(REFUSED, "", "empty", "encoder-decoder models"),
     "max_tokens": Input(ROOM, "required; with `messages`: as many as fit", "1 to the engine's `max_seq_len` less the prompt", "most tokens to generate"),
@@ -36,7 +36,7 @@ INPUTS: dict[str, Input] = {
     "num_return_sequences": Input(ROOM, "1", "1 to 16", "sequences for each prompt, with seeds `seed`, `seed` + 1, ...; 1 in a unary repository's `ensemble`"),
     "beam_width": Input(REFUSED, "1", "1", "beam search"),
     "stream": Input(ROOM, "false", "false, true", "a response for each step's tokens; `tensorrt_llm_bls` gives one response all the same; refused by a unary repository"),
-    "exclude_input_in_output": Input(ROOM, "true; false in a unary repository, as upstream", "false, true", "false puts the prompt before an unstreamed answer"),
+    "exclude_input_in_output": Input(ROOM, "true; false in a unary repository, as upstream", "false, true", "false puts the prompt before an unstreamed answer; with `messages` that is the rendered prompt"),
     "stop_words": Input(ROOM, "none", "16 of 256 bytes", "matched on the text, wherever tokens begin and end; the text of a special token stops at that token too; empty ones are none"),
     "include_stop_str_in_output": Input(ROOM, "false", "false, true", "whether the text ends with the stop word that ended it; a special token is no text"),
     "bad_words": Input("bad_words", "none", "128 of 256 bytes", "never generated: each word's tokens, alone and after a space; not other letter case, not inside longer tokens. Empty ones are none"),

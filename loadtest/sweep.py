@@ -27,7 +27,13 @@ LOCUSTFILE = Path(__file__).resolve().parent / "locustfile.py"
 PR_SET_PDEATHSIG = 1
 PAGE, CSV = "sweep.html", "sweep.csv"
 # What a step sets, or what makes no sense in one.
-NOT_HERE = ("--rate", "--closed-loop", "-u", "--users", "--find-max-rate", "--master", "--worker")
+NOT_HERE = {
+    **dict.fromkeys(
+        ("--rate", "--closed-loop", "-u", "--users", "--find-max-rate", "--master", "--worker"),
+        "--rates or --concurrencies is",
+    ),
+    "--csv": f"{CSV} is written for all steps",
+}
 EPILOG = """every option of the load test works as well, and is the same for all steps
 (python loadtest/locustfile.py --help lists them); of each step, -t is the time:
     python loadtest/sweep.py --rates 1,2,4,8,16 -H localhost:8001 -t 60s --workload 128/128
@@ -57,8 +63,9 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.error = _refuse  # type: ignore[method-assign, assignment]
     options, rest = parser.parse_known_args(arguments)
     for name in rest:
-        if name.partition("=")[0] in NOT_HERE:
-            raise SweepError(f"{name} is not an option of a sweep: --rates or --concurrencies is")
+        instead = NOT_HERE.get(name.partition("=")[0])
+        if instead:
+            raise SweepError(f"{name} is not an option of a sweep: {instead}")
     return options, rest
 
 

@@ -78,7 +78,7 @@ def test_users_are_whole() -> None:
     assert RATE_8.arguments == ("--rate", "8")
 
 
-@pytest.mark.parametrize("name", ["--rate", "--rate=4", "-u", "--find-max-rate", "--closed-loop"])
+@pytest.mark.parametrize("name", ["--rate", "--rate=4", "-u", "--find-max-rate", "--csv=all"])
 def test_what_a_step_sets_is_no_option_of_a_sweep(name: str) -> None:
     with pytest.raises(SweepError, match=f"^{name} is not an option of a sweep"):
         parse(["--rates", "1,2", "-t", "10s", name])

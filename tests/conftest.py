@@ -68,9 +68,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)  # an engine's own interpreter has no xdist
 def pytest_xdist_auto_num_workers() -> int:
-    """`-n auto`: as many as there are cores, but each may hold a few servers, and two fill up
-    each other's waits on one core."""
-    return max(2, min(len(os.sched_getaffinity(0)), MOST_WORKERS))
+    """`-n auto`: one more than there are cores, since many tests wait for a process; not more than
+    a few, since each may hold a few servers."""
+    return min(len(os.sched_getaffinity(0)) + 1, MOST_WORKERS)
 
 
 @pytest.fixture(scope="session")

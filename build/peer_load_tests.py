@@ -70,9 +70,10 @@ def perf_analyzer(url: str, load: Load) -> Figures:
         "ignore_eos": [True],
         "exclude_input_in_output": [True],
     }
+    binary = _perf_analyzer()
     (OUT / "input.json").write_text(json.dumps({"data": [request]}), encoding="utf-8")
     exported = OUT / "perf_analyzer.json"
-    command = [str(_perf_analyzer()), "-m", "ensemble", "-u", url, "-i", "grpc", "--streaming"]
+    command = [str(binary), "-m", "ensemble", "-u", url, "-i", "grpc", "--streaming"]
     command += ["--async", "--input-data", str(OUT / "input.json")]
     # It measures until three windows agree; here any three do, and the times of all are read.
     command += ["--concurrency-range", str(load.users), "--stability-percentage", "99"]
@@ -193,6 +194,7 @@ def _perf_analyzer() -> Path:
 def _aiperf() -> Path:
     folder = OUT / "aiperf"
     if not (folder / "bin" / "aiperf").is_file():
+        OUT.mkdir(parents=True, exist_ok=True)
         _run([sys.executable, "-m", "venv", str(folder)], "venv")
         _run([str(folder / "bin" / "pip"), "install", "--quiet", AIPERF], "pip")
     return folder / "bin" / "aiperf"

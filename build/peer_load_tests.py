@@ -17,6 +17,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any
 from build_console import BuildError
 
 OUT = Path(__file__).resolve().parent / "out" / "peers"
+TRIES = 5
 TRITONCLIENT, AIPERF = "tritonclient==2.50.0", "aiperf==0.13.0"
 LIBRARIES = {"libb64-": "libb64.so.0d", "libcudart-": "libcudart.so.12"}
 
@@ -79,8 +81,7 @@ def perf_analyzer(url: str, load: Load) -> Figures:
     command += ["--concurrency-range", str(load.users), "--stability-percentage", "99"]
     command += ["--measurement-interval", str(load.seconds * 1000 // 3)]
     command += ["--profile-export-file", str(exported)]
-    cpu_s = _run(command, "perf_analyzer", LD_LIBRARY_PATH=str(OUT / "lib"))
-    (experiment,) = json.loads(exported.read_text(encoding="utf-8"))["experiments"]
+    experiment, cpu_s = _exported(command, exported)
     return _figures(
         (
             Answered(
@@ -98,6 +99,21 @@ def perf_analyzer(url: str, load: Load) -> Figures:
         load,
         cpu_s,
     )
+
+
+def _exported(command: list[str], exported: Path) -> tuple[dict[str, Any], float]:
+    """What perf_analyzer wrote of its run, and its seconds of CPU; raises `BuildError`.
+
+    It exports whatever lies behind an empty output as a number, and stops in the middle of the file
+    where that is no finite one (2.50, seen in about one run of two): then it is run again.
+    """
+    for _ in range(TRIES):
+        exported.unlink(missing_ok=True)  # it refuses to write over a file
+        cpu_s = _run(command, "perf_analyzer", LD_LIBRARY_PATH=str(OUT / "lib"))
+        with suppress(json.JSONDecodeError):
+            (experiment,) = json.loads(exported.read_text(encoding="utf-8"))["experiments"]
+            return experiment, cpu_s
+    raise BuildError(f"perf_analyzer left {exported} unfinished in {TRIES} runs")
 
 
 def aiperf(url: str, load: Load, tokenizer: Path) -> Figures:

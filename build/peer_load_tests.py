@@ -104,8 +104,9 @@ def perf_analyzer(url: str, load: Load) -> Figures:
 def _exported(command: list[str], exported: Path) -> tuple[dict[str, Any], float]:
     """What perf_analyzer wrote of its run, and its seconds of CPU; raises `BuildError`.
 
-    It exports whatever lies behind an empty output as a number, and stops in the middle of the file
-    where that is no finite one (2.50, seen in about one run of two): then it is run again.
+    Of an output without elements it exports whatever lies in memory there, and its file may end in
+    the middle (2.50, seen once in two runs; a number that JSON cannot hold is the likely cause).
+    Then it is run again.
     """
     for _ in range(TRIES):
         exported.unlink(missing_ok=True)  # it refuses to write over a file

@@ -53,8 +53,9 @@ check:  ## ruff and strict mypy
 	@$(SETUP) server,fetch,dev,loadtest
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
-	@$(PY) build/check_types.py
-	@$(PY) build/contract_table.py --check
+	@$(PY) -m mypy
+	@for door in model_repository/*/1/model.py; do $(PY) -m mypy $$door || exit 1; done  # all called model.py
+	@$(PY) -m contract.write_table --check
 
 lock:  ## lock the packages of each set-up anew, within pyproject.toml's ranges (LOCK_FLAGS=--upgrade)
 	@$(SETUP) server
@@ -62,13 +63,13 @@ lock:  ## lock the packages of each set-up anew, within pyproject.toml's ranges 
 
 table:  ## write the table of every tensor, model_repository/README.md
 	@$(SETUP) server,fetch,dev
-	@$(PY) build/contract_table.py
+	@$(PY) -m contract.write_table
 
 benchmark: install  ## start-up seconds and tokens/s on this machine, as in the README's tables
-	@$(PY) build/benchmark.py
+	@$(PY) -m tests.benchmarks.machine
 
 benchmark-client: install  ## CPU time of a streamed response in our clients, beside the stubs that they are built on
-	@$(PY) build/bench_client.py
+	@$(PY) -m tests.benchmarks.client
 
 loadtest:  ## one minute of load on the running server, and its table (LOADTEST_FLAGS=--help lists the options)
 	@$(SETUP) loadtest
@@ -76,7 +77,7 @@ loadtest:  ## one minute of load on the running server, and its table (LOADTEST_
 
 test-loadtest:  ## the load test's own figures against servers whose times are known (minutes)
 	@$(SETUP) server,loadtest
-	@$(PY) build/prove_loadtest.py
+	@$(PY) -m tests.benchmarks.loadtest_truth
 
 fuzz:  ## 50,000 malformed requests with a new seed; every answer is checked
 	@$(SETUP) server,fetch,dev
@@ -84,7 +85,7 @@ fuzz:  ## 50,000 malformed requests with a new seed; every answer is checked
 
 train-demo:  ## make the demo checkpoint anew: train, quantize, evaluate (hours; installs torch)
 	@$(PYTHON) build/setup_environment.py --venv .venv-quantize --extras quantize
-	@.venv-quantize/bin/python build/make_demo_checkpoint.py
+	@.venv-quantize/bin/python -m demo.make
 
 test-quantize:  ## the tests that need torch and modelopt, in an environment of their own
 	@$(PYTHON) build/setup_environment.py --venv .venv-quantize --extras quantize,dev

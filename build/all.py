@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from build_console import BuildError, run_script, say
-from build_profile import Profile, load_profile, profile_names
-from server_process import Ports, ServerProcess, free_ports
+from engines.profile import Profile, load_profile, profile_names
+from host.console import BuildError, run_script, say
+from serving.child_server import Ports, ServerProcess, free_ports
 
 BUILD = Path(__file__).resolve().parent
 

@@ -13,11 +13,11 @@ import argparse
 import shutil
 from pathlib import Path
 
-from build_console import BuildError, Phase, run_script, say
-from compile_plan import link_or_copy
-from repository_manifest import MANIFEST, check_manifest, write_manifest
-from text_check import FILES_READ, FOLDERS_READ, TOKENIZER, check_rooms
-from unary_repository import kind_of, make_unary
+from checkpoints.text import FILES_READ, FOLDERS_READ, TOKENIZER, check_rooms
+from engines.step import link_or_copy
+from host.console import BuildError, Phase, run_script, say
+from repository.manifest import MANIFEST, check_manifest, write_manifest
+from repository.unary import kind_of, make_unary
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "model_repository"

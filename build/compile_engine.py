@@ -20,22 +20,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from build_console import BuildError, Phase, run_script, say
-from build_profile import Hardware, Profile, load_profile, profile_names
-from checkpoint_check import check_content
-from checkpoint_digest import MEMORY, digest_checkpoint
-from compile_plan import CompileStep, Plan
-from engine_description import (
-    FORMAT_VERSION,
-    EngineConfig,
-    Limits,
-    ModelFacts,
-    read_description,
-    write_description,
-)
-from llama_config import LlamaConfig, load_llama_config, plain_config
-from nvfp4_checkpoint import open_checkpoint
-from text_check import (
+from checkpoints.check import check_content
+from checkpoints.digest import MEMORY, digest_checkpoint
+from checkpoints.llama_config import LlamaConfig, load_llama_config, plain_config
+from checkpoints.nvfp4 import open_checkpoint
+from checkpoints.text import (
     FILES_READ,
     FOLDERS_READ,
     TOKENIZER,
@@ -43,19 +32,30 @@ from text_check import (
     check_text,
     read_tokenizer_files,
 )
-from token_table import read_token_table
-from whole_output import written_whole
+from engines.engine_json import (
+    FORMAT_VERSION,
+    EngineConfig,
+    Limits,
+    ModelFacts,
+    read_description,
+    write_description,
+)
+from engines.profile import Hardware, Profile, load_profile, profile_names
+from engines.step import CompileStep, Plan
+from engines.token_table import read_token_table
+from host.console import BuildError, Phase, run_script, say
+from host.output_folder import written_whole
 
 COMPILER_VERSION = "6"  # raise it when the same checkpoint and options give another engine
 
 ROOT = Path(__file__).resolve().parent.parent
 # Each runtime's step: a module here, and the class in it.
 STEPS = {
-    "openvino": "compile_openvino:CompileStepOpenVino",
-    "replay": "compile_replay:CompileStepReplay",
-    "tensorrt_llm": "compile_tensorrt_llm:CompileStepTensorRtLlm",
-    "vllm": "compile_vllm:CompileStepVllm",
-    "sglang": "compile_sglang:CompileStepSglang",
+    "openvino": "engines.openvino_step:CompileStepOpenVino",
+    "replay": "engines.replay_step:CompileStepReplay",
+    "tensorrt_llm": "engines.tensorrt_llm_step:CompileStepTensorRtLlm",
+    "vllm": "engines.vllm_step:CompileStepVllm",
+    "sglang": "engines.sglang_step:CompileStepSglang",
 }
 
 

@@ -17,12 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from build_console import BuildError, Phase, run_script, say
-from checkpoint_values import e4m3_values
-from llama_config import plain_config
-from nvfp4_checkpoint import BLOCK, Checkpoint, open_checkpoint
-from safetensors_file import SINGLE_SHARD
-from whole_output import written_whole
+from host.console import BuildError, Phase, run_script, say
+from host.output_folder import written_whole
+
+from checkpoints.llama_config import plain_config
+from checkpoints.nvfp4 import BLOCK, Checkpoint, open_checkpoint
+from checkpoints.safetensors_file import SINGLE_SHARD
+from checkpoints.values import e4m3_values
 
 TOKENIZER_FILES = (
     "tokenizer.json",

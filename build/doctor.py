@@ -15,23 +15,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from build_console import say
-from compile_plan import installed_version
-from compile_sglang import CompileStepSglang
-from compile_tensorrt_llm import IMAGE
-from compile_vllm import CompileStepVllm
-from engine_description import NO_AVX2, OpenVinoOptions, find_cpu_isa, marlin_note, settle
-from gpu_compile_step import GpuCompileStep
-from machine_memory import GIB, machine_memory_bytes
-from nvidia_gpus import FAMILIES, Gpu, find_gpus
-from triton_installation import (
+from engines.engine_json import NO_AVX2, OpenVinoOptions, find_cpu_isa, marlin_note, settle
+from engines.gpu_step import GpuCompileStep
+from engines.sglang_step import CompileStepSglang
+from engines.step import installed_version
+from engines.tensorrt_llm_step import IMAGE
+from engines.vllm_step import CompileStepVllm
+from host.console import say
+from host.gpus import FAMILIES, Gpu, find_gpus
+from host.memory import GIB, machine_memory_bytes
+from repository.unary import kind_of
+from serving.find_triton import (
     LIBPYTHON,
     PYTHON,
     SUPPORTED_PYTHONS,
     TritonNotFound,
     find_triton,
 )
-from unary_repository import kind_of
 
 BLACKWELL_NAMES = ", ".join(names for _, names, runtimes, _ in FAMILIES if "tensorrt" in runtimes)
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,10 +17,10 @@ import argparse
 import re
 from pathlib import Path
 
-from build_console import BuildError, run_script, stop_resumable
-from fetch_folder import download_folder
-from hub_download import COMMIT, fetch
-from local_checkpoint import check_in_place, take_from
+from checkpoints.fetch_folder import download_folder
+from checkpoints.hub_download import COMMIT, fetch
+from checkpoints.local import check_in_place, take_from
+from host.console import BuildError, run_script, stop_resumable
 
 # One repository: it was published under the first name, and later under the second.
 REPOS = ("nvidia/Llama-3.1-8B-Instruct-FP4", "nvidia/Llama-3.1-8B-Instruct-NVFP4")

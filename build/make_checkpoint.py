@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from build_console import BuildError, Phase, run_script, say
-from llama_config import parse_llama_config
-from model_shapes import SHAPES
-from nvfp4_checkpoint import BLOCK, DTYPE_BYTES, Bytes, expected_tensors, linear_shapes
-from whole_output import written_whole
+from checkpoints.llama_config import parse_llama_config
+from checkpoints.nvfp4 import BLOCK, DTYPE_BYTES, Bytes, expected_tensors, linear_shapes
+from checkpoints.shapes import SHAPES
+from host.console import BuildError, Phase, run_script, say
+from host.output_folder import written_whole
 
 TOKENIZER_FILES = (
     "tokenizer.json",

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from build_console import BuildError, run_script, say
+from host.console import BuildError, run_script, say
 from setup_environment import ALL, INSTALLER, LOCKS, ROOT, lock_of
 
 # As uv resolves for every version of Python from this one on.

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from build_console import BuildError, Phase, run_script, say, stop_resumable
-from build_profile import load_profile, profile_names
-from checkpoint_digest import MEMORY, digest_checkpoint
-from llama_config import LlamaConfig
+from checkpoints.digest import MEMORY, digest_checkpoint
+from checkpoints.llama_config import LlamaConfig
+from checkpoints.nvfp4 import open_checkpoint
+from engines.profile import load_profile, profile_names
+from host.console import BuildError, Phase, run_script, say, stop_resumable
 from numpy.typing import NDArray
-from nvfp4_checkpoint import open_checkpoint
-from reference_file import (
+from reference.file import (
     PromptReference,
     Reference,
     Top,
@@ -32,7 +32,7 @@ from reference_file import (
     write_reference,
     write_whole_file,
 )
-from reference_prompts import (
+from reference.prompts import (
     Prompt,
     decoded,
     is_dated,
@@ -40,7 +40,7 @@ from reference_prompts import (
     render_prompts,
     template_source,
 )
-from streamed_reference import StreamedLlama
+from reference.streamed import StreamedLlama
 
 MAKER_VERSION = "1"  # raise it when the same checkpoint and options give another file
 TOP = 20  # likeliest tokens of a position; a served token beyond them is a wrong one
@@ -210,7 +210,7 @@ def _arguments() -> argparse.Namespace:
     add("--checkpoint", type=Path, help="folder with the NVFP4 checkpoint (the profile's)")
     add("--profile", metavar="NAME", help=f"a file, or one of {', '.join(profile_names())}")
     add("--output", type=Path, required=True, help="the reference file")
-    add("--prompts", type=_count, help=f"of reference_prompts.json (all; {LARGE[0]} beyond 2 GB)")
+    add("--prompts", type=_count, help=f"of reference/prompts.json (all; {LARGE[0]} beyond 2 GB)")
     add("--tokens", type=_count, help=f"of each prompt ({SMALL[1]}; {LARGE[1]} beyond 2 GB)")
     return parser.parse_args()
 

@@ -22,14 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from build_console import BuildError, run_script, say, stop_resumable
-from calibration_data import TextOptions, Texts, encode, gather_texts
-from checkpoint_check import check_content
-from checkpoint_layout import complete_layout, layout_bytes
-from quantization_memory import memory_needed
-from quantization_report import REPORT, Report, lines_of, read_report, write_report
-from source_model import SourceModel, open_source
-from whole_output import written_whole
+from checkpoints.check import check_content
+from checkpoints.layout import complete_layout, layout_bytes
+from host.console import BuildError, run_script, say, stop_resumable
+from host.output_folder import written_whole
+from quantization.memory import memory_needed
+from quantization.report import REPORT, Report, lines_of, read_report, write_report
+from quantization.source_model import SourceModel, open_source
+from quantization.texts import TextOptions, Texts, encode, gather_texts
 
 QUANTIZER_VERSION = "1"  # raise it when the same model and texts give another result
 EXTRA = ("torch", "modelopt", "transformers", "accelerate")
@@ -93,16 +93,16 @@ def _fill(
     folder: Path, job: Job, source: SourceModel, texts: Texts, made_of: dict[str, Any]
 ) -> Report:
     # Imported here: torch and modelopt take seconds, and none is needed to refuse bad input.
-    from torch_device import check_memory, pick_device
+    from quantization.torch_device import check_memory, pick_device
 
     device = pick_device(job.device)
     check_memory(device, memory_needed(source), f"quantizing {job.model} on {device}")
 
-    from calibration_state import CalibrationState
-    from modelopt_quantizer import calibrate, export, load_model
-    from quantization_measure import perplexities, weight_errors
-    from streamed_llama import predicted_tokens
-    from transformers_llama import quiet
+    from quantization.calibration_state import CalibrationState
+    from quantization.measure import perplexities, weight_errors
+    from quantization.modelopt import calibrate, export, load_model
+    from quantization.perplexity import predicted_tokens
+    from quantization.transformers_llama import quiet
 
     quiet()
     limits = job.texts.calib_tokens, source.config.vocab_size

@@ -14,10 +14,10 @@ import sys
 import time
 from pathlib import Path
 
-from build_console import BuildError, run_script, say
 from doctor import short_report
+from host.console import BuildError, run_script, say
 from llama_fp4 import Client, LlamaError
-from server_process import Ports, ServerProcess
+from serving.child_server import Ports, ServerProcess
 
 BUILD = Path(__file__).resolve().parent
 OUT = BUILD / "out"

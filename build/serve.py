@@ -14,15 +14,12 @@ import socket
 import sys
 from pathlib import Path
 
-# The room's own module says what both sides write; nothing of the project is installed there.
-sys.path.append(str(Path(__file__).resolve().parent.parent / "model_repository/tensorrt_llm/1"))
-
-from build_console import fail, say
-from start_watch import telling_rooms
-from stop_watch import UNLOAD_S
-from triton_installation import TritonInstallation, TritonNotFound, find_triton
-from triton_run import Settings, run
-from unary_repository import kind_of
+from host.console import fail, say
+from repository.unary import kind_of
+from serving.find_triton import TritonInstallation, TritonNotFound, find_triton
+from serving.run import Settings, run
+from serving.start_watch import telling_rooms
+from serving.stop_watch import UNLOAD_S
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGING = ROOT / "build" / "out" / "triton"

@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from index_settings import pip_settings, uv_settings
+from host.index_settings import pip_settings, uv_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "build" / "locks"

@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from build_console import BuildError, run_script, say
-from build_profile import Profile, Tolerances, load_profile, profile_names, run_precision
-from engine_description import EngineConfigError
-from reference_file import PromptReference, Reference, read_reference
-from reference_prompts import decoded, load_tokenizer
-from served_model import RequestRefused, ServedModel, Text
-from verify_figures import Figures, ServedToken, beyond, compare, total
+from engines.engine_json import EngineConfigError
+from engines.profile import Profile, Tolerances, load_profile, profile_names, run_precision
+from host.console import BuildError, run_script, say
+from reference.figures import Figures, ServedToken, beyond, compare, total
+from reference.file import PromptReference, Reference, read_reference
+from reference.prompts import decoded, load_tokenizer
+from reference.served_model import RequestRefused, ServedModel, Text
 
 TIMEOUT_S = 600.0  # of one request; a CPU takes its time over an 8B model
 HEADER = (

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nvfp4_checkpoint import open_checkpoint
-from safetensors_file import StoredTensor
+from checkpoints.nvfp4 import open_checkpoint
+from checkpoints.safetensors_file import StoredTensor
 
 Edit = Callable[[Path], object]
 

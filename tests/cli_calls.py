@@ -19,7 +19,7 @@ from typing import Any
 
 from conftest import ROOT
 from processes import PATIENCE_S
-from server_process import ServerProcess
+from serving.child_server import ServerProcess
 
 COMMAND = (sys.executable, "-m", "llama_fp4")
 LEFT_OUT = ("LLAMA_FP4_URL", "NO_COLOR", "COLUMNS", "XDG_STATE_HOME")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from assemble_repository import assemble
 from llama_fp4 import Client
-from server_process import ServerProcess, free_ports
+from serving.child_server import ServerProcess, free_ports
 from tensorrt_llm_fakes.fake_package import remove
 from tensorrt_llm_fakes.rig import Rig, Start, start
 

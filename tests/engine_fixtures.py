@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from checkpoints.shapes import SHAPES
 from compile_engine import compile_engine, parse_arguments
 from engine_answers import Answer as Answer
 from engine_answers import Floats as Floats
@@ -18,8 +19,7 @@ from engine_answers import drain as drain
 from engine_answers import generate as generate
 from engine_config import EngineConfig, load_engine_config
 from make_checkpoint import make_checkpoint
-from model_shapes import SHAPES
-from nvfp4_reference import ReferenceLlama, load_checkpoint
+from reference.numpy_llama import ReferenceLlama, load_checkpoint
 from token_engine.interface import GenerationRequest, SamplingParams
 from token_engine.openvino_engine import OpenVinoEngine
 from token_engine.openvino_import import import_openvino

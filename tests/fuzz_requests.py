@@ -28,7 +28,7 @@ from fuzzing.drafts import Case
 from fuzzing.lane import Lane
 from fuzzing.oracle import faults
 from fuzzing.run import Run, memory_mb
-from server_process import Ports, ServerProcess, free_ports
+from serving.child_server import Ports, ServerProcess, free_ports
 from tritonclient.grpc import service_pb2
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 from engine_fixtures import TOKEN_FLAGS, Answer, build_engine, request, write_checkpoint
+from engines.token_table import _byte_of_character
 from guide_matching import begins, compiled, matches
 from token_engine.interface import GenerationRequest, Guide, SamplingParams
-from token_table import _byte_of_character
 
 END = (1, 2)  # of the four special tokens
 # Beside the 256 bytes: what crosses the borders of rules and characters.

@@ -11,9 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from checkpoints.nvfp4 import open_checkpoint
 from hub_server import Fault, LocalHub
 from make_checkpoint import TensorPlan, into_shards, shard_header
-from nvfp4_checkpoint import open_checkpoint
 from processes import eventually
 
 BUILD = Path(__file__).resolve().parent.parent / "build"
@@ -22,14 +22,17 @@ NAMED_TEMPLATE = "additional_chat_templates/tool_use.jinja"
 COMMIT, OLDER = "a1" * 20, "b2" * 20
 SECOND = "model-00002-of-00002.safetensors"  # of `large_hub`
 # A prelude: the disk has that many bytes free.
-FULL = "hub_download.shutil.disk_usage = lambda _: __import__('types').SimpleNamespace(free={})"
+FULL = (
+    "checkpoints.hub_download.shutil.disk_usage = "
+    "lambda _: __import__('types').SimpleNamespace(free={})"
+)
 ERROR = re.compile(r"error: [^\n]+\n")
 DRIVER = """
 import sys
 sys.path.insert(0, {build!r})
-import build_console, fetch_checkpoint, hub_download, hub_files
+import fetch_checkpoint, checkpoints.hub, checkpoints.hub_download, host.console
 {prelude}
-build_console.run_script(fetch_checkpoint.main)
+host.console.run_script(fetch_checkpoint.main)
 """
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from conftest import compile_engine
 from engine_config import load_engine_config
-from engine_description import write_description
+from engines.engine_json import write_description
 from generation_inputs import read_inputs
 from generation_room import GenerationRoom
 from processes import eventually, is_alive

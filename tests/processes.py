@@ -8,8 +8,8 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from server_process import ServerProcess
-from triton_processes import SHARED_MEMORY, Stub, server_of, stubs_of
+from serving.child_server import ServerProcess
+from serving.processes import SHARED_MEMORY, Stub, server_of, stubs_of
 
 PATIENCE_S = 120.0  # an upper bound for things that happen at once; never waited for in full
 STEP_S = 0.03  # of the paced replay engines

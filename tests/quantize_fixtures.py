@@ -6,8 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from calibration_data import TextOptions
-from quantization_report import Report
+from quantization.report import Report
+from quantization.texts import TextOptions
 from quantize import Job, quantize
 from quantize_models import HELD_OUT, TEXTS, TOKENS, write_model, write_texts
 

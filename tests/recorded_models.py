@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from checkpoints.shapes import SHAPES
 from make_checkpoint import make_checkpoint
-from model_shapes import SHAPES
-from nvfp4_reference import load_checkpoint
+from reference.numpy_llama import load_checkpoint
 
 RECORDED = Path(__file__).with_suffix(".json")
 PROMPT = np.random.default_rng(5).integers(4, 512, 40).tolist()

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from conftest import BUILD, DEMO_CHECKPOINT, ROOT
-from nvidia_gpus import FAMILIES
-from repository_manifest import check_manifest
-from unary_repository import kind_of
+from host.gpus import FAMILIES
+from repository.manifest import check_manifest
+from repository.unary import kind_of
 
 ALL = BUILD / "all.py"
 DOCKERFILE = (BUILD / "Dockerfile").read_text(encoding="utf-8")

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from assemble_repository import assemble
-from build_console import BuildError
 from conftest import BUILD, ROOT
+from host.console import BuildError
 from llama_fp4 import Client
-from repository_manifest import MANIFEST, check_manifest
-from server_process import ServerProcess, free_ports
+from repository.manifest import MANIFEST, check_manifest
+from serving.child_server import ServerProcess, free_ports
 
 
 @pytest.fixture

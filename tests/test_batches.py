@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from llama_fp4 import Client
-from server_process import ServerProcess
+from serving.child_server import ServerProcess
 from triton_calls import Arrays, failure, infer, post, stream
 
 PROMPTS = ["Grüße", "a much longer prompt than the others", "東京"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from build_console import BuildError
-from build_profile import PROFILES, load_profile, profile_names
+from checkpoints.llama_config import parse_llama_config
+from checkpoints.shapes import SHAPES
 from compile_engine import parse_arguments
-from gpu_limits import GIB, fit_gpu
-from llama_config import parse_llama_config
-from model_shapes import SHAPES
+from engines.gpu_limits import GIB, fit_gpu
+from engines.profile import PROFILES, load_profile, profile_names
+from host.console import BuildError
 
 GOOD = """
 description = "d"

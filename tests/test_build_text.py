@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 from assemble_repository import assemble
-from build_console import BuildError
 from compile_engine import compile_engine, parse_arguments
 from conftest import DEMO_CHECKPOINT
+from engines.token_table import TokenTable
+from host.console import BuildError
 from prompt_inputs import InvalidPrompt
 from request_preparation import RequestPreparation
-from token_table import TokenTable
 
 Edit = Callable[[Path], object]
 LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"

@@ -26,7 +26,7 @@ from processes import (
     wait_until_the_engine_rests,
     wait_until_the_engine_works,
 )
-from server_process import ServerProcess, free_ports
+from serving.child_server import ServerProcess, free_ports
 from triton_calls import infer_inputs, post, stream
 from upstream_calls import UpstreamStream
 

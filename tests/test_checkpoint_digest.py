@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from checkpoint_digest import digest_checkpoint
-from checkpoint_manifest import MANIFEST
+from checkpoints.digest import digest_checkpoint
+from checkpoints.local import take_from
+from checkpoints.manifest import MANIFEST
 from conftest import DEMO_CHECKPOINT
-from local_checkpoint import take_from
 
 
 def sha256(checkpoint: Path) -> str:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from build_console import BuildError
-from checkpoint_check import check_content
+from checkpoints.check import check_content
+from checkpoints.llama_config import load_llama_config
+from checkpoints.text import check_text
 from engine_fixtures import write_checkpoint
-from llama_config import load_llama_config
-from text_check import check_text
-from token_table import read_token_table
+from engines.token_table import read_token_table
+from host.console import BuildError
 
 ABSENT = object()
 VALUES: list[Any] = [

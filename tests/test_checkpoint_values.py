@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from build_console import BuildError
-from checkpoint_check import check_content
 from checkpoint_edits import (
     Edit,
     rewrite_header,
@@ -22,14 +20,16 @@ from checkpoint_edits import (
     without,
     zeros,
 )
-from checkpoint_layout import check_names, complete_layout, layout_bytes
-from checkpoint_values import check_values, e4m3_values
+from checkpoints.check import check_content
+from checkpoints.layout import check_names, complete_layout, layout_bytes
+from checkpoints.llama_config import load_llama_config, parse_llama_config
+from checkpoints.nvfp4 import open_checkpoint
+from checkpoints.shapes import SHAPES
+from checkpoints.values import check_values, e4m3_values
 from engine_fixtures import DEMO, write_checkpoint
-from llama_config import load_llama_config, parse_llama_config
-from model_shapes import SHAPES
-from nvfp4_checkpoint import open_checkpoint
-from nvfp4_reference import E4M3
-from source_model import open_source
+from host.console import BuildError
+from quantization.source_model import open_source
+from reference.numpy_llama import E4M3
 
 LAYER = "model.layers.1."
 O_PROJ = f"{LAYER}self_attn.o_proj"
@@ -367,7 +367,7 @@ def test_one_odd_linear_is_a_warning(checkpoint: Path) -> None:
 def test_a_small_chunk_size_changes_nothing(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("checkpoint_values.CHUNK_BYTES", 64)
+    monkeypatch.setattr("checkpoints.values.CHUNK_BYTES", 64)
     assert check(checkpoint) == []
     zeros("lm_head.weight", 0.25, 0.5)(checkpoint)
     with pytest.raises(BuildError, match="8192 of the 32768 values"):

@@ -19,7 +19,7 @@ from llama_fp4.cli_bench import percentile
 from llama_fp4.cli_conversation import Conversation
 from llama_fp4.cli_metrics import parse, rows
 from llama_fp4.cli_options import OPTIONS
-from server_process import free_ports
+from serving.child_server import free_ports
 
 SECRET = "s3cr3t"
 

@@ -13,7 +13,7 @@ import pytest
 from cli_calls import CTRL_C, CTRL_D, Terminal, ask, history, json_lines, terminal
 from llama_fp4 import Client, SamplingParams
 from processes import eventually, figure, wait_until_the_engine_rests
-from server_process import ServerProcess
+from serving.child_server import ServerProcess
 
 Saved = list[dict[str, str]]
 

@@ -13,7 +13,7 @@ import pytest
 from cli_calls import COMMAND, answer, ask, call, environment, json_lines, terminal
 from llama_fp4 import Client, Timeouts, TotalTimeout
 from processes import PATIENCE_S, eventually, wait_until_the_engine_rests
-from server_process import ServerProcess, free_ports
+from serving.child_server import ServerProcess, free_ports
 from tls_servers import certificates
 from upstream_server import upstream_server
 

@@ -28,10 +28,11 @@ from llama_fp4 import (
     Timeouts,
     Unauthenticated,
 )
-from playback_server import SERVICE
 from processes import PATIENCE_S, triton_of, url
-from server_process import ServerProcess, free_ports
+from serving.child_server import ServerProcess, free_ports
 from tritonclient.grpc import service_pb2 as pb
+
+from tests.benchmarks.playback_server import SERVICE
 
 WIRES = ("grpc", "http")
 LONG = 1500

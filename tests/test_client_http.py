@@ -35,7 +35,7 @@ from llama_fp4.http_transport import HttpTransport
 from llama_fp4.http_wire import Events
 from llama_fp4.settings import Connection
 from processes import eventually
-from server_process import free_ports
+from serving.child_server import free_ports
 
 
 def test_the_first_call_obeys_the_total() -> None:

@@ -32,9 +32,10 @@ from llama_fp4 import (
     Timeouts,
 )
 from llama_fp4.transport import METADATA
-from playback_server import SERVICE
 from processes import PATIENCE_S, eventually
 from tritonclient.grpc import service_pb2 as pb
+
+from tests.benchmarks.playback_server import SERVICE
 
 
 class Player(grpc.GenericRpcHandler):

@@ -25,7 +25,7 @@ from llama_fp4 import (
     UnsupportedRequest,
 )
 from processes import PATIENCE_S, eventually, url
-from server_process import ServerProcess
+from serving.child_server import ServerProcess
 
 WIRES = ("grpc", "http")
 LONG = 1500

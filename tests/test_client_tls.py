@@ -19,7 +19,7 @@ from llama_fp4 import (
     TlsError,
 )
 from processes import eventually
-from server_process import Ports
+from serving.child_server import Ports
 from tls_servers import TlsProxy, certificates, openssl
 from upstream_server import upstream_server
 

@@ -21,7 +21,7 @@ from llama_fp4 import (
     UnknownModel,
     UnknownOption,
 )
-from server_process import Ports
+from serving.child_server import Ports
 from upstream_server import MODELS, upstream_server
 
 WORDS = "one two three four"

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from build_console import BuildError
 from checkpoint_edits import scalar, without
+from checkpoints.nvfp4 import open_checkpoint
 from engine_config import load_engine_config
 from engine_fixtures import (
     DEMO,
@@ -24,9 +24,9 @@ from engine_fixtures import (
     sure_greedy,
     write_checkpoint,
 )
-from nvfp4_checkpoint import open_checkpoint
+from engines.token_table import read_token_table
+from host.console import BuildError
 from token_engine.registry import make_engine
-from token_table import read_token_table
 from tokenizers import Tokenizer
 
 

@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from build_console import BuildError
-from build_profile import profile_names
 from compile_engine import compile_engine, parse_arguments
 from conftest import DEMO_CHECKPOINT
 from engine_config import EngineConfig, load_engine_config
+from engines.profile import profile_names
 from gpu_machine import B200, H200, T4, add_distribution, capability, show_gpus
+from host.console import BuildError
 from with_gpu.run import profile_text
 
 SITE = Path(__file__).parent / "library_fakes" / "site"

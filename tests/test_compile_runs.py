@@ -12,7 +12,6 @@ from pathlib import Path
 
 import compile_engine as compiler
 import pytest
-from build_console import BuildError, run_script
 from checkpoint_edits import swap_scales
 from engine_config import load_engine_config
 from engine_fixtures import (
@@ -24,6 +23,7 @@ from engine_fixtures import (
     request,
     write_checkpoint,
 )
+from host.console import BuildError, run_script
 
 ROOT = Path(__file__).parents[1]
 
@@ -114,7 +114,7 @@ def test_full_disk_is_one_sentence_and_keeps_the_old_engine(
     def no_space(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("openvino_files._write", no_space)
+    monkeypatch.setattr("engines.openvino_files._write", no_space)
     with pytest.raises(SystemExit) as exit_info:
         run_script(lambda: print(build_engine(checkpoint, folder, "--max-batch-size", "3")))
     assert exit_info.value.code == 1
@@ -128,9 +128,9 @@ def test_full_disk_is_one_sentence_and_keeps_the_old_engine(
 INTERRUPTED = """
 import os, signal, sys
 sys.path[:0] = [{build!r}]
-import engine_description
-engine_description.import_openvino()
-import openvino_files
+from engines import engine_json
+engine_json.import_openvino()
+from engines import openvino_files
 write = openvino_files._write
 def dies_in_the_middle(file, data, phase):
     write(file, data, phase)
@@ -138,8 +138,8 @@ def dies_in_the_middle(file, data, phase):
     if file.tell() > 100_000:
         os.kill(os.getpid(), signal.{signal})
 openvino_files._write = dies_in_the_middle
-import compile_engine, build_console
-build_console.run_script(compile_engine.main)
+import compile_engine, host.console
+host.console.run_script(compile_engine.main)
 """
 
 
@@ -164,7 +164,7 @@ def test_interrupted_run_leaves_no_engine(
 
 
 def test_partial_of_a_living_run_is_left_alone(checkpoint: Path, tmp_path: Path) -> None:
-    from whole_output import written_whole
+    from host.output_folder import written_whole
 
     with written_whole(tmp_path / "engine", "engine.json") as partial:
         (partial / "engine.json").write_text("{}")

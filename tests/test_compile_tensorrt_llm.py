@@ -13,13 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from build_console import BuildError
-from build_profile import profile_names
 from compile_engine import compile_engine, parse_arguments
 from conftest import DEMO_CHECKPOINT
 from engine_config import EngineConfig, load_engine_config
 from engine_fixtures import write_checkpoint
+from engines.profile import profile_names
 from gpu_machine import B200, H100, RTX5090, SMALL, add_distribution, capability, show_gpus
+from host.console import BuildError
 
 SITE = Path(__file__).parent / "tensorrt_llm_fakes" / "site"
 Machine = Callable[..., None]

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import contract_table
 import pytest
-import runtime_tables
-from build_console import BuildError
-from contract_table import read_configs, render
+from contract import runtime_tables
+from contract import write_table as contract_table
+from contract.write_table import read_configs, render
+from host.console import BuildError
 from token_engine.registry import RUNTIMES
 from tritonclient.grpc import model_config_pb2
 from upstream_contract import CONTRACT, tensors
@@ -93,7 +93,7 @@ def test_the_table_is_what_the_configurations_say() -> None:
 def test_a_tensor_without_words_stops_the_table() -> None:
     configs = read_configs()
     configs["ensemble"].input.add(name="new_input")
-    with pytest.raises(BuildError, match=r"contract_text.INPUTS lacks \['new_input'\]"):
+    with pytest.raises(BuildError, match=r"contract.descriptions.INPUTS lacks \['new_input'\]"):
         render(configs)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from build_profile import load_profile
+from checkpoints.shapes import SHAPES
 from cpu_limits import AVX2, AVX512, OWN, ROOT, SSE, limits, run_limited
 from engine_fixtures import (
     build_engine,
@@ -20,8 +20,8 @@ from engine_fixtures import (
     sure_greedy,
     write_checkpoint,
 )
-from model_shapes import SHAPES
-from nvfp4_reference import ReferenceLlama
+from engines.profile import load_profile
+from reference.numpy_llama import ReferenceLlama
 from token_engine import openvino_requirements
 from token_engine.cpu_isa import CpuIsa, find_cpu_isa
 from token_engine.interface import EngineLoadError
@@ -176,7 +176,7 @@ def test_a_cpu_below_avx2_is_refused(folder: Path, tmp_path: Path) -> None:
     program = """
 import json, sys
 from pathlib import Path
-from build_console import BuildError
+from host.console import BuildError
 from compile_engine import find_step, parse_arguments
 from doctor import runtimes
 from engine_fixtures import load_engine

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from build_console import BuildError
 from dense_checkpoint import to_bf16, write_dense_checkpoint
+from checkpoints.safetensors_file import read_shards
 from engine_fixtures import DEMO, write_checkpoint
-from nvfp4_reference import load_checkpoint
-from safetensors_file import read_shards
+from host.console import BuildError
+from reference.numpy_llama import load_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from conftest import MakeRepository
 from llama_fp4 import Client, LlamaError
 from processes import engine_of, eventually, is_alive
-from server_process import ServerProcess, free_ports
+from serving.child_server import ServerProcess, free_ports
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import BUILD
 from llama_fp4 import Client
-from server_process import ServerProcess
+from serving.child_server import ServerProcess
 from triton_calls import generate_tokens, post
 
 GOLDEN = json.loads((BUILD / "demo" / "golden" / "greedy.json").read_text(encoding="utf-8"))

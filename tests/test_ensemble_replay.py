@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llama_fp4 import Chunk, Client, LlamaError
-from server_process import ServerProcess
+from serving.child_server import ServerProcess
 from triton_calls import post, stream
 
 TEXT = "Grüße aus 東京 😀👩‍👩‍👧! The end."

@@ -7,11 +7,11 @@ import re
 import shutil
 from pathlib import Path
 
-from checkpoint_manifest import MANIFEST, read_manifest
+from checkpoints.manifest import MANIFEST, read_manifest
+from checkpoints.nvfp4 import open_checkpoint
 from fetch_checkpoint import REPOS
 from hub_fetcher import COMMIT, NAMED_TEMPLATE, OLDER, SECOND, TOKEN, Fetcher
 from hub_server import LocalHub
-from nvfp4_checkpoint import open_checkpoint
 
 pytest_plugins = ("hub_fixtures",)
 
@@ -118,6 +118,6 @@ def test_changed_file_is_fetched_again(fetch: Fetcher, hub: LocalHub) -> None:
 
 
 def test_progress_of_each_file_is_printed(fetch: Fetcher, large_hub: LocalHub) -> None:
-    out = fetch(prelude="build_console.PLAIN_PROGRESS_INTERVAL_S = 0")
+    out = fetch(prelude="host.console.PLAIN_PROGRESS_INTERVAL_S = 0")
     line = rf"fetching {SECOND} \(2 of 2\), 20,\d+,\d+ bytes \.\.\. 0\.0 of 0\.0 GB\n"
     assert len(re.findall(line, out)) >= 2

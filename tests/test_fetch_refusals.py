@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from checkpoint_manifest import MANIFEST
+from checkpoints.manifest import MANIFEST
 from fetch_checkpoint import REPOS
 from hub_fetcher import COMMIT, FULL, Fetcher
 from hub_server import Fault, LocalHub

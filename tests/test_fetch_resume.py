@@ -9,10 +9,10 @@ import signal
 from pathlib import Path
 
 import pytest
-from checkpoint_manifest import read_manifest
+from checkpoints.fetch_folder import PLAN, REPLACED
+from checkpoints.manifest import read_manifest
 from engine_fixtures import write_checkpoint
 from fetch_checkpoint import REPOS
-from fetch_folder import PLAN, REPLACED
 from hub_fetcher import COMMIT, FULL, OLDER, SECOND, Fetcher, stalled
 from hub_server import Fault, LocalHub, git_sha1
 
@@ -122,11 +122,11 @@ def test_what_is_there_needs_no_space(fetch: Fetcher, large_hub: LocalHub) -> No
 
 def test_disk_that_fills_up_keeps_what_has_arrived(fetch: Fetcher, large_hub: LocalHub) -> None:
     prelude = """
-def write(self, data, write=hub_files._Counted.write):
+def write(self, data, write=checkpoints.hub._Counted.write):
     if self.tell() > 9e6:
         raise OSError(28, 'No space left on device')
     return write(self, data)
-hub_files._Counted.write = write
+checkpoints.hub._Counted.write = write
 """
     error = fetch.refused(prelude=prelude)
     assert "the disk is full" in error

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checkpoints.nvfp4 import open_checkpoint
 from engine_config import load_engine_config
 from engine_fixtures import (
     build_engine,
@@ -23,8 +24,7 @@ from engine_fixtures import (
 )
 from engine_messages import Shutdown
 from engine_process import NOT_FINITE, EngineLoop, _generate_once
-from nvfp4_checkpoint import open_checkpoint
-from openvino_graph import _GraphBuilder
+from engines.openvino_graph import _GraphBuilder
 from token_engine.interface import (
     EngineLoadError,
     EngineStats,

@@ -24,8 +24,8 @@ from fuzzing.lane import DEADLINE_S, Outcome
 from fuzzing.oracle import faults
 from fuzzing.run import Run, memory_mb
 from processes import eventually, is_alive, regions, triton_of
-from server_process import ServerProcess, free_ports
-from triton_processes import stubs_of
+from serving.child_server import ServerProcess, free_ports
+from serving.processes import stubs_of
 
 SEED = int(os.environ.get("FUZZ_SEED", "1"))
 CASES = 8000  # on the replay engine

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import machine_memory
 import pytest
-from build_console import BuildError
 from compile_engine import compile_engine, parse_arguments
 from engine_fixtures import write_checkpoint
-from machine_memory import GIB, machine_memory_bytes
-from nvidia_gpus import Gpu, what_fits
+from host import memory as machine_memory
+from host.console import BuildError
+from host.gpus import Gpu, what_fits
+from host.memory import GIB, machine_memory_bytes
 
 
 def build(folder: Path, *arguments: str) -> None:

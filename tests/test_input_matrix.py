@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from contract_table import read_configs
-from contract_text import INPUTS, REFUSED, ROOM, SAMPLING
-from server_process import ServerProcess
+from contract.descriptions import INPUTS, REFUSED, ROOM, SAMPLING
+from contract.write_table import read_configs
+from serving.child_server import ServerProcess
 from token_engine.registry import RUNTIMES
 from triton_calls import Arrays, failure, infer, post, stream
 from tritonclient.grpc import model_config_pb2

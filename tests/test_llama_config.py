@@ -13,14 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import nvfp4_reference
 import pytest
-from build_console import BuildError
-from json_document import read_json
-from llama_config import LlamaConfig, load_llama_config, parse_llama_config, plain_rope
+from checkpoints.llama_config import LlamaConfig, load_llama_config, parse_llama_config, plain_rope
+from checkpoints.nvfp4 import check_quantization
+from checkpoints.shapes import SHAPES
+from host.console import BuildError
+from host.json_document import read_json
 from make_checkpoint import quantization_config
-from model_shapes import SHAPES
-from nvfp4_checkpoint import check_quantization
+from reference import numpy_llama as nvfp4_reference
 from transformers import LlamaConfig as TransformersConfig
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 

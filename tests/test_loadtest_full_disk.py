@@ -23,7 +23,7 @@ from results import RunResults
 from run_files import read_records, read_run
 from run_folders import HEADER, made_up, write_run
 from run_output import RunOutput
-from server_process import ServerProcess
+from serving.child_server import ServerProcess
 from whole_file import write_whole
 
 LIMITED = (

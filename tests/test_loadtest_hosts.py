@@ -13,7 +13,7 @@ import pytest
 from conftest import DEMO_CHECKPOINT, ROOT
 from host_clock import Offset, clock_note
 from records import RequestRecord
-from server_process import ServerProcess
+from serving.child_server import ServerProcess
 
 LOCUST = (sys.executable, "-m", "locust", "-f", str(ROOT / "loadtest" / "locustfile.py"))
 AHEAD_S = 5.0  # more than the load takes

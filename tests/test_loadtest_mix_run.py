@@ -18,7 +18,7 @@ from arrivals import unit_arrivals
 from load_runs import FREE, Ended, recording, records, run, summary
 from records import RequestRecord
 from run_files import read_run
-from server_process import ServerProcess
+from serving.child_server import ServerProcess
 from traffic_results import OF_A_WORKLOAD
 from workload_mix import chosen, parse_mix
 

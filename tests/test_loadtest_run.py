@@ -34,7 +34,7 @@ from processes import eventually
 from records import WARMUP, RequestRecord
 from report import write_report
 from run_output import RunOutput
-from server_process import ServerProcess, free_ports
+from serving.child_server import ServerProcess, free_ports
 
 AT_ONCE = 8
 WARMUP_S = float(SHORT[SHORT.index("--warmup") + 1])

@@ -26,8 +26,8 @@ from report_tables import described
 from results import RunResults
 from server_metrics import STEPS, ServerMetrics, StepCounters, parse_metrics
 from server_models import server_models
-from server_process import ServerProcess
 from server_sampler import ServerSampler, fetch_metrics, metrics_url
+from serving.child_server import ServerProcess
 from ttft_split import SplitError, split_ttft
 
 STEP_S = 0.05

@@ -16,7 +16,7 @@ import pytest
 from conftest import DEMO_CHECKPOINT, ROOT
 from load_runs import FREE
 from run_folders import made_up, write_run
-from server_process import ServerProcess
+from serving.child_server import ServerProcess
 from sweep import parse, run
 from sweep_page import sweep_page, sweep_table
 from sweep_steps import CONCURRENCIES, RATES, Step, Sweep, SweepError, parse_steps

@@ -16,7 +16,7 @@ from journeys import Journey
 from load_source import LoadSource
 from options import RunOptions
 from sdk import Client
-from server_process import ServerProcess
+from serving.child_server import ServerProcess
 from unloaded import AT_ONCE, Unloaded, unloaded_texts
 from unloaded_cache import UnloadedCache, server_identity
 from workloads import Conversation, Turn

@@ -13,7 +13,7 @@ from typing import Any
 
 from arrivals import unit_arrivals
 from processes import eventually
-from server_process import ServerProcess, free_ports
+from serving.child_server import ServerProcess, free_ports
 
 LOCUSTFILE = Path(__file__).resolve().parent.parent / "loadtest" / "locustfile.py"
 

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from build_console import BuildError
-from checkpoint_manifest import MANIFEST, read_manifest
+from checkpoints.local import check_in_place, take_from
+from checkpoints.manifest import MANIFEST, read_manifest
+from checkpoints.nvfp4 import open_checkpoint
 from engine_fixtures import DEMO, write_checkpoint
+from host.console import BuildError
 from hub_fetcher import NAMED_TEMPLATE
-from local_checkpoint import check_in_place, take_from
-from nvfp4_checkpoint import open_checkpoint
 from processes import eventually
 from test_nvfp4_checkpoint import unquantize
 
@@ -109,8 +109,8 @@ def test_files_are_copied_where_they_cannot_be_linked(
 def test_disk_too_small_for_copies_is_said_before_anything_is_read(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("local_checkpoint._bytes_to_copy", lambda *_: 2**60)
-    monkeypatch.setattr("local_checkpoint.check_file", None)
+    monkeypatch.setattr("checkpoints.local._bytes_to_copy", lambda *_: 2**60)
+    monkeypatch.setattr("checkpoints.local.check_file", None)
     with pytest.raises(BuildError, match=r"the disk is full: .* needs 1152921504\.67 GB and"):
         take_from(checkpoint, tmp_path / "output")
     assert not (tmp_path / "output").exists()
@@ -234,8 +234,8 @@ def test_bad_folder_is_refused_before_it_is_read(
 ) -> None:
     break_it, expected = BAD[name]
     break_it(checkpoint)
-    monkeypatch.setattr("local_checkpoint.check_file", None)
-    monkeypatch.setattr("checkpoint_check.check_values", None)
+    monkeypatch.setattr("checkpoints.local.check_file", None)
+    monkeypatch.setattr("checkpoints.check.check_values", None)
     with pytest.raises(BuildError, match=expected) as error:
         check_in_place(checkpoint)
     assert "\n" not in str(error.value)
@@ -265,16 +265,17 @@ def test_swapped_scales_are_found_before_the_output_is_there(
 SLOW_COPY = """
 import os, sys, time
 sys.path.insert(0, {build!r})
-import build_console, fetch_checkpoint, local_checkpoint
+import fetch_checkpoint, host.console
+from checkpoints import local
 def refuse(*_):
     raise OSError({exdev}, "no link")
 os.link = refuse
-local_checkpoint.CHUNK_BYTES = 2**16
-take = local_checkpoint._copy
+local.CHUNK_BYTES = 2**16
+take = local._copy
 def copy(source, target, stated, advance):
     take(source, target, stated, lambda _: target.name == {shard!r} and time.sleep(60))
-local_checkpoint._copy = copy
-build_console.run_script(fetch_checkpoint.main)
+local._copy = copy
+host.console.run_script(fetch_checkpoint.main)
 """
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import make_checkpoint as maker
 import numpy as np
 import pytest
-from build_console import BuildError, run_script
+from checkpoints.nvfp4 import open_checkpoint
+from checkpoints.shapes import SHAPES
 from engine_fixtures import DEMO, load_reference, random_prompt, write_checkpoint
+from host.console import BuildError, run_script
 from make_checkpoint import into_shards, make_checkpoint, plan_tensors, shard_header
-from model_shapes import SHAPES
-from nvfp4_checkpoint import open_checkpoint
 
 
 def test_8b_shape_has_the_published_sizes() -> None:

@@ -13,15 +13,15 @@ from typing import Any
 import make_reference
 import numpy as np
 import pytest
-from build_console import BuildError
+from checkpoints.llama_config import load_llama_config
+from checkpoints.safetensors_file import read_safetensors
 from conftest import BUILD, DEMO_CHECKPOINT
 from engine_fixtures import load_reference, random_prompt, write_checkpoint
-from llama_config import load_llama_config
+from host.console import BuildError
 from processes import eventually
-from reference_file import Reference, read_reference, write_whole_file
-from reference_prompts import PROMPTS, render_prompts
-from safetensors_file import read_safetensors
-from streamed_reference import StreamedLlama
+from reference.file import Reference, read_reference, write_whole_file
+from reference.prompts import PROMPTS, render_prompts
+from reference.streamed import StreamedLlama
 from transformers import AutoTokenizer
 
 GOLDEN = json.loads((BUILD / "demo" / "golden" / "greedy.json").read_text(encoding="utf-8"))
@@ -46,7 +46,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Reference:
 def test_the_streamed_reference_equals_the_one_in_memory(
     tmp_path: Path, tied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamed_reference.CHUNK_ROWS", 48)  # no divisor of most linears' rows
+    monkeypatch.setattr("reference.streamed.CHUNK_ROWS", 48)  # no divisor of most linears' rows
     checkpoint = write_checkpoint(tmp_path / "checkpoint", 3, 60_000, tie_word_embeddings=tied)
     prompts = [random_prompt(length, length) for length in (9, 1, 30)]
     passes = [prompts, [(7,), (), (8, 9)], [(), (5,), (6,)]]

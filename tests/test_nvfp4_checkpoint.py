@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import nvfp4_reference
 import pytest
-from build_console import BuildError
 from checkpoint_edits import rewrite_header
+from checkpoints.llama_config import LlamaConfig, load_llama_config
+from checkpoints.nvfp4 import open_checkpoint
 from engine_fixtures import write_checkpoint
-from llama_config import LlamaConfig, load_llama_config
-from nvfp4_checkpoint import open_checkpoint
+from host.console import BuildError
+from reference import numpy_llama as nvfp4_reference
 
 Q_PROJ = "model.layers.1.self_attn.q_proj"
 LFS_POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 100\n"
@@ -85,7 +85,9 @@ def test_rope_frequencies_equal_the_reference(
     checkpoint: Path, scaling: dict[str, Any] | None
 ) -> None:
     edit_config(checkpoint, lambda document: document.update(rope_scaling=scaling, head_dim=128))
-    from openvino_graph import rope_inverse_frequencies  # after engine_fixtures' import of OpenVINO
+    from engines.openvino_graph import (
+        rope_inverse_frequencies,  # after engine_fixtures' import of OpenVINO
+    )
 
     document = json.loads((checkpoint / "config.json").read_text())
     config: LlamaConfig = load_llama_config(checkpoint)

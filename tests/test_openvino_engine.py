@@ -26,7 +26,7 @@ from engine_fixtures import (
     write_checkpoint,
 )
 from golden import Truth
-from nvfp4_reference import ReferenceLlama
+from reference.numpy_llama import ReferenceLlama
 from runtime_suite import RuntimeSuite, Subject
 from token_engine.interface import Guide
 from token_engine.openvino_engine import OpenVinoEngine

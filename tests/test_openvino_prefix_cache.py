@@ -15,7 +15,7 @@ from engine_fixtures import (
     request,
     write_checkpoint,
 )
-from nvfp4_reference import ReferenceLlama
+from reference.numpy_llama import ReferenceLlama
 
 PROMPT = random_prompt(200, seed=77)
 CHUNK = 48  # tokens of a step: not whole blocks of the KV cache

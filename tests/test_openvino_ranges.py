@@ -21,7 +21,7 @@ from engine_fixtures import (
     sure_greedy,
     write_checkpoint,
 )
-from nvfp4_reference import ReferenceLlama
+from reference.numpy_llama import ReferenceLlama
 from token_engine import openvino_engine
 from token_engine.interface import GenerationRequest, SamplingParams, UnsupportedParameter
 from token_engine.openvino_engine import OpenVinoEngine

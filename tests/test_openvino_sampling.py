@@ -18,7 +18,7 @@ from engine_fixtures import (
     request,
     write_checkpoint,
 )
-from nvfp4_reference import ReferenceLlama
+from reference.numpy_llama import ReferenceLlama
 from token_engine.interface import SamplingParams, TokenLogprob
 from token_engine.openvino_engine import OpenVinoEngine
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checkpoints.nvfp4 import open_checkpoint
 from engine_fixtures import OPENVINO as ov
 from engine_fixtures import build_engine, write_tokenizer
-from nvfp4_checkpoint import open_checkpoint
-from nvfp4_reference import ReferenceLlama, load_checkpoint
 from recorded_models import CONFIGS, KEPT_LOGITS, PROMPT, RECORDED, write_model
-from streamed_reference import StreamedLlama
+from reference.numpy_llama import ReferenceLlama, load_checkpoint
+from reference.streamed import StreamedLlama
 
 LOGITS = json.loads(RECORDED.read_text())["logits"]
 TOLERANCE = 2e-5  # f32 in another order
@@ -20,7 +20,7 @@ TOLERANCE = 2e-5  # f32 in another order
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_reference_and_graph_compute_what_transformers_recorded(tmp_path: Path, name: str) -> None:
-    from openvino_graph import build_graph  # after engine_fixtures' import of OpenVINO
+    from engines.openvino_graph import build_graph  # after engine_fixtures' import of OpenVINO
 
     folder = write_model(tmp_path / "model", name)
     expected = np.array(LOGITS[name])

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import nvfp4_reference
 import pytest
-from nvfp4_reference import Checkpoint, ReferenceLlama, load_checkpoint, rope_frequencies
+from reference import numpy_llama as nvfp4_reference
+from reference.numpy_llama import Checkpoint, ReferenceLlama, load_checkpoint, rope_frequencies
 
 DEMO = Path(__file__).parents[1] / "build" / "demo"
 CHECKPOINT = DEMO / "checkpoint"

@@ -16,8 +16,6 @@ from queue import SimpleQueue
 
 import pytest
 import serve
-import triton_installation
-import triton_run
 from assemble_repository import assemble
 from conftest import BUILD, ROOT
 from drain_request import DIRECTORY_VARIABLE, REQUEST, DrainRequest
@@ -28,9 +26,11 @@ from processes import (
     eventually,
     wait_until_the_engine_works,
 )
-from server_process import ServerProcess, free_ports
+from serving import find_triton as triton_installation
+from serving import run as triton_run
+from serving.child_server import ServerProcess, free_ports
+from serving.find_triton import TritonNotFound
 from triton_calls import post
-from triton_installation import TritonNotFound
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 import serve
-import start_watch
-from build_console import BuildError
 from drain_request import OPEN
 from fake_clock import Clock
+from host.console import BuildError
 from llama_fp4 import Client
 from processes import eventually, is_alive, regions
-from server_process import ServerProcess, free_ports
-from start_watch import SIGNS, StartWatch, telling_rooms
-from triton_processes import Stub, server_of, stubs_of
+from serving import start_watch
+from serving.child_server import ServerProcess, free_ports
+from serving.processes import Stub, server_of, stubs_of
+from serving.start_watch import SIGNS, StartWatch, telling_rooms
 
 LIMIT_S = "5"
 HANGS = '''

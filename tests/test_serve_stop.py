@@ -15,21 +15,21 @@ from pathlib import Path
 
 import engine_supervisor
 import pytest
-import stop_watch
 import tritonclient.grpc as triton
 from assemble_repository import assemble
 from drain_request import ANSWER, DIRECTORY_VARIABLE, ENDED, KILLED, REQUEST
 from engine_config import load_engine_config
-from engine_description import write_description
+from engines.engine_json import write_description
 from fake_clock import Clock
 from generation_room import GenerationRoom
 from process_suite import HERE, interpreter
 from processes import PATIENCE_S, Remains, eventually, is_alive
-from server_process import ServerProcess, free_ports
-from server_remains import SERVER_GRACE_S
-from start_watch import SIGNS
-from stop_watch import CLIENTS_S, LONGEST_S, ROOMS_S, UNLOAD_S, StopWatch
-from triton_processes import Stub
+from serving import stop_watch
+from serving.child_server import ServerProcess, free_ports
+from serving.cleanup import SERVER_GRACE_S
+from serving.processes import Stub
+from serving.start_watch import SIGNS
+from serving.stop_watch import CLIENTS_S, LONGEST_S, ROOMS_S, UNLOAD_S, StopWatch
 
 SHUTDOWN_S = 6.0  # a GPU's runtime takes this time
 OF_CLIENTS = "1 HTTP service connections"

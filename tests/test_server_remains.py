@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from llama_fp4 import Client
 from processes import Remains, children, eventually, is_alive, regions
-from server_process import ServerProcess, free_ports
-from server_remains import NOTE, PREFIX, read_note, remove_dead_servers, write_note
-from triton_processes import SHARED_MEMORY, region_prefix
+from serving.child_server import ServerProcess, free_ports
+from serving.cleanup import NOTE, PREFIX, read_note, remove_dead_servers, write_note
+from serving.processes import SHARED_MEMORY, region_prefix
 
 
 def test_killing_everything_under_load_leaves_nothing_behind(server: ServerProcess) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from conftest import BUILD
-from index_settings import pip_settings, uv_settings
+from host.index_settings import pip_settings, uv_settings
 
 # A project that builds itself, so that nothing is fetched.
 PYPROJECT = """
@@ -94,7 +94,8 @@ def write_wheel(folder: Path, name: str, files: dict[str, str]) -> None:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     folder = tmp_path_factory.mktemp("project")
     (folder / "build").mkdir()
-    for script in ("setup_environment.py", "index_settings.py"):
+    (folder / "build" / "host").mkdir()
+    for script in ("setup_environment.py", "host/index_settings.py"):
         shutil.copy(BUILD / script, folder / "build" / script)
     (folder / "pyproject.toml").write_text(PYPROJECT)
     (folder / "backend.py").write_text(BACKEND)

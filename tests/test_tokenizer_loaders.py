@@ -9,13 +9,13 @@ import random
 from pathlib import Path
 from typing import Any
 
-import calibration_data
 import pytest
 from checkpoint_text import load_checkpoint_text
+from checkpoints.llama_config import load_llama_config
 from conftest import DEMO_CHECKPOINT, ROOT
-from llama_config import load_llama_config
 from prompts import PromptWriter
-from reference_prompts import load_tokenizer, render_prompts
+from quantization import texts as calibration_data
+from reference.prompts import load_tokenizer, render_prompts
 from test_checkpoint_text import BOS, ENDS, IDS, checkpoint
 from transformers import PreTrainedTokenizerFast
 
@@ -23,7 +23,7 @@ TEMPLATE = json.loads((DEMO_CHECKPOINT / "tokenizer_config.json").read_text())["
 # They load; everyone else is given a tokenizer by them.
 LOADERS = {
     "model_repository/preprocessing/1/prompt_encoder.py",
-    "build/reference_prompts.py",
+    "build/reference/prompts.py",
     "loadtest/prompts.py",
 }
 TRUNCATIONS = [

@@ -21,18 +21,18 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 from assemble_repository import assemble
-from build_console import BuildError
 from cli_calls import call as command
 from conftest import BUILD, MakeRepository
 from doctor import repositories
+from host.console import BuildError
 from llama_fp4 import AsyncClient, Client, InvalidRequest, Timeouts
 from processes import eventually, figure
-from repository_manifest import MANIFEST, check_manifest
-from served_model import ServedModel
-from server_process import ServerProcess, free_ports
+from reference.served_model import ServedModel
+from repository.manifest import MANIFEST, check_manifest
+from repository.unary import kind_of
+from serving.child_server import ServerProcess, free_ports
 from triton_calls import NAMED, Arrays, infer_inputs, post
 from tritonclient.utils import InferenceServerException
-from unary_repository import kind_of
 from upstream_calls import UpstreamStream, flag, infer, int32, plain_infer, text
 from upstream_text_clients import end_to_end_request
 from upstream_token_clients import (

@@ -14,7 +14,7 @@ import tritonclient.grpc
 import tritonclient.http
 from conftest import MakeRepository
 from llama_fp4 import Client
-from server_process import ServerProcess, free_ports
+from serving.child_server import ServerProcess, free_ports
 from tritonclient.utils import InferenceServerException
 from upstream_calls import (
     UpstreamStream,

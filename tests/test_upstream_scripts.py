@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from assemble_repository import assemble
 from conftest import DEMO_CHECKPOINT, MakeRepository
-from server_process import ServerProcess, free_ports
+from serving.child_server import ServerProcess, free_ports
 
 CLIENTS = os.environ.get("UPSTREAM_CLIENTS", "")
 MISSING = [name for name in ("pandas", "tabulate") if importlib.util.find_spec(name) is None]

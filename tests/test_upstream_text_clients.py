@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 import tritonclient.http
-from contract_table import read_configs
+from contract.write_table import read_configs
 from llama_fp4 import Client
-from server_process import ServerProcess
+from serving.child_server import ServerProcess
 from triton_calls import infer_inputs, post
 from upstream_calls import (
     UpstreamStream,

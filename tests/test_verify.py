@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from build_profile import load_profile, run_precision
 from conftest import BUILD, DEMO_CHECKPOINT, ROOT, MakeRepository, serving
 from cpu_limits import AVX2, OWN, limits
+from engines.profile import load_profile, run_precision
 from make_reference import make_reference
-from reference_file import PromptReference, Reference, read_reference, write_reference
-from served_model import ServedModel
-from server_process import ServerProcess
+from reference.file import PromptReference, Reference, read_reference, write_reference
+from reference.served_model import ServedModel
+from serving.child_server import ServerProcess
 from token_engine.cpu_isa import find_cpu_isa
 
 CLOSED_PORT = "1"

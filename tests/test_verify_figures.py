@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from build_profile import Tolerances
-from reference_file import PromptReference, Reference, Top
-from reference_prompts import is_dated
-from served_model import Generated, ServedModel, Text
+from engines.profile import Tolerances
+from reference.figures import Figures, ServedToken, beyond, compare, total
+from reference.file import PromptReference, Reference, Top
+from reference.prompts import is_dated
+from reference.served_model import Generated, ServedModel, Text
 from verify import NOT_COMPARED, SAME, check_text, served_tokens
-from verify_figures import Figures, ServedToken, beyond, compare, total
 
 EXACT = Tolerances(same_tokens=True, max_logprob_error=1e-4, max_perplexity_ratio=1.0001)
 LOOSE = Tolerances(same_tokens=False, max_logprob_error=0.5, max_perplexity_ratio=1.1)

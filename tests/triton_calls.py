@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tritonclient.grpc as triton
-from server_process import ServerProcess
+from serving.child_server import ServerProcess
 from tritonclient.utils import np_to_triton_dtype
 
 HTTP_TIMEOUT_S = 60.0

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import tritonclient.grpc as triton
-from server_process import ServerProcess
+from serving.child_server import ServerProcess
 from triton_calls import Arrays, infer_inputs
 from tritonclient.utils import np_to_triton_dtype
 

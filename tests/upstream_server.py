@@ -12,9 +12,9 @@ from pathlib import Path
 
 from llama_fp4 import Client
 from processes import eventually
-from server_process import Ports, free_ports
-from triton_installation import find_triton
-from triton_processes import end_with_parent, region_option, remove_leftovers
+from serving.child_server import Ports, free_ports
+from serving.find_triton import find_triton
+from serving.processes import end_with_parent, region_option, remove_leftovers
 from upstream_contract import BLS_INPUTS, ENSEMBLE_INPUTS, ENSEMBLE_OUTPUTS, tensors
 
 MODEL = Path(__file__).with_name("upstream_words.py")

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import numpy as np
-from server_process import ServerProcess
+from serving.child_server import ServerProcess
 from triton_calls import Arrays, post
 from upstream_calls import Results, answers, flag, float32, index_of, int32, text, uint64
 

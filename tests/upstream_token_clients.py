@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from server_process import ServerProcess
+from serving.child_server import ServerProcess
 from triton_calls import Arrays
 from upstream_calls import Results, answers, flag, float32, index_of, infer, int32, text
 from upstream_contract import PREPROCESSING_OUTPUTS, TENSORRT_LLM_OUTPUTS, tensors

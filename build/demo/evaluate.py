@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from build_console import BuildError
-from reference_prompts import load_tokenizer
-from stored_weights import StoredWeights
+from host.console import BuildError
+from quantization.stored_weights import StoredWeights
+from quantization.torch_device import DEVICES, pick_device
+from quantization.transformers_llama import Llama, transformers_config
+from reference.prompts import load_tokenizer
 from tokenizers import Tokenizer
-from torch_device import DEVICES, pick_device
 from transformers import LlamaForCausalLM
-from transformers_llama import Llama, transformers_config
 
 from demo import corpus
 from demo.packing import pack

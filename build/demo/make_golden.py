@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 import transformers
-from reference_prompts import load_tokenizer
+from quantization.transformers_llama import Llama
+from reference.prompts import load_tokenizer
 from tokenizers import Tokenizer
-from transformers_llama import Llama
 
 from demo import corpus
 from demo.evaluate import load_model

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from build_console import BuildError
-from reference_prompts import load_tokenizer
+from host.console import BuildError
+from quantization.torch_device import DEVICES, pick_device
+from quantization.transformers_llama import Llama
+from reference.prompts import load_tokenizer
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch.nn import functional
-from torch_device import DEVICES, pick_device
 from transformers import LlamaConfig, LlamaForCausalLM
-from transformers_llama import Llama
 
 from demo import corpus
 from demo.packing import Packed, concatenate, pack

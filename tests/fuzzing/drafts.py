@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from contract_table import read_configs
+from contract.write_table import read_configs
 from tritonclient.grpc import model_config_pb2
 
 NUMPY = {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llama_fp4 import Client, Timeouts
 from processes import children, triton_of
-from server_process import Ports, ServerProcess
+from serving.child_server import Ports, ServerProcess
 
 from fuzzing.cases import make_case
 from fuzzing.drafts import Case

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pyarrow
 import pytest
-from build_console import BuildError
-from calibration_data import COMMIT, DATASET, DATASET_FILE, TextOptions, gather_texts, read_texts
 from conftest import BUILD
+from host.console import BuildError
 from hub_server import LocalHub, Repository, serving
 from pyarrow import parquet
+from quantization.texts import COMMIT, DATASET, DATASET_FILE, TextOptions, gather_texts, read_texts
 from quantize_models import write_texts
 
 ARTICLES = [f"Article {number} of the day." for number in range(700)]
 GATHER = """
 import json, sys
 sys.path.insert(0, {build!r})
-from build_console import run_script
-from calibration_data import TextOptions, gather_texts
+from host.console import run_script
+from quantization.texts import TextOptions, gather_texts
 def main():
     texts = gather_texts(TextOptions(calib_samples=400, eval_samples=8))
     print(json.dumps([texts.calibration, texts.held_out]))

@@ -1,12 +1,12 @@
-"""Every stage of make_demo_checkpoint.py, with too few steps to learn anything."""
+"""Every stage of demo/make.py, with too few steps to learn anything."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import make_demo_checkpoint
 import pytest
 from demo import evaluate
+from demo import make as make_demo_checkpoint
 
 pytest_plugins = ("quantize_fixtures",)
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from build_console import BuildError
-from calibration_data import TextOptions
-from checkpoint_check import check_content
-from nvfp4_reference import ReferenceLlama, load_checkpoint
+from checkpoints.check import check_content
+from host.console import BuildError
+from quantization.texts import TextOptions
 from quantize import Job, quantize
 from quantize_models import CODES, TEXTS, TOKENS, run, unpack, write_model
+from reference.numpy_llama import ReferenceLlama, load_checkpoint
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 

@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from calibration_data import TextOptions
-from quantization_report import REPORT
+from quantization.report import REPORT
+from quantization.texts import TextOptions
 from quantize import Job, quantize
 from quantize_models import TEXTS, run
 
@@ -16,7 +16,8 @@ pytest_plugins = ("quantize_fixtures",)
 
 # Preludes: die behind the fifth text, or when the whole export lies there unchecked.
 AT_TEXT_5 = """
-import os, signal, calibration_state
+import os, signal
+from quantization import calibration_state
 calibration_state.SAVE_INTERVAL_S = 0.0
 save = calibration_state.CalibrationState.save
 def save_and_die(self, model, done, last):
@@ -26,8 +27,9 @@ def save_and_die(self, model, done, last):
 calibration_state.CalibrationState.save = save_and_die
 """
 AFTER_EXPORT = """
-import os, signal, checkpoint_check
-checkpoint_check.check_content = lambda folder: os.kill(os.getpid(), signal.SIGKILL)
+import os, signal
+from checkpoints import check
+check.check_content = lambda folder: os.kill(os.getpid(), signal.SIGKILL)
 """
 KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from build_console import BuildError
-from calibration_data import TextOptions, encode
 from conftest import DEMO_CHECKPOINT
+from host.console import BuildError
+from quantization.texts import TextOptions, encode
 from quantize import Job, quantize
 from quantize_models import run
 from safetensors.torch import load_file, save_file
@@ -131,14 +131,14 @@ def test_too_little_disk(
     bf16: Path, texts: TextOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = SimpleNamespace(free=60_000_000)
-    monkeypatch.setattr("whole_output.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("host.output_folder.shutil.disk_usage", lambda _: usage)
     refused(Job(bf16, tmp_path / "out", texts), r"out needs 0\.07 GB and .* has 0\.06 GB free")
 
 
 def test_too_little_memory(
     bf16: Path, texts: TextOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torch_device.available_bytes", lambda: 100_000_000)
+    monkeypatch.setattr("quantization.torch_device.available_bytes", lambda: 100_000_000)
     expected = (
         r"on cpu needs \d\.\d GB of memory and this machine has 0\.1 GB free; free memory, or"
     )

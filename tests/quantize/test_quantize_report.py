@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from calibration_data import TextOptions
-from nvfp4_reference import load_checkpoint
-from nvfp4_torch import quantize_activation
-from quantization_report import REPORT, Report, error_table, lines_of, relative_rms
+from quantization.nvfp4_torch import quantize_activation
+from quantization.report import REPORT, Report, error_table, lines_of, relative_rms
+from quantization.texts import TextOptions
 from quantize import Job, quantize
 from quantize_models import CODES, HELD_OUT, TOKENS, Floats, write_texts
+from reference.numpy_llama import load_checkpoint
 from torch.nn import functional
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 

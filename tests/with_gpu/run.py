@@ -24,13 +24,13 @@ TESTS = Path(__file__).resolve().parents[1]
 BUILD = TESTS.parent / "build"
 sys.path += [str(BUILD), str(TESTS)]
 
-from build_console import BuildError, run_script, say  # noqa: E402
 from compile_engine import find_step  # noqa: E402
-from compile_plan import installed_version  # noqa: E402
 from doctor import machine  # noqa: E402
-from gpu_compile_step import GpuCompileStep  # noqa: E402
-from nvidia_gpus import Gpu, find_gpus  # noqa: E402
-from reference_prompts import load_tokenizer  # noqa: E402
+from engines.gpu_step import GpuCompileStep  # noqa: E402
+from engines.step import installed_version  # noqa: E402
+from host.console import BuildError, run_script, say  # noqa: E402
+from host.gpus import Gpu, find_gpus  # noqa: E402
+from reference.prompts import load_tokenizer  # noqa: E402
 from with_gpu.gpu_settings import (  # noqa: E402
     PROMPT_TOKENS,
     STREAMS,

@@ -18,7 +18,7 @@ from conftest import serving
 from golden import PROMPTS, without_end
 from llama_fp4 import Client, LlamaError
 from processes import engine_of, eventually, is_alive
-from server_process import ServerProcess
+from serving.child_server import ServerProcess
 from triton_calls import generate_tokens
 from with_gpu.client_processes import ClientProcesses
 from with_gpu.gpu_settings import OUTPUT_TOKENS, STREAMS, Setting

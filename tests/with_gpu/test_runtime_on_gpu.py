@@ -13,7 +13,7 @@ import pytest
 from engine_answers import drain
 from engine_config import EngineConfig, load_engine_config
 from golden import ENDS, PROMPTS, Truth, guides_hold, without_end, words
-from nvfp4_reference import ReferenceLlama, load_checkpoint
+from reference.numpy_llama import ReferenceLlama, load_checkpoint
 from runtime_suite import RuntimeSuite, Subject, eventually
 from token_engine import sglang_loop
 from token_engine.interface import GenerationRequest, TokenEngine

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from nvfp4_reference import (
+from reference.numpy_llama import (
     BLOCK,
     E2M1,
     F32,

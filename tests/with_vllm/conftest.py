@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DEMO_CHECKPOINT, compile_engine
 from dense_checkpoint import write_dense_checkpoint
+from conftest import DEMO_CHECKPOINT, compile_engine
 from engine_config import load_engine_config
-from engine_description import write_description
+from engines.engine_json import write_description
 
 # The KV cache of a machine that others share, and nothing compiled: the tests are about tokens.
 OPTIONS: dict[str, Any] = {

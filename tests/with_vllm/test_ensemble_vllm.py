@@ -19,11 +19,11 @@ import pytest
 from assemble_repository import assemble
 from conftest import serving
 from engine_config import load_engine_config
-from engine_description import write_description
+from engines.engine_json import write_description
 from golden import PROMPTS, without_end
 from llama_fp4 import Client, LlamaError
 from processes import children, engine_of, eventually, is_alive
-from server_process import ServerProcess
+from serving.child_server import ServerProcess
 from triton_calls import generate_tokens
 
 

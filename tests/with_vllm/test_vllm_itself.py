@@ -20,8 +20,8 @@ from conftest import BUILD
 from engine_answers import drain
 from engine_config import load_engine_config
 from golden import ENDS, GOLDEN, Truth, guides_hold, without_end, words
-from nvfp4_reference import ReferenceLlama, load_checkpoint
 from processes import children
+from reference.numpy_llama import ReferenceLlama, load_checkpoint
 from runtime_suite import RuntimeSuite, Subject, eventually
 from token_engine.async_loop import EngineLost
 from token_engine.interface import EngineLoadError, GenerationRequest

@@ -1,6 +1,6 @@
 """`engine.json`: every number that a deployment changes, in one typed and validated place.
 
-The build writes the file beside the engine (`build/engine_description.py`); nothing else of a
+The build writes the file beside the engine (`build/engines/engine_json.py`); nothing else of a
 deployment is configured elsewhere. An unknown, missing or mis-typed key stops the load.
 """
 

@@ -1,0 +1,222 @@
+"""Write model_repository/README.md: every tensor's way, default, range and what honours it.
+
+Generated from the committed config.pbtxt files, the tables in the runtimes' docstrings, which
+must agree with their registry, and contract/descriptions.py.
+With --check nothing is written, and the exit code is 1 if the file is not what would be written.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from engines.engine_json import RUNTIMES
+from google.protobuf import text_format
+from host.console import BuildError, run_script, say
+from tritonclient.grpc import model_config_pb2
+
+from contract.descriptions import (
+    INPUTS,
+    OUTPUTS,
+    REFUSED,
+    ROOM,
+    STEP_INPUTS,
+    STEP_OUTPUTS,
+    Input,
+)
+from contract.runtime_tables import outcome
+
+REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
+README = REPOSITORY / "README.md"
+ROOMS = ("preprocessing", "tensorrt_llm", "postprocessing")
+MODELS = ("ensemble", "tensorrt_llm_bls", *ROOMS)
+Tensors = list[tuple[str, Any]]
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--check", action="store_true", help="only compare; exit code 1 if stale")
+    options = parser.parse_args()
+    text = render(read_configs())
+    if not options.check:
+        README.write_text(text, encoding="utf-8")
+        say(f"{README} is written")
+    elif README.read_text(encoding="utf-8") != text:
+        raise BuildError(f"{README} is stale; write it anew with 'make table'")
+
+
+def read_configs() -> dict[str, Any]:
+    """The models' configurations, parsed, by name."""
+    return {name: _parse(REPOSITORY / name / "config.pbtxt") for name in MODELS}
+
+
+def _parse(path: Path) -> Any:
+    return text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+
+
+def render(configs: dict[str, Any]) -> str:
+    """The whole file; raises `BuildError` for a tensor without words, or words without a tensor."""
+    ensemble, unary = configs["ensemble"], configs["tensorrt_llm_bls"]
+    own = [tensor for tensor in unary.input if tensor.name not in _names(ensemble.input)]
+    _same(INPUTS, [tensor.name for tensor in [*ensemble.input, *own]], "INPUTS")
+    _same(OUTPUTS, [tensor.name for tensor in ensemble.output], "OUTPUTS")
+    step_inputs, step_outputs = _step_tensors(configs)
+    return HEAD + "\n".join(
+        [
+            "## Inputs of `ensemble` and `tensorrt_llm_bls`\n",
+            *_table(_input_rows(ensemble, own)),
+            "\n## Outputs of `ensemble` and `tensorrt_llm_bls`\n",
+            *_table(_output_rows(ensemble)),
+            "\n## Inputs of the steps that no client's input fills\n",
+            *_table(_step_input_rows(step_inputs)),
+            "\n## Outputs of the steps that stay inside\n",
+            *_table(
+                [
+                    ("output", "type", "what it is"),
+                    *((f"`{name}`", _type(t), STEP_OUTPUTS[name]) for name, t in step_outputs),
+                ]
+            ),
+            "",
+        ]
+    )
+
+
+def _step_tensors(configs: dict[str, Any]) -> tuple[Tensors, Tensors]:
+    """(the inputs of steps that no client's input fills, the outputs that stay inside)."""
+    mapped = {
+        f"{step.model_name}.{key}"
+        for step in configs["ensemble"].ensemble_scheduling.step
+        for key, value in step.input_map.items()
+        if not value.startswith("_")
+    }
+    inputs = [
+        (f"{room}.{tensor.name}", tensor)
+        for room in ROOMS
+        for tensor in configs[room].input
+        if f"{room}.{tensor.name}" not in mapped
+    ]
+    _same(STEP_INPUTS, [name for name, _ in inputs], "STEP_INPUTS")
+    outputs = [
+        (f"{room}.{tensor.name}", tensor)
+        for room in ROOMS[:2]
+        for tensor in configs[room].output
+        if tensor.name not in OUTPUTS
+    ]
+    _same(STEP_OUTPUTS, [name for name, _ in outputs], "STEP_OUTPUTS")
+    return inputs, outputs
+
+
+def _input_rows(ensemble: Any, own: list[Any]) -> Iterator[tuple[str, ...]]:
+    yield ("input", "type", "goes to", "default", "allowed", *RUNTIMES, "meaning")
+    ways = {
+        value: f"{step.model_name}.`{key}`"
+        for step in ensemble.ensemble_scheduling.step
+        for key, value in step.input_map.items()
+    }
+    for tensor in [*ensemble.input, *own]:
+        way = ways.get(tensor.name, "`tensorrt_llm_bls` only")
+        yield _row(f"`{tensor.name}`", tensor, (way,), INPUTS[tensor.name])
+
+
+def _step_input_rows(tensors: list[tuple[str, Any]]) -> Iterator[tuple[str, ...]]:
+    yield ("input", "type", "default", "allowed", *RUNTIMES, "meaning")
+    for name, tensor in tensors:
+        yield _row(f"`{name}`", tensor, (), STEP_INPUTS[name])
+
+
+def _row(name: str, tensor: Any, way: tuple[str, ...], words: Input) -> tuple[str, ...]:
+    honoured = [_honoured(words.by, runtime) for runtime in RUNTIMES]
+    return (name, _type(tensor), *way, words.default, words.allowed, *honoured, words.meaning)
+
+
+def _honoured(by: str, runtime: str) -> str:
+    if by == REFUSED:
+        return "refused"
+    return "yes" if by == ROOM else outcome(runtime, by)
+
+
+def _output_rows(ensemble: Any) -> Iterator[tuple[str, ...]]:
+    yield ("output", "type", "comes from", "sent with", "what it is")
+    ways = {
+        value: f"{step.model_name}.`{key}`"
+        for step in ensemble.ensemble_scheduling.step
+        for key, value in step.output_map.items()
+    }
+    for tensor in ensemble.output:
+        when, what = OUTPUTS[tensor.name]
+        yield (f"`{tensor.name}`", _type(tensor), ways[tensor.name], when, what)
+
+
+def _type(tensor: Any) -> str:
+    name = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
+    return f"{name} {list(tensor.dims)}"
+
+
+def _names(tensors: Iterable[Any]) -> set[str]:
+    return {tensor.name for tensor in tensors}
+
+
+def _same(words: Iterable[str], tensors: list[str], where: str) -> None:
+    missing, left = set(tensors) - set(words), set(words) - set(tensors)
+    if missing or left:
+        raise BuildError(
+            f"descriptions.py: {where} lacks {sorted(missing)} and has {sorted(left)} too many; "
+            "mend it there"
+        )
+
+
+def _table(rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    head, *body = rows
+    for row in (head, ("---",) * len(head), *body):
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+
+
+HEAD = """# The contract: every tensor
+
+<!-- Written by build/contract/write_table.py ('make table'); 'make check' fails if stale. -->
+
+The three rooms and `ensemble` keep the names, types and dims of upstream's tensorrtllm_backend
+(v0.19 to 1.2), so that its clients work unchanged. `ensemble` streams; `tensorrt_llm_bls` takes the
+same inputs and gives exactly one response: Triton offers unary `infer()` on no model that streams,
+so clients that call it name `tensorrt_llm_bls`, or call a repository that `assemble_repository.py
+--unary` makes. There `ensemble` and `tensorrt_llm` give one response a request, as upstream's
+default does, and echo the prompt unless `exclude_input_in_output` is true; `stream` true, a batch
+of more than one row and `num_return_sequences` above 1 are refused by name.
+
+All tensors have a batch dimension first (`[1, 1]` for one prompt, up to 64 rows); only
+`text_output` has one dimension alone, `[n]`, as upstream's.
+
+A runtime's column says `yes` (honoured), `refused` (a value other than the default is answered with
+UNSUPPORTED and the input's name) or `no effect`. A wrong value is answered with INVALID_ARG and one
+sentence that names the input, its value and what is allowed; a full queue or a restarting engine
+with UNAVAILABLE. Triton sends the code with unary gRPC and HTTP `infer`; a gRPC stream and HTTP
+`generate` do not carry it (`generate` answers 400, 500 for a body that is no JSON, and 200 with an
+`error` once a response has gone out), so a request with the parameter `named_errors` (true) gets
+messages that begin with it: `[INVALID_ARG] ...`.
+
+The parameter `id` is a name under which `tensorrt_llm`'s `stop` finds the request, beside its
+request id; `Streaming` and `accumulate_tokens`, which upstream's clients send, have no effect;
+`cancel_id`, `one_response` and `stream_key` are the rooms' own. Any other one is refused by name,
+but those that Triton keeps for itself and does not show to a model: `priority`, `timeout` and the
+`sequence_*` of the protocol have no effect here. Of these names the inputs `priority` and
+`timeout_ms` do what one expects.
+
+Triton 2.51 tells the rooms that a gRPC client has left `ensemble` with the request's next response
+and not before, so a request that is not streamed, or still waits, goes on until then; `stop` with
+its id ends it at once, as do `timeout_ms` and leaving a call of `tensorrt_llm_bls`.
+
+A batch's responses come one for each sequence, marked with `batch_index` and `sequence_index`; the
+final flag rides on the last one. `tensorrt_llm_bls` puts all of them into its one response: every
+output has a row for each sequence, prompt by prompt and within a prompt sequence by sequence,
+numbered by `batch_index` and `sequence_index` (upstream's refuses a batch and ignores
+`num_return_sequences`). A client that reads `[0]` alone reads the first prompt's first sequence: it
+must ask for one row and one sequence. `tensorrt_llm_bls` is also the way to several sequences over
+HTTP, whose `generate` takes one response from a model and fails on `ensemble`'s second one.
+
+"""
+
+if __name__ == "__main__":
+    run_script(main)

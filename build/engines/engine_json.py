@@ -1,0 +1,85 @@
+"""Writes `engine.json`, through the very dataclasses with which the server reads it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import host.room_paths  # noqa: F401
+from engine_config import (
+    FORMAT_VERSION,
+    EngineConfig,
+    EngineConfigError,
+    Limits,
+    ModelFacts,
+    load_engine_config,
+    parse_section,
+)
+from token_engine.checkpoint_kv_scales import check_kv_scales
+from token_engine.checkpoint_quantization import marlin_note
+from token_engine.cpu_isa import find_cpu_isa
+from token_engine.interface import EngineLoadError
+from token_engine.openvino_import import import_openvino
+from token_engine.openvino_memory import ModelShape
+from token_engine.openvino_options import (
+    AUTO,
+    KV_BLOCK_TOKENS,
+    KV_CACHE_PRECISIONS,
+    PRECISIONS,
+    OpenVinoOptions,
+)
+from token_engine.openvino_precision import Settled, settle
+from token_engine.openvino_requirements import NO_AVX2, available_bytes
+from token_engine.registry import RUNTIMES
+from token_engine.sglang_options import CONTEXT_RESERVE, SglangOptions
+from token_engine.tensorrt_llm_options import TensorRtLlmOptions
+from token_engine.vllm_options import VllmOptions
+
+__all__ = [
+    "AUTO",
+    "CONTEXT_RESERVE",
+    "FORMAT_VERSION",
+    "KV_BLOCK_TOKENS",
+    "KV_CACHE_PRECISIONS",
+    "NO_AVX2",
+    "PRECISIONS",
+    "RUNTIMES",
+    "EngineConfig",
+    "EngineConfigError",
+    "EngineLoadError",
+    "Limits",
+    "ModelFacts",
+    "ModelShape",
+    "OpenVinoOptions",
+    "Settled",
+    "SglangOptions",
+    "TensorRtLlmOptions",
+    "VllmOptions",
+    "available_bytes",
+    "check_kv_scales",
+    "find_cpu_isa",
+    "import_openvino",
+    "load_engine_config",
+    "marlin_note",
+    "parse_section",
+    "read_description",
+    "settle",
+    "write_description",
+]
+
+
+def write_description(folder: Path, config: EngineConfig) -> None:
+    """Write `folder/engine.json` and read it back."""
+    text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    (folder / "engine.json").write_text(text, encoding="utf-8")
+    if load_engine_config(folder) != config:
+        raise AssertionError(f"engine.json does not read back as written: {text}")
+
+
+def read_description(folder: Path) -> EngineConfig | None:
+    """The description of an engine built earlier, or None where there is none that can be read."""
+    try:
+        return load_engine_config(folder)
+    except EngineConfigError:
+        return None

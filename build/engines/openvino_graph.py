@@ -1,0 +1,227 @@
+"""A Llama 3.x forward pass as an OpenVINO graph over a checkpoint's own packed bytes.
+
+Inputs: `input_ids` i64 [B, S], `attention_mask` i64 [B, T], `position_ids` i64 [B, S], `beam_idx`
+i32 [B]; output `logits` f32 [B, S, vocab]. The KV cache is the model's state, in the form in which
+OpenVINO GenAI finds it and replaces it by paged attention.
+
+Each linear's e2m1 and e4m3 constants are the checkpoint's mapped bytes: OpenVINO's nibble order is
+Model Optimizer's. The CPU plugin computes on the 4-bit weights as long as the pattern
+`Convert(e2m1) * Convert(e4m3) -> Reshape -> Convert -> MatMul` stands. `weight_scale_2` multiplies
+the MatMul's result: exact, where folding it into the e4m3 scales would round or underflow.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import openvino as ov
+import openvino.opset13 as op
+from checkpoints.llama_config import LlamaConfig
+from checkpoints.nvfp4 import BLOCK, Checkpoint, linear_shapes
+
+Node = Any  # ov.Node or ov.Output; OpenVINO's Python package has no usable type hints
+ALL = -1  # "whatever is left" in a reshape
+KEEP = 0  # "as in the input" in a reshape
+
+
+def build_graph(checkpoint: Checkpoint, max_seq_len: int) -> ov.Model:
+    """The whole model, for positions below `max_seq_len`.
+
+    Its large constants are views of the checkpoint's pages: keep `checkpoint` as long as the model.
+    """
+    return _GraphBuilder(checkpoint, max_seq_len).build()
+
+
+def rope_inverse_frequencies(config: LlamaConfig) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Radians per position, [head_dim / 2], with llama3 scaling as transformers does it."""
+    exponents = np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim
+    frequencies = config.rope_theta**-exponents
+    scaling = config.rope_scaling
+    if scaling is None:
+        return frequencies
+    wavelengths = 2 * math.pi / frequencies
+    original = scaling.original_max_position_embeddings
+    smooth = original / wavelengths - scaling.low_freq_factor
+    smooth = np.clip(smooth / (scaling.high_freq_factor - scaling.low_freq_factor), 0.0, 1.0)
+    # smooth is 1 for short wavelengths (kept) and 0 for long ones (slowed by the whole factor).
+    return frequencies * (smooth + (1 - smooth) / scaling.factor)
+
+
+class _GraphBuilder:
+    def __init__(self, checkpoint: Checkpoint, max_seq_len: int) -> None:
+        self._checkpoint = checkpoint
+        self._max_seq_len = max_seq_len
+        self._config = checkpoint.config
+        self._assigns: list[Node] = []
+
+    def build(self) -> ov.Model:
+        config = self._config
+        self._declare_inputs()
+        embedding = self._dense("model.embed_tokens.weight")
+        hidden = op.gather(embedding, self._input_ids, _i64(0))
+        self._prepare_positions()
+        for layer in range(config.num_hidden_layers):
+            hidden = self._decoder_layer(layer, hidden)
+        hidden = self._rms_norm("model.norm.weight", hidden)
+        head = embedding if config.tie_word_embeddings else self._dense("lm_head.weight")
+        logits = op.matmul(self._finite_or_zero(hidden), head, False, True)
+        logits.output(0).set_names({"logits"})
+        return ov.Model([op.result(logits)], self._assigns, self._parameters, "llama_nvfp4")
+
+    def _declare_inputs(self) -> None:
+        self._input_ids = _parameter("input_ids", [-1, -1], ov.Type.i64)
+        self._attention_mask = _parameter("attention_mask", [-1, -1], ov.Type.i64)
+        self._position_ids = _parameter("position_ids", [-1, -1], ov.Type.i64)
+        self._beam_idx = _parameter("beam_idx", [-1], ov.Type.i32)
+        self._parameters = [
+            self._input_ids,
+            self._attention_mask,
+            self._position_ids,
+            self._beam_idx,
+        ]
+        batch = op.gather(op.shape_of(self._input_ids), _i64([0]), _i64(0))
+        config = self._config
+        sizes = _i64([config.num_key_value_heads, 0, config.head_dim])
+        empty_shape = op.concat([batch, sizes], 0)
+        self._empty_cache = op.broadcast(_f32(0.0), empty_shape)
+
+    def _prepare_positions(self) -> None:
+        """cos and sin [B, 1, S, head_dim], the additive mask [B, 1, S, T]: one for all layers."""
+        # Tables, not arithmetic: a graph that computed the angles would compute them in bf16 where
+        # that is the engine's precision, and bf16 cannot tell positions above 256 apart.
+        frequencies = rope_inverse_frequencies(self._config).astype(np.float32)
+        angles = np.outer(np.arange(self._max_seq_len, dtype=np.float32), frequencies)
+        angles = np.concatenate([angles, angles], axis=1)
+        self._cos, self._sin = (
+            self._at_positions(np.cos(angles)),
+            self._at_positions(np.sin(angles)),
+        )
+        total = op.squeeze(
+            op.gather(op.shape_of(self._attention_mask), _i64([1]), _i64(0)), _i64(0)
+        )
+        columns = op.range(_i64(0), total, _i64(1), "i64")
+        rows = op.unsqueeze(op.unsqueeze(self._position_ids, _i64(1)), _i64(3))
+        future = op.greater(columns, rows)
+        padding = op.equal(self._attention_mask, _i64(0))
+        padding = op.unsqueeze(op.unsqueeze(padding, _i64(1)), _i64(1))
+        hidden = op.logical_or(future, padding)
+        self._mask = op.select(hidden, _f32(np.finfo(np.float32).min), _f32(0.0))
+
+    def _at_positions(self, table: Any) -> Node:
+        """Rows of a table [max_seq_len, head_dim] -> [B, 1, S, head_dim]."""
+        return op.unsqueeze(op.gather(_f32(table), self._position_ids, _i64(0)), _i64(1))
+
+    def _decoder_layer(self, layer: int, hidden: Node) -> Node:
+        prefix = f"model.layers.{layer}."
+        normed = self._rms_norm(f"{prefix}input_layernorm.weight", hidden)
+        hidden = op.add(hidden, self._attention(layer, normed))
+        normed = self._rms_norm(f"{prefix}post_attention_layernorm.weight", hidden)
+        gate = op.swish(self._linear(layer, "mlp.gate_proj", normed))
+        inner = op.multiply(gate, self._linear(layer, "mlp.up_proj", normed))
+        return op.add(hidden, self._linear(layer, "mlp.down_proj", inner))
+
+    def _attention(self, layer: int, hidden: Node) -> Node:
+        config = self._config
+        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        query = self._rotated(self._heads(layer, "self_attn.q_proj", hidden, heads))
+        key = self._rotated(self._heads(layer, "self_attn.k_proj", hidden, kv_heads))
+        value = self._heads(layer, "self_attn.v_proj", hidden, kv_heads)
+        key = self._for_every_query_head(self._cached(f"past_key_values.{layer}.key", key))
+        value = self._for_every_query_head(self._cached(f"past_key_values.{layer}.value", value))
+        scale = _f32(config.head_dim**-0.5)
+        mixed = op.scaled_dot_product_attention(query, key, value, self._mask, scale)
+        merged = op.reshape(op.transpose(mixed, _i64([0, 2, 1, 3])), _i64([KEEP, KEEP, ALL]), True)
+        return self._linear(layer, "self_attn.o_proj", merged)
+
+    def _heads(self, layer: int, name: str, hidden: Node, heads: int) -> Node:
+        """[B, S, hidden] -> [B, heads, S, head_dim]."""
+        split = op.reshape(
+            self._linear(layer, name, hidden),
+            _i64([KEEP, KEEP, heads, self._config.head_dim]),
+            True,
+        )
+        return op.transpose(split, _i64([0, 2, 1, 3]))
+
+    def _rotated(self, x: Node) -> Node:
+        half = self._config.head_dim // 2
+        first, second = op.variadic_split(x, _i64(3), _i64([half, half])).outputs()
+        # The axis must be written as -1 for the plugin to fuse all this into one operation.
+        turned = op.concat([op.multiply(second, _f32(-1.0)), first], -1)
+        return op.add(op.multiply(x, self._cos), op.multiply(turned, self._sin))
+
+    def _cached(self, name: str, new: Node) -> Node:
+        """Append to the state `name`: [B, kv_heads, S, head_dim] -> [B, kv_heads, T, head_dim]."""
+        shape = [-1, self._config.num_key_value_heads, -1, self._config.head_dim]
+        past = op.read_value(self._empty_cache, name, ov.Type.f32, ov.PartialShape(shape))
+        past = op.gather(past, self._beam_idx, _i64(0))
+        present = op.concat([past, new], 2)
+        self._assigns.append(op.assign(present, name))
+        return present
+
+    def _for_every_query_head(self, x: Node) -> Node:
+        """Grouped-query attention: repeat each KV head for the query heads that share it."""
+        config = self._config
+        repeats = config.num_attention_heads // config.num_key_value_heads
+        if repeats == 1:
+            return x
+        wide = op.broadcast(
+            op.unsqueeze(x, _i64(2)), _i64([1, 1, repeats, 1, 1]), broadcast_spec="BIDIRECTIONAL"
+        )
+        return op.reshape(
+            wide, _i64([KEEP, config.num_attention_heads, ALL, config.head_dim]), True
+        )
+
+    def _rms_norm(self, name: str, x: Node) -> Node:
+        mean_square = op.reduce_mean(op.power(x, _f32(2.0)), _i64([-1]), True)
+        inverse = op.divide(
+            _f32(1.0), op.sqrt(op.add(mean_square, _f32(self._config.rms_norm_eps)))
+        )
+        return op.multiply(self._dense(name), op.multiply(x, inverse))
+
+    def _finite_or_zero(self, hidden: Node) -> Node:
+        """Rows that are not finite become zeros, and all of their logits equal.
+
+        With NaN among the logits OpenVINO GenAI (2026.4) fails at the first request for
+        log-probabilities and takes every other request with it; equal ones it answers with
+        -log(vocab_size), by which the engine recognises them.
+        """
+        size = op.reduce_sum(op.abs(hidden), _i64([-1]), True)
+        is_finite = op.less_equal(size, _f32(np.finfo(np.float32).max))  # false for NaN too
+        return op.select(is_finite, hidden, _f32(0.0))
+
+    def _linear(self, layer: int, linear: str, x: Node) -> Node:
+        rows, columns = linear_shapes(self._config)[linear]
+        name = f"model.layers.{layer}.{linear}"
+        blocks = columns // BLOCK
+        packed = self._constant(f"{name}.weight", [rows, blocks, BLOCK], ov.Type.f4e2m1)
+        scales = self._constant(f"{name}.weight_scale", [rows, blocks, 1], ov.Type.f8e4m3)
+        blockwise = op.multiply(op.convert(packed, "f16"), op.convert(scales, "f16"))
+        weight = op.convert(op.reshape(blockwise, _i64([rows, columns]), False), "f32")
+        global_scale = self._checkpoint.tensors[f"{name}.weight_scale_2"].scalar()
+        return op.multiply(op.matmul(x, weight, False, True), _f32(global_scale))
+
+    def _dense(self, name: str) -> Node:
+        shape = list(self._checkpoint.tensors[name].shape)
+        return op.convert(self._constant(name, shape, ov.Type.bf16), "f32")
+
+    def _constant(self, name: str, shape: list[int], dtype: ov.Type) -> Node:
+        data = self._checkpoint.tensors[name].data
+        constant = ov.op.Constant(ov.Tensor(data, ov.Shape(shape), dtype))
+        constant.set_friendly_name(name)
+        return constant
+
+
+def _parameter(name: str, shape: list[int], dtype: ov.Type) -> Node:
+    parameter = op.parameter(ov.PartialShape(shape), dtype, name=name)
+    parameter.output(0).set_names({name})
+    return parameter
+
+
+def _i64(value: int | list[int]) -> Node:
+    return op.constant(np.asarray(value, np.int64))
+
+
+def _f32(value: Any) -> Node:
+    return op.constant(np.asarray(value, np.float32))

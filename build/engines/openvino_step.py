@@ -1,0 +1,139 @@
+"""OpenVINO GenAI's engine: an OpenVINO model over the checkpoint's own 4-bit bytes."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from checkpoints.llama_config import LlamaConfig
+from checkpoints.nvfp4 import Checkpoint
+from host.console import BuildError
+from host.memory import machine_memory_bytes
+
+from engines.engine_json import (
+    AUTO,
+    KV_BLOCK_TOKENS,
+    KV_CACHE_PRECISIONS,
+    NO_AVX2,
+    PRECISIONS,
+    Limits,
+    ModelShape,
+    OpenVinoOptions,
+    Settled,
+    find_cpu_isa,
+    import_openvino,
+    settle,
+)
+from engines.hardware import check_memory
+from engines.step import CompileStep, Plan, installed_version, plan_limits, validated
+from engines.token_table import TokenTable
+
+DEFAULT_KV_CACHE_TOKENS = 16384  # 2 GB for the 8B model in bf16
+
+
+class CompileStepOpenVino(CompileStep):
+    """See the module's docstring."""
+
+    option_names = (
+        "precision",
+        "kv_cache_precision",
+        "kv_cache_tokens",
+        "threads",
+        "prefix_caching",
+    )
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        add = parser.add_argument_group("openvino").add_argument
+        add(
+            "--kv-cache-tokens",
+            type=int,
+            help="tokens of all requests that the KV cache holds (16384)",
+        )
+        add(
+            "--precision",
+            choices=PRECISIONS,
+            default=AUTO,
+            help="of the arithmetic: f32 to equal the reference; auto, settled when the engine is "
+            "loaded, is bf16 on a CPU that computes it and f32 elsewhere (auto)",
+        )
+        add(
+            "--kv-cache-precision",
+            choices=KV_CACHE_PRECISIONS,
+            default=AUTO,
+            help="auto: f32 with --precision f32, else what goes with the arithmetic (auto)",
+        )
+        add("--threads", type=int, default=0, help="0: one for each core")
+        add(
+            "--prefix-caching",
+            action="store_true",
+            help="prompts that begin alike share their KV blocks; off, for OpenVINO GenAI 2026.4 "
+            "gives some of the requests that share blocks under load wrong tokens",
+        )
+
+    def check_machine(self, options: argparse.Namespace) -> None:
+        super().check_machine(options)
+        _versions()
+        if not find_cpu_isa().has_avx2:
+            raise BuildError(NO_AVX2)
+
+    def plan(self, options: argparse.Namespace, llama: LlamaConfig) -> Plan:
+        limits = plan_limits(options, llama)
+        built_with = _versions()
+        chosen = _options(options, limits)
+        least, settled = _least_memory(llama, chosen)
+        check_memory(options.hardware, least)
+        reason = f"precision on this machine, settled at each load: {settled}"
+        return Plan(limits, dataclasses.asdict(chosen), built_with, (reason,))
+
+    def write(self, checkpoint: Checkpoint, table: TokenTable, plan: Plan, folder: Path) -> None:
+        import_openvino()  # with its telemetry switched off, before any other import of it
+        from engines.openvino_files import write_openvino_model
+        from engines.openvino_guides import write_guide_files
+
+        write_openvino_model(checkpoint, plan.limits.max_seq_len, folder)
+        write_guide_files(table, checkpoint.config.eos_token_ids[0], folder)
+
+
+def _options(options: argparse.Namespace, limits: Limits) -> OpenVinoOptions:
+    tokens = options.kv_cache_tokens
+    if tokens is None:
+        wanted = limits.max_batch_size * limits.max_seq_len
+        tokens = max(limits.max_seq_len, min(wanted, DEFAULT_KV_CACHE_TOKENS))
+    if tokens < limits.max_seq_len:
+        raise BuildError(
+            f"--kv-cache-tokens is {tokens}, allowed is at least --max-seq-len "
+            f"{limits.max_seq_len}: the longest request that is admitted has to fit"
+        )
+    return validated(
+        OpenVinoOptions,
+        num_kv_blocks=-(-tokens // KV_BLOCK_TOKENS),
+        precision=options.precision,
+        kv_cache_precision=options.kv_cache_precision,
+        num_threads=options.threads,
+        enable_prefix_caching=options.prefix_caching,
+    )
+
+
+def _least_memory(llama: LlamaConfig, options: OpenVinoOptions) -> tuple[int, Settled]:
+    """Bytes without which it cannot run here, and the precisions that this takes."""
+    shape = ModelShape.of(dataclasses.asdict(llama))
+    memory = machine_memory_bytes()
+
+    def needed(precision: str, kv_cache_precision: str) -> int:
+        cache = shape.kv_cache_bytes(options.num_kv_blocks, kv_cache_precision)
+        return shape.weight_bytes(precision) + cache
+
+    settled = settle(options, find_cpu_isa(), lambda *pair: needed(*pair) <= memory)
+    return needed(settled.precision, settled.kv_cache_precision), settled
+
+
+def _versions() -> dict[str, str]:
+    versions: dict[str, str] = {}
+    for package in ("openvino", "openvino-genai"):
+        version = installed_version(package)
+        if version is None:
+            raise BuildError(f"{package} is not installed; run \"pip install '.[server]'\"")
+        versions[package] = version
+    return versions

@@ -1,0 +1,282 @@
+"""One tritonserver after the other until one ends by itself: started, watched, drained, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from drain_request import ANSWER, DIRECTORY_VARIABLE, KILLED, OPEN, REQUEST
+
+from serving.cleanup import STUB_GRACE_S, remove_dead_servers, watched_folder, write_note
+from serving.find_triton import TritonInstallation
+from serving.processes import end_with_parent, region_option, remove_leftovers, stubs_of
+from serving.start_watch import StartWatch
+from serving.stop_watch import StopWatch
+
+# Triton quotes the message and writes a line break in it as the two characters \\n.
+LOAD_FAILURE = re.compile(
+    r"failed to load '(\w+)' version \d+: [\w ]+: (?:TritonModelException: )?(.*?)(?:\\n|\"?$)"
+)
+# What Triton waits for while it ends, once a second; some versions write no quotation marks.
+FOUND = re.compile(r"Timeout \d+: Found ([^\"\n]+)")
+ATTEMPTS = 3
+LOOK_S = 0.5
+DRAIN_LOOK_S = 0.05
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What serve.py was told."""
+
+    command: list[str]
+    drain_s: float
+    start_limit_s: float
+    address: tuple[str, int]  # of the HTTP frontend
+    telling_rooms: set[str]  # those that say how far their start has come
+
+
+@dataclass(frozen=True)
+class End:
+    """How a tritonserver ended."""
+
+    code: int  # as of subprocess: below 0, a signal
+    error: str  # a sentence, or empty
+    failed_start: str  # a clause: why another start may succeed; empty if it would not
+
+
+def run(triton: TritonInstallation, settings: Settings) -> int:
+    """Run Triton to its end and clean up; returns its exit code, or 128 + the signal's number."""
+    print(f"tritonserver from {triton.origin}", flush=True)
+    signals = SignalPassing()
+    try:
+        remove_dead_servers()
+        with watched_folder() as folder:
+            end = _start_until_it_runs(triton, settings, folder, signals)
+    finally:
+        signals.restore()
+    if end.error:
+        print(f"error: {end.error}", file=sys.stderr, flush=True)
+    return end.code if end.code >= 0 else 128 - end.code
+
+
+def _start_until_it_runs(
+    triton: TritonInstallation, settings: Settings, folder: Path, signals: SignalPassing
+) -> End:
+    end = End(0, "", "")
+    for attempt in range(1, ATTEMPTS + 1):
+        if signals.number is not None:
+            return End(-signals.number, f"stopped by signal {signals.number} at its start", "")
+        end = _run_once(triton, settings, folder, f"start-{attempt}", signals)
+        if not end.failed_start or signals.number is not None:
+            return end
+        if attempt < ATTEMPTS:
+            print(
+                f"tritonserver did not start: {end.failed_start}; "
+                f"it is started anew, attempt {attempt + 1} of {ATTEMPTS}",
+                flush=True,
+            )
+    return End(
+        1,
+        f"tritonserver did not start in {ATTEMPTS} attempts: {end.failed_start}; see its log "
+        "above, and give a slow machine more time with --start-timeout",
+        "",
+    )
+
+
+def _run_once(
+    triton: TritonInstallation, settings: Settings, folder: Path, name: str, signals: SignalPassing
+) -> End:
+    server = Server(triton, settings, folder, name)
+    signals.pass_to(server.process, server.drain)
+    server.attend()
+    return server.end()
+
+
+class Server:
+    """One tritonserver, from its start until nothing of it is left."""
+
+    def __init__(
+        self, triton: TritonInstallation, settings: Settings, folder: Path, name: str
+    ) -> None:
+        self._folder = folder
+        self._rooms_folder = folder / name  # a start must not see the signs of the one before
+        self._rooms_folder.mkdir()
+        self._start = StartWatch(
+            self._rooms_folder, settings.telling_rooms, settings.start_limit_s, settings.address
+        )
+        self._stop = StopWatch(self._rooms_folder)
+        self._stuck = ""  # one clause: why it was ended here, at its start
+        self._overdue = ""  # or at its stop
+        self.drain = Drain(self._rooms_folder, settings.drain_s)
+        self.process = subprocess.Popen(
+            [*settings.command, region_option(folder.name)],
+            env={**os.environ, **triton.environment, DIRECTORY_VARIABLE: str(self._rooms_folder)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            # Of its own session: a terminal's Ctrl-C comes here only, and is passed on in order.
+            start_new_session=True,
+            preexec_fn=end_with_parent,
+        )
+        self._log = LogPassing(self.process)
+
+    def attend(self) -> None:
+        """Until it has ended and nothing of it is left."""
+        try:
+            write_note(self._folder, self.process.pid)
+            while self.process.poll() is None:
+                self.drain.stop_when_done(self.process)
+                if self.drain.stopped:
+                    self._look_at_stop()
+                elif not (self._start.started or self.drain.asked or self._stuck):
+                    self._look_at_start()
+                self._rest()
+        finally:
+            grace_s = 0 if self._stuck or self._overdue else STUB_GRACE_S
+            remove_leftovers(self.process.pid, self._folder.name, grace_s)
+        self._log.finish()
+
+    def _look_at_start(self) -> None:
+        self._stuck = self._start.look(stubs_of(self.process.pid))
+        if self._stuck:
+            self.process.kill()
+        elif self._start.started:
+            print("tritonserver is ready", flush=True)
+
+    def _look_at_stop(self) -> None:
+        overdue = self._stop.look(stubs_of(self.process.pid), self._log.found)
+        if overdue and not self._overdue:
+            self._overdue = overdue
+            os.killpg(self.process.pid, signal.SIGKILL)  # its stubs too, which would complain
+
+    def _rest(self) -> None:
+        """Until it has ended, or is to be looked at again."""
+        until = time.monotonic() + LOOK_S
+        while self.process.poll() is None and time.monotonic() < until:
+            time.sleep(DRAIN_LOOK_S)
+            if self.drain.asked and not self.drain.stopped:
+                return
+
+    def end(self) -> End:
+        """How it ended."""
+        code = self.process.returncode
+        if (self._rooms_folder / KILLED).exists():
+            warning = "warning: the engine did not end in time and was killed"
+            print(warning, file=sys.stderr, flush=True)
+        if code == -signal.SIGKILL and self._overdue:
+            error = f"tritonserver was ended: {self._overdue}"
+            if self.drain.was_idle and self._stop.waits_for_clients:
+                print(error, flush=True)
+                return End(0, "", "")
+            return End(code, error, "")
+        if code == 0:
+            return End(0, "", "")
+        if not (self._stuck or self._start.started) and code == -signal.SIGABRT:
+            # Triton 2.51, if a stub is not scheduled for a second while it holds a lock.
+            self._stuck = "it ended with signal 6"
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        if self.drain.stopped and self._stop.models:
+            how += f" before its models {', '.join(self._stop.models)}, which were killed"
+        error = self._log.load_failure or f"tritonserver ended with {how}; see its log above"
+        return End(code, error, self._stuck)
+
+
+class Drain:
+    """Lets the requests in flight end before Triton is told to, as drain_request.py explains."""
+
+    def __init__(self, directory: Path, seconds: float) -> None:
+        self.directory = directory
+        self._seconds = seconds
+        self._deadline = float("inf")
+        self.asked = False
+        self.stopped = False  # Triton was told to end
+        self.was_idle = False  # at that moment
+
+    def ask(self) -> None:
+        """Tell the engine's room; safe in a signal handler."""
+        self.asked = True
+        self._deadline = time.monotonic() + self._seconds + STUB_GRACE_S
+        # Written aside and moved: the room must not read it half-written.
+        aside = self.directory / f"{REQUEST}.part"
+        aside.write_text(str(self._seconds), encoding="utf-8")
+        aside.replace(self.directory / REQUEST)
+
+    def stop_when_done(self, process: subprocess.Popen[bytes]) -> None:
+        """Tell Triton to end when nothing is in flight, or when the room does not answer."""
+        if not self.asked or self.stopped:
+            return
+        # Before the engine's room is open, nothing is in flight.
+        idle = (self.directory / ANSWER).exists() or not (self.directory / OPEN).exists()
+        if idle or time.monotonic() > self._deadline:
+            process.send_signal(signal.SIGTERM)
+            self.stopped, self.was_idle = True, idle
+
+
+class SignalPassing:
+    """The first SIGINT or SIGTERM starts the drain, the second one kills Triton."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None  # of the first one
+        self._process: subprocess.Popen[bytes] | None = None
+        self._drain: Drain | None = None
+        self._before = {
+            number: signal.signal(number, self._pass_on)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+
+    def pass_to(self, process: subprocess.Popen[bytes], drain: Drain) -> None:
+        """From now on to this server."""
+        self._process, self._drain = process, drain
+        if self.number is not None and not drain.asked:  # it came between two servers
+            drain.ask()
+
+    def restore(self) -> None:
+        """Handle them as before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        if self.number is None:
+            self.number = number
+            if self._drain is not None:
+                self._drain.ask()
+        elif self._process is not None:
+            self._process.kill()
+
+
+class LogPassing:
+    """Triton's log to our own output, and of it what we must know ourselves."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.load_failure = ""  # the sentence that says why a model did not load
+        self.found = ""  # what it waits for while it ends, as in "1 HTTP service connections"
+        self._process = process
+        # A daemon: a stub that outlives the server holds the pipe open.
+        self._thread = threading.Thread(target=self._pass_on, daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Wait for the last lines."""
+        self._thread.join(STUB_GRACE_S)
+
+    def _pass_on(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            # Nobody reads any more: Triton must not block on a full pipe for that.
+            with contextlib.suppress(BrokenPipeError):
+                sys.stdout.buffer.write(line)
+                sys.stdout.buffer.flush()
+            text = line.decode(errors="replace")
+            if found := FOUND.search(text):
+                self.found = found[1]
+            if failure := LOAD_FAILURE.search(text):
+                self.load_failure = f"{failure[1]} cannot be loaded: {failure[2]}"

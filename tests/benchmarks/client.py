@@ -1,0 +1,258 @@
+"""What a streamed response costs the client's process: our client beside what it is built on.
+
+Every client reads the same answers, from a process of its own; what is counted is that process's
+CPU time. The answers are the ensemble's on the replay engine, recorded, and played back by a server
+that costs less than any client (`playback_server`). Rounds alternate between the clients, and the
+least of each is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from assemble_repository import assemble
+from host.console import run_script, say
+from serving.child_server import ServerProcess, free_ports
+
+from tests.benchmarks.playback_server import record
+
+ROOT = Path(__file__).resolve().parents[2]
+STREAMS = 16
+TOKENS = 1500
+# name -> (what it is measured against, microseconds that it may cost)
+LIMITS = {"AsyncClient": ("raw aio stub", 60.0), "Client": ("raw stub", 110.0)}
+
+
+def main() -> None:
+    """The figures are for people: nothing here fails."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--url", help="measure one client against this server (used by itself)")
+    parser.add_argument("--only", choices=CLIENTS)
+    options = parser.parse_args()
+    if options.url:
+        print(json.dumps(_measure(CLIENTS[options.only], options.url)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        repository = _replay(Path(folder))
+        with ServerProcess(repository, free_ports(), Path(folder) / "server.log") as server:
+            record(server.ports.url("grpc"), Path(folder) / "answer", _raw_request())
+        with _playing(Path(folder) / "answer") as url:
+            _report(url, options.rounds)
+
+
+@contextlib.contextmanager
+def _playing(answer: Path) -> Iterator[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks.playback_server",
+        str(answer),
+    ]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None
+        yield f"127.0.0.1:{process.stdout.readline().strip()}"
+        process.communicate()  # ends its standard input
+
+
+def _replay(folder: Path) -> Path:
+    """A repository whose engine costs nothing."""
+    script = [sys.executable, str(ROOT / "build" / "compile_engine.py"), "--runtime", "replay"]
+    checkpoint = ["--checkpoint", str(ROOT / "build" / "demo" / "checkpoint")]
+    subprocess.run(
+        [*script, *checkpoint, "--output", str(folder / "engine")],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    assemble(folder / "engine", folder / "model_repository")
+    return folder / "model_repository"
+
+
+def _report(url: str, rounds: int) -> None:
+    costs: dict[str, list[float]] = {name: [] for name in CLIENTS}
+    for number in range(rounds):
+        for name, found in costs.items():
+            command = [sys.executable, "-m", "tests.benchmarks.client", "--url", url, "--only", name]
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            found.append(json.loads(output))
+        say(f"round {number + 1} of {rounds}")
+    for name, found in costs.items():
+        line = f"{name:<24}{min(found):6.1f} us of CPU per streamed response"
+        if name in LIMITS:
+            beside, limit = LIMITS[name]
+            ratio = min(found) / min(costs[beside])
+            line += f"; {ratio:.2f} of the {beside}; at most {limit:.0f} are wanted"
+        say(line)
+
+
+def _measure(client: Callable[[str], Callable[[], int]], url: str) -> float:
+    """Microseconds of this process's CPU time for a response."""
+    run = client(url)
+    run()  # imports, connects, warms up
+    before = time.process_time()
+    responses = run()
+    return (time.process_time() - before) / responses * 1e6
+
+
+def _raw_request() -> Any:
+    from llama_fp4 import grpc_wire
+    from llama_fp4.contracts import OUTPUTS, Request, Tensor
+
+    tensors = (
+        Tensor("text_input", "BYTES", (1, 1), ["Hello there"]),
+        Tensor("max_tokens", "INT32", (1, 1), [TOKENS]),
+        Tensor("stream", "BOOL", (1, 1), [True]),
+        Tensor("return_token_ids", "BOOL", (1, 1), [True]),
+    )
+    return grpc_wire.infer_request(Request("ensemble", "", tensors, {}, (*OUTPUTS, "token_ids")))
+
+
+def _at_once(ask: Callable[[], int]) -> int:
+    with ThreadPoolExecutor(STREAMS) as pool:
+        return sum(pool.map(lambda _: ask(), range(STREAMS)))
+
+
+def raw_stub(url: str) -> Callable[[], int]:
+    """The KServe stub itself, a thread a stream."""
+    import grpc
+    from tritonclient.grpc import service_pb2_grpc
+
+    stub = service_pb2_grpc.GRPCInferenceServiceStub(grpc.insecure_channel(url))
+    request = _raw_request()
+    return lambda: _at_once(lambda: sum(1 for _ in stub.ModelStreamInfer(iter([request]))))
+
+
+def client(url: str) -> Callable[[], int]:
+    """Ours, a thread a stream."""
+    from llama_fp4 import Client
+
+    ours = Client(url)
+    return lambda: _at_once(lambda: sum(1 for _ in ours.stream("Hello there", max_tokens=TOKENS)))
+
+
+def client_under_gevent(url: str) -> Callable[[], int]:
+    """Ours, a greenlet a stream: gRPC's completion queue is read in gevent's threads."""
+    import gevent
+    from gevent import monkey
+
+    monkey.patch_all()
+    from grpc.experimental.gevent import init_gevent
+
+    init_gevent()
+    from llama_fp4 import Client
+
+    ours = Client(url)
+
+    def ask() -> int:
+        return sum(1 for _ in ours.stream("Hello there", max_tokens=TOKENS))
+
+    def run() -> int:
+        asked = [gevent.spawn(ask) for _ in range(STREAMS)]
+        gevent.joinall(asked, raise_error=True)
+        return sum(one.value for one in asked)
+
+    return run
+
+
+def raw_aio_stub(url: str) -> Callable[[], int]:
+    """The KServe stub itself, a task a stream."""
+    import grpc
+    from tritonclient.grpc import service_pb2_grpc
+
+    loop = asyncio.new_event_loop()
+    request = _raw_request()
+
+    async def connect() -> Any:
+        return service_pb2_grpc.GRPCInferenceServiceStub(grpc.aio.insecure_channel(url))
+
+    stub = loop.run_until_complete(connect())
+
+    async def ask() -> int:
+        responses = 0
+        async for _ in stub.ModelStreamInfer(iter([request])):
+            responses += 1
+        return responses
+
+    return lambda: loop.run_until_complete(_tasks(ask))
+
+
+def triton_aio(url: str) -> Callable[[], int]:
+    """tritonclient's own, a task a stream."""
+    import numpy as np
+    import tritonclient.grpc.aio as triton
+
+    loop = asyncio.new_event_loop()
+    arrays = {
+        "text_input": np.array([["Hello there"]], object),
+        "max_tokens": np.array([[TOKENS]], np.int32),
+        "stream": np.array([[True]]),
+    }
+    kinds = {"text_input": "BYTES", "max_tokens": "INT32", "stream": "BOOL"}
+    inputs = []
+    for name, array in arrays.items():
+        tensor = triton.InferInput(name, [1, 1], kinds[name])
+        tensor.set_data_from_numpy(array)
+        inputs.append(tensor)
+
+    async def connect() -> Any:
+        return triton.InferenceServerClient(url)
+
+    connection = loop.run_until_complete(connect())
+
+    async def ask() -> int:
+        async def requests() -> Any:
+            yield {"model_name": "ensemble", "inputs": inputs}
+
+        responses = 0
+        async for _ in connection.stream_infer(requests()):
+            responses += 1
+        return responses
+
+    return lambda: loop.run_until_complete(_tasks(ask))
+
+
+def async_client(url: str) -> Callable[[], int]:
+    """Ours, a task a stream."""
+    from llama_fp4 import AsyncClient
+
+    loop = asyncio.new_event_loop()
+    ours = AsyncClient(url)
+
+    async def ask() -> int:
+        responses = 0
+        async for _ in ours.stream("Hello there", max_tokens=TOKENS):
+            responses += 1
+        return responses
+
+    return lambda: loop.run_until_complete(_tasks(ask))
+
+
+async def _tasks(ask: Callable[[], Any]) -> int:
+    return sum(await asyncio.gather(*(ask() for _ in range(STREAMS))))
+
+
+CLIENTS: dict[str, Callable[[str], Callable[[], int]]] = {
+    "raw aio stub": raw_aio_stub,
+    "tritonclient.grpc.aio": triton_aio,
+    "AsyncClient": async_client,
+    "raw stub": raw_stub,
+    "Client": client,
+}
+if importlib.util.find_spec("gevent"):  # of the load test's extra
+    CLIENTS["Client under gevent"] = client_under_gevent
+
+if __name__ == "__main__":
+    run_script(main)

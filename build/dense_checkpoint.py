@@ -17,13 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from host.console import BuildError, Phase, run_script, say
-from host.output_folder import written_whole
-
 from checkpoints.llama_config import plain_config
 from checkpoints.nvfp4 import BLOCK, Checkpoint, open_checkpoint
 from checkpoints.safetensors_file import SINGLE_SHARD
 from checkpoints.values import e4m3_values
+from host.console import BuildError, Phase, run_script, say
+from host.output_folder import written_whole
 
 TOKENIZER_FILES = (
     "tokenizer.json",

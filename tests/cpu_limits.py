@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from token_engine.cpu_isa import LIMITS
+from token_engine.openvino_runtime.cpu_isa import LIMITS
 
 ROOT = Path(__file__).parents[1]
 ROOM = ROOT / "model_repository" / "tensorrt_llm" / "1"

@@ -21,8 +21,8 @@ from engine_config import EngineConfig, load_engine_config
 from make_checkpoint import make_checkpoint
 from reference.numpy_llama import ReferenceLlama, load_checkpoint
 from token_engine.interface import GenerationRequest, SamplingParams
-from token_engine.openvino_engine import OpenVinoEngine
-from token_engine.openvino_import import import_openvino
+from token_engine.openvino_runtime.engine import OpenVinoEngine
+from token_engine.openvino_runtime.library import import_openvino
 
 # What tokenizer.json says of an added token that is found wherever its text stands.
 TOKEN_FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}

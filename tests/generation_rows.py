@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from engine_config import EngineConfig, Limits, ModelFacts
-from generation_inputs import GenerationInputs, read_inputs
+from request_inputs.generation import GenerationInputs, read_inputs
 from token_engine.registry import RUNTIMES, Feature, Runtime
 
 VOCAB = 100

@@ -5,10 +5,15 @@ from __future__ import annotations
 import re
 from random import Random
 
-from guide_language.automaton import START, Deterministic, State, make_deterministic
-from guide_language.ebnf import parse_ebnf
-from guide_language.grammar import Grammar
-from guide_language.guides import guide_to_ebnf, read_guide
+from token_engine.openvino_runtime.guide_grammar.automaton import (
+    START,
+    Deterministic,
+    State,
+    make_deterministic,
+)
+from token_engine.openvino_runtime.guide_grammar.ebnf import parse_ebnf
+from token_engine.openvino_runtime.guide_grammar.grammar import Grammar
+from token_engine.openvino_runtime.guide_grammar.guides import guide_to_ebnf, read_guide
 
 
 def compiled(kind: str, text: str) -> Deterministic:

@@ -88,7 +88,7 @@ class LibrarySuite:
         self, started: Start, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
     ) -> None:
         """Neither the client's fault, nor the end of everybody's requests."""
-        module = importlib.import_module(f"token_engine.{self.runtime}_loop")
+        module = importlib.import_module(f"token_engine.{self.runtime}_runtime.loop")
         read = module.read_gain
 
         def odd(output: Any, request: GenerationRequest) -> Any:

@@ -21,10 +21,10 @@ import pytest
 from conftest import compile_engine
 from engine_config import load_engine_config
 from engines.engine_json import write_description
-from generation_inputs import read_inputs
 from generation_room import GenerationRoom
 from processes import eventually, is_alive
-from request_row import EngineUnavailable
+from request_inputs.generation import read_inputs
+from request_inputs.rows import EngineUnavailable
 from request_sequences import RoomResponse
 from runtime_subject import is_idle
 from tensorrt_llm_fakes.fake_sampler import model_logits

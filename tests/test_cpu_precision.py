@@ -22,13 +22,13 @@ from engine_fixtures import (
 )
 from engines.profile import load_profile
 from reference.numpy_llama import ReferenceLlama
-from token_engine import openvino_requirements
-from token_engine.cpu_isa import CpuIsa, find_cpu_isa
 from token_engine.interface import EngineLoadError
-from token_engine.openvino_memory import ModelShape
-from token_engine.openvino_options import OpenVinoOptions
-from token_engine.openvino_precision import settle
-from token_engine.openvino_requirements import NO_AVX2
+from token_engine.openvino_runtime import requirements as openvino_requirements
+from token_engine.openvino_runtime.cpu_isa import CpuIsa, find_cpu_isa
+from token_engine.openvino_runtime.memory import ModelShape
+from token_engine.openvino_runtime.options import OpenVinoOptions
+from token_engine.openvino_runtime.precision import settle
+from token_engine.openvino_runtime.requirements import NO_AVX2
 
 HASWELL = "fpu sse4_2 avx f16c fma avx2"
 SKYLAKE = f"{HASWELL} avx512f avx512dq avx512bw avx512vl"
@@ -276,7 +276,7 @@ WEIGH = """
 import json, sys
 from pathlib import Path
 from engine_fixtures import generate, load_engine, request
-from token_engine.openvino_requirements import read_shape
+from token_engine.openvino_runtime.requirements import read_shape
 def held():
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return next(int(one.split()[1]) * 1024 for one in lines if one.startswith("Pss_Anon"))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dense_checkpoint import to_bf16, write_dense_checkpoint
 from checkpoints.safetensors_file import read_shards
+from dense_checkpoint import to_bf16, write_dense_checkpoint
 from engine_fixtures import DEMO, write_checkpoint
 from host.console import BuildError
 from reference.numpy_llama import load_checkpoint

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from engine_config import EngineConfigError, load_engine_config, parse_section
-from token_engine.sglang_options import SglangOptions
-from token_engine.tensorrt_llm_options import TensorRtLlmOptions
-from token_engine.vllm_options import VllmOptions
+from token_engine.sglang_runtime.options import SglangOptions
+from token_engine.tensorrt_llm_runtime.options import TensorRtLlmOptions
+from token_engine.vllm_runtime.options import VllmOptions
 
 GOOD: dict[str, Any] = {
     "format_version": 1,

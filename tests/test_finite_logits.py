@@ -36,7 +36,7 @@ from token_engine.interface import (
     TokenEngine,
     TokenLogprob,
 )
-from token_engine.openvino_engine import _Running
+from token_engine.openvino_runtime.engine import _Running
 
 NAN = np.uint16(0x7FC0).tobytes()  # in BF16
 POISON = 7  # the token id whose embedding is NaN

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from engine_config import EngineConfig
-from generation_inputs import read_inputs
 from generation_rows import ENDS, VOCAB, able_config, arrays, read, word_list
-from output_text import StopWord
-from request_row import InvalidRequest
-from sampling_inputs import with_seed_of
+from request_inputs.generation import read_inputs
+from request_inputs.rows import InvalidRequest
+from request_inputs.sampling import with_seed_of
+from response_outputs.text import StopWord
 from token_engine.interface import SamplingParams
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from engine_config import EngineConfig
-from generation_inputs import read_inputs
 from generation_rows import VOCAB, able_config, arrays, read, word_list
-from guide_check import check_guide
-from refused_inputs import MEANINGLESS
-from request_row import InvalidRequest, UnsupportedRequest
+from request_inputs.generation import read_inputs
+from request_inputs.refused import MEANINGLESS
+from request_inputs.rows import InvalidRequest, UnsupportedRequest
 from token_engine.interface import SamplingParams
+from token_engine.openvino_runtime.guide_grammar.check import check_guide
 from token_engine.registry import RUNTIMES, Runtime
 
 
@@ -212,7 +212,7 @@ def checked_guides(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         texts.append(text)
         check_guide(kind, text)
 
-    monkeypatch.setattr("generation_inputs.check_guide", check)
+    monkeypatch.setattr("request_inputs.generation.check_guide", check)
     return texts
 
 

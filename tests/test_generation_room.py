@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import compile_engine
-from generation_inputs import read_inputs
 from generation_room import GenerationRoom
 from processes import PATIENCE_S
-from request_row import EngineUnavailable, InvalidRequest
+from request_inputs.generation import read_inputs
+from request_inputs.rows import EngineUnavailable, InvalidRequest
 from request_sequences import RoomResponse
 from token_engine.interface import TokenDelta
 

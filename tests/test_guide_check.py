@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from guide_check import check_guide
-from guide_language.guides import MAX_BYTES
+from token_engine.openvino_runtime.guide_grammar.check import check_guide
+from token_engine.openvino_runtime.guide_grammar.guides import MAX_BYTES
 
 WHOLE = json.dumps({"type": "object", "properties": {"é": {"type": "string"}}, "required": ["é"]})
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 from costly_guides import GUIDES, filled
-from guide_check import check_guide
-from guide_language.guides import MAX_BYTES
+from token_engine.openvino_runtime.guide_grammar.check import check_guide
+from token_engine.openvino_runtime.guide_grammar.guides import MAX_BYTES
 
 CALLS_PER_BYTE = 30  # the most that is needed is 17
 CALLS_BESIDE = 5_000

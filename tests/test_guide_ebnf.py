@@ -9,10 +9,10 @@ from itertools import product
 from random import Random
 
 import pytest
-from guide_language.ebnf import parse_ebnf
-from guide_language.grammar import GuideError
-from guide_language.guides import guide_to_ebnf
 from guide_matching import compiled, matches, read_again, write
+from token_engine.openvino_runtime.guide_grammar.ebnf import parse_ebnf
+from token_engine.openvino_runtime.guide_grammar.grammar import GuideError
+from token_engine.openvino_runtime.guide_grammar.guides import guide_to_ebnf
 
 ARITHMETIC = """
 root ::= sum                        # the rules may be in any order

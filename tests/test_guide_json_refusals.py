@@ -7,8 +7,8 @@ import re
 from typing import Any
 
 import pytest
-from guide_language.grammar import GuideError
-from guide_language.guides import guide_to_ebnf, read_guide
+from token_engine.openvino_runtime.guide_grammar.grammar import GuideError
+from token_engine.openvino_runtime.guide_grammar.guides import guide_to_ebnf, read_guide
 
 SAME = [f"same{number}" for number in range(12)]
 

@@ -8,11 +8,11 @@ from random import Random
 from typing import Any
 
 import pytest
-from guide_language.grammar import GuideError
 from guide_matching import compiled, matches, read_again, write
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from plain_json_schema import is_valid
+from token_engine.openvino_runtime.guide_grammar.grammar import GuideError
 
 PERSON = {
     "title": "Person",

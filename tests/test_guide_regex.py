@@ -8,13 +8,13 @@ from itertools import product
 from random import Random
 
 import pytest
-from guide_language.automaton import Deterministic, make_deterministic
-from guide_language.grammar import ROOT, Grammar, GuideError
-from guide_language.guides import guide_to_ebnf
-from guide_language.regex import parse_regex
 from guide_matching import compiled, matches, read_again, write
 from hypothesis import given
 from hypothesis import strategies as st
+from token_engine.openvino_runtime.guide_grammar.automaton import Deterministic, make_deterministic
+from token_engine.openvino_runtime.guide_grammar.grammar import ROOT, Grammar, GuideError
+from token_engine.openvino_runtime.guide_grammar.guides import guide_to_ebnf
+from token_engine.openvino_runtime.guide_grammar.regex import parse_regex
 
 PATTERNS = [
     "a", "", "ab|cd", "(ab|cd)*", "a?b+c*", "a{2}b{1,3}c{2,}", "[a-c]{3,5}", "[^a-c]x", ".b",

@@ -16,8 +16,9 @@ from engine_fixtures import (
     request,
     write_checkpoint,
 )
-from token_engine import mapped_files, openvino_engine
-from token_engine.mapped_files import release_mapped_file
+from token_engine.openvino_runtime import engine as openvino_engine
+from token_engine.openvino_runtime import mapped_files
+from token_engine.openvino_runtime.mapped_files import release_mapped_file
 
 PAGES = 64
 PAGE = mmap.PAGESIZE

@@ -29,7 +29,7 @@ from golden import Truth
 from reference.numpy_llama import ReferenceLlama
 from runtime_suite import RuntimeSuite, Subject
 from token_engine.interface import Guide
-from token_engine.openvino_engine import OpenVinoEngine
+from token_engine.openvino_runtime.engine import OpenVinoEngine
 
 Floats = npt.NDArray[np.float64]
 VOCAB = 512

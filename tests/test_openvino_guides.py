@@ -25,7 +25,7 @@ from test_guide_ebnf import ARITHMETIC, BRACKETS, is_balanced, is_sum
 from test_guide_json_schema import PERSON, SCHEMAS
 from test_guide_regex import PATTERNS
 from token_engine.interface import GenerationRequest, Guide, UnsupportedParameter
-from token_engine.openvino_engine import OpenVinoEngine
+from token_engine.openvino_runtime.engine import OpenVinoEngine
 
 ANY = Guide("json")
 WORDS = Guide("regex", "[a-c]{2,4}( [a-c]{2,4})*!")

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from engine_config import EngineConfigError
 from engine_fixtures import build_engine, changed_config, load_engine, write_checkpoint
-from token_engine import openvino_requirements
 from token_engine.interface import EngineLoadError
-from token_engine.openvino_engine import OpenVinoEngine
+from token_engine.openvino_runtime import requirements as openvino_requirements
+from token_engine.openvino_runtime.engine import OpenVinoEngine
 
 ROOM = Path(__file__).parents[1] / "model_repository" / "tensorrt_llm" / "1"
 

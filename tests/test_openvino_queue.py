@@ -18,7 +18,7 @@ from engine_fixtures import (
     request,
     write_checkpoint,
 )
-from token_engine.openvino_engine import OpenVinoEngine
+from token_engine.openvino_runtime.engine import OpenVinoEngine
 
 PROMPT = random_prompt(20, seed=1)
 

@@ -22,10 +22,10 @@ from engine_fixtures import (
     write_checkpoint,
 )
 from reference.numpy_llama import ReferenceLlama
-from token_engine import openvino_engine
 from token_engine.interface import GenerationRequest, SamplingParams, UnsupportedParameter
-from token_engine.openvino_engine import OpenVinoEngine
-from token_engine.openvino_sampling import generation_config
+from token_engine.openvino_runtime import engine as openvino_engine
+from token_engine.openvino_runtime.engine import OpenVinoEngine
+from token_engine.openvino_runtime.sampling import generation_config
 
 VOCAB = 512
 PROMPT = random_prompt(20, seed=1)

@@ -20,7 +20,7 @@ from engine_fixtures import (
 )
 from reference.numpy_llama import ReferenceLlama
 from token_engine.interface import SamplingParams, TokenLogprob
-from token_engine.openvino_engine import OpenVinoEngine
+from token_engine.openvino_runtime.engine import OpenVinoEngine
 
 VOCAB = 512
 PROMPT = random_prompt(20, seed=1)

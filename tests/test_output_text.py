@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from output_text import (
+from response_outputs.text import (
     OutputText,
     StopWord,
     TextSpan,

@@ -11,9 +11,9 @@ import pytest
 from conftest import DEMO_CHECKPOINT, compile_engine
 from prompt_encoder import PromptEncoder
 from prompt_inputs import InvalidPrompt, UnsupportedPrompt
+from request_inputs.word_list import read_word_list
 from request_preparation import RequestPreparation
 from tokenizers import Tokenizer
-from word_list import read_word_list
 
 TOKENIZER = Tokenizer.from_file(str(DEMO_CHECKPOINT / "tokenizer.json"))
 VOCAB: int = json.loads((DEMO_CHECKPOINT / "config.json").read_text())["vocab_size"]

@@ -15,7 +15,7 @@ from engine_fixtures import Answer, collect, generate, request
 from runtime_streams import StreamSuite
 from runtime_subject import Subject
 from token_engine.interface import Guide, SamplingParams, UnsupportedParameter
-from token_engine.replay_engine import ReplayEngine
+from token_engine.replay import ReplayEngine
 
 
 def load_replay(batch: int = 4, step_seconds: float = 0.0, length: int = 64) -> ReplayEngine:

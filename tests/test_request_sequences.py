@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from engine_config import EngineConfig, Limits, ModelFacts
-from generation_inputs import read_inputs
-from output_text import TokenBytes
+from request_inputs.generation import read_inputs
 from request_sequences import RoomResponse, Sequence, make_request
+from response_outputs.text import TokenBytes
 from token_engine.interface import TokenDelta
 
 WORDS = [b"a", b"b", b"ab", b"<|end|>", b"<|", b"end", b"|>"]

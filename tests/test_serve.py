@@ -18,7 +18,6 @@ import pytest
 import serve
 from assemble_repository import assemble
 from conftest import BUILD, ROOT
-from drain_request import DIRECTORY_VARIABLE, REQUEST, DrainRequest
 from llama_fp4 import Client, LlamaError
 from processes import (
     PATIENCE_S,
@@ -26,6 +25,7 @@ from processes import (
     eventually,
     wait_until_the_engine_works,
 )
+from serve_signals import DIRECTORY_VARIABLE, REQUEST, DrainRequest
 from serving import find_triton as triton_installation
 from serving import run as triton_run
 from serving.child_server import ServerProcess, free_ports

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import serve
-from drain_request import OPEN
 from fake_clock import Clock
 from host.console import BuildError
 from llama_fp4 import Client
 from processes import eventually, is_alive, regions
+from serve_signals import OPEN
 from serving import start_watch
 from serving.child_server import ServerProcess, free_ports
 from serving.processes import Stub, server_of, stubs_of

@@ -17,13 +17,13 @@ import engine_supervisor
 import pytest
 import tritonclient.grpc as triton
 from assemble_repository import assemble
-from drain_request import ANSWER, DIRECTORY_VARIABLE, ENDED, KILLED, REQUEST
 from engine_config import load_engine_config
 from engines.engine_json import write_description
 from fake_clock import Clock
 from generation_room import GenerationRoom
 from process_suite import HERE, interpreter
 from processes import PATIENCE_S, Remains, eventually, is_alive
+from serve_signals import ANSWER, DIRECTORY_VARIABLE, ENDED, KILLED, REQUEST
 from serving import stop_watch
 from serving.child_server import ServerProcess, free_ports
 from serving.cleanup import SERVER_GRACE_S

@@ -22,15 +22,15 @@ from library_fakes.signatures import remove
 from library_fakes.worker import Behaviour
 from library_suite import LibrarySuite
 from runtime_suite import SAMPLED, RuntimeSuite, Subject, eventually
-from token_engine import sglang_loop
 from token_engine.interface import (
     EngineLoadError,
     Guide,
     SamplingParams,
     UnsupportedParameter,
 )
-from token_engine.sglang_library import import_library
-from token_engine.sglang_options import RESERVED_ARGUMENTS, SglangOptions
+from token_engine.sglang_runtime import loop as sglang_loop
+from token_engine.sglang_runtime.library import import_library
+from token_engine.sglang_runtime.options import RESERVED_ARGUMENTS, SglangOptions
 
 Start = Callable[..., Rig]
 SUBJECT: dict[str, Any] = {

@@ -20,10 +20,12 @@ from library_suite import ToldDeathSuite
 from runtime_suite import RuntimeSuite, Subject, eventually
 from tensorrt_llm_fakes.fake_executor import Behaviour
 from tensorrt_llm_fakes.rig import LIMITS, TORCH, VERSIONS, Rig, Start, ask, greedy, prompt
-from token_engine import async_loop, tensorrt_llm_engine, tensorrt_llm_loop
+from token_engine import async_loop
 from token_engine.async_loop import EngineLost
 from token_engine.interface import Guide
 from token_engine.library_results import IncompleteResponse
+from token_engine.tensorrt_llm_runtime import engine as tensorrt_llm_engine
+from token_engine.tensorrt_llm_runtime import loop as tensorrt_llm_loop
 
 EARLY_TORCH = frozenset(
     {"min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "bad_words"}

@@ -14,7 +14,7 @@ from tensorrt_llm_fakes.fake_executor import Behaviour
 from tensorrt_llm_fakes.rig import engine_config, start, write_model
 from token_engine.interface import EngineLoadError
 from token_engine.registry import make_engine
-from token_engine.tensorrt_llm_engine import TensorRtLlmEngine
+from token_engine.tensorrt_llm_runtime.engine import TensorRtLlmEngine
 
 pytestmark = pytest.mark.usefixtures("loads_undone")
 

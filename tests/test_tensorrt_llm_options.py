@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from engine_config import EngineConfigError, parse_section
-from token_engine.tensorrt_llm_options import (
+from token_engine.tensorrt_llm_runtime.options import (
     RESERVED_ARGUMENTS,
     KvCacheOptions,
     TensorRtLlmOptions,

@@ -12,8 +12,8 @@ from tensorrt_llm_fakes import fake_package
 from tensorrt_llm_fakes.fake_sampler import model_logits
 from tensorrt_llm_fakes.rig import GREEDY, SAMPLED, TORCH, VOCAB, Start, ask, greedy, prompt
 from token_engine.interface import Guide, SamplingParams, UnsupportedParameter
-from token_engine.tensorrt_llm_refusals import refuse_unsupported
-from token_engine.tensorrt_llm_versions import CPP_SAMPLER, TORCH_SAMPLER
+from token_engine.tensorrt_llm_runtime.refusals import refuse_unsupported
+from token_engine.tensorrt_llm_runtime.versions import CPP_SAMPLER, TORCH_SAMPLER
 
 NGRAM = {"decoding_type": "NGram"}
 BOTH = "no_topk_no_topp"

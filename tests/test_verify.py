@@ -18,7 +18,7 @@ from make_reference import make_reference
 from reference.file import PromptReference, Reference, read_reference, write_reference
 from reference.served_model import ServedModel
 from serving.child_server import ServerProcess
-from token_engine.cpu_isa import find_cpu_isa
+from token_engine.openvino_runtime.cpu_isa import find_cpu_isa
 
 CLOSED_PORT = "1"
 

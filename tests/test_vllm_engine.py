@@ -21,10 +21,11 @@ from library_fakes.signatures import remove
 from library_fakes.worker import BLOCKS, Behaviour
 from library_suite import ToldDeathSuite
 from runtime_suite import GREEDY, SAMPLED, RuntimeSuite, Subject, eventually
-from token_engine import vllm_engine, vllm_sampling
 from token_engine.async_loop import EngineLost
 from token_engine.interface import Guide, UnsupportedParameter
-from token_engine.vllm_loop import StepStats
+from token_engine.vllm_runtime import engine as vllm_engine
+from token_engine.vllm_runtime import sampling as vllm_sampling
+from token_engine.vllm_runtime.loop import StepStats
 
 Start = Callable[..., Rig]
 

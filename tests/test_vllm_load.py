@@ -16,7 +16,7 @@ from library_fakes.rigs import start_vllm, write_model
 from library_fakes.signatures import remove
 from library_fakes.worker import Behaviour
 from token_engine.interface import EngineLoadError
-from token_engine.vllm_options import RESERVED_ARGUMENTS, VllmOptions
+from token_engine.vllm_runtime.options import RESERVED_ARGUMENTS, VllmOptions
 
 NVFP4 = {"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}
 HOPPER, ADA, VOLTA, BLACKWELL = (9, 0), (8, 9), (7, 0), (10, 0)
@@ -189,7 +189,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, content: str | None) -> N
 def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start_vllm(tmp_path / "engine").engine.shutdown()
     monkeypatch.setitem(sys.modules, "vllm.v1.engine.async_llm", None)
-    from token_engine.vllm_library import import_library
+    from token_engine.vllm_runtime.library import import_library
 
     with pytest.raises(EngineLoadError, match=r"vLLM cannot be imported .*install vllm 0\.32"):
         import_library()
@@ -211,7 +211,7 @@ def test_a_later_version_that_has_moved_a_name_is_told(
     start_vllm(tmp_path / "engine").engine.shutdown()
     monkeypatch.delattr(sys.modules[module], name)
     monkeypatch.setattr(sys.modules["vllm"], "__version__", "0.40.0")
-    from token_engine.vllm_library import import_library
+    from token_engine.vllm_runtime.library import import_library
 
     said = rf"vLLM 0\.40\.0 is not as this runtime knows it \(.*{name}.*\); install vllm 0\.33"
     with pytest.raises(EngineLoadError, match=said):
@@ -228,7 +228,7 @@ def test_a_driver_that_does_not_answer_is_told(
 
     platform = sys.modules["vllm.platforms"].current_platform
     monkeypatch.setattr(platform, "get_device_capability", broken)
-    from token_engine.vllm_library import import_library
+    from token_engine.vllm_runtime.library import import_library
 
     said = r"vLLM finds no platform \(CUDA driver initialization failed you .*\); run 'make doctor'"
     with pytest.raises(EngineLoadError, match=said):
@@ -238,7 +238,7 @@ def test_a_driver_that_does_not_answer_is_told(
 def test_an_old_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start_vllm(tmp_path / "engine").engine.shutdown()
     monkeypatch.setattr(sys.modules["vllm"], "__version__", "0.11.2")
-    from token_engine.vllm_library import import_library
+    from token_engine.vllm_runtime.library import import_library
 
     with pytest.raises(EngineLoadError, match=r"vLLM is 0\.11\.2, allowed is 0\.32 or later"):
         import_library()

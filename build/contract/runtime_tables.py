@@ -32,8 +32,8 @@ def row_names() -> set[str]:
 
 def table_path(runtime: str) -> Path:
     """The module whose docstring has the table."""
-    path = FOLDER / f"{runtime}_sampling.py"
-    return path if path.exists() else FOLDER / f"{runtime}_engine.py"
+    path = FOLDER / f"{runtime}_runtime" / "sampling.py"
+    return path if path.exists() else FOLDER / f"{runtime}.py"
 
 
 def read_table(runtime: str) -> dict[str, str]:

@@ -18,23 +18,23 @@ from engine_config import (
 )
 from token_engine.checkpoint_kv_scales import check_kv_scales
 from token_engine.checkpoint_quantization import marlin_note
-from token_engine.cpu_isa import find_cpu_isa
 from token_engine.interface import EngineLoadError
-from token_engine.openvino_import import import_openvino
-from token_engine.openvino_memory import ModelShape
-from token_engine.openvino_options import (
+from token_engine.openvino_runtime.cpu_isa import find_cpu_isa
+from token_engine.openvino_runtime.library import import_openvino
+from token_engine.openvino_runtime.memory import ModelShape
+from token_engine.openvino_runtime.options import (
     AUTO,
     KV_BLOCK_TOKENS,
     KV_CACHE_PRECISIONS,
     PRECISIONS,
     OpenVinoOptions,
 )
-from token_engine.openvino_precision import Settled, settle
-from token_engine.openvino_requirements import NO_AVX2, available_bytes
+from token_engine.openvino_runtime.precision import Settled, settle
+from token_engine.openvino_runtime.requirements import NO_AVX2, available_bytes
 from token_engine.registry import RUNTIMES
-from token_engine.sglang_options import CONTEXT_RESERVE, SglangOptions
-from token_engine.tensorrt_llm_options import TensorRtLlmOptions
-from token_engine.vllm_options import VllmOptions
+from token_engine.sglang_runtime.options import CONTEXT_RESERVE, SglangOptions
+from token_engine.tensorrt_llm_runtime.options import TensorRtLlmOptions
+from token_engine.vllm_runtime.options import VllmOptions
 
 __all__ = [
     "AUTO",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from drain_request import ANSWER, DIRECTORY_VARIABLE, KILLED, OPEN, REQUEST
+from serve_signals import ANSWER, DIRECTORY_VARIABLE, KILLED, OPEN, REQUEST
 
 from serving.cleanup import STUB_GRACE_S, remove_dead_servers, watched_folder, write_note
 from serving.find_triton import TritonInstallation
@@ -191,7 +191,7 @@ class Server:
 
 
 class Drain:
-    """Lets the requests in flight end before Triton is told to, as drain_request.py explains."""
+    """Lets the requests in flight end before Triton is told to, as serve_signals.py explains."""
 
     def __init__(self, directory: Path, seconds: float) -> None:
         self.directory = directory

@@ -4,7 +4,7 @@ Triton 2.51 gives up a Python stub that was not scheduled for a second, and then
 it to end; it waits for ever also for a stub that hangs before its first message. Its log says
 nothing of that, and its format changes with Triton's versions. So progress is what can be seen from
 outside: a stub that appears, or a room that tells of itself by a file in the folder of
-drain_request.py. Only the load of an engine may take as long as it likes.
+serve_signals.py. Only the load of an engine may take as long as it likes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import socket
 import time
 from pathlib import Path
 
-from drain_request import OPEN
+from serve_signals import OPEN
 
 from serving.processes import Stub
 

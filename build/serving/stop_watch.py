@@ -12,8 +12,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from drain_request import ENDED, KILLED
 from engine_supervisor import LONGEST_STOP_S
+from serve_signals import ENDED, KILLED
 
 from serving.processes import Stub
 from serving.start_watch import SIGNS
@@ -29,7 +29,7 @@ class StopWatch:
     """One stop, from Triton's SIGTERM on; asked again and again until Triton ends."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder  # of drain_request.py
+        self._folder = folder  # of serve_signals.py
         self._began: float | None = None
         self._last_change = 0.0
         self._seen: object = None

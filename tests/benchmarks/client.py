@@ -85,7 +85,8 @@ def _report(url: str, rounds: int) -> None:
     costs: dict[str, list[float]] = {name: [] for name in CLIENTS}
     for number in range(rounds):
         for name, found in costs.items():
-            command = [sys.executable, "-m", "tests.benchmarks.client", "--url", url, "--only", name]
+            command = [sys.executable, "-m", "tests.benchmarks.client", "--only", name]
+            command += ["--url", url]
             output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             found.append(json.loads(output))
         say(f"round {number + 1} of {rounds}")

@@ -25,12 +25,11 @@ from pathlib import Path
 from engine_config import load_engine_config
 from engines.engine_json import find_cpu_isa
 from host.console import BuildError, run_script, say
-from token_engine import openvino_engine
-from token_engine.cpu_isa import LIMITS
 from token_engine.interface import GenerationRequest, TokenEngine
-from token_engine.mapped_files import release_mapped_file
-from token_engine.openvino_requirements import read_shape
-
+from token_engine.openvino_runtime import engine as openvino_engine
+from token_engine.openvino_runtime.cpu_isa import LIMITS
+from token_engine.openvino_runtime.mapped_files import release_mapped_file
+from token_engine.openvino_runtime.requirements import read_shape
 
 STREAMS = (1, 8, 16)
 PROMPT = (300, 301, 302, 303)

@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-from tritonclient.grpc import service_pb2
-
 from fuzzing.drafts import Case
+from tritonclient.grpc import service_pb2
 
 DEADLINE_S = 20.0
 

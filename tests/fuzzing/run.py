@@ -8,14 +8,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from llama_fp4 import Client, Timeouts
-from processes import children, triton_of
-from serving.child_server import Ports, ServerProcess
-
 from fuzzing.cases import make_case
 from fuzzing.drafts import Case
 from fuzzing.lane import DEADLINE_S, Lane, Outcome
 from fuzzing.oracle import faults
+from llama_fp4 import Client, Timeouts
+from processes import children, triton_of
+from serving.child_server import Ports, ServerProcess
 
 CANARY = "The canary sings."
 BUSY = "try again later"  # the queue is full: no fault of the request's

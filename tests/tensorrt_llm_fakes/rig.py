@@ -19,7 +19,7 @@ from tensorrt_llm_fakes.fake_executor import Behaviour
 from tensorrt_llm_fakes.fake_package import Package, install
 from tensorrt_llm_fakes.fake_sampler import Floats, model_logits
 from token_engine.interface import GenerationRequest, SamplingParams
-from token_engine.tensorrt_llm_engine import TensorRtLlmEngine
+from token_engine.tensorrt_llm_runtime.engine import TensorRtLlmEngine
 
 VERSIONS = ("1_0", "1_2", "head")
 GREEDY = SamplingParams()

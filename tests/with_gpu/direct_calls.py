@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from token_engine.interface import GenerationRequest
-from token_engine.tensorrt_llm_sampling import first_part
+from token_engine.tensorrt_llm_runtime.sampling import first_part
 
 Ask = Callable[[list[int], int, int], Coroutine[Any, Any, None]]
 

@@ -15,9 +15,9 @@ from engine_config import EngineConfig, load_engine_config
 from golden import ENDS, PROMPTS, Truth, guides_hold, without_end, words
 from reference.numpy_llama import ReferenceLlama, load_checkpoint
 from runtime_suite import RuntimeSuite, Subject, eventually
-from token_engine import sglang_loop
 from token_engine.interface import GenerationRequest, TokenEngine
 from token_engine.registry import make_engine
+from token_engine.sglang_runtime import loop as sglang_loop
 from with_gpu.direct_calls import tokens_per_second
 from with_gpu.gpu_settings import OUTPUT_TOKENS, STREAMS, Setting
 from with_gpu.torch_reference import TorchReference

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dense_checkpoint import write_dense_checkpoint
 from conftest import DEMO_CHECKPOINT, compile_engine
+from dense_checkpoint import write_dense_checkpoint
 from engine_config import load_engine_config
 from engines.engine_json import write_description
 

@@ -25,7 +25,7 @@ from reference.numpy_llama import ReferenceLlama, load_checkpoint
 from runtime_suite import RuntimeSuite, Subject, eventually
 from token_engine.async_loop import EngineLost
 from token_engine.interface import EngineLoadError, GenerationRequest
-from token_engine.vllm_engine import VllmEngine
+from token_engine.vllm_runtime.engine import VllmEngine
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,13 @@ from collections import deque
 from collections.abc import Callable, Set
 from pathlib import Path
 
-from drain_request import DrainRequest
 from engine_config import EngineConfigError, load_engine_config
 from engine_supervisor import EngineSupervisor
-from generation_inputs import GenerationInputs
-from output_text import TokenBytes
-from request_row import EngineUnavailable, InvalidRequest
+from request_inputs.generation import GenerationInputs
+from request_inputs.rows import EngineUnavailable, InvalidRequest
 from request_sequences import Reply, Request, Sequence, make_request
+from response_outputs.text import TokenBytes
+from serve_signals import DrainRequest
 from token_engine.interface import EngineStats, FinishReason, TokenDelta
 
 SHUTTING_DOWN = "the server is shutting down"
@@ -263,7 +263,7 @@ class GenerationRoom:
             self._watch_deadlines()
             if self._drain.is_asked() and self._is_drained():
                 self._drain.confirm()
-                # Now: Triton may not come to that, as drain_request.py explains.
+                # Now: Triton may not come to that, as serve_signals.py explains.
                 self._drain.tell_end(by_itself=self._supervisor.stop())
                 return
 

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
-from drain_request import tell_serve
 from engine_config import EngineConfigError
-from engine_info import EngineInfo
-from engine_metrics import EngineMetrics
-from generation_inputs import read_inputs, refuse_several_responses
 from generation_room import GenerationRoom
-from request_parameters import UnknownParameter, read_parameters, wants_named_errors
-from request_row import InvalidRequest, Refusal
+from request_inputs.generation import read_inputs, refuse_several_responses
+from request_inputs.parameters import UnknownParameter, read_parameters, wants_named_errors
+from request_inputs.rows import InvalidRequest, Refusal
 from request_sequences import RoomResponse
-from response_arrays import STOPPED, response_arrays, stacked
+from response_outputs.arrays import STOPPED, response_arrays, stacked
+from response_outputs.engine_info import EngineInfo
+from response_outputs.metrics import EngineMetrics
+from serve_signals import tell_serve
 from token_engine.interface import EngineLoadError
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL

@@ -13,9 +13,9 @@ from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from generation_inputs import GenerationInputs, OutputOptions
-from output_text import OutputText, TextSpan, TokenBytes, find_stops
-from sampling_inputs import with_seed_of
+from request_inputs.generation import GenerationInputs, OutputOptions
+from request_inputs.sampling import with_seed_of
+from response_outputs.text import OutputText, TextSpan, TokenBytes, find_stops
 from token_engine.interface import (
     FinishReason,
     GenerationRequest,

@@ -36,31 +36,31 @@ class Runtime:
 
 
 def _openvino(directory: Path, config: EngineConfig) -> TokenEngine:
-    from token_engine.openvino_engine import OpenVinoEngine
+    from token_engine.openvino_runtime.engine import OpenVinoEngine
 
     return OpenVinoEngine(directory, config)
 
 
 def _replay(directory: Path, config: EngineConfig) -> TokenEngine:
-    from token_engine.replay_engine import ReplayEngine
+    from token_engine.replay import ReplayEngine
 
     return ReplayEngine(config)
 
 
 def _tensorrt_llm(directory: Path, config: EngineConfig) -> TokenEngine:
-    from token_engine.tensorrt_llm_engine import TensorRtLlmEngine
+    from token_engine.tensorrt_llm_runtime.engine import TensorRtLlmEngine
 
     return TensorRtLlmEngine(directory, config)
 
 
 def _vllm(directory: Path, config: EngineConfig) -> TokenEngine:
-    from token_engine.vllm_engine import VllmEngine
+    from token_engine.vllm_runtime.engine import VllmEngine
 
     return VllmEngine(directory, config)
 
 
 def _sglang(directory: Path, config: EngineConfig) -> TokenEngine:
-    from token_engine.sglang_engine import SglangEngine
+    from token_engine.sglang_runtime.engine import SglangEngine
 
     return SglangEngine(directory, config)
 

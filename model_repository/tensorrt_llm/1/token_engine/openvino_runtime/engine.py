@@ -1,0 +1,320 @@
+"""OpenVINO GenAI's continuous batching on the CPU, over the checkpoint's own 4-bit weights.
+
+The library brings the scheduler, the paged KV cache, and the sampler
+(`sampling.py` speaks to that); this file keeps the queue and translates.
+
+A request starts when the KV cache has room for all that it may generate, as TensorRT-LLM does by
+default (GUARANTEED_NO_EVICT). The library would start it at once, set others aside when the cache
+is full, and compute them again; but (2026.4.1) it drops every request from a step in which
+nothing fits, which is so when a cancelled one is not computed any more and not freed yet.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from engine_config import EngineConfig, parse_section
+
+from token_engine.interface import (
+    EngineLoadError,
+    EngineStats,
+    GenerationRequest,
+    SamplingParams,
+    TokenDelta,
+    TokenEngine,
+    TokenLogprob,
+)
+from token_engine.openvino_runtime.guide_queue import GuideDesk, GuideRefusal
+from token_engine.openvino_runtime.library import import_openvino
+from token_engine.openvino_runtime.mapped_files import release_mapped_file
+from token_engine.openvino_runtime.options import KV_BLOCK_TOKENS, OpenVinoOptions
+from token_engine.openvino_runtime.precision import settle
+from token_engine.openvino_runtime.requirements import (
+    WEIGHTS_FILE,
+    check_memory,
+    check_release,
+    computing_cpu,
+    has_memory,
+)
+from token_engine.openvino_runtime.sampling import generation_config, refuse_unsupported
+
+REBUILD = "rebuild the engine with 'make engine'"
+F32_STEPS = 2e-6  # two steps of a 32-bit number at the logarithm of a vocabulary's size
+HOTTEST_TOLD = 2.0
+IDLE_WAIT_S = 0.02  # for a guide, where there is nothing else to do; then for a message
+
+
+class OpenVinoEngine(TokenEngine):
+    """See the module's docstring."""
+
+    def __init__(self, directory: Path, config: EngineConfig) -> None:
+        self._directory, self._config = directory, config
+        self._options = parse_section(OpenVinoOptions, config.runtime_options, "runtime_options")
+        self._ov, self._genai = import_openvino()
+        check_release(config.built_with, self._ov.__version__)
+        self._cpu = computing_cpu(self._ov)
+        self._settled = settle(self._options, self._cpu, has_memory(directory, self._options))
+        check_memory(directory, self._options, self._settled)
+        self._ignored = self._genai.GenerationStatus.IGNORED
+        self._unfinished = self._genai.GenerationFinishReason.NONE
+        self._max_batch_size = config.limits.max_batch_size
+        self._waiting: dict[int, GenerationRequest] = {}  # in order of arrival
+        self._running: dict[int, _Running] = {}  # inside the pipeline
+        self._refused: list[TokenDelta] = []
+        self._cancelled_blocks = 0  # the pipeline frees a cancelled request in its next step
+        self._guides = GuideDesk(directory, config.model.eos_token_ids, self._genai)
+        self._pipeline = self._load()
+
+    def _load(self) -> Any:
+        limits = self._config.limits
+        scheduler = self._genai.SchedulerConfig()
+        scheduler.num_kv_blocks = self._options.num_kv_blocks
+        scheduler.cache_size = 0  # in whole GB, and it would win over num_kv_blocks
+        scheduler.max_num_batched_tokens = limits.max_num_tokens
+        scheduler.max_num_seqs = limits.max_batch_size  # see _admit
+        scheduler.enable_prefix_caching = self._options.enable_prefix_caching
+        properties = {
+            "INFERENCE_PRECISION_HINT": self._settled.precision,
+            "KV_CACHE_PRECISION": self._settled.kv_cache_precision,
+        }
+        if self._options.num_threads:
+            properties["INFERENCE_NUM_THREADS"] = str(self._options.num_threads)
+        self._holds_originals = True
+        try:
+            return self._genai.ContinuousBatchingPipeline(
+                str(self._directory), self._guides.tokenizer, scheduler, "CPU", **properties
+            )
+        except Exception as error:  # the library raises RuntimeError for everything
+            raise EngineLoadError(
+                f"OpenVINO cannot load the engine in {self._directory} ({_cause(error)}); {REBUILD}"
+            ) from error
+
+    @property
+    def facts(self) -> dict[str, str]:
+        return {
+            "precision": self._settled.precision,
+            "kv_cache_precision": self._settled.kv_cache_precision,
+            "cpu": str(self._cpu),
+            "precision_reason": self._settled.reason,
+        }
+
+    @property
+    def has_work(self) -> bool:
+        return bool(
+            self._running
+            or self._waiting
+            or self._refused
+            or self._cancelled_blocks
+            or self._guides.is_full
+        )
+
+    def submit(self, request: GenerationRequest) -> None:
+        refuse_unsupported(request)
+        if request.guide is not None:
+            request = self._guides.prepared(request)
+        blocks = _most_blocks(request)
+        if blocks > self._options.num_kv_blocks:
+            self._refused.append(self._does_not_fit(request.key, blocks))
+        else:
+            self._waiting[request.key] = request
+
+    def _admit(self) -> None:
+        """Fill the batch. The library has `max_num_seqs`, but its chunked prefill ignores it."""
+        taken = self._cancelled_blocks + sum(
+            _most_blocks(running.request) for running in self._running.values()
+        )
+        for request in self._ready():
+            taken += _most_blocks(request)
+            if taken > self._options.num_kv_blocks or len(self._running) == self._max_batch_size:
+                return  # nor does a smaller one overtake it: it would wait forever
+            prompt = self._ov.Tensor(np.array([request.prompt_ids], np.int64))
+            config = generation_config(self._genai, request)
+            if request.guide is not None:
+                self._guides.apply(config, request.guide)
+            handle = self._pipeline.add_request(request.key, prompt, config)
+            del self._waiting[request.key]
+            self._running[request.key] = _Running(request, handle)
+
+    def _ready(self) -> list[GenerationRequest]:
+        """Those that may start, the most urgent first. Those whose guide is refused end here."""
+        ready = []
+        for request in sorted(self._waiting.values(), key=lambda waiting: waiting.priority):
+            answer = self._guides.ask(request.guide) if request.guide else True
+            if isinstance(answer, GuideRefusal):
+                del self._waiting[request.key]
+                delta = TokenDelta(request.key, (), "error", answer.sentence, answer.fault)
+                self._refused.append(delta)
+            elif answer:
+                ready.append(request)
+        return ready
+
+    def _does_not_fit(self, key: int, blocks: int) -> TokenDelta:
+        held = self._options.num_kv_blocks * KV_BLOCK_TOKENS
+        return TokenDelta(
+            key,
+            (),
+            "error",
+            f"the request needs {blocks * KV_BLOCK_TOKENS} tokens of KV cache, there are {held}",
+            fault="invalid",
+        )
+
+    def cancel(self, key: int) -> None:
+        self._waiting.pop(key, None)
+        self._refused = [delta for delta in self._refused if delta.key != key]
+        running = self._running.pop(key, None)
+        if running is not None:
+            running.handle.cancel()
+            self._cancelled_blocks += _most_blocks(running.request)
+
+    def step(self) -> list[TokenDelta]:
+        self._admit()
+        deltas, self._refused = self._refused, []
+        is_idle = not self._running and not self._cancelled_blocks
+        waits = is_idle and not deltas and bool(self._waiting)
+        self._guides.work(self._meets_a_guide(), IDLE_WAIT_S if waits else 0.0)
+        if is_idle:
+            if self._guides.is_full and not self._waiting:
+                self._start_anew()
+            return deltas
+        self._cancelled_blocks = 0
+        now = time.time_ns()
+        self._pipeline.step()
+        self._note_first_passes(now)
+        for key, running in self._running.items():
+            if running.handle.get_status() == self._ignored:  # and there is nothing to read
+                error = "the KV cache is too small for the request"
+                deltas.append(TokenDelta(key, (), "error", error, fault="invalid"))
+            elif running.handle.can_read():
+                deltas.append(self._read(running))
+        for delta in deltas:
+            if delta.finish_reason:
+                self._running.pop(delta.key, None)
+                self._release_originals()
+        return deltas
+
+    def _release_originals(self) -> None:
+        """Once a request is through, the warm-up's as a rule: every weight has been repacked."""
+        if self._holds_originals:
+            self._holds_originals = False
+            release_mapped_file(self._directory / WEIGHTS_FILE)
+
+    def _meets_a_guide(self) -> bool:
+        """Whether the pipeline may compile a running request's grammar in this step."""
+        return any(one.request.guide and not one.has_tokens for one in self._running.values())
+
+    def _start_anew(self) -> None:
+        """The only way to make the library forget the grammars that it has compiled."""
+        self._guides.shutdown()
+        del self._pipeline
+        self._guides = GuideDesk(self._directory, self._config.model.eos_token_ids, self._genai)
+        self._pipeline = self._load()
+
+    def _note_first_passes(self, now: int) -> None:
+        """The library says only how many requests it scheduled: new ones last, as they came."""
+        new = [running for running in self._running.values() if not running.first_scheduled_ns]
+        if new:
+            others = len(self._running) - len(new)
+            scheduled = self._pipeline.get_metrics().scheduled_requests
+            for running in new[: max(0, scheduled - others)]:
+                running.first_scheduled_ns = now
+
+    def _read(self, running: _Running) -> TokenDelta:
+        request = running.request
+        (output,) = running.handle.read().values()
+        tokens = tuple(output.generated_ids)
+        running.has_tokens = True
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if request.logprobs is not None or _tells_equal_logits(request.sampling):
+            logprobs = tuple(
+                TokenLogprob(self._logprob(running, value)) for value in output.generated_log_probs
+            )
+            if request.logprobs is None and not any(math.isnan(one.logprob) for one in logprobs):
+                logprobs = ()
+        if output.finish_reason == self._unfinished:
+            return TokenDelta(request.key, tokens, logprobs=logprobs)
+        stopped = bool(tokens) and tokens[-1] in request.end_ids
+        kept = len(tokens) - stopped
+        return TokenDelta(
+            request.key,
+            tokens[:kept],
+            "stop" if stopped else "length",
+            logprobs=logprobs[:kept],
+            first_scheduled_ns=running.first_scheduled_ns,
+            end_id=tokens[-1] if stopped else -1,
+        )
+
+    def _logprob(self, running: _Running, value: float) -> float:
+        """NaN where the logits were not finite: the graph makes all of them equal then.
+
+        The likeliest token never has 1 / vocab_size otherwise. One that was chosen in another way
+        may, but hardly twice in a row.
+        """
+        was_equal, running.equal_logits = running.equal_logits, self._is_of_equal_logits(value)
+        by_chance = not _takes_the_likeliest(running.request) and not was_equal
+        is_finite = not running.equal_logits or by_chance
+        return min(value, 0.0) if is_finite else math.nan
+
+    def _is_of_equal_logits(self, value: float) -> bool:
+        expected = -math.log(self._config.model.vocab_size)
+        return math.isnan(value) or math.isclose(value, expected, abs_tol=F32_STEPS)
+
+    def stats(self) -> EngineStats:
+        total = self._options.num_kv_blocks
+        # The pipeline's figure is of its last step, and stays when nobody runs any more.
+        usage = self._pipeline.get_metrics().cache_usage / 100 if self._running else 0.0
+        return EngineStats(
+            active_requests=len(self._running),
+            queued_requests=len(self._waiting),
+            kv_blocks_total=total,
+            kv_blocks_used=round(usage * total),
+        )
+
+    def shutdown(self) -> None:
+        for key in [*self._waiting, *self._running]:
+            self.cancel(key)
+        if self._cancelled_blocks:
+            self._pipeline.step()  # it complains of leaked blocks if they are not freed
+        self._guides.shutdown()
+        del self._pipeline
+
+
+@dataclass(slots=True)
+class _Running:
+    """A request inside the pipeline."""
+
+    request: GenerationRequest
+    handle: Any
+    first_scheduled_ns: int = 0
+    has_tokens: bool = False
+    equal_logits: bool = False  # of the last token whose log-probability was read
+
+
+def _takes_the_likeliest(request: GenerationRequest) -> bool:
+    """Whether each token is the one with the largest raw logit."""
+    sampling = request.sampling
+    is_free = request.guide is None and not request.min_tokens
+    return sampling.greedy and sampling.repetition_penalty == 1 and is_free
+
+
+def _tells_equal_logits(sampling: SamplingParams) -> bool:
+    """Whether the library says a drawn token's log-probability unasked, with nothing cut off and
+    no temperature that makes a sound model's logits equal too. A greedy one's it does not compute:
+    asked for, it would cost 7 to 15 % of the demo engine's speed."""
+    is_whole = sampling.top_k == 0 and sampling.top_p == 1
+    return not sampling.greedy and is_whole and sampling.temperature <= HOTTEST_TOLD
+
+
+def _most_blocks(request: GenerationRequest) -> int:
+    """Of the KV cache. The last token's keys and values are not computed: nothing follows it."""
+    return -(-(len(request.prompt_ids) + request.max_tokens - 1) // KV_BLOCK_TOKENS)
+
+
+def _cause(error: Exception) -> str:
+    """OpenVINO's messages begin with the place in its source; the last line says what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,267 @@
+"""Rules -> deterministic automata that call one another, or a sentence why that cannot be.
+
+Rules that do not recur are copied to where they are used, so within a rule any regular expression
+is allowed: subset construction makes it deterministic. A call of a rule that recurs stays a call,
+at the latest when it is copied into another rule once, and one character must tell what is next:
+whether to call and what, and whether a rule that could end goes on. Then a matcher follows one
+reading only, whatever the output is.
+
+States from which the end cannot be reached are removed: a matcher never gets stuck.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from token_engine.openvino_runtime.guide_grammar.grammar import (
+    ROOT,
+    Grammar,
+    GuideError,
+    Ranges,
+    overlap,
+    shown,
+    union,
+)
+from token_engine.openvino_runtime.guide_grammar.networks import Networks
+from token_engine.openvino_runtime.guide_grammar.recursion import kept_rules
+
+MAX_STATES = 10_000
+MAX_RECURRING = 200  # rules
+START = ""  # the rule "root" once more, as nobody calls it
+END_OF_OUTPUT = (0, 0)
+
+
+@dataclass(slots=True)
+class State:
+    """Where a rule can be. `moves` are disjoint; a called rule matches at least one character."""
+
+    accepts: bool
+    moves: list[tuple[Ranges, int]] = field(default_factory=list)  # read one of these, then go on
+    calls: dict[str, int] = field(default_factory=dict)  # what the rule matches, then go on
+
+
+Automaton = list[State]  # the first state is the start
+
+
+@dataclass(frozen=True, slots=True)
+class Deterministic:
+    """Automata by rule, `START` the first, and by rule what can come after it.
+
+    Among the followers `END_OF_OUTPUT` stands for nothing more.
+    """
+
+    automata: dict[str, Automaton]
+    followers: dict[str, Ranges]
+
+
+class _Conflict(GuideError):
+    """Not decided by one character; `rules` are the called rules that it is about."""
+
+    def __init__(self, rules: Iterable[str], message: str) -> None:
+        super().__init__(message)
+        self.rules = frozenset(rules)
+
+
+def make_deterministic(grammar: Grammar) -> Deterministic:
+    """Automata that together match the same; raises `GuideError`."""
+    grammar = Grammar({**grammar.rules, START: grammar.rules[ROOT]}, grammar.shared)
+    kept = kept_rules(grammar, START)
+    if len(kept) > MAX_RECURRING:
+        raise GuideError(f"has {len(kept)} recurring rules, allowed are {MAX_RECURRING}")
+    shared, copied = set(grammar.shared) - kept, set[str]()
+    while True:
+        try:
+            return _checked(_determinized(Networks(grammar, kept | shared, copied)))
+        except _Conflict as conflict:
+            if conflict.rules & shared:
+                shared -= conflict.rules  # copied instead, they may do
+            elif conflict.rules - copied:
+                copied |= conflict.rules
+            else:
+                raise
+
+
+def _determinized(networks: Networks) -> dict[str, Automaton]:
+    automata: dict[str, Automaton] = {}
+    waiting, size = [START], 0
+    while waiting:
+        rule = waiting.pop()
+        if rule not in automata:
+            automata[rule] = _subsets(networks, rule, MAX_STATES - size)
+            size += len(automata[rule])
+            waiting += [called for state in automata[rule] for called in state.calls]
+    return automata
+
+
+def _subsets(networks: Networks, rule: str, most_states: int) -> Automaton:
+    """Subset construction. The empty text is left out: whoever calls the rule may skip it."""
+    start, end = networks.ends_of(rule)
+    first = networks.after([start], end)
+    # A state of its own, entered by nobody: only there the empty text is left out.
+    automaton = [State(rule == START and end in first)]
+    numbers: dict[frozenset[int], int] = {}
+    waiting = [(0, first)]
+
+    def number_of(targets: Iterable[int]) -> int:
+        subset = networks.after(targets, end)
+        if subset not in numbers:
+            if len(automaton) >= most_states:
+                raise GuideError(f"needs more than {MAX_STATES} states, allowed is a simpler one")
+            numbers[subset] = len(automaton)
+            automaton.append(State(end in subset))
+            waiting.append((numbers[subset], subset))
+        return numbers[subset]
+
+    while waiting:
+        number, subset = waiting.pop()
+        by_target: dict[int, list[tuple[int, int]]] = {}
+        for span, targets in _split(networks.moves_of(subset)):
+            by_target.setdefault(number_of(targets), []).append(span)
+        state = automaton[number]
+        state.moves = [(union(spans), target) for target, spans in by_target.items()]
+        for called, points in networks.calls_of(subset).items():
+            state.calls[called] = number_of(points)
+    return automaton
+
+
+def _split(
+    moves: list[tuple[int, int, int]],
+) -> Iterable[tuple[tuple[int, int], frozenset[int]]]:
+    """Overlapping `(first, last, target)` -> disjoint spans, each with all its targets."""
+    opened: dict[int, list[int]] = {}
+    closed: dict[int, list[int]] = {}
+    for first, last, target in moves:
+        opened.setdefault(first, []).append(target)
+        closed.setdefault(last + 1, []).append(target)
+    counts: dict[int, int] = {}
+    cuts = sorted(opened.keys() | closed.keys())
+    for cut, following in pairwise(cuts):
+        for target in closed.get(cut, ()):
+            counts[target] -= 1
+            if not counts[target]:
+                del counts[target]
+        for target in opened.get(cut, ()):
+            counts[target] = counts.get(target, 0) + 1
+        if counts:
+            yield (cut, following - 1), frozenset(counts)
+
+
+def _checked(automata: dict[str, Automaton]) -> Deterministic:
+    _remove_dead_ends(automata)
+    first = _first_characters(automata)
+    for rule, automaton in automata.items():
+        for state in automaton:
+            _check_choice(rule, state, first)
+    followers = _followers(automata, first)
+    for rule, automaton in automata.items():
+        for state in automaton:
+            both = overlap(_beginnings(state, first), followers[rule]) if state.accepts else ()
+            if both:
+                raise _Conflict(
+                    [rule],
+                    f"has a rule {_named(rule)} that {shown(both[0][0])} may go on or follow, "
+                    "allowed are recurring rules whose next character says whether they end",
+                )
+    return Deterministic(automata, followers)
+
+
+def _remove_dead_ends(automata: dict[str, Automaton]) -> None:
+    alive: set[tuple[str, int]] = set()
+    grown = True
+    while grown:
+        grown = False
+        for rule, automaton in automata.items():
+            for number in range(len(automaton) - 1, -1, -1):
+                if (rule, number) not in alive and _can_end(rule, automaton[number], alive):
+                    alive.add((rule, number))
+                    grown = True
+    for rule, automaton in automata.items():
+        for state in automaton:
+            state.moves = [move for move in state.moves if (rule, move[1]) in alive]
+            state.calls = {
+                called: target
+                for called, target in state.calls.items()
+                if (rule, target) in alive and (called, 0) in alive
+            }
+    if (START, 0) not in alive:
+        raise GuideError("matches no text at all, allowed is one that matches some")
+
+
+def _can_end(rule: str, state: State, alive: set[tuple[str, int]]) -> bool:
+    return (
+        state.accepts
+        or any((rule, target) in alive for _, target in state.moves)
+        or any(
+            (rule, target) in alive and (called, 0) in alive
+            for called, target in state.calls.items()
+        )
+    )
+
+
+def _first_characters(automata: dict[str, Automaton]) -> dict[str, Ranges]:
+    """What each rule can begin with."""
+    first: dict[str, Ranges] = {}
+    begun: list[str] = []
+
+    def visit(rule: str) -> None:
+        if rule in begun:
+            path = [*begun[begun.index(rule) :], rule]
+            raise _Conflict(
+                path,
+                f"begins the rule {_named(rule)} with itself ({' -> '.join(path)[:80]}), "
+                "allowed are rules that begin with a character before they recur",
+            )
+        if rule not in first:
+            begun.append(rule)
+            for called in automata[rule][0].calls:
+                visit(called)
+            begun.pop()
+            first[rule] = _beginnings(automata[rule][0], first)
+
+    for rule in automata:
+        visit(rule)
+    return first
+
+
+def _beginnings(state: State, first: dict[str, Ranges]) -> Ranges:
+    spans = [span for ranges, _ in state.moves for span in ranges]
+    return union(spans + [span for called in state.calls for span in first[called]])
+
+
+def _check_choice(rule: str, state: State, first: dict[str, Ranges]) -> None:
+    taken = union(span for ranges, _ in state.moves for span in ranges)
+    for called in state.calls:
+        both = overlap(taken, first[called])
+        if both:
+            raise _Conflict(
+                (other for other in state.calls if overlap(first[other], both)),
+                f"has, in the rule {_named(rule)}, alternatives to {_named(called)} that begin "
+                f"with {shown(both[0][0])} too, allowed are alternatives to a recurring rule "
+                "that the next character tells apart",
+            )
+        taken = union([*taken, *first[called]])
+
+
+def _named(rule: str) -> str:
+    return repr((rule or ROOT)[:60])
+
+
+def _followers(automata: dict[str, Automaton], first: dict[str, Ranges]) -> dict[str, Ranges]:
+    """What can come after each rule."""
+    followers: dict[str, Ranges] = dict.fromkeys(automata, ())
+    followers[START] = (END_OF_OUTPUT,)
+    grown = True
+    while grown:
+        grown = False
+        for rule, automaton in automata.items():
+            for state in automaton:
+                for called, target in state.calls.items():
+                    after = [*followers[called], *_beginnings(automaton[target], first)]
+                    if automaton[target].accepts:
+                        after += followers[rule]
+                    if union(after) != followers[called]:
+                        followers[called] = union(after)
+                        grown = True
+    return followers

@@ -1,0 +1,124 @@
+"""Which keywords a JSON schema may have here, and of what form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from token_engine.openvino_runtime.guide_grammar.grammar import GuideError
+from token_engine.openvino_runtime.guide_grammar.json_values import is_finite
+
+ANNOTATIONS = frozenset(
+    ("$comment", "$defs", "$id", "$schema", "default", "definitions", "deprecated", "description",
+     "discriminator", "example", "examples", "readOnly", "title", "writeOnly")
+)  # fmt: skip
+BY_TYPE = {
+    "string": ("minLength", "maxLength", "pattern", "format"),
+    "integer": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+    "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+    "boolean": (),
+    "null": (),
+    "array": ("items", "prefixItems", "minItems", "maxItems", "uniqueItems"),
+    "object": ("properties", "required", "additionalProperties"),
+}
+TYPE_OF = {
+    keyword: name for name, keywords in BY_TYPE.items() if name != "integer" for keyword in keywords
+}
+# These stand alone, but for annotations.
+ALONE = frozenset(("$ref", "allOf", "anyOf", "oneOf"))
+VALUES = frozenset(("const", "enum"))
+KNOWN = frozenset(
+    ("type", *ALONE, *VALUES, *(keyword for keywords in BY_TYPE.values() for keyword in keywords))
+)
+TYPE_NAMES: dict[type, str] = {
+    str: "string", bool: "boolean", type(None): "null", list: "array", dict: "object",
+}  # fmt: skip
+
+
+def check_keywords(schema: dict[str, Any], where: str) -> set[str]:
+    """The keywords that say what matches; raises `GuideError` for one that is not served."""
+    keywords = schema.keys() & KNOWN
+    if len(keywords) < len(schema):
+        _check_others(schema, where)
+    alone = keywords & ALONE
+    if alone and len(keywords) > 1:
+        name = min(alone)
+        other = min(keywords - {name})
+        raise GuideError(f"has {other!r} beside {name!r} at {where}, allowed is one")
+    given = keywords & VALUES
+    if len(given) > 1 or (given and keywords - VALUES - {"type"}):
+        raise GuideError(
+            f"has more than 'type' beside const or enum at {where}, allowed is one of them"
+        )
+    for name, value in schema.items():
+        test, allowed = FORMS.get(name, ANY_FORM)
+        if not test(value):
+            raise GuideError(f"has {name} {str(value)[:40]!r} at {where}, allowed is {allowed}")
+    return keywords
+
+
+def _check_others(schema: dict[str, Any], where: str) -> None:
+    """Of the keywords that say nothing of what matches, or are not served."""
+    others = [name for name in schema if name not in KNOWN and name not in ANNOTATIONS]
+    unknown = [name for name in others if not name.startswith("x-")]
+    if unknown or ("$id" in schema and where != "#"):
+        raise GuideError(
+            f"has the keyword {min(unknown, default='$id')[:40]!r} at {where}, "
+            f"allowed are {', '.join(sorted(KNOWN))} and annotations"
+        )
+
+
+def types_of(schema: dict[str, Any]) -> list[str]:
+    """The types that a schema matches; none means any."""
+    if "type" in schema:
+        given = schema["type"]
+        types = list(dict.fromkeys(given)) if isinstance(given, list) else [given]
+        # An integer is a number: one of the two is enough.
+        return [name for name in types if name != "integer" or "number" not in types]
+    asked = {TYPE_OF[keyword] for keyword in schema.keys() & TYPE_OF.keys()}
+    return [name for name in BY_TYPE if name in asked] if asked else []
+
+
+def matches_type(value: Any, types: list[str]) -> bool:
+    """Whether a JSON value is of one of the types."""
+    name = type_of(value)
+    if name == "number" and "integer" in types and (type(value) is int or value.is_integer()):
+        return True
+    return name in types
+
+
+def type_of(value: Any) -> str:
+    """The type of a JSON value."""
+    return TYPE_NAMES.get(type(value), "number")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) and bool(value)
+
+
+def _are_types(value: Any) -> bool:
+    names = value if isinstance(value, list) else [value]
+    return bool(names) and all(isinstance(n, str) and n in BY_TYPE for n in names)
+
+
+_FORMS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
+    (("type",), _are_types, f"one or a list of {', '.join(BY_TYPE)}"),
+    (("enum", "anyOf", "oneOf", "prefixItems"), _is_list, "a list that is not empty"),
+    (("allOf",), lambda v: _is_list(v) and len(v) == 1, "a list of one schema"),
+    (("minLength", "maxLength", "minItems", "maxItems"), _is_count, "an integer from 0 on"),
+    (BY_TYPE["number"], is_finite, "a number"),
+    (("pattern", "format"), lambda v: isinstance(v, str), "a string"),
+    (("uniqueItems",), lambda v: v is False, "false: unique items cannot be enforced"),
+    (("properties",), lambda v: isinstance(v, dict), "an object of schemas"),
+    (
+        ("required",),
+        lambda v: isinstance(v, list) and all(isinstance(n, str) for n in v),
+        "a list of property names",
+    ),
+)
+FORMS = {name: (test, allowed) for names, test, allowed in _FORMS for name in names}
+ANY_FORM: tuple[Callable[[Any], bool], str] = (lambda _: True, "")

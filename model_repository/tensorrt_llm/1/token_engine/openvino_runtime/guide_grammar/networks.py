@@ -1,0 +1,161 @@
+"""Rules as networks of points: from each, characters, calls, or nothing at all lead on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from token_engine.openvino_runtime.guide_grammar.grammar import (
+    Alt,
+    Call,
+    Chars,
+    Grammar,
+    GuideError,
+    Joined,
+    Later,
+    Node,
+    Repeat,
+    Seq,
+)
+from token_engine.openvino_runtime.guide_grammar.recursion import nullable_rules
+
+MAX_POINTS = 100_000
+MAX_DEPTH = 300  # of what is within what, rules that are copied in included
+
+
+class Networks:
+    """One network for each rule of `kept`, built when it is asked for; the others are copied in.
+
+    So are those of `copied`, into each network once: within the copy, they are called.
+    """
+
+    def __init__(self, grammar: Grammar, kept: set[str], copied: set[str]) -> None:
+        self._rules = grammar.rules
+        self._kept = kept
+        self._copied = copied
+        self._copying: list[str] = []
+        self._nullable = nullable_rules(grammar)
+        self._skips: list[list[int]] = []  # point -> points reached without reading
+        self._moves: list[list[tuple[int, int, int]]] = []  # (first, last character, point)
+        self._calls: list[list[tuple[str, int]]] = []  # (rule, point)
+        self._depth = 0
+
+    def ends_of(self, rule: str) -> tuple[int, int]:
+        """Build the rule's network; returns its start and its end."""
+        self._copying = [rule]
+        start = self._point()
+        return start, self._add(self._rules[rule], start)
+
+    def after(self, points: Iterable[int], end: int) -> frozenset[int]:
+        """Where one is at `points` or, reading nothing, behind them: points that matter."""
+        found = set(points)
+        waiting = list(found)
+        while waiting:
+            for point in self._skips[waiting.pop()]:
+                if point not in found:
+                    found.add(point)
+                    waiting.append(point)
+        return frozenset(p for p in found if self._moves[p] or self._calls[p] or p == end)
+
+    def moves_of(self, points: frozenset[int]) -> list[tuple[int, int, int]]:
+        """All ways to read a character."""
+        return [move for point in points for move in self._moves[point]]
+
+    def calls_of(self, points: frozenset[int]) -> dict[str, set[int]]:
+        """All calls, with the points after them."""
+        calls: dict[str, set[int]] = {}
+        for point in points:
+            for rule, target in self._calls[point]:
+                calls.setdefault(rule, set()).add(target)
+        return calls
+
+    def _add(self, node: Node, start: int) -> int:
+        """Add what `node` matches from `start` on; returns the point after it."""
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise GuideError(f"nests more than {MAX_DEPTH} deep, allowed is less")
+        end = self._add_one(node, start)
+        self._depth -= 1
+        return end
+
+    def _add_one(self, node: Node, start: int) -> int:
+        if isinstance(node, Chars):
+            end = self._point()
+            self._moves[start] += [(first, last, end) for first, last in node.ranges]
+            return end
+        if isinstance(node, Seq):
+            for item in node.items:
+                start = self._add(item, start)
+            return start
+        if isinstance(node, Alt):
+            end = self._point()
+            for item in node.items:
+                self._skips[self._add(item, self._branch(start))].append(end)
+            return end
+        if isinstance(node, Repeat):
+            return self._add_repeat(node, start)
+        if isinstance(node, Joined):
+            return self._add_joined(node, start)
+        if isinstance(node, Later):
+            return self._add_one(node.write(), start)
+        return self._add_call(node, start)
+
+    def _add_repeat(self, node: Repeat, start: int) -> int:
+        for _ in range(node.least):
+            start = self._add(node.item, start)
+        end = self._point()
+        if node.most is None:
+            loop = self._branch(start)
+            self._skips[self._add(node.item, loop)].append(loop)
+            self._skips[loop].append(end)
+            return end
+        for _ in range(node.most - node.least):
+            self._skips[start].append(end)
+            start = self._add(node.item, self._branch(start))
+        self._skips[start].append(end)
+        return end
+
+    def _add_joined(self, node: Joined, start: int) -> int:
+        before: int | None = start  # no part was there so far
+        after: int | None = None  # some part was
+        for part, required in node.parts:
+            entry, end = self._point(), self._point()
+            if before is not None:
+                self._skips[before].append(entry)
+            if after is not None:
+                self._skips[self._add(node.separator, self._branch(after))].append(entry)
+                if not required:
+                    self._skips[after].append(end)
+            self._skips[self._add(part, entry)].append(end)
+            before, after = (None if required else before), end
+        return self._point() if after is None else after
+
+    def _add_call(self, node: Call, start: int) -> int:
+        if node.rule not in self._kept or (
+            node.rule in self._copied and node.rule not in self._copying
+        ):
+            self._copying.append(node.rule)
+            end = self._add(self._rules[node.rule], start)
+            self._copying.pop()
+            return end
+        end = self._point()
+        self._calls[start].append((node.rule, end))
+        if node.rule in self._nullable:
+            self._skips[start].append(end)
+        return end
+
+    def _branch(self, start: int) -> int:
+        """A point of its own behind `start`, so that what loops back to it disturbs nobody."""
+        point = self._point()
+        self._skips[start].append(point)
+        return point
+
+    def _point(self) -> int:
+        if len(self._skips) >= MAX_POINTS:
+            raise GuideError(
+                f"needs more than {MAX_POINTS} points when its repetitions are written out, "
+                "allowed is a simpler one"
+            )
+        self._skips.append([])
+        self._moves.append([])
+        self._calls.append([])
+        return len(self._skips) - 1

@@ -1,0 +1,127 @@
+"""Starts and ends the guide prover (`prover.py`), and says how it died."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from token_engine.interface import Guide
+from token_engine.openvino_runtime.prover_messages import Disproof, Proof, ProverLimits, ProverReady
+
+PROGRAM = "token_engine.openvino_runtime.prover"
+ROOM = Path(__file__).resolve().parents[2]
+WALL_SECONDS = 60.0  # for one guide and the start; the prover's own limit is computing time
+KILLED_WAIT_S = 10.0
+
+
+class ProverLost(RuntimeError):
+    """The prover could not be started: no guide's fault."""
+
+
+@dataclass(slots=True)
+class _Child:
+    process: subprocess.Popen[bytes]
+    connection: Connection
+    ready: bool = False
+
+
+class ProverProcess:
+    """One guide at a time: `begin` it, then ask for the `result` until there is one.
+
+    The process is started when it is needed, and again after a guide has taken it along.
+    """
+
+    def __init__(self, directory: Path, limits: ProverLimits) -> None:
+        self._directory = directory
+        self._limits = limits
+        self._child: _Child | None = None
+        self._guide: Guide | None = None
+        self._deadline = 0.0
+
+    def begin(self, guide: Guide) -> None:
+        """Hand over a guide. Returns at once."""
+        self._guide = guide
+        self._deadline = time.monotonic() + WALL_SECONDS
+        self._send(guide)
+
+    def result(self, wait_seconds: float = 0.0) -> Proof | Disproof | None:
+        """What became of the guide, None as long as that is open. Raises `ProverLost`."""
+        guide = self._guide
+        if guide is None or self._child is None:
+            return None
+        try:
+            while self._child.connection.poll(wait_seconds):
+                message = self._child.connection.recv()
+                if not isinstance(message, ProverReady):
+                    self._guide = None
+                    return message  # type: ignore[no-any-return]
+                self._child.ready = True
+        except (EOFError, OSError):
+            return self._mourn(guide)
+        if time.monotonic() < self._deadline:
+            return None
+        self.stop()
+        return Disproof(f"takes more than {WALL_SECONDS:g} s to compile, allowed is a simpler one")
+
+    def stop(self) -> None:
+        """End the process. Idempotent."""
+        child, self._child, self._guide = self._child, None, None
+        if child is not None:
+            child.process.kill()
+            child.process.wait(KILLED_WAIT_S)
+            child.connection.close()
+
+    def _send(self, guide: Guide) -> None:
+        if self._child is None:
+            self._child = self._start()
+        with contextlib.suppress(OSError):  # it has just died: `result` finds out how
+            self._child.connection.send(guide)
+
+    def _start(self) -> _Child:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    PROGRAM,
+                    str(self._directory),
+                    str(theirs.fileno()),
+                    *(str(limit) for limit in dataclasses.astuple(self._limits)),
+                ],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                # The compiler has many threads, each of which would take an arena of its own.
+                env={**os.environ, "PYTHONPATH": str(ROOM), "MALLOC_ARENA_MAX": "2"},
+            )
+        return _Child(process, Connection(ours.detach()))
+
+    def _mourn(self, guide: Guide) -> Disproof | None:
+        """The pipe is closed. Begins again if the guide was not at fault."""
+        child = self._child
+        assert child is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.process.wait(KILLED_WAIT_S)
+        code = child.process.returncode
+        self.stop()
+        if not child.ready:
+            raise ProverLost(f"the guide prover could not be started (exit code {code})")
+        if code == 0:  # it had been idle for long and left just now
+            self.begin(guide)
+            return None
+        if code == -signal.SIGXCPU:
+            return Disproof(
+                f"takes more than {self._limits.cpu_seconds} s of computing time to compile, "
+                "allowed is a simpler one"
+            )
+        how = f"was killed by signal {-code}" if code and code < 0 else f"ended with code {code}"
+        return Disproof(f"cannot be compiled (the compiler {how}), allowed is a simpler one")

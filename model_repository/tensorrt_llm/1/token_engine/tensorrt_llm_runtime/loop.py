@@ -1,0 +1,165 @@
+"""TensorRT-LLM on an asyncio loop of its own. Requests wait here until its batch has room for them;
+what it holds waits for KV cache alone, in the order of arrival unless `by_priority`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from token_engine.async_loop import WATCH_S, AsyncLoop, EngineLost, Job
+from token_engine.library_results import ODDITIES, IncompleteResponse, one_line, readable
+from token_engine.tensorrt_llm_runtime.results import read_gain
+from token_engine.tensorrt_llm_runtime.sampling import Part, first_part, next_part
+
+ABORT_PATIENCE_S = 10.0  # for the last response of an aborted request; then its place is free
+STATS_PAUSE_S = 0.2
+# Of a `RequestError` that is of the workers, told to every request there is: the end of their loop,
+# or of their CUDA context (_torch/pyexecutor/error_classification.py). In small letters.
+BROADCASTS = (
+    "event loop terminated",
+    "cudaerrorillegaladdress",
+    "cudaerrorlaunchfailure",
+    "device-side assert",
+    "illegal memory access",
+    "unrecoverable",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KvBlocks:
+    """Of the whole KV cache, as the library reported last."""
+
+    total: int = 0
+    used: int = 0
+    prefix_queries: int = 0  # tokens of prompts that were looked up, since the start
+    prefix_hits: int = 0  # of these, those whose KV was there
+
+
+class GenerationLoop(AsyncLoop):
+    """See `AsyncLoop`."""
+
+    library = "TensorRT-LLM"
+
+    def __init__(
+        self,
+        llm: Any,
+        make_params: Callable[[Part], Any],
+        request_error: type[Exception],
+        most_running: int,
+        hang_timeout_s: float,
+        by_priority: bool = False,  # whether the library's own queue goes by priority
+    ) -> None:
+        self._llm = llm
+        self._by_priority = by_priority
+        self._make_params = make_params
+        self._request_error = request_error
+        self.refusals = (request_error, ValueError)
+        self._reads_stats = False
+        self.kv_blocks = KvBlocks()
+        super().__init__(most_running, hang_timeout_s)
+
+    def _is_healthy(self) -> bool:
+        healthy = getattr(self._llm, "_check_health", None)
+        return healthy is None or bool(healthy())
+
+    def _abort_job(self, job: Job) -> None:
+        if job.result is not None:
+            self._abort_result(job)
+            self._loop.call_later(ABORT_PATIENCE_S, self._give_up, job)
+
+    def _abort_result(self, job: Job) -> None:
+        try:
+            job.result.abort()
+        except ODDITIES:  # of this request; if the executor is gone, the watch sees it
+            pass
+        except Exception as error:
+            self._lose(error)
+
+    def _give_up(self, job: Job) -> None:
+        if job.task is not None and not job.task.done():
+            job.task.cancel()
+
+    async def _generate(self, job: Job) -> None:
+        part: Part | None = first_part(job.request)
+        while part is not None and not job.cancelled:
+            part = await self._run_part(job, part)
+
+    async def _run_part(self, job: Job, part: Part) -> Part | None:
+        """One generation of the library; returns the one that is to follow."""
+        prompt = list(part.request.prompt_ids)
+        params = self._make_params(part)
+        # By keyword: the third positional parameter is another one.
+        job.result = None
+        job.result = self._llm.generate_async(prompt, params, streaming=True, **self._order(job))
+        job.accepted = True
+        self._start_stats()
+        try:
+            return await self._read_part(job, part)
+        except self._request_error as error:
+            said = one_line(error)
+            if any(mark in said.lower() for mark in BROADCASTS):
+                raise EngineLost(said) from error
+            raise IncompleteResponse(said) from error
+
+    async def _read_part(self, job: Job, part: Part) -> Part | None:
+        """To its end, or until the library has freed what was cancelled."""
+        async for _ in job.result:
+            self._last_sign = time.monotonic()
+            if job.cancelled:
+                continue  # until the library has freed it
+            gain = readable(self.library, read_gain, job.result.outputs[0], part.request)
+            job.made += gain.token_ids
+            job.first_scheduled_ns = job.first_scheduled_ns or gain.first_scheduled_ns
+            following = None
+            if gain.finish_reason == "length":
+                following = next_part(job.request, job.made)
+            if following is not None:
+                gain = replace(gain, finish_reason=None)
+            if gain.token_ids or gain.finish_reason is not None:
+                self._put(job, gain.as_delta(job.request.key, job.first_scheduled_ns))
+            if following is not None or gain.finish_reason is not None:
+                return following
+        if not job.cancelled:
+            raise IncompleteResponse("TensorRT-LLM ended the request without a reason")
+        return None
+
+    def _order(self, job: Job) -> dict[str, Any]:
+        """Ours are -100 to 100, the lowest first; the library's 1 to 0, the highest first."""
+        return {"priority": (100 - job.request.priority) / 200} if self._by_priority else {}
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        super()._fail(job, error)
+        if job.result is not None and not isinstance(error.__cause__, self._request_error):
+            self._abort_result(job)  # the library goes on with it
+
+    def _start_stats(self) -> None:
+        """Only now: the library complains of whoever asks before the first request."""
+        if not self._reads_stats and hasattr(self._llm, "get_stats_async"):
+            self._reads_stats = True
+            self._help(self._read_stats())
+
+    async def _read_stats(self) -> None:
+        """Unread, they would pile up. They end whenever none comes for a while, and the library
+        hands out the same iterator, which stays at its end until the next request."""
+        while True:
+            with contextlib.suppress(Exception):  # served without figures rather than not at all
+                iterator = self._llm.get_stats_async(timeout=WATCH_S)
+                getattr(iterator, "mark_undone", lambda: None)()
+                async for stats in iterator:
+                    self._last_sign = time.monotonic()
+                    self.kv_blocks = read_kv_blocks(stats.get("kvCacheStats") or {})
+            await asyncio.sleep(STATS_PAUSE_S)
+
+
+def read_kv_blocks(kv: dict[str, Any]) -> KvBlocks:
+    """Out of `kvCacheStats`, whose counts of reused and missed blocks are sums since the start."""
+    tokens = kv.get("tokensPerBlock", 0)
+    hits = kv.get("reusedBlocks", 0)
+    queries = hits + kv.get("missedBlocks", 0)
+    total, used = kv.get("maxNumBlocks", 0), kv.get("usedNumBlocks", 0)
+    return KvBlocks(total, used, queries * tokens, hits * tokens)

@@ -1,0 +1,185 @@
+"""A request in TensorRT-LLM's words. Knows no running engine.
+
+    here                   SamplingParams of the library
+    ---------------------  ---------------------------------------------------------------------
+    greedy                 top_k=1; temperature, top_p, min_p and seed stay unset
+    temperature            temperature, at least 1e-5 (0 is greedy in some versions, invalid in C++)
+    top_k                  top_k; 0 if it is the whole vocabulary. C++ cuts above 1024: refused
+    top_p                  top_p, at least 1e-6 (0 is invalid in C++)
+    min_p                  min_p if not 0
+    seed                   seed, hashed into 63 bits, to the C++ sampler; one is drawn for a request
+                           without one, as the sampler's own is fixed. With a TorchSampler (the only
+                           one from 1.3.0rc26 on) a seed is refused: it ignores seeds, or draws the
+                           whole batch by the first one
+    repetition_penalty     repetition_penalty if not 1
+    presence_penalty       presence_penalty and prompt_ignore_length=len(prompt), so that the
+    frequency_penalty      prompt does not count; divided by the temperature for the C++ sampler,
+                           which subtracts them after its division by it. Refused up to 1.1
+    max_tokens             max_tokens, always (the library's own default is 32)
+    end_ids                end_id and, beyond the first, stop_token_ids; none: ignore_eos
+    min_tokens             two generations; see `parts`
+    bad_words              of one id: bad_token_ids; of several: see `with_bad_sequences`
+    token_bias             embedding_bias, a float32 tensor over the vocabulary
+    logprobs               logprobs: the number of likeliest tokens, and what asks for the chosen
+    guide                  guided_decoding: json -> json_object, json_schema -> json,
+                           regex -> regex, ebnf_grammar -> grammar
+    priority               the runtime keeps its own queue (async_loop.py); with
+                           scheduler_config.waiting_queue_policy "priority" the library's goes by it
+                           too: priority of `generate_async`, 1 for -100 to 0 for 100
+
+Nothing is tokenized or put into text: prompts go as ids, detokenize=False, and stop words of text
+are room 2's. Sources: tensorrt_llm/sampling_params.py, executor/base_worker.py,
+_torch/pyexecutor/sampler.py, cpp/tensorrt_llm/kernels/penaltyKernels.cu and layerUtils.h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from token_engine.interface import GenerationRequest, Guide
+from token_engine.library_results import seed_of_63_bits
+from token_engine.tensorrt_llm_runtime.versions import Library, SamplerAbilities, with_bad_sequences
+
+LEAST_TEMPERATURE = 1e-5  # at which no draw differs from the likeliest token any more
+LEAST_TOP_P = 1e-6
+NEVER = -1e9  # bias of a token that must not come: finite, as -inf and -inf make NaN
+GUIDE_FIELDS = {"json_schema": "json", "regex": "regex", "ebnf_grammar": "grammar"}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One generation of the library."""
+
+    request: GenerationRequest
+    prompt_length: int  # of the caller's prompt, of which this part's may be a continuation
+
+
+def first_part(request: GenerationRequest) -> Part:
+    """The whole request, or what comes before its `min_tokens`.
+
+    The library's `min_tokens` bans the one `end_id`; the `stop_token_ids` stop a generation at any
+    time, and an 8B Llama has three end ids. So the first `min_tokens` tokens are generated with a
+    bias against all of them, and `next_part` goes on from there out of the prefix cache.
+    """
+    length = len(request.prompt_ids)
+    if not request.min_tokens or not request.end_ids:
+        return Part(replace(request, min_tokens=0), length)
+    bias = dict(request.token_bias) | dict.fromkeys(request.end_ids, NEVER)
+    return Part(
+        replace(
+            request,
+            max_tokens=request.min_tokens,
+            end_ids=(),
+            min_tokens=0,
+            token_bias=tuple(bias.items()),
+        ),
+        length,
+    )
+
+
+def next_part(request: GenerationRequest, made: Sequence[int]) -> Part | None:
+    """What follows a first part that made these tokens; None if nothing does."""
+    if not request.min_tokens or not request.end_ids or len(made) >= request.max_tokens:
+        return None
+    seed = request.sampling.seed
+    if seed is not None:
+        seed = (seed + len(made)) % 2**64  # not the same draws once more
+    rest = replace(
+        request,
+        prompt_ids=request.prompt_ids + tuple(made),
+        max_tokens=request.max_tokens - len(made),
+        min_tokens=0,
+        sampling=replace(request.sampling, seed=seed),
+    )
+    return Part(rest, len(request.prompt_ids))
+
+
+def library_params(part: Part, library: Library, vocab_size: int, any_end_id: int) -> Any:
+    """The `SamplingParams` of a part; valid for every request that is not refused."""
+    request = part.request
+    params: dict[str, Any] = {
+        "max_tokens": request.max_tokens,
+        "detokenize": False,
+        "return_perf_metrics": True,
+        **_ends(request, any_end_id),
+        **_choice(request, vocab_size, library.sampler),
+        **_penalties(part, library.sampler),
+    }
+    if request.logprobs is not None:
+        params["logprobs"] = request.logprobs or library.sampler.logprobs_of_chosen
+        if not request.logprobs and library.sampler.simple_logprobs:
+            params["logprobs_simple_format"] = True
+    if request.token_bias:
+        params["embedding_bias"] = _bias(request, library, vocab_size)
+    if request.guide is not None:
+        params["guided_decoding"] = _guide(request.guide, library)
+    single = [word[0] for word in request.bad_words if len(word) == 1]
+    if single:
+        params["bad_token_ids"] = single
+    made = library.sampling_params(**params)
+    several = [list(word) for word in request.bad_words if len(word) > 1]
+    return with_bad_sequences(made, several) if several else made
+
+
+def _ends(request: GenerationRequest, any_end_id: int) -> dict[str, Any]:
+    """An `end_id` there must be: without one the library asks its tokenizer."""
+    if not request.end_ids:
+        return {"end_id": any_end_id, "ignore_eos": True}
+    first, *others = request.end_ids
+    return {"end_id": first, **({"stop_token_ids": others} if others else {})}
+
+
+def _choice(
+    request: GenerationRequest, vocab_size: int, sampler: SamplerAbilities
+) -> dict[str, Any]:
+    sampling = request.sampling
+    if sampling.greedy:
+        return {"top_k": 1}
+    choice: dict[str, Any] = {
+        "temperature": max(sampling.temperature, LEAST_TEMPERATURE),
+        "top_k": limited_top_k(request, vocab_size),
+        "top_p": max(sampling.top_p, LEAST_TOP_P),
+    }
+    if sampler.seeds:
+        choice["seed"] = seed_of_63_bits(sampling.seed_or_fresh())
+    if sampling.min_p:
+        choice["min_p"] = sampling.min_p
+    return choice
+
+
+def limited_top_k(request: GenerationRequest, vocab_size: int) -> int:
+    """0 for no limit."""
+    sampling = request.sampling
+    return 0 if sampling.greedy or sampling.top_k >= vocab_size else sampling.top_k
+
+
+def _penalties(part: Part, sampler: SamplerAbilities) -> dict[str, Any]:
+    sampling = part.request.sampling
+    penalties: dict[str, Any] = {}
+    if sampling.repetition_penalty != 1:
+        penalties["repetition_penalty"] = sampling.repetition_penalty
+    if sampling.presence_penalty or sampling.frequency_penalty:
+        scale = 1.0
+        if sampler.temperature_first and not sampling.greedy:
+            scale = max(sampling.temperature, LEAST_TEMPERATURE)
+        penalties["presence_penalty"] = sampling.presence_penalty / scale
+        penalties["frequency_penalty"] = sampling.frequency_penalty / scale
+        penalties["prompt_ignore_length"] = part.prompt_length
+    return penalties
+
+
+def _bias(request: GenerationRequest, library: Library, vocab_size: int) -> Any:
+    bias = np.zeros(vocab_size, np.float32)
+    for token_id, value in request.token_bias:
+        bias[token_id] = value
+    return library.torch.from_numpy(bias)
+
+
+def _guide(guide: Guide, library: Library) -> Any:
+    if guide.kind == "json":
+        return library.guided_decoding_params(json_object=True)
+    return library.guided_decoding_params(**{GUIDE_FIELDS[guide.kind]: guide.text})

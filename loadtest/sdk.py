@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llama_fp4 import Client, InvalidRequest, LlamaError, Retries, Stream
-from llama_fp4.address import metrics_url
+from llama_fp4.transports.choose import metrics_url
 from workloads import Turn
 
 Messages = Sequence[Mapping[str, str]]

@@ -13,12 +13,12 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from cli_calls import call, environment
 from llama_fp4 import SamplingParams
-from llama_fp4.address import metrics_url
-from llama_fp4.cli import COMMANDS
-from llama_fp4.cli_bench import percentile
-from llama_fp4.cli_conversation import Conversation
-from llama_fp4.cli_metrics import parse, rows
-from llama_fp4.cli_options import OPTIONS
+from llama_fp4.cli.bench import percentile
+from llama_fp4.cli.conversation import Conversation
+from llama_fp4.cli.main import COMMANDS
+from llama_fp4.cli.metrics import parse, rows
+from llama_fp4.cli.options import OPTIONS
+from llama_fp4.transports.choose import metrics_url
 from serving.child_server import free_ports
 
 SECRET = "s3cr3t"

@@ -8,7 +8,7 @@ import textwrap
 from random import Random
 
 import pytest
-from llama_fp4.cli_wrap import Wrapped, text_width, wrapped
+from llama_fp4.cli.wrap import Wrapped, text_width, wrapped
 
 WORDS = ["a", "of", "robot", "called", "Tom,", "extraordinary", "sentences.", "I"]
 
@@ -19,7 +19,7 @@ class Screen(io.StringIO):
     def __init__(self, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
         size = os.terminal_size((columns, 24))
-        monkeypatch.setattr("llama_fp4.cli_wrap.os.get_terminal_size", lambda _: size)
+        monkeypatch.setattr("llama_fp4.cli.wrap.os.get_terminal_size", lambda _: size)
 
     def isatty(self) -> bool:
         return True
@@ -107,7 +107,7 @@ def test_a_window_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = Wrapped(screen)
     answer.write("one two three four five six seven ")
     size = os.terminal_size((24, 24))
-    monkeypatch.setattr("llama_fp4.cli_wrap.os.get_terminal_size", lambda _: size)
+    monkeypatch.setattr("llama_fp4.cli.wrap.os.get_terminal_size", lambda _: size)
     answer.write("eight nine ten\neleven twelve thirteen fourteen")
     answer.flush()
     assert screen.getvalue().splitlines()[-2:] == ["eleven twelve thirteen", "fourteen"]

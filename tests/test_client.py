@@ -27,8 +27,8 @@ from llama_fp4 import (
     TotalTimeout,
     UnknownOption,
 )
-from llama_fp4.http_body import Body
-from llama_fp4.transport import METADATA
+from llama_fp4.transports.base import METADATA
+from llama_fp4.transports.http_body import Body
 
 AT_ONCE = Retries(attempts=3, pause=0.0)
 

@@ -16,8 +16,8 @@ from llama_fp4 import (
     Timeouts,
     UnknownOption,
 )
-from llama_fp4.grpc_wire import Reader, options
 from llama_fp4.settings import Connection
+from llama_fp4.transports.grpc_messages import Reader, options
 from tritonclient.grpc import service_pb2 as pb
 
 NAN = float("nan")

@@ -22,7 +22,7 @@ from llama_fp4 import (
     UnsupportedRequest,
 )
 from llama_fp4.errors import error_of, error_of_message
-from llama_fp4.transport import METADATA
+from llama_fp4.transports.base import METADATA
 
 ERRORS = [
     kind

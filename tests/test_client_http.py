@@ -30,10 +30,10 @@ from llama_fp4 import (
     TotalTimeout,
     Unauthenticated,
 )
-from llama_fp4.contracts import Tensor
-from llama_fp4.http_transport import HttpTransport
-from llama_fp4.http_wire import Events
+from llama_fp4.model_contract import Tensor
 from llama_fp4.settings import Connection
+from llama_fp4.transports.http_messages import Events
+from llama_fp4.transports.http_sync import HttpTransport
 from processes import eventually
 from serving.child_server import free_ports
 

@@ -24,12 +24,12 @@ from llama_fp4 import (
     SamplingParams,
     Timeouts,
 )
-from llama_fp4.contracts import Request
-from llama_fp4.grpc_wire import infer_request
-from llama_fp4.http_wire import generate
+from llama_fp4.model_contract import Request
 from llama_fp4.sampling import FLAGS, INTEGERS, NUMBERS
 from llama_fp4.settings import Connection
-from llama_fp4.transport import METADATA
+from llama_fp4.transports.base import METADATA
+from llama_fp4.transports.grpc_messages import infer_request
+from llama_fp4.transports.http_messages import generate
 
 INTS = [np.int8, np.uint8, np.int32, np.int64, np.uint64, np.array]
 FLOATS = [np.float16, np.float32, np.float64, np.longdouble, np.array, Fraction]

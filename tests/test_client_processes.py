@@ -31,7 +31,7 @@ from llama_fp4 import (
     Retries,
     Timeouts,
 )
-from llama_fp4.transport import METADATA
+from llama_fp4.transports.base import METADATA
 from processes import PATIENCE_S, eventually
 from tritonclient.grpc import service_pb2 as pb
 

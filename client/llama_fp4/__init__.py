@@ -23,7 +23,6 @@ from llama_fp4.answers import (
 from llama_fp4.async_client import AsyncClient
 from llama_fp4.async_stream import AsyncStream
 from llama_fp4.client import Client
-from llama_fp4.contracts import Request
 from llama_fp4.errors import (
     BetweenTokensTimeout,
     Cancelled,
@@ -46,10 +45,11 @@ from llama_fp4.errors import (
     UnknownOption,
     UnsupportedRequest,
 )
+from llama_fp4.model_contract import Request
 from llama_fp4.sampling import SamplingParams
 from llama_fp4.settings import Keepalive, Retries, Timeouts, Tls
 from llama_fp4.stream import Stream
-from llama_fp4.transport import AsyncFunctionTransport, FunctionTransport
+from llama_fp4.transports.base import AsyncFunctionTransport, FunctionTransport
 
 __all__ = [
     "AsyncClient",

@@ -2,7 +2,7 @@
 
 import sys
 
-from llama_fp4.cli import main
+from llama_fp4.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

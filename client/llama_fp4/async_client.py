@@ -8,11 +8,9 @@ from collections.abc import Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Literal, overload
 
-from llama_fp4.address import open_transport
 from llama_fp4.answers import Completion, Health, ModelMetadata, ModelState, ServerInfo
 from llama_fp4.async_stream import AsyncStream
 from llama_fp4.client import ASK_S, Messages, checked_id
-from llama_fp4.contracts import Model, Prompt, Request
 from llama_fp4.errors import (
     ClientClosed,
     InvalidRequest,
@@ -21,10 +19,12 @@ from llama_fp4.errors import (
     UnknownModel,
     UnknownOption,
 )
-from llama_fp4.exchange import Exchange
+from llama_fp4.model_contract import Model, Prompt, Request
+from llama_fp4.request_state import Exchange
 from llama_fp4.sampling import SamplingParams, merged_params
 from llama_fp4.settings import Keepalive, Retries, Timeouts, Tls, limit_of
-from llama_fp4.transport import AsyncTransport
+from llama_fp4.transports.base import AsyncTransport
+from llama_fp4.transports.choose import open_transport
 
 
 class AsyncClient:

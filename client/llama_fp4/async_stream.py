@@ -12,10 +12,10 @@ from types import TracebackType
 from typing import Any
 
 from llama_fp4.answers import Chunk, Completion, Timing
-from llama_fp4.contracts import Request
 from llama_fp4.errors import LlamaError, RequestTimeout
-from llama_fp4.exchange import Exchange
-from llama_fp4.transport import AsyncCall, AsyncTransport
+from llama_fp4.model_contract import Request
+from llama_fp4.request_state import Exchange
+from llama_fp4.transports.base import AsyncCall, AsyncTransport
 
 Prepare = Callable[[], Awaitable[tuple[AsyncTransport, Request]]]
 

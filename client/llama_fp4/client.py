@@ -10,9 +10,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, overload
 
-from llama_fp4.address import open_transport
 from llama_fp4.answers import Completion, Health, ModelMetadata, ModelState, ServerInfo
-from llama_fp4.contracts import Model, Prompt, Request
 from llama_fp4.errors import (
     ClientClosed,
     InvalidRequest,
@@ -22,12 +20,14 @@ from llama_fp4.errors import (
     UnknownOption,
     must_be,
 )
-from llama_fp4.exchange import Exchange
+from llama_fp4.model_contract import Model, Prompt, Request
 from llama_fp4.plain_values import plain
+from llama_fp4.request_state import Exchange
 from llama_fp4.sampling import SamplingParams, merged_params
 from llama_fp4.settings import Keepalive, Retries, Timeouts, Tls, limit_of
 from llama_fp4.stream import Stream
-from llama_fp4.transport import Transport
+from llama_fp4.transports.base import Transport
+from llama_fp4.transports.choose import open_transport
 from llama_fp4.watchdog import Watchdog
 
 Messages = Sequence[Mapping[str, Any]]

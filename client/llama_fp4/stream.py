@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from llama_fp4.answers import Chunk, Completion, Timing
-from llama_fp4.contracts import Request
 from llama_fp4.errors import LlamaError, RequestTimeout
-from llama_fp4.exchange import Exchange
-from llama_fp4.transport import Call, Transport
+from llama_fp4.model_contract import Request
+from llama_fp4.request_state import Exchange
+from llama_fp4.transports.base import Call, Transport
 from llama_fp4.watchdog import Watchdog
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from time import perf_counter
 from weakref import WeakMethod
 
-from llama_fp4.exchange import Exchange
+from llama_fp4.request_state import Exchange
 
 
 class Watchdog:

@@ -109,8 +109,8 @@ def _measure(client: Callable[[str], Callable[[], int]], url: str) -> float:
 
 
 def _raw_request() -> Any:
-    from llama_fp4 import grpc_wire
-    from llama_fp4.contracts import OUTPUTS, Request, Tensor
+    from llama_fp4.model_contract import OUTPUTS, Request, Tensor
+    from llama_fp4.transports import grpc_messages as grpc_wire
 
     tensors = (
         Tensor("text_input", "BYTES", (1, 1), ["Hello there"]),

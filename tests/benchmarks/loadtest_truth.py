@@ -27,8 +27,9 @@ from typing import Any
 
 from assemble_repository import assemble
 from host.console import run_script, say
-from llama_fp4 import Request, grpc_wire
-from llama_fp4.contracts import OUTPUTS, Tensor
+from llama_fp4 import Request
+from llama_fp4.model_contract import OUTPUTS, Tensor
+from llama_fp4.transports import grpc_messages as grpc_wire
 from serving.child_server import ServerProcess, free_ports
 
 from tests.benchmarks.peer_load_tests import Figures, Load, aiperf, perf_analyzer

@@ -8,11 +8,11 @@ import textwrap
 from typing import Any
 
 from llama_fp4.answers import ModelMetadata, ModelState
-from llama_fp4.cli_console import OK, WIDTH, say, say_json, say_table
-from llama_fp4.cli_options import add_server_options, transport_of
+from llama_fp4.cli.options import add_server_options, transport_of
+from llama_fp4.cli.output import OK, WIDTH, say, say_json, say_table
 from llama_fp4.client import ASK_S
-from llama_fp4.contracts import Model
 from llama_fp4.errors import InvalidRequest, UnknownModel, UnsupportedRequest
+from llama_fp4.model_contract import Model
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -14,10 +14,10 @@ METRICS_PORT = 8002  # Triton's default
 SCHEMES = ("grpc", "grpcs", "http", "https")
 # (scheme's wire, async) -> module and class; imported when wanted, as gRPC's stubs bring numpy.
 TRANSPORTS = {
-    ("grpc", False): ("llama_fp4.grpc_transport", "GrpcTransport"),
-    ("grpc", True): ("llama_fp4.grpc_aio_transport", "GrpcAioTransport"),
-    ("http", False): ("llama_fp4.http_transport", "HttpTransport"),
-    ("http", True): ("llama_fp4.http_aio_transport", "HttpAioTransport"),
+    ("grpc", False): ("llama_fp4.transports.grpc_sync", "GrpcTransport"),
+    ("grpc", True): ("llama_fp4.transports.grpc_aio", "GrpcAioTransport"),
+    ("http", False): ("llama_fp4.transports.http_sync", "HttpTransport"),
+    ("http", True): ("llama_fp4.transports.http_aio", "HttpAioTransport"),
 }
 
 

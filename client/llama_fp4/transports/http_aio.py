@@ -8,13 +8,13 @@ from collections.abc import Awaitable
 from time import perf_counter
 from typing import Any, TypeVar
 
-from llama_fp4 import http_wire as wire
 from llama_fp4.answers import Chunk, Health, ModelMetadata, ModelState, ServerInfo
-from llama_fp4.contracts import Request
 from llama_fp4.errors import Cancelled, ClientClosed, ConnectTimeout, LlamaError, TotalTimeout
-from llama_fp4.http_body import Body
-from llama_fp4.http_transport import STOP_TIMEOUT_S
+from llama_fp4.model_contract import Request
 from llama_fp4.settings import Connection
+from llama_fp4.transports import http_messages as wire
+from llama_fp4.transports.http_body import Body
+from llama_fp4.transports.http_sync import STOP_TIMEOUT_S
 
 Both = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Result = TypeVar("Result")

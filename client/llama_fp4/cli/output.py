@@ -99,7 +99,7 @@ def complain(error: LlamaError, as_json: bool) -> None:
 
 def _lines(text: str) -> str:
     """For stderr, with its terminal's line ends."""
-    from llama_fp4.cli_wrap import wrapped  # which needs `shown`
+    from llama_fp4.cli.wrap import wrapped  # which needs `shown`
 
     return wrapped(sys.stderr, text)
 

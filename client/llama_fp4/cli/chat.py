@@ -10,20 +10,20 @@ import contextlib
 import sys
 
 from llama_fp4.answers import Completion
-from llama_fp4.cli_banner import banner, pace
-from llama_fp4.cli_commands import Commands
-from llama_fp4.cli_console import INTERRUPTED, OK, complain, note, say, say_json
-from llama_fp4.cli_conversation import Conversation
-from llama_fp4.cli_generate import AS_MANY, ENDS, completion_json, end_of
-from llama_fp4.cli_lines import Lines
-from llama_fp4.cli_options import (
+from llama_fp4.cli.banner import banner, pace
+from llama_fp4.cli.chat_commands import Commands
+from llama_fp4.cli.conversation import Conversation
+from llama_fp4.cli.generate import AS_MANY, ENDS, completion_json, end_of
+from llama_fp4.cli.keyboard import Lines
+from llama_fp4.cli.options import (
     add_sampling_options,
     add_server_options,
     check_text,
     open_client,
     sampling_params,
 )
-from llama_fp4.cli_wrap import Wrapped
+from llama_fp4.cli.output import INTERRUPTED, OK, complain, note, say, say_json
+from llama_fp4.cli.wrap import Wrapped
 from llama_fp4.client import Client
 from llama_fp4.errors import Cancelled, InvalidRequest, LlamaError
 from llama_fp4.sampling import SamplingParams

@@ -7,17 +7,17 @@ import sys
 from typing import Any
 
 from llama_fp4.answers import Chunk, Completion
-from llama_fp4.cli_console import OK, note, say, say_json
-from llama_fp4.cli_options import (
+from llama_fp4.cli.options import (
     add_sampling_options,
     add_server_options,
     check_text,
     open_client,
     sampling_params,
 )
-from llama_fp4.cli_wrap import Wrapped
-from llama_fp4.contracts import Prompt
+from llama_fp4.cli.output import OK, note, say, say_json
+from llama_fp4.cli.wrap import Wrapped
 from llama_fp4.errors import Cancelled, InvalidRequest
+from llama_fp4.model_contract import Prompt
 from llama_fp4.sampling import SamplingParams
 from llama_fp4.stream import Stream
 

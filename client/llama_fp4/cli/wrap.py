@@ -11,7 +11,7 @@ import sys
 import unicodedata
 from typing import TextIO
 
-from llama_fp4.cli_console import shown
+from llama_fp4.cli.output import shown
 
 NARROWEST = 20  # columns; below, and where the terminal does not tell, nothing is wrapped
 TAB = 8

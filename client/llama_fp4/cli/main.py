@@ -12,7 +12,8 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from llama_fp4.cli_console import (
+from llama_fp4.cli.interrupt import Waker
+from llama_fp4.cli.output import (
     BROKEN_PIPE,
     INTERRUPTED,
     OK,
@@ -22,18 +23,17 @@ from llama_fp4.cli_console import (
     exit_code,
     say,
 )
-from llama_fp4.cli_interrupt import Waker
 from llama_fp4.errors import LlamaError, must_be
 from llama_fp4.sampling import ONE_ANSWER, SEVERAL
 
 # name -> (module, what it does); each module has `add_options(parser)` and `run(options) -> code`
 COMMANDS = {
-    "generate": ("cli_generate", "answer one prompt, from the command line or standard input"),
-    "chat": ("cli_chat", "talk; Ctrl-C cancels an answer, /help says the rest"),
-    "health": ("cli_server", "whether the server lives and the model is ready"),
-    "models": ("cli_models", "what the server has, and which inputs it takes"),
-    "metrics": ("cli_metrics", "what the engine does now"),
-    "bench": ("cli_bench", "a quick look at latency and tokens/s, no load test"),
+    "generate": ("generate", "answer one prompt, from the command line or standard input"),
+    "chat": ("chat", "talk; Ctrl-C cancels an answer, /help says the rest"),
+    "health": ("inspect_server", "whether the server lives and the model is ready"),
+    "models": ("models", "what the server has, and which inputs it takes"),
+    "metrics": ("metrics", "what the engine does now"),
+    "bench": ("bench", "a quick look at latency and tokens/s, no load test"),
 }
 
 
@@ -72,7 +72,7 @@ def _run(given: list[str]) -> int:
     if name not in COMMANDS:
         raise must_be("the command", f"one of {', '.join(COMMANDS)}", name)
     module_name, summary = COMMANDS[name]
-    module = importlib.import_module(f"llama_fp4.{module_name}")
+    module = importlib.import_module(f"llama_fp4.cli.{module_name}")
     usage = f"llama-fp4 {name} [options]"
     parser = Parser(prog=f"llama-fp4 {name}", usage=usage, description=_sentence(summary))
     module.add_options(parser)

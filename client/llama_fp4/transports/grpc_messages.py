@@ -14,7 +14,6 @@ from google.protobuf import json_format
 from tritonclient.grpc import service_pb2 as pb
 
 from llama_fp4.answers import Chunk, ModelMetadata, ModelState, TensorInfo
-from llama_fp4.contracts import Request, Tensor
 from llama_fp4.errors import (
     ClientClosed,
     ConnectError,
@@ -24,6 +23,7 @@ from llama_fp4.errors import (
     TlsError,
     error_of,
 )
+from llama_fp4.model_contract import Request, Tensor
 from llama_fp4.settings import Connection
 
 SERVICE = "/inference.GRPCInferenceService/"

@@ -9,11 +9,11 @@ import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llama_fp4.address import metrics_url
-from llama_fp4.cli_console import OK, say_json, say_table
-from llama_fp4.cli_options import add_server_options, connection
+from llama_fp4.cli.options import add_server_options, connection
+from llama_fp4.cli.output import OK, say_json, say_table
 from llama_fp4.client import ASK_S
 from llama_fp4.errors import ConnectError, ConnectTimeout, InvalidRequest, ServerFailed, must_be
+from llama_fp4.transports.choose import metrics_url
 
 SAMPLE = re.compile(r"([a-zA-Z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)")
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
-from llama_fp4.cli_console import say
-from llama_fp4.cli_conversation import Conversation
-from llama_fp4.cli_generate import AS_MANY
-from llama_fp4.cli_options import allowed, check_text, parse_value
-from llama_fp4.cli_wrap import Wrapped
+from llama_fp4.cli.conversation import Conversation
+from llama_fp4.cli.generate import AS_MANY
+from llama_fp4.cli.options import allowed, check_text, parse_value
+from llama_fp4.cli.output import say
+from llama_fp4.cli.wrap import Wrapped
 from llama_fp4.errors import InvalidRequest
 from llama_fp4.sampling import LISTS, NAMES, SamplingParams
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from llama_fp4.cli_console import OK, SERVER_ERROR, say_json, say_table, yes
-from llama_fp4.cli_options import add_server_options, open_client
+from llama_fp4.cli.options import add_server_options, open_client
+from llama_fp4.cli.output import OK, SERVER_ERROR, say_json, say_table, yes
 from llama_fp4.client import ASK_S
 
 

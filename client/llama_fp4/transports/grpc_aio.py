@@ -11,12 +11,12 @@ import grpc
 import grpc.aio
 from tritonclient.grpc import service_pb2 as pb
 
-from llama_fp4 import grpc_wire as wire
 from llama_fp4.answers import Chunk, Health, ModelMetadata, ModelState, ServerInfo
-from llama_fp4.contracts import Request
 from llama_fp4.errors import Cancelled, ClientClosed, LlamaError, error_of_message
-from llama_fp4.grpc_transport import STOP_TIMEOUT_S
+from llama_fp4.model_contract import Request
 from llama_fp4.settings import Connection
+from llama_fp4.transports import grpc_messages as wire
+from llama_fp4.transports.grpc_sync import STOP_TIMEOUT_S
 
 EOF = grpc.aio.EOF
 

@@ -12,12 +12,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from llama_fp4.address import open_transport
 from llama_fp4.client import Client
 from llama_fp4.errors import InvalidRequest, must_be
 from llama_fp4.sampling import FLAGS, GUIDES, INTEGERS, LISTS, NUMBERS, SamplingParams, described
 from llama_fp4.settings import Keepalive, Timeouts, Tls
-from llama_fp4.transport import Transport
+from llama_fp4.transports.base import Transport
+from llama_fp4.transports.choose import open_transport
 
 URL_VARIABLE = "LLAMA_FP4_URL"
 CONNECT_S = 10.0  # for the first call, where --timeout leaves as much

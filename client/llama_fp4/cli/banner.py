@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from llama_fp4.address import metrics_url
 from llama_fp4.answers import Completion, Timing
-from llama_fp4.cli_metrics import INFO, fetch, parse
-from llama_fp4.cli_options import connection
+from llama_fp4.cli.metrics import INFO, fetch, parse
+from llama_fp4.cli.options import connection
 from llama_fp4.client import Client
 from llama_fp4.errors import LlamaError
+from llama_fp4.transports.choose import metrics_url
 
 METRICS_S = 1.0  # a session does not wait for what it can do without
 

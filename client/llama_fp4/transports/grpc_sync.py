@@ -9,11 +9,11 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2 as pb
 
-from llama_fp4 import grpc_wire as wire
 from llama_fp4.answers import Chunk, Health, ModelMetadata, ModelState, ServerInfo
-from llama_fp4.contracts import Request
 from llama_fp4.errors import ClientClosed, LlamaError, error_of_message
+from llama_fp4.model_contract import Request
 from llama_fp4.settings import Connection
+from llama_fp4.transports import grpc_messages as wire
 
 STOP_TIMEOUT_S = 5.0
 

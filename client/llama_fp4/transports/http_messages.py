@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import quote
 
 from llama_fp4.answers import Chunk, ModelMetadata, ModelState, TensorInfo
-from llama_fp4.contracts import Request
 from llama_fp4.errors import (
     ConnectError,
     ConnectionLost,
@@ -24,8 +23,9 @@ from llama_fp4.errors import (
     error_of,
     error_of_message,
 )
-from llama_fp4.http_body import Body
+from llama_fp4.model_contract import Request
 from llama_fp4.settings import Connection, Tls
+from llama_fp4.transports.http_body import Body
 
 READ_BYTES = 65536
 CODES = {

@@ -14,7 +14,14 @@ from typing import Any
 
 from llama_fp4.answers import Timing
 from llama_fp4.async_client import AsyncClient
-from llama_fp4.cli_console import (
+from llama_fp4.cli.options import (
+    add_sampling_options,
+    add_server_options,
+    check_text,
+    connection,
+    sampling_params,
+)
+from llama_fp4.cli.output import (
     INTERRUPTED,
     OK,
     SERVER_ERROR,
@@ -23,13 +30,6 @@ from llama_fp4.cli_console import (
     say,
     say_json,
     say_table,
-)
-from llama_fp4.cli_options import (
-    add_sampling_options,
-    add_server_options,
-    check_text,
-    connection,
-    sampling_params,
 )
 from llama_fp4.client import ASK_S
 from llama_fp4.errors import InvalidRequest, LlamaError, RequestTimeout

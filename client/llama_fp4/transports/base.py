@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from llama_fp4.answers import Chunk, Health, ModelMetadata, ModelState, ServerInfo, TensorInfo
-from llama_fp4.contracts import Request
 from llama_fp4.errors import Cancelled
+from llama_fp4.model_contract import Request
 
 
 class Call(Protocol):

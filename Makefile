@@ -81,7 +81,7 @@ test-loadtest:  ## the load test's own figures against servers whose times are k
 
 fuzz:  ## 50,000 malformed requests with a new seed; every answer is checked
 	@$(SETUP) server,fetch,dev
-	@$(PY) tests/fuzz_requests.py --count 50000
+	@$(PY) -m tests.fuzzing --count 50000
 
 train-demo:  ## make the demo checkpoint anew: train, quantize, evaluate (hours; installs torch)
 	@$(PYTHON) build/setup_environment.py --venv .venv-quantize --extras quantize

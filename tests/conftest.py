@@ -16,25 +16,23 @@ import pytest
 from assemble_repository import assemble
 from llama_fp4 import Client
 from serving.child_server import ServerProcess, free_ports
-from tensorrt_llm_fakes.fake_package import remove
-from tensorrt_llm_fakes.rig import Rig, Start, start
 
-ROOT = Path(__file__).resolve().parent.parent
-BUILD = ROOT / "build"
-DEMO_CHECKPOINT = BUILD / "demo" / "checkpoint"
+from tests.fakes.tensorrt_llm.fake_package import remove
+from tests.fakes.tensorrt_llm.rig import Rig, Start, start
+from tests.support.paths import BUILD, DEMO_CHECKPOINT
 
 PROGRAMS = ("bash", "curl", "make", "openssl")
 MOST_WORKERS = 6
 LONG_FILES = (
-    "test_readme.py",
-    "test_fetch_resume.py",
-    "test_all.py",
-    "test_verify.py",
-    "test_chat_injection.py",
-    "test_loadtest_run.py",
-    "test_loadtest_full_disk.py",
-    "test_loadtest_mix_run.py",
-    "test_serve_start.py",
+    "tests/test_readme.py",
+    "tests/build/test_fetch_resume.py",
+    "tests/build/test_all.py",
+    "tests/build/test_verify.py",
+    "tests/preprocessing/test_chat_injection.py",
+    "tests/loadtest/test_run.py",
+    "tests/loadtest/test_full_disk.py",
+    "tests/loadtest/test_mix_run.py",
+    "tests/serving/test_serve_start.py",
 )
 MakeRepository = Callable[..., Path]
 
@@ -63,7 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Shared among workers, a long file must not be the last to begin."""
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: item.path.name not in LONG_FILES)
+        items.sort(key=lambda item: item.nodeid.partition("::")[0] not in LONG_FILES)
 
 
 @pytest.hookimpl(optionalhook=True)  # an engine's own interpreter has no xdist

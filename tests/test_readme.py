@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import BUILD, DEMO_CHECKPOINT, ROOT
 from engines.profile import load_profile
 from engines.tensorrt_llm_step import IMAGE
 from llama_fp4 import Client
-from processes import eventually
 from serving.child_server import Ports, ServerProcess, free_ports
+
+from tests.support.paths import BUILD, DEMO_CHECKPOINT, ROOT
+from tests.support.processes import eventually
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)

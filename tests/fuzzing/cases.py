@@ -8,11 +8,12 @@ import random
 from typing import Any
 
 import numpy as np
-from fuzzing import wire_changes  # noqa: F401  # registers its changes
-from fuzzing.changes import ANY, CHANGES, JSON, RAW, TENSORS
-from fuzzing.drafts import ALL_ENTRIES, CONTENTS, NUMPY, WEIGHTS, Case, Draft, Entry, Tensor
-from fuzzing.right_requests import right_request
 from tritonclient.grpc import service_pb2
+
+from tests.fuzzing import wire_changes  # noqa: F401  # registers its changes
+from tests.fuzzing.changes import ANY, CHANGES, JSON, RAW, TENSORS
+from tests.fuzzing.drafts import ALL_ENTRIES, CONTENTS, NUMPY, WEIGHTS, Case, Draft, Entry, Tensor
+from tests.fuzzing.right_requests import right_request
 
 LONG = 1500  # tokens of an answer that is not waited for
 LARGEST_JSON = 2**24  # elements that a shape in JSON claims to have

@@ -9,8 +9,8 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
-from fuzzing.drafts import CONFIGS, INPUTS, NUMPY, Draft, Tensor
-from fuzzing.values import SPELLINGS, odd_tensor, odd_value
+from tests.fuzzing.drafts import CONFIGS, INPUTS, NUMPY, Draft, Tensor
+from tests.fuzzing.values import SPELLINGS, odd_tensor, odd_value
 
 # -- What is done to it ----------------------------------------------------------------------------
 # Each takes a right request and says whether what comes out is surely refused.

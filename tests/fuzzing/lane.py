@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-from fuzzing.drafts import Case
 from tritonclient.grpc import service_pb2
+
+from tests.fuzzing.drafts import Case
 
 DEADLINE_S = 20.0
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from fuzzing.drafts import OUTPUTS, Case
-from fuzzing.lane import DEADLINE_S, Outcome
+from tests.fuzzing.drafts import OUTPUTS, Case
+from tests.fuzzing.lane import DEADLINE_S, Outcome
 
 LONGEST_MESSAGE = 400  # characters of a refusal
 GRPC_NAMES = {"INVALID_ARG": "INVALID_ARGUMENT", "UNSUPPORTED": "UNIMPLEMENTED"}

@@ -6,8 +6,8 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from fuzzing.drafts import INPUTS, Draft, Entry, Tensor
-from fuzzing.values import CALLED, CHAT, RIGHT, SEVERAL
+from tests.fuzzing.drafts import INPUTS, Draft, Entry, Tensor
+from tests.fuzzing.values import CALLED, CHAT, RIGHT, SEVERAL
 
 
 def right_request(rng: random.Random, entry: Entry, tokens: int) -> Draft:

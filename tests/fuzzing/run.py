@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fuzzing.cases import make_case
-from fuzzing.drafts import Case
-from fuzzing.lane import DEADLINE_S, Lane, Outcome
-from fuzzing.oracle import faults
 from llama_fp4 import Client, Timeouts
-from processes import children, triton_of
 from serving.child_server import Ports, ServerProcess
+
+from tests.fuzzing.cases import make_case
+from tests.fuzzing.drafts import Case
+from tests.fuzzing.lane import DEADLINE_S, Lane, Outcome
+from tests.fuzzing.oracle import faults
+from tests.support.processes import children, triton_of
 
 CANARY = "The canary sings."
 BUSY = "try again later"  # the queue is full: no fault of the request's
@@ -71,7 +72,7 @@ class Run:
             self.malformed += bool(case.what)
             if outcome.code != "OK":
                 self.refusal_seconds.append(outcome.seconds)
-            again = f".venv/bin/python tests/fuzz_requests.py --seed {case.seed}"
+            again = f".venv/bin/python tests/fuzzing/__main__.py --seed {case.seed}"
             again += f" --index {case.index}" + " --leaving" * self._leaving
             self.faults += [f"{case}: {fault}\n    again: {again}" for fault in found]
 

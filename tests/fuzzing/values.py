@@ -7,7 +7,7 @@ import math
 import random
 from typing import Any
 
-from fuzzing.drafts import INPUTS, Draft, Tensor
+from tests.fuzzing.drafts import INPUTS, Draft, Tensor
 
 CHAT = b'[{"role": "user", "content": "Hi"}]'
 TOOL = b'[{"type": "function", "function": {"name": "f", "description": "d", "parameters": {}}}]'

@@ -6,9 +6,9 @@ import random
 import struct
 from typing import Any
 
-from fuzzing.changes import ANY, JSON, RAW, TENSORS, change
-from fuzzing.drafts import INPUTS, OUTPUTS, Draft
-from fuzzing.values import odd_json
+from tests.fuzzing.changes import ANY, JSON, RAW, TENSORS, change
+from tests.fuzzing.drafts import INPUTS, OUTPUTS, Draft
+from tests.fuzzing.values import odd_json
 
 
 @change(3, RAW)

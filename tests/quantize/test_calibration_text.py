@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pyarrow
 import pytest
-from conftest import BUILD
 from host.console import BuildError
-from hub_server import LocalHub, Repository, serving
 from pyarrow import parquet
 from quantization.texts import COMMIT, DATASET, DATASET_FILE, TextOptions, gather_texts, read_texts
-from quantize_models import write_texts
+
+from tests.support.hub_server import LocalHub, Repository, serving
+from tests.support.paths import BUILD
+from tests.support.quantize_models import write_texts
 
 ARTICLES = [f"Article {number} of the day." for number in range(700)]
 GATHER = """

@@ -8,7 +8,7 @@ import pytest
 from demo import evaluate
 from demo import make as make_demo_checkpoint
 
-pytest_plugins = ("quantize_fixtures",)
+pytest_plugins = ("tests.support.quantize_fixtures",)
 
 
 def test_the_whole_recipe_in_small(

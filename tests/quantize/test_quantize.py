@@ -14,12 +14,13 @@ from checkpoints.check import check_content
 from host.console import BuildError
 from quantization.texts import TextOptions
 from quantize import Job, quantize
-from quantize_models import CODES, TEXTS, TOKENS, run, unpack, write_model
 from reference.numpy_llama import ReferenceLlama, load_checkpoint
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-pytest_plugins = ("quantize_fixtures",)
+from tests.support.quantize_models import CODES, TEXTS, TOKENS, run, unpack, write_model
+
+pytest_plugins = ("tests.support.quantize_fixtures",)
 
 FUSED = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "gu", "up_proj": "gu"}
 

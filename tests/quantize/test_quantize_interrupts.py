@@ -10,9 +10,10 @@ import pytest
 from quantization.report import REPORT
 from quantization.texts import TextOptions
 from quantize import Job, quantize
-from quantize_models import TEXTS, run
 
-pytest_plugins = ("quantize_fixtures",)
+from tests.support.quantize_models import TEXTS, run
+
+pytest_plugins = ("tests.support.quantize_fixtures",)
 
 # Preludes: die behind the fifth text, or when the whole export lies there unchecked.
 AT_TEXT_5 = """

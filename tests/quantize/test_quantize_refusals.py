@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import DEMO_CHECKPOINT
 from host.console import BuildError
 from quantization.texts import TextOptions, encode
 from quantize import Job, quantize
-from quantize_models import run
 from safetensors.torch import load_file, save_file
 
-pytest_plugins = ("quantize_fixtures",)
+from tests.support.paths import DEMO_CHECKPOINT
+from tests.support.quantize_models import run
+
+pytest_plugins = ("tests.support.quantize_fixtures",)
 
 Edit = Callable[[Path], object]
 

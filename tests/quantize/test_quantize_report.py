@@ -17,12 +17,13 @@ from quantization.nvfp4_torch import quantize_activation
 from quantization.report import REPORT, Report, error_table, lines_of, relative_rms
 from quantization.texts import TextOptions
 from quantize import Job, quantize
-from quantize_models import CODES, HELD_OUT, TOKENS, Floats, write_texts
 from reference.numpy_llama import load_checkpoint
 from torch.nn import functional
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-pytest_plugins = ("quantize_fixtures",)
+from tests.support.quantize_models import CODES, HELD_OUT, TOKENS, Floats, write_texts
+
+pytest_plugins = ("tests.support.quantize_fixtures",)
 
 Quantized = tuple[Path, Report]
 

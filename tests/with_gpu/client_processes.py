@@ -7,7 +7,8 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
 from llama_fp4 import Client
-from with_gpu.gpu_settings import OUTPUT_TOKENS
+
+from tests.with_gpu.gpu_settings import OUTPUT_TOKENS
 
 STREAMS_OF_ONE = 32  # one process with more would be the bottleneck
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from with_gpu.gpu_settings import Setting, load_setting
+
+from tests.with_gpu.gpu_settings import Setting, load_setting
 
 pytest.register_assert_rewrite("runtime_suite", "golden")  # what a failure saw is worth seeing
 

@@ -22,7 +22,7 @@ from typing import Any
 
 TESTS = Path(__file__).resolve().parents[1]
 BUILD = TESTS.parent / "build"
-sys.path += [str(BUILD), str(TESTS)]
+sys.path += [str(BUILD), str(TESTS.parent)]
 
 from compile_engine import find_step  # noqa: E402
 from doctor import machine  # noqa: E402
@@ -31,7 +31,8 @@ from engines.step import installed_version  # noqa: E402
 from host.console import BuildError, run_script, say  # noqa: E402
 from host.gpus import Gpu, find_gpus  # noqa: E402
 from reference.prompts import load_tokenizer  # noqa: E402
-from with_gpu.gpu_settings import (  # noqa: E402
+
+from tests.with_gpu.gpu_settings import (  # noqa: E402
     PROMPT_TOKENS,
     STREAMS,
     Setting,

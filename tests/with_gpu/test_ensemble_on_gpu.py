@@ -14,14 +14,15 @@ from pathlib import Path
 
 import pytest
 from assemble_repository import assemble
-from conftest import serving
-from golden import PROMPTS, without_end
 from llama_fp4 import Client, LlamaError
-from processes import engine_of, eventually, is_alive
 from serving.child_server import ServerProcess
-from triton_calls import generate_tokens
-from with_gpu.client_processes import ClientProcesses
-from with_gpu.gpu_settings import OUTPUT_TOKENS, STREAMS, Setting
+
+from tests.conftest import serving
+from tests.support.golden import PROMPTS, without_end
+from tests.support.processes import engine_of, eventually, is_alive
+from tests.support.triton_calls import generate_tokens
+from tests.with_gpu.client_processes import ClientProcesses
+from tests.with_gpu.gpu_settings import OUTPUT_TOKENS, STREAMS, Setting
 
 
 def serve(setting: Setting, size: str, folder: Path) -> Iterator[ServerProcess]:

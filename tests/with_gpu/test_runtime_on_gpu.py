@@ -10,17 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_answers import drain
 from engine_config import EngineConfig, load_engine_config
-from golden import ENDS, PROMPTS, Truth, guides_hold, without_end, words
 from reference.numpy_llama import ReferenceLlama, load_checkpoint
-from runtime_suite import RuntimeSuite, Subject, eventually
 from token_engine.interface import GenerationRequest, TokenEngine
 from token_engine.registry import make_engine
 from token_engine.sglang_runtime import loop as sglang_loop
-from with_gpu.direct_calls import tokens_per_second
-from with_gpu.gpu_settings import OUTPUT_TOKENS, STREAMS, Setting
-from with_gpu.torch_reference import TorchReference
+
+from tests.support.engine_answers import drain
+from tests.support.golden import ENDS, PROMPTS, Truth, guides_hold, without_end, words
+from tests.support.runtime_suite import RuntimeSuite, Subject, eventually
+from tests.with_gpu.direct_calls import tokens_per_second
+from tests.with_gpu.gpu_settings import OUTPUT_TOKENS, STREAMS, Setting
+from tests.with_gpu.torch_reference import TorchReference
 
 # By how much a logit may be off, against f32: with BF16 arithmetic and a KV cache of 16 bits, as on
 # an H100; with a KV cache in FP8 (on an H200 two greedy tokens in the suite were off by more than

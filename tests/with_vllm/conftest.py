@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DEMO_CHECKPOINT, compile_engine
 from dense_checkpoint import write_dense_checkpoint
 from engine_config import load_engine_config
 from engines.engine_json import write_description
+
+from tests.conftest import compile_engine
+from tests.support.paths import DEMO_CHECKPOINT
 
 # The KV cache of a machine that others share, and nothing compiled: the tests are about tokens.
 OPTIONS: dict[str, Any] = {

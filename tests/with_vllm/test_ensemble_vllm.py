@@ -17,14 +17,15 @@ from typing import Any
 
 import pytest
 from assemble_repository import assemble
-from conftest import serving
 from engine_config import load_engine_config
 from engines.engine_json import write_description
-from golden import PROMPTS, without_end
 from llama_fp4 import Client, LlamaError
-from processes import children, engine_of, eventually, is_alive
 from serving.child_server import ServerProcess
-from triton_calls import generate_tokens
+
+from tests.conftest import serving
+from tests.support.golden import PROMPTS, without_end
+from tests.support.processes import children, engine_of, eventually, is_alive
+from tests.support.triton_calls import generate_tokens
 
 
 @pytest.fixture(scope="module")

@@ -16,16 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BUILD
-from engine_answers import drain
 from engine_config import load_engine_config
-from golden import ENDS, GOLDEN, Truth, guides_hold, without_end, words
-from processes import children
 from reference.numpy_llama import ReferenceLlama, load_checkpoint
-from runtime_suite import RuntimeSuite, Subject, eventually
 from token_engine.async_loop import EngineLost
 from token_engine.interface import EngineLoadError, GenerationRequest
 from token_engine.vllm_runtime.engine import VllmEngine
+
+from tests.support.engine_answers import drain
+from tests.support.golden import ENDS, GOLDEN, Truth, guides_hold, without_end, words
+from tests.support.paths import BUILD
+from tests.support.processes import children
+from tests.support.runtime_suite import RuntimeSuite, Subject, eventually
 
 
 @pytest.fixture(scope="module")

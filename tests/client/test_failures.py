@@ -1,0 +1,156 @@
+"""Servers that are killed, silent, wrong or not there, and clients that were closed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from llama_fp4 import (
+    Cancelled,
+    Client,
+    ClientClosed,
+    ConnectError,
+    ConnectionLost,
+    ConnectTimeout,
+    IncompleteStream,
+    LlamaError,
+    Retries,
+    ServerBusy,
+    ServerFailed,
+    Timeouts,
+    Unauthenticated,
+)
+from serving.child_server import ServerProcess, free_ports
+from tritonclient.grpc import service_pb2 as pb
+
+from tests.benchmarks.playback_server import SERVICE
+from tests.conftest import MakeRepository
+from tests.support.processes import PATIENCE_S, triton_of, url
+
+WIRES = ("grpc", "http")
+LONG = 1500
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_server_killed_within_a_stream(
+    make_repository: MakeRepository, tmp_path: Path, wire: str
+) -> None:
+    repository = make_repository("--runtime", "replay", "--step-seconds", "0.03")
+    server = ServerProcess(repository, free_ports(), tmp_path / "server.log")
+    server.start()
+    with Client(url(server, wire), retries=Retries(attempts=1)) as client:
+        stream = client.stream("Hello", max_tokens=LONG)
+        next(stream)
+        os.kill(triton_of(server.pid), signal.SIGKILL)
+        with pytest.raises(ConnectionLost) as caught:
+            list(stream)
+        assert caught.value.request_id == stream.request_id
+        # A dying process closes one socket after the other: one that still listens takes a
+        # connection and drops it, which is no refusal.
+        server.wait()
+        with pytest.raises(ConnectError) as refused:
+            client.generate("Hello")
+        assert refused.value.retryable
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_closed_client(narrow_server: ServerProcess, wire: str) -> None:
+    client = Client(url(narrow_server, wire))
+    stream = client.stream("Hello", max_tokens=LONG)
+    next(stream)
+    client.close()
+    with pytest.raises((ClientClosed, Cancelled)):
+        list(stream)
+    with pytest.raises(ClientClosed):
+        client.generate("Hi")
+
+
+def test_nobody_listens() -> None:
+    port = free_ports().grpc
+    for where in (f"127.0.0.1:{port}", f"http://127.0.0.1:{port}"):
+        with Client(where) as client:
+            assert not client.is_ready()
+            with pytest.raises(ConnectError) as caught:
+                client.generate("Hi")
+        assert str(caught.value) == f"no connection to 127.0.0.1:{port}: Connection refused"
+
+
+@pytest.mark.parametrize("scheme", ["", "http://"])
+def test_a_host_that_nobody_knows(scheme: str) -> None:
+    with (
+        Client(f"{scheme}nobody.invalid:8001", retries=Retries(attempts=1)) as client,
+        pytest.raises(ConnectError) as caught,
+    ):
+        client.generate("Hi")
+    said = str(caught.value)
+    assert said.startswith("no connection to nobody.invalid:8001: ")
+    assert not set("[]{}") & set(said)
+
+
+# What a gateway before the server may answer with.
+ABORTS: dict[str, type[LlamaError]] = {
+    "RESOURCE_EXHAUSTED": ServerBusy,
+    "UNAUTHENTICATED": Unauthenticated,
+    "PERMISSION_DENIED": Unauthenticated,
+    "CANCELLED": Cancelled,
+    "INTERNAL": ServerFailed,
+}
+
+
+class _Ends(grpc.GenericRpcHandler):
+    """A server whose streams end too early, or that only takes calls."""
+
+    def __init__(self, metadata: bytes, silent: threading.Event | None) -> None:
+        self._metadata, self._silent = metadata, silent
+        self.headers: list[Any] = []
+
+    def service(self, details: Any) -> Any:
+        self.headers.append(dict(details.invocation_metadata))
+        if details.method == SERVICE + "ModelMetadata":
+            return grpc.unary_unary_rpc_method_handler(self._describe)
+        return grpc.unary_stream_rpc_method_handler(self._play)
+
+    def _describe(self, request: bytes, context: Any) -> bytes:
+        if self._silent:
+            self._silent.wait(PATIENCE_S)
+        return self._metadata
+
+    def _play(self, request: bytes, context: Any) -> Iterator[bytes]:
+        for code in ABORTS:
+            if code.encode() in request:
+                context.abort(grpc.StatusCode[code], "as it was asked for")
+        yield pb.ModelStreamInferResponse().SerializeToString()
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_server_that_misbehaves(replay_server: ServerProcess, silent: bool) -> None:
+    with grpc.insecure_channel(replay_server.ports.url("grpc")) as channel:
+        asked = pb.ModelMetadataRequest(name="ensemble").SerializeToString()
+        metadata: bytes = channel.unary_unary(SERVICE + "ModelMetadata")(asked)
+    release = threading.Event()
+    handler = _Ends(metadata, release if silent else None)
+    server = grpc.server(ThreadPoolExecutor(4), handlers=[handler])
+    where = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    limits = Timeouts(connect=0.3 if silent else 10.0)
+    headers = {"Authorization": "Bearer secret"}
+    try:
+        with Client(where, timeouts=limits, headers=headers) as client:
+            with pytest.raises(ConnectTimeout if silent else IncompleteStream):
+                list(client.stream("Hello"))
+            if not silent:
+                for code, kind in ABORTS.items():
+                    with pytest.raises(kind, match="as it was asked for") as caught:
+                        client.generate(code)
+                    assert (type(caught.value), caught.value.code) == (kind, code)
+        assert {one["authorization"] for one in handler.headers} == {"Bearer secret"}
+    finally:
+        release.set()
+        server.stop(None)

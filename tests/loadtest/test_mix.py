@@ -1,0 +1,220 @@
+"""A mix of workloads: who gets which arrival, what is refused, which objective is of whom."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import dataclasses
+import itertools
+import json
+import math
+import random
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from arrivals import Schedule, unit_arrivals
+from command_line import add_arguments, run_options
+from exchange import Exchange
+from journeys import Journey
+from load_round import LoadRound, RoundPlan
+from load_source import LoadSource
+from options import OptionError, RunOptions
+from records import RequestRecord
+from slo import good, parse_slo, parse_slos
+from workload_mix import chosen, parse_mix
+from workloads import DEFAULT_SLOS, MLPERF_SLOS, Conversation
+
+from tests.support.load_runs import recording
+from tests.support.paths import DEMO_CHECKPOINT
+from tests.support.run_folders import HEADER
+
+TOKENIZER = str(DEMO_CHECKPOINT / "tokenizer.json")
+COUNT = 20_000
+MIX = "64/8=3,chat=1,32/6=0.5"
+
+
+def mixed(workload: str = MIX, **changed: Any) -> LoadSource:
+    return LoadSource(RunOptions(workload=workload, tokenizer=TOKENIZER, **changed))
+
+
+def texts(conversation: Conversation) -> list[str]:
+    return [turn.prompt for turn in conversation.turns]
+
+
+@pytest.mark.parametrize(("seed", "every"), [(0, 1), (1, 1), (2, 1), (0, 2), (1, 3)])
+def test_the_shares_are_the_weights_also_in_a_workers_part(seed: int, every: int) -> None:
+    shares = parse_mix("mlperf-server=7, chat=2, 128/128=1")
+    assert shares == pytest.approx({"mlperf-server": 0.7, "chat": 0.2, "128/128": 0.1})
+    numbers = range(0, COUNT * every, every)
+    seen = collections.Counter(chosen(number, seed, shares) for number in numbers)
+    squares = (
+        (seen[name] - COUNT * share) ** 2 / (COUNT * share) for name, share in shares.items()
+    )
+    assert sum(squares) < 13.8  # chi square of two degrees of freedom, 0.1 percent
+    again = collections.Counter(chosen(number, seed + 9, shares) for number in numbers)
+    assert again != seen
+
+
+def test_neighbours_are_chosen_apart_from_each_other() -> None:
+    shares = parse_mix("chat,128/128")
+    names = [chosen(number, 5, shares) for number in range(COUNT)]
+    same = sum(a == b for a, b in itertools.pairwise(names))
+    assert abs(same - COUNT / 2) < 3.3 * math.sqrt(COUNT) / 2
+
+
+def test_arrivals_are_the_same_on_one_and_on_three_workers(tmp_path: Path) -> None:
+    replay = recording(tmp_path, 5)
+
+    def sent(index: int, count: int) -> dict[int, tuple[float, Conversation]]:
+        source = mixed("64/8=3,replay=2,chat=1", replay=replay, seed=4)
+        units = itertools.islice(unit_arrivals("poisson", 4), 90)
+        return {
+            number: (unit, source.mix.conversation(number))
+            for number, unit in Schedule(units, index, count).arrivals()
+        }
+
+    whole = sent(0, 1)
+    parts = [sent(index, 3) for index in range(3)]
+    assert parts[0] | parts[1] | parts[2] == whole
+    conversations = [conversation for _, (_, conversation) in sorted(whole.items())]
+    assert {each.workload for each in conversations} == {"64/8", "replay", "chat"}
+    # The recording is played line after line, whatever comes between.
+    played = [texts(each)[0] for each in conversations if each.workload == "replay"]
+    assert played == [f"line {number % 5}" for number in range(len(played))]
+    assert len(played) > 10
+    source = mixed("64/8=3,replay=2,chat=1", replay=replay, seed=4)
+    backwards = [source.mix.conversation(number) for number in reversed(range(90))]
+    assert backwards[::-1] == conversations, "a search's next round begins anew"
+
+
+def test_keys_and_words_of_a_mix_do_not_collide() -> None:
+    source = mixed("64/8,32/6,chat", distinct_prompts=5, turns=2)
+    everything = list(source.mix.distinct_conversations())
+    assert collections.Counter(each.workload for each in everything) == dict.fromkeys(
+        ("64/8", "32/6", "chat"), 5
+    )
+    assert source.mix.distinct == len(everything) == 15
+    turns = [turn for each in everything for turn in each.turns]
+    assert len({turn.key for turn in turns}) == len(turns) == 20
+    begins = {turn.prompt[:20] for turn in turns}
+    assert len(begins) == len(turns), "equal beginnings would be found in the prefix cache"
+    drawn = {source.mix.conversation(number).turns[0].key for number in range(400)}
+    assert drawn == {each.turns[0].key for each in everything}
+
+
+def test_a_single_workload_is_what_it_was() -> None:
+    alone, weighted = mixed("chat"), mixed("chat=3")
+    assert [alone.mix.conversation(number) for number in range(9)] == [
+        weighted.mix.conversation(number) for number in range(9)
+    ]
+    assert {turn.key for turn in alone.mix.conversation(3).turns} <= {
+        f"{index}/{turn}" for index in range(32) for turn in range(3)
+    }
+    generator = random.Random("text/0/0")
+    number = generator.gauss(48, 16)
+    assert len(texts(next(alone.mix.distinct_conversations()))[0].split()) == round(number)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"workload": "chat=2,chat=1"}, "'chat' twice, must have it once"),
+        ({"workload": "chat=2,128/128=x"}, "the weight of 128/128 is 'x', must be as 128/128=2"),
+        ({"workload": "chat=,128/128"}, "the weight of chat is '', must be as chat=2"),
+        ({"workload": "chat=0,128/128"}, "the weight of chat is 0, must be a number above 0"),
+        ({"workload": "chat=-1"}, "the weight of chat is -1, must be"),
+        ({"workload": "chat=inf,128/128"}, "the weight of chat is inf, must be"),
+        ({"workload": "chat=nan,128/128"}, "the weight of chat is nan, must be"),
+        ({"workload": "chat=1,,128/128"}, "has an empty part, must be as"),
+        ({"workload": ""}, "has an empty part"),
+        ({"workload": "chat=1,=2"}, "has an empty part"),
+        ({"workload": "chat,quick=2"}, "the workload is 'quick', must be one of mlperf-server"),
+        ({"workload": "chat,0/5=2"}, "must have lengths of at least 1"),
+        ({"workload": "chat,replay"}, "needs a recording: --replay FILE"),
+        ({"workload": "replay"}, "needs a recording: --replay FILE"),
+        ({"workload": "chat,128/128", "replay": "x"}, "is a mix without replay; must be as"),
+        ({"workload": "chat,replay", "replay": "x", "arrivals": "trace"}, "--arrivals is trace"),
+        (
+            {"workload": "chat,128/128", "slos": "64/8:ttft<1s"},
+            "is of the workload '64/8', must be one of chat, 128/128",
+        ),
+    ],
+)
+def test_a_wrong_mix_is_named(changed: dict[str, str], named: str) -> None:
+    with pytest.raises(OptionError) as raised:
+        mixed(**changed)
+    assert named in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "slos", "arrivals"),
+    [
+        (["--workload", "mlperf-interactive"], MLPERF_SLOS["mlperf-interactive"], "poisson"),
+        (["--workload", "mlperf-interactive=2"], MLPERF_SLOS["mlperf-interactive"], "poisson"),
+        (["--workload", "mlperf-interactive,chat"], DEFAULT_SLOS, "poisson"),
+        (["--workload", "chat,mlperf-interactive", "--slo", "tpot<1s"], "tpot<1s", "poisson"),
+        (["--replay", "x"], DEFAULT_SLOS, "trace"),
+        (["--replay", "x", "--rate", "4"], DEFAULT_SLOS, "poisson"),  # the default's value
+        (["--replay", "x", "--rate", "3"], DEFAULT_SLOS, "poisson"),
+        (["--replay", "x", "--workload", "chat,replay"], DEFAULT_SLOS, "poisson"),
+    ],
+)
+def test_what_a_mix_leaves_unsaid(
+    arguments: list[str], slos: str, arrivals: str, tmp_path: Path
+) -> None:
+    """Limits of MLPerf are of its workload alone, and a recording's times of it alone."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    parser.set_defaults(run_time=60, host=None, stop_timeout=None)  # Locust's own
+    file = recording(tmp_path, 3)
+    options = run_options(parser.parse_args([file if each == "x" else each for each in arguments]))
+    assert (options.slos, options.arrivals) == (slos, arrivals)
+
+
+@pytest.mark.parametrize("at", [1e9, 1e308])
+def test_a_recording_of_other_units_is_named(at: float, tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    parser.set_defaults(run_time=None, host=None, stop_timeout=None)
+    file = tmp_path / "traffic.jsonl"
+    lines = ({"at": each, "prompt": "Hi"} for each in (0, at))
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    with pytest.raises(OptionError, match=r"--replay .* goes on for 1e\+\d+ s at --speed 1, must"):
+        run_options(parser.parse_args(["--replay", str(file)]))
+    assert run_options(parser.parse_args(["--replay", str(file), "--speed", "1e303"])).rate == 4
+
+
+def test_an_objective_may_be_of_one_workload() -> None:
+    (bound,) = parse_slos("chat:ttft:p99 < 50ms", ["chat"])
+    assert (bound.workload, bound.metric, bound.percent) == ("chat", "ttft", 99.0)
+    assert parse_slo("128/128:itl<1s").workload == "128/128"
+    assert parse_slo("ttft:p99<1s").workload == parse_slo("ttft<1s").workload == ""
+    with pytest.raises(ValueError, match="is on 'chat'"):
+        parse_slo("chat:p99<1s")
+    late = RequestRecord(request_id="1", workload="chat", scheduled_at=0.0, first_token_at=0.06)
+    assert not good(late, [bound])
+    assert good(dataclasses.replace(late, workload="128/128"), [bound])
+
+
+def test_what_waits_is_late_for_its_own_workloads_limit_alone() -> None:
+    """A request that has waited for a second is not late for a limit of a minute."""
+    slos = ["ttft:p50<1s", "ttft:p99<60s", "chat:ttft<2s", "e2e<1s"]
+    plan = RoundPlan(
+        number=1,
+        options=RunOptions(warmup_s=0.0),
+        header={**HEADER, "slos": slos},
+        started_unix=time.time() - 10,
+        index=0,
+        count=1,
+        name="0",
+        rate=1.0,
+    )
+    current = LoadRound(plan, mixed(), cast(Any, None), lambda _: None)
+    for number, workload in enumerate(["chat", "64/8", "64/8"]):
+        turn = next(mixed().mix.distinct_conversations()).turns[0]
+        waiting = Exchange(f"{number}", turn, Journey(), 5.0, workload)
+        current._running[waiting.request_id] = waiting
+    assert current.gauges()["overdue"] == {slos[0]: 3, slos[1]: 0, slos[2]: 1}

@@ -1,0 +1,154 @@
+"""The unloaded texts: asked for together, for a bounded time, and kept for one running server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import gevent
+import pytest
+import unloaded
+from exchange import Clock, Exchange
+from gevent.event import Event
+from journeys import Journey
+from load_source import LoadSource
+from options import RunOptions
+from sdk import Client
+from serving.child_server import ServerProcess
+from unloaded import AT_ONCE, Unloaded, unloaded_texts
+from unloaded_cache import UnloadedCache, server_identity
+from workloads import Conversation, Turn
+
+from tests.support.paths import DEMO_CHECKPOINT
+
+TOKENIZER = str(DEMO_CHECKPOINT / "tokenizer.json")
+Answer = Callable[[Conversation], list[str]]
+
+
+def asked(
+    monkeypatch: pytest.MonkeyPatch,
+    answer: Answer,
+    cache: UnloadedCache,
+    most_s: float = 60.0,
+    **options: Any,
+) -> Unloaded:
+    """With `answer` in the server's place."""
+    monkeypatch.setattr(unloaded, "_texts", lambda conversation, client: answer(conversation))
+    source = LoadSource(RunOptions(tokenizer=TOKENIZER, distinct_prompts=20, **options))
+    return unloaded_texts(source.mix, cast(Client, None), lambda _: None, cache, most_s)
+
+
+def key_of(conversation: Conversation) -> list[str]:
+    return [turn.key for turn in conversation.turns]
+
+
+def test_few_are_asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    running: list[int] = [0]
+
+    def answer(conversation: Conversation) -> list[str]:
+        running.append(running[-1] + 1)
+        gevent.sleep(0)
+        running.append(running[-1] - 1)
+        return key_of(conversation)
+
+    found = asked(monkeypatch, answer, UnloadedCache(""))
+    assert max(running) == AT_ONCE
+    assert found == Unloaded({str(number): str(number) for number in range(20)})
+
+
+def test_what_is_not_there_in_time_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(conversation: Conversation) -> list[str]:
+        if int(conversation.turns[0].key) >= 5:
+            Event().wait()  # for ever
+        return key_of(conversation)
+
+    found = asked(monkeypatch, answer, UnloadedCache(""), most_s=0.2)
+    assert set(found.references) == {"0", "1", "2", "3", "4"}
+    assert "5 of 20 prompts were answered within 0 s before the load" in found.note
+
+
+def test_the_first_error_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(conversation: Conversation) -> list[str]:
+        if conversation.turns[0].key == "9":
+            raise ValueError("prompt 9 has no answer")
+        return Event().wait() or [] if conversation.turns[0].key == "8" else key_of(conversation)
+
+    with pytest.raises(ValueError, match="prompt 9 has no answer"):
+        asked(monkeypatch, answer, UnloadedCache(""))
+
+
+def counted(calls: list[str], text: str = "") -> Answer:
+    def answer(conversation: Conversation) -> list[str]:
+        calls.append(conversation.turns[0].key)
+        return [text + turn.key for turn in conversation.turns]
+
+    return answer
+
+
+@pytest.mark.parametrize("workload", ["32/4", "chat"])
+def test_a_running_server_is_asked_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, workload: str
+) -> None:
+    path, calls = tmp_path / "unloaded.json", list[str]()
+    first = asked(monkeypatch, counted(calls), UnloadedCache("one", path), workload=workload)
+    assert len(calls) == 20
+    again = asked(monkeypatch, counted(calls), UnloadedCache("one", path), workload=workload)
+    assert again == first
+    assert len(calls) == 21, "one is asked anew, to see that the server is the same"
+    asked(monkeypatch, counted(calls), UnloadedCache("other", path), workload=workload)
+    assert len(calls) == 41
+
+
+def test_a_server_that_answers_otherwise_is_asked_everything(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path, calls = tmp_path / "unloaded.json", list[str]()
+    asked(monkeypatch, counted(calls), UnloadedCache("one", path))
+    found = asked(monkeypatch, counted(calls, "new "), UnloadedCache("one", path))
+    assert set(found.references.values()) == {f"new {number}" for number in range(20)}
+    found = asked(monkeypatch, counted(calls, "new "), UnloadedCache("one", path))
+    assert set(found.references.values()) == {f"new {number}" for number in range(20)}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"workload": "32/5"}, {"sampling": '{"top_k": 1}'}, {"seed": 1}, {"workload": "chat"}],
+)
+def test_another_request_has_another_text(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    path, calls = tmp_path / "unloaded.json", list[str]()
+    asked(monkeypatch, counted(calls), UnloadedCache("one", path), workload="32/4")
+    asked(monkeypatch, counted(calls), UnloadedCache("one", path), **{"workload": "32/4"} | changed)
+    assert len(calls) == 40
+
+
+def test_a_cut_file_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path, calls = tmp_path / "unloaded.json", list[str]()
+    for text in ("", '{"server": "one", "te', '{"server": "one", "texts": [1]}', "[]"):
+        path.write_text(text, encoding="utf-8")
+        calls.clear()
+        assert asked(monkeypatch, counted(calls), UnloadedCache("one", path)).note == ""
+        assert len(calls) == 20
+
+
+def test_a_server_is_known_by_its_engine_and_its_start(replay_server: ServerProcess) -> None:
+    ports = replay_server.ports
+    options = RunOptions(url=ports.url("grpc"), metrics_url=ports.url("metrics"))
+    identity = server_identity(options)
+    assert 'runtime="replay"' in identity
+    assert "checkpoint_sha256=" in identity
+    assert float(identity.split()[-1]) > 1.7e9, "the moment of its start"
+    assert server_identity(options) == identity
+    assert server_identity(RunOptions(metrics_url="127.0.0.1:1")) == ""
+
+
+def test_a_refusal_is_told_to_its_end() -> None:
+    """The client names every option that there is, and then the wrong one."""
+    client = Client("127.0.0.1:1")
+    turn = Turn(key="0", prompt="Hi", messages=(), max_tokens=1, options={"nope": 1})
+    exchange = Exchange("0", turn, Journey(), 0.0)
+    exchange.perform(client, Clock(0.0), [], gevent.sleep)
+    client.close()
+    assert exchange.error.endswith("not 'nope'")

@@ -1,0 +1,122 @@
+"""What stops the OpenVINO runtime from loading is one sentence; and loading tells nobody."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from engine_config import EngineConfigError
+from token_engine.interface import EngineLoadError
+from token_engine.openvino_runtime import requirements as openvino_requirements
+from token_engine.openvino_runtime.engine import OpenVinoEngine
+
+from tests.support.engine_fixtures import (
+    build_engine,
+    changed_config,
+    load_engine,
+    write_checkpoint,
+)
+from tests.support.paths import BUILD, ROOM_2, ROOT
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    checkpoint = write_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint")
+    return build_engine(checkpoint, checkpoint.parent / "engine")
+
+
+def _truncate(name: str) -> Callable[[Path], None]:
+    return lambda folder: os.truncate(folder / name, (folder / name).stat().st_size // 2)
+
+
+def _unlink(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (_unlink("openvino_model.xml"), r"openvino_model\.xml does not exist; rebuild"),
+        (_unlink("openvino_model.bin"), r"openvino_model\.bin does not exist; rebuild"),
+        (_unlink("config.json"), r"config\.json does not exist; rebuild"),
+        (_truncate("openvino_model.xml"), r"cannot load the engine in .*rebuild"),
+        (_truncate("openvino_model.bin"), r"cannot load the engine in .*rebuild"),
+        (_truncate("config.json"), r"config\.json is damaged .*rebuild"),
+    ],
+)
+def test_damaged_engine_is_named(
+    folder: Path, tmp_path: Path, damage: Callable[[Path], None], expected: str
+) -> None:
+    copy = shutil.copytree(folder, tmp_path / "engine")
+    damage(copy)
+    with pytest.raises(EngineLoadError, match=expected) as error:
+        load_engine(copy)
+    assert "\n" not in str(error.value)
+
+
+def test_engine_of_another_release_is_refused(folder: Path) -> None:
+    config = changed_config(folder)
+    config.built_with["openvino"] = "2025.3.0"
+    with pytest.raises(
+        EngineLoadError, match=r"built with openvino 2025\.3\.0, installed is .*make"
+    ):
+        OpenVinoEngine(folder, config)
+
+
+def test_kv_cache_larger_than_the_memory_is_refused(folder: Path) -> None:
+    with pytest.raises(
+        EngineLoadError, match=r"KV cache \(.* GB in f32, num_kv_blocks 1000000000\) exceed"
+    ):
+        load_engine(folder, num_kv_blocks=10**9)
+
+
+def test_the_containers_memory_limit_counts(tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 900 kB\nMemAvailable:  500 kB\n")
+    (tmp_path / "memory.max").write_text("300000\n")
+    (tmp_path / "memory.current").write_text("100000\n")
+    available = openvino_requirements.available_bytes
+    assert available(tmp_path / "meminfo", tmp_path) == 200_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available(tmp_path / "meminfo", tmp_path) == 512_000
+
+
+def test_no_telemetry_is_sent(folder: Path) -> None:
+    """In a process of its own: loading a model must neither fork nor load the sender."""
+    script = f"""
+import os, sys
+sys.path[:0] = {[str(ROOM_2), str(ROOT), str(BUILD)]!r}
+forks = []
+os.register_at_fork(before=lambda: forks.append(1))
+from pathlib import Path
+from tests.support.engine_fixtures import generate, load_engine, request
+engine = load_engine(Path({str(folder)!r}))
+generate(engine, request(1, (5, 6), 4))
+engine.shutdown()
+assert not forks and sys.modules["openvino_telemetry"] is None
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_missing_library_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino_genai", None)
+    with pytest.raises(EngineLoadError, match="OpenVINO GenAI is not installed"):
+        load_engine(folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"precision": "f16"}, "precision is 'f16', allowed is one of 'auto', 'bf16', 'f32'"),
+        ({"kv_cache_precision": "i4"}, "kv_cache_precision is 'i4'"),
+        ({"num_kv_blocks": 0}, "num_kv_blocks is 0, allowed is at least 1"),
+        ({"blocks": 4}, "unknown key 'blocks'"),
+    ],
+)
+def test_wrong_options_are_named(folder: Path, options: dict[str, object], expected: str) -> None:
+    with pytest.raises(EngineConfigError, match=expected):
+        load_engine(folder, **options)

@@ -61,11 +61,11 @@ lock:  ## lock the packages of each set-up anew, within pyproject.toml's ranges 
 	@$(SETUP) server
 	@$(PY) build/make_locks.py --uv $(VENV)/bin/uv $(LOCK_FLAGS)
 
-table:  ## write the table of every tensor, model_repository/README.md
+table:  ## write the table of every tensor, model_repository/TENSORS.md
 	@$(SETUP) server,fetch,dev
 	@$(PY) -m contract.write_table
 
-benchmark: install  ## start-up seconds and tokens/s on this machine, as in the README's tables
+benchmark: install  ## start-up seconds and tokens/s on this machine, as in build/README.md's tables
 	@$(PY) -m tests.benchmarks.machine
 
 benchmark-client: install  ## CPU time of a streamed response in our clients, beside the stubs that they are built on

@@ -27,7 +27,7 @@ EXAMPLES = """examples:
     python loadtest/locustfile.py -H localhost:8001
 
 `locust -f loadtest/locustfile.py OPTIONS` is the same program; its --help lists Locust's options
-alone. `make loadtest LOADTEST_FLAGS="--rate 4"` runs it headless. README.md tells of the results
+alone. `make loadtest LOADTEST_FLAGS="--rate 4"` runs it headless. loadtest/README.md tells of the results
 and of the exit codes.
 """
 

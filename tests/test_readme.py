@@ -1,4 +1,4 @@
-"""The README's commands are run as they stand there, against the server that they describe."""
+"""Every README's commands are run as they stand there, against the server that they describe."""
 
 from __future__ import annotations
 
@@ -17,8 +17,18 @@ from serving.child_server import Ports, ServerProcess, free_ports
 from tests.support.paths import BUILD, DEMO_CHECKPOINT, ROOT
 from tests.support.processes import eventually
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+# The top level's, then each folder's; not what the build writes.
+READMES = [
+    path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted(ROOT.glob("[a-z]*/**/README.md")))
+    if not path.is_relative_to(BUILD / "out")
+]
+README = READMES[0]
+BLOCKS = [
+    block
+    for text in READMES
+    for block in re.findall(r"^```(sh|python)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+]
 (BLACKWELL,) = (text.splitlines() for kind, text in BLOCKS if "docker" in text)
 COMMANDS = [
     line
@@ -103,7 +113,7 @@ def test_curl(served: Ports, command: str) -> None:
 
 
 def test_curl_gives_the_answers_that_the_questions_ask_for(served: Ports) -> None:
-    raw, chat = selected("curl")
+    raw, chat = selected("curl")[:2]  # the root README's
     assert "Paris" in run(raw, served)
     assert "".join(re.findall(r'"text_output":"(.*?)"', run(chat, served))) == "2, 3, 4, 5, 6, 7."
 

@@ -1,4 +1,4 @@
-"""What the tensors mean: the words of the table in model_repository/README.md.
+"""What the tensors mean: the words of the table in model_repository/TENSORS.md.
 
 The names, types and ways of the tensors are in the config.pbtxt files, and what a runtime honours
 is in its registry line; `write_table.py` puts the three together and misses none.

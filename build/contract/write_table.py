@@ -1,4 +1,4 @@
-"""Write model_repository/README.md: every tensor's way, default, range and what honours it.
+"""Write model_repository/TENSORS.md: every tensor's way, default, range and what honours it.
 
 Generated from the committed config.pbtxt files, the tables in the runtimes' docstrings, which
 must agree with their registry, and contract/descriptions.py.
@@ -29,7 +29,7 @@ from contract.descriptions import (
 from contract.runtime_tables import outcome
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
-README = REPOSITORY / "README.md"
+TABLE = REPOSITORY / "TENSORS.md"
 ROOMS = ("preprocessing", "tensorrt_llm", "postprocessing")
 MODELS = ("ensemble", "tensorrt_llm_bls", *ROOMS)
 Tensors = list[tuple[str, Any]]
@@ -42,10 +42,10 @@ def main() -> None:
     options = parser.parse_args()
     text = render(read_configs())
     if not options.check:
-        README.write_text(text, encoding="utf-8")
-        say(f"{README} is written")
-    elif README.read_text(encoding="utf-8") != text:
-        raise BuildError(f"{README} is stale; write it anew with 'make table'")
+        TABLE.write_text(text, encoding="utf-8")
+        say(f"{TABLE} is written")
+    elif TABLE.read_text(encoding="utf-8") != text:
+        raise BuildError(f"{TABLE} is stale; write it anew with 'make table'")
 
 
 def read_configs() -> dict[str, Any]:

@@ -50,7 +50,7 @@ WORDS = ("stop_words", "bad_words", "embedding_bias_words")
 class SamplingParams:
     """Every option of `ensemble`, by the names of its tensors; None leaves it to the server.
 
-    What each does, and what a runtime honours of it, is in model_repository/README.md. Scalars of
+    What each does, and what a runtime honours of it, is in model_repository/TENSORS.md. Scalars of
     NumPy are taken as Python's. Raises `InvalidRequest` with the field, its value and what it must
     be.
     """

@@ -88,7 +88,7 @@ def test_room_2_knows_an_input_by_its_own_name() -> None:
 
 
 def test_the_table_is_what_the_configurations_say() -> None:
-    assert contract_table.README.read_text(encoding="utf-8") == render(CONFIGS)
+    assert contract_table.TABLE.read_text(encoding="utf-8") == render(CONFIGS)
 
 
 def test_a_tensor_without_words_stops_the_table() -> None:

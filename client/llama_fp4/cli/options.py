@@ -25,7 +25,7 @@ DEFAULT_URL = "127.0.0.1:8001"
 HEADER_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 LARGEST_INT32, LARGEST_UINT64 = 2**31 - 1, 2**64 - 1
 SPELLED = {LARGEST_INT32: "2^31-1", LARGEST_UINT64: "2^64-1"}
-# What the dataclass and model_repository/README.md say of each, in a few words.
+# What the dataclass and model_repository/TENSORS.md say of each, in a few words.
 TEXTS = {
     "max_tokens": "the answer's length at most",
     "min_tokens": "no end before",

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bootstrap import METRICS, STATISTICS, Ratio, Sample, compare, values_by_workload
-from run_files import RECORDS, RunFilesError, read_records, read_run
+from figures.bootstrap import METRICS, STATISTICS, Ratio, Sample, compare, values_by_workload
+from output.read_run import RECORDS, RunFilesError, read_records, read_run
 
 # Of two runs' headers these must be the same, or their figures are of different things.
 SAME = (

@@ -1,7 +1,7 @@
 """Locust over the client library: `locust -f loadtest/locustfile.py`, `make loadtest`.
 
 `python loadtest/locustfile.py --help` lists the options; with others it is Locust itself.
-Thin: the load itself is load_round.py's, on every worker; conductor.py's is the run.
+Thin: the load itself is rounds/worker_round.py's, on every worker; rounds/master.py's is the run.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":  # Locust loads this file once more, by another name
-    import direct
+    from rounds import direct
 
     direct.run(__file__)
 
@@ -25,17 +25,17 @@ ROOT = Path(__file__).resolve().parent.parent
 # Locust forgets the file's folder after the import, and a clone has no package installed.
 sys.path[:0] = [str(ROOT / "loadtest"), str(ROOT / "client")]
 
-import web_tab  # noqa: E402
-from agent import Agent  # noqa: E402
-from child_processes import HEARTBEATS  # noqa: E402
-from command_line import add_arguments, run_options, together  # noqa: E402
-from conductor import Conductor  # noqa: E402
-from interrupts import NOTHING, leave_on_interrupt, master_port_problem  # noqa: E402
-from judge import EXIT_BAD_INPUT  # noqa: E402
+from figures.judge import EXIT_BAD_INPUT  # noqa: E402
 from locust import User, constant, events, task  # noqa: E402
 from locust.runners import MasterRunner, WorkerRunner  # noqa: E402
-from options import OptionError  # noqa: E402
-from wrong_options import refuse_plainly  # noqa: E402
+from output import web_tab  # noqa: E402
+from rounds.child_processes import HEARTBEATS  # noqa: E402
+from rounds.command_line import add_arguments, run_options, together  # noqa: E402
+from rounds.interrupts import NOTHING, leave_on_interrupt, master_port_problem  # noqa: E402
+from rounds.master import Conductor  # noqa: E402
+from rounds.options import OptionError  # noqa: E402
+from rounds.worker import Agent  # noqa: E402
+from rounds.wrong_options import refuse_plainly  # noqa: E402
 
 locust.runners.HEARTBEAT_LIVENESS = HEARTBEATS
 AGENTS: dict[str, Agent] = {}  # of this process, "" being the one

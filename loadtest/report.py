@@ -14,10 +14,10 @@ import json
 import sys
 from pathlib import Path
 
-from csv_files import RECORDS_CSV, SUMMARY_CSV, summary_csv, write_records
-from report_page import report_page
-from run_files import SUMMARY, TRIALS, RunFiles, RunFilesError, read_records, read_run
-from whole_file import write_whole
+from output.csv_files import RECORDS_CSV, SUMMARY_CSV, summary_csv, write_records
+from output.page import report_page
+from output.read_run import SUMMARY, TRIALS, RunFiles, RunFilesError, read_records, read_run
+from output.whole_file import write_whole
 
 PAGE = "report.html"
 SO_FAR = "so-far.json"

@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from csv_files import summary_csv
-from judge import EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_INVALID, EXIT_LEFT, EXIT_OK
-from run_output import OUTPUT
-from sweep_page import sweep_page, sweep_table
-from sweep_steps import CONCURRENCIES, RATES, Sweep, SweepError, parse_steps
-from whole_file import write_whole
+from figures.judge import EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_INVALID, EXIT_LEFT, EXIT_OK
+from output.csv_files import summary_csv
+from output.sweep_page import sweep_page, sweep_table
+from output.whole_file import write_whole
+from output.write_run import OUTPUT
+from rounds.sweep_steps import CONCURRENCIES, RATES, Sweep, SweepError, parse_steps
 
 LOCUSTFILE = Path(__file__).resolve().parent / "locustfile.py"
 PR_SET_PDEATHSIG = 1

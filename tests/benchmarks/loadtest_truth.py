@@ -40,7 +40,7 @@ BUILD = ROOT / "build"
 # The load test is no installed package; its modules import their own siblings.
 sys.path.append(str(BUILD.parent / "loadtest"))
 
-from records import WARMUP, RequestRecord  # noqa: E402
+from figures.record import WARMUP, RequestRecord  # noqa: E402
 
 CHECKPOINT = BUILD / "demo" / "checkpoint"
 LOCUSTFILE = BUILD.parent / "loadtest" / "locustfile.py"

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from checkpoint_text import load_checkpoint_text
 from checkpoints.llama_config import load_llama_config
-from prompts import PromptWriter
 from quantization import texts as calibration_data
 from reference.prompts import load_tokenizer, render_prompts
+from traffic.prompts import PromptWriter
 from transformers import PreTrainedTokenizerFast
 
 from tests.preprocessing.test_checkpoint_text import BOS, ENDS, IDS, checkpoint
@@ -25,7 +25,7 @@ TEMPLATE = json.loads((DEMO_CHECKPOINT / "tokenizer_config.json").read_text())["
 LOADERS = {
     "model_repository/preprocessing/1/prompt_encoder.py",
     "build/reference/prompts.py",
-    "loadtest/prompts.py",
+    "loadtest/traffic/prompts.py",
 }
 TRUNCATIONS = [
     {"direction": side, "max_length": 4, "strategy": "LongestFirst", "stride": 0}

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bootstrap import Values, compare, statistics, values_of
 from compare import parse_conditions
-from records import WARMUP
+from figures.bootstrap import Values, compare, statistics, values_of
+from figures.record import WARMUP
 
 from tests.support.paths import LOADTEST
 from tests.support.run_folders import made_up, write_run

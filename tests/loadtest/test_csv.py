@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from csv_files import summary_csv
+from output.csv_files import summary_csv
+from output.write_run import RunOutput
 from report import write_report
-from run_output import RunOutput
 
 from tests.support.paths import ROOT
 from tests.support.run_folders import HEADER, made_up, write_run

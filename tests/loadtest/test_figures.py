@@ -8,16 +8,16 @@ import random
 from typing import Any
 
 import pytest
-from histogram import Histogram
+from figures.histogram import Histogram
+from figures.judge import EXIT_BROKEN, EXIT_INVALID, EXIT_OK, exit_code
+from figures.record import RequestRecord
+from figures.results import RunResults
+from figures.slo import good, parse_slo, parse_slos
+from figures.timeline import MAX_BUCKETS, Timeline
+from figures.validity import WorkerHealth
 from hypothesis import given
 from hypothesis import strategies as st
-from judge import EXIT_BROKEN, EXIT_INVALID, EXIT_OK, exit_code
-from records import RequestRecord
-from results import RunResults
-from run_table import run_table
-from self_check import WorkerHealth
-from slo import good, parse_slo, parse_slos
-from timeline import MAX_BUCKETS, Timeline
+from output.terminal_table import run_table
 
 HEADER = {"warmup_s": 1.0, "duration_s": 10.0, "slos": ["ttft:p99<100ms", "tpot<10ms"]}
 SECONDS = st.floats(min_value=0, max_value=1e4, allow_nan=False)

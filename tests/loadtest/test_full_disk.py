@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 from compare import load
-from judge import EXIT_BROKEN, EXIT_INVALID, EXIT_OK, exit_code
-from results import RunResults
-from run_files import read_records, read_run
-from run_output import RunOutput
+from figures.judge import EXIT_BROKEN, EXIT_INVALID, EXIT_OK, exit_code
+from figures.results import RunResults
+from output.read_run import read_records, read_run
+from output.whole_file import write_whole
+from output.write_run import RunOutput
 from serving.child_server import ServerProcess
-from whole_file import write_whole
 
 from tests.support.load_runs import FREE, command, summary
 from tests.support.paths import ROOT
@@ -198,7 +198,7 @@ def test_what_comes_after_a_cut_line_is_not_written(
         raise OSError(28, "No space left on device")
 
     write_whole(tmp_path / "header.json", "of the rate before")
-    monkeypatch.setattr("run_output.write_whole", full)
+    monkeypatch.setattr("output.write_run.write_whole", full)
     output.write_json("header.json", {})
     output.close()
     assert (tmp_path / "records.jsonl").read_text() == written == "one\n"

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from host_clock import Offset, clock_note
-from records import RequestRecord
+from figures.record import RequestRecord
+from rounds.host_clock import Offset, clock_note
 from serving.child_server import ServerProcess
 
 from tests.support.paths import DEMO_CHECKPOINT, ROOT

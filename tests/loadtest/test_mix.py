@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from arrivals import Schedule, unit_arrivals
-from command_line import add_arguments, run_options
-from exchange import Exchange
-from journeys import Journey
-from load_round import LoadRound, RoundPlan
-from load_source import LoadSource
-from options import OptionError, RunOptions
-from records import RequestRecord
-from slo import good, parse_slo, parse_slos
-from workload_mix import chosen, parse_mix
-from workloads import DEFAULT_SLOS, MLPERF_SLOS, Conversation
+from figures.record import RequestRecord
+from figures.slo import good, parse_slo, parse_slos
+from rounds.command_line import add_arguments, run_options
+from rounds.options import OptionError, RunOptions
+from rounds.request import Exchange
+from rounds.source import LoadSource
+from rounds.worker_round import LoadRound, RoundPlan
+from traffic.arrivals import Schedule, unit_arrivals
+from traffic.faults import Journey
+from traffic.mix import chosen, parse_mix
+from traffic.workloads import DEFAULT_SLOS, MLPERF_SLOS, Conversation
 
 from tests.support.load_runs import recording
 from tests.support.paths import DEMO_CHECKPOINT

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 from compare import failing, load, parse_conditions, ratios, table
-from records import RequestRecord
+from figures.record import RequestRecord
+from figures.results import RunResults
+from output.read_run import read_run
+from output.web_rows import rows
 from report import write_report
-from results import RunResults
-from run_files import read_run
-from web_rows import rows
 
 from tests.support.paths import ROOT
 from tests.support.run_folders import HEADER, made_up, write_run

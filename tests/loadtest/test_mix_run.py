@@ -14,12 +14,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from arrivals import unit_arrivals
-from records import RequestRecord
-from run_files import read_run
+from figures.record import RequestRecord
+from figures.traffic import OF_A_WORKLOAD
+from output.read_run import read_run
 from serving.child_server import ServerProcess
-from traffic_results import OF_A_WORKLOAD
-from workload_mix import chosen, parse_mix
+from traffic.arrivals import unit_arrivals
+from traffic.mix import chosen, parse_mix
 
 from tests.support.load_runs import FREE, Ended, recording, records, run, summary
 

@@ -10,9 +10,9 @@ import subprocess
 import sys
 
 import pytest
-from command_line import add_arguments
-from options import RunOptions
-from wrong_options import refuse_plainly
+from rounds.command_line import add_arguments
+from rounds.options import RunOptions
+from rounds.wrong_options import refuse_plainly
 
 from tests.support.paths import ROOT
 

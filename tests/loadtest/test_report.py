@@ -13,16 +13,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from histogram import Histogram
-from report_page import STYLE
-from report_plots import log_bins
-from results import RunResults
-from run_files import RunFilesError, read_run
-from run_table import run_table
-from server_sampler import ServerSampler
-from svg_plot import Line, Mark, even_ticks, line_plot, log_ticks, short
-from web_rows import COLUMNS, rows
-from whole_file import write_whole
+from figures.histogram import Histogram
+from figures.results import RunResults
+from figures.server_samples import ServerSampler
+from output.page import STYLE
+from output.plots import log_bins
+from output.read_run import RunFilesError, read_run
+from output.svg import Line, Mark, even_ticks, line_plot, log_ticks, short
+from output.terminal_table import run_table
+from output.web_rows import COLUMNS, rows
+from output.whole_file import write_whole
 
 from tests.support.colour_vision import VISION, contrast, difference
 from tests.support.paths import LOADTEST

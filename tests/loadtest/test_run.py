@@ -24,14 +24,14 @@ from typing import Any
 
 import psutil
 import pytest
-from arrivals import unit_arrivals
 from compare import differences, load
-from interrupts import master_port_problem
-from judge import EXIT_BROKEN, EXIT_INVALID
-from records import WARMUP, RequestRecord
+from figures.judge import EXIT_BROKEN, EXIT_INVALID
+from figures.record import WARMUP, RequestRecord
+from output.write_run import RunOutput
 from report import write_report
-from run_output import RunOutput
+from rounds.interrupts import master_port_problem
 from serving.child_server import ServerProcess, free_ports
+from traffic.arrivals import unit_arrivals
 
 from tests.support.load_runs import FREE, LENIENT, SHORT, Ended, command, records, run, summary
 from tests.support.paths import ROOT
@@ -438,7 +438,7 @@ BROKEN_TABLE = f"""
 import sys
 sys.path[:0] = [{str(ROOT / "loadtest")!r}]
 from locustfile import *
-import conductor
+from rounds import master as conductor
 
 def broken(summary):
     raise RuntimeError("no table today")

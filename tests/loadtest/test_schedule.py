@@ -9,17 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from arrivals import RateCurve, Schedule, unit_arrivals
-from checks import Answer, digest, is_greedy, wrong
-from journeys import journeys_of, parse_faults
-from load_source import LoadSource
-from max_rate import find_max_rate
-from options import OptionError, RunOptions
-from prompts import PromptWriter
-from rate_trial import Trial
-from replay_file import ReplayError, read_recording
+from rounds.check_answer import Answer, digest, is_greedy, wrong
+from rounds.find_max_rate import find_max_rate
+from rounds.options import OptionError, RunOptions
+from rounds.rate_trial import Trial
+from rounds.source import LoadSource
 from tokenizers import Tokenizer
-from workloads import default_slos
+from traffic.arrivals import RateCurve, Schedule, unit_arrivals
+from traffic.faults import journeys_of, parse_faults
+from traffic.prompts import PromptWriter
+from traffic.replay import ReplayError, read_recording
+from traffic.workloads import default_slos
 
 from tests.support.paths import DEMO_CHECKPOINT
 

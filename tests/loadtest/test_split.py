@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import server_sampler
+from figures import server_samples as server_sampler
+from figures.record import RequestRecord
+from figures.results import RunResults
+from figures.server_metrics import STEPS, ServerMetrics, StepCounters, parse_metrics
+from figures.server_models import server_models
+from figures.server_samples import ServerSampler, fetch_metrics, metrics_url
+from figures.ttft_split import SplitError, split_ttft
 from llama_fp4 import Client
-from records import RequestRecord
+from output.page_tables import described
 from report import write_report
-from report_tables import described
-from results import RunResults
-from server_metrics import STEPS, ServerMetrics, StepCounters, parse_metrics
-from server_models import server_models
-from server_sampler import ServerSampler, fetch_metrics, metrics_url
 from serving.child_server import ServerProcess
-from ttft_split import SplitError, split_ttft
 
 from tests.conftest import MakeRepository, serving
 from tests.support.processes import eventually

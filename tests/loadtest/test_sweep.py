@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from output.sweep_page import sweep_page, sweep_table
+from rounds.sweep_steps import CONCURRENCIES, RATES, Step, Sweep, SweepError, parse_steps
 from serving.child_server import ServerProcess
 from sweep import parse, run
-from sweep_page import sweep_page, sweep_table
-from sweep_steps import CONCURRENCIES, RATES, Step, Sweep, SweepError, parse_steps
 
 from tests.support.load_runs import FREE
 from tests.support.paths import DEMO_CHECKPOINT, ROOT

@@ -8,17 +8,17 @@ from typing import Any, cast
 
 import gevent
 import pytest
-import unloaded
-from exchange import Clock, Exchange
 from gevent.event import Event
-from journeys import Journey
-from load_source import LoadSource
-from options import RunOptions
-from sdk import Client
+from rounds import unloaded
+from rounds.options import RunOptions
+from rounds.request import Clock, Exchange
+from rounds.sdk import Client
+from rounds.source import LoadSource
+from rounds.unloaded import AT_ONCE, Unloaded, unloaded_texts
+from rounds.unloaded_cache import UnloadedCache, server_identity
 from serving.child_server import ServerProcess
-from unloaded import AT_ONCE, Unloaded, unloaded_texts
-from unloaded_cache import UnloadedCache, server_identity
-from workloads import Conversation, Turn
+from traffic.faults import Journey
+from traffic.workloads import Conversation, Turn
 
 from tests.support.paths import DEMO_CHECKPOINT
 

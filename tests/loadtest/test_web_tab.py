@@ -11,8 +11,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from arrivals import unit_arrivals
 from serving.child_server import ServerProcess, free_ports
+from traffic.arrivals import unit_arrivals
 
 from tests.support.paths import LOADTEST
 from tests.support.processes import eventually

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from records import RequestRecord
+from figures.record import RequestRecord
 
 from tests.support.paths import DEMO_CHECKPOINT, ROOT
 

@@ -7,9 +7,9 @@ import random
 from pathlib import Path
 from typing import Any
 
-from records import DRAINED, MEASURED, WARMUP, RequestRecord
-from results import RunResults
-from self_check import WorkerHealth
+from figures.record import DRAINED, MEASURED, WARMUP, RequestRecord
+from figures.results import RunResults
+from figures.validity import WorkerHealth
 
 HEADER: dict[str, Any] = {
     "url": "127.0.0.1:8001",

@@ -1,0 +1,107 @@
+"""Service level objectives: `ttft:p99<2000ms`; of one workload of a mix, `chat:ttft:p99<300ms`.
+
+One objective says two things: of a run, that the percentile stays below the limit; of a request
+(goodput counts those for which every objective held), that its own time does.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from figures.histogram import Histogram
+from figures.record import RequestRecord
+
+METRICS = ("ttft", "ttft_from_send", "itl", "tpot", "e2e")
+UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+PATTERN = re.compile(
+    r"((?P<workload>[^:<]+):)??(?P<metric>\w+)(:p(?P<percent>[\d.]+))?<(?P<limit>[\d.]+)(?P<unit>[a-zA-Zµ]*)"
+)
+DEFAULT_PERCENT = 99.0
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """`metric`'s `percent`-th percentile is to stay below `limit_s` seconds."""
+
+    metric: str
+    percent: float
+    limit_s: float
+    text: str
+    workload: str = ""  # the only one whose requests it is about; "": all
+
+    def concerns(self, workload: str) -> bool:
+        """Whether it says anything of that workload's requests."""
+        return self.workload in ("", workload)
+
+    def held_by(self, record: RequestRecord) -> bool:
+        """Whether the request kept the limit; of `itl` its own percentile counts.
+
+        A metric that an answered request has not, as `tpot` of one token, breaks nothing.
+        """
+        if not record.ok:
+            return False
+        value = getattr(record, self.metric)
+        if self.metric == "itl":
+            ordered = sorted(value)
+            rank = max(math.ceil(round(len(ordered) * self.percent / 100, 6)), 1)
+            value = ordered[rank - 1] if ordered else None
+        return value is None or bool(value < self.limit_s)
+
+    def held_in(self, histogram: Histogram) -> bool:
+        """Whether the run kept it; a run without any value did not."""
+        return histogram.count > 0 and histogram.percentile(self.percent) < self.limit_s
+
+
+def parse_slo(text: str) -> Slo:
+    """`metric:pNN<limit unit`, as in `tpot:p99<100ms`; without `:pNN` it is p99.
+
+    `workload:` before it makes it that workload's alone.
+
+    Raises ValueError that names the part that is wrong and what is allowed.
+    """
+    match = PATTERN.fullmatch(text.replace(" ", ""))
+    if match is None:
+        raise ValueError(f"the SLO {text!r} is not of the form metric:p99<2000ms")
+    metric, unit = match["metric"], match["unit"]
+    if metric not in METRICS:
+        raise ValueError(f"the SLO {text!r} is on {metric!r}, must be one of {', '.join(METRICS)}")
+    if not unit:
+        raise ValueError(f"the SLO {text!r} has no unit, must be one of {', '.join(UNITS)}")
+    if unit not in UNITS:
+        raise ValueError(f"the SLO {text!r} is in {unit!r}, must be one of {', '.join(UNITS)}")
+    percent = _number(match["percent"], text) if match["percent"] else DEFAULT_PERCENT
+    limit = _number(match["limit"], text) * UNITS[unit]
+    if not 0 < percent <= 100:
+        raise ValueError(
+            f"the SLO {text!r} has percentile {percent:g}, must be above 0, at most 100"
+        )
+    if limit <= 0:
+        raise ValueError(f"the SLO {text!r} has limit {match['limit']}, must be above 0")
+    return Slo(metric, percent, limit, text.replace(" ", ""), match["workload"] or "")
+
+
+def parse_slos(text: str, workloads: Collection[str] | None = None) -> tuple[Slo, ...]:
+    """Any number of them with commas between; `workloads` are those that they may be of."""
+    slos = tuple(parse_slo(each) for each in text.split(",") if each.strip())
+    for slo in slos:
+        if slo.workload and workloads is not None and slo.workload not in workloads:
+            raise ValueError(
+                f"the SLO {slo.text!r} is of the workload {slo.workload!r}, "
+                f"must be one of {', '.join(workloads)}"
+            )
+    return slos
+
+
+def good(record: RequestRecord, slos: Sequence[Slo]) -> bool:
+    """Whether the request counts for goodput: answered, not wrong, every objective on it held."""
+    return record.ok and all(slo.held_by(record) for slo in slos if slo.concerns(record.workload))
+
+
+def _number(text: str, slo: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"the SLO {slo!r} holds {text!r}, which is no number") from None

@@ -1,0 +1,127 @@
+"""The results of one part of a run's traffic: of a journey, or of one workload of a mix.
+
+Merging is exact and has no order.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from figures.histogram import Histogram
+from figures.record import DRAINED, WARMUP, RequestRecord
+from figures.slo import Slo, good
+
+METRICS = ("ttft", "ttft_from_send", "itl", "tpot", "e2e", "send_lag")
+OF_A_WORKLOAD = ("ttft", "itl", "tpot", "e2e")  # those of them that tables tell of each workload
+COUNTS = (
+    "scheduled",
+    "completed",
+    "failed",
+    "cancelled",
+    "incorrect",
+    "good",
+    "drained",
+    "warmup",
+    "in_window",
+    "input_tokens",
+    "output_tokens",
+    "tokens_in_window",
+)
+
+
+@dataclass
+class TrafficResults:
+    """Of some of the requests: histograms of the measured ones, counts of all.
+
+    Counts: scheduled (measured and drained), completed, failed, cancelled, incorrect, good,
+    drained, warmup, input_tokens, output_tokens; in_window: completed between the end of the
+    warm-up and of the load, whenever they were scheduled; tokens_in_window likewise.
+    """
+
+    histograms: dict[str, Histogram] = field(
+        default_factory=lambda: {name: Histogram() for name in METRICS}
+    )
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, record: RequestRecord, slos: Sequence[Slo], window: tuple[float, float]) -> None:
+        """Count a request that is over; `window` are the measured seconds' start and end."""
+        start, end = window
+        ended = record.ended_at
+        if ended is not None and start <= ended < end and not record.error_class:
+            self.counts["in_window"] += not record.cancelled
+        self.counts["tokens_in_window"] += record.tokens_between(start, end)
+        if record.phase == WARMUP:
+            self.counts["warmup"] += 1
+            return
+        self.counts["scheduled"] += 1
+        self.counts["drained"] += record.phase == DRAINED
+        self.counts[_outcome(record)] += 1
+        self.counts["incorrect"] += record.correct is False
+        self.counts["good"] += good(record, slos)
+        self.counts["input_tokens"] += record.num_input_tokens
+        self.counts["output_tokens"] += record.num_output_tokens
+        for name in METRICS:
+            value = getattr(record, name)
+            for each in value if name == "itl" else (value,):
+                if each is not None:
+                    self.histograms[name].add(each)
+
+    @property
+    def requests(self) -> int:
+        """All of them, of the warm-up too."""
+        return self.counts["scheduled"] + self.counts["warmup"]
+
+    def merge(self, other: TrafficResults) -> None:
+        """Add the other's."""
+        self.counts.update(other.counts)
+        for name, histogram in other.histograms.items():
+            self.histograms[name].merge(histogram)
+
+    def summary(self, seconds: float) -> dict[str, Any]:
+        """counts, metrics and rates, JSON-able; `seconds` of the measured window are over."""
+        counts = self.counts
+
+        def rate(count: int) -> float | None:
+            return count / seconds if seconds > 0 else None
+
+        return {
+            "counts": {name: counts[name] for name in COUNTS},
+            "metrics": {name: each.summary() for name, each in self.histograms.items()},
+            "rates": {
+                "offered_per_s": rate(counts["scheduled"]),
+                "requests_per_s": rate(counts["in_window"]),
+                "output_tokens_per_s": rate(counts["tokens_in_window"]),
+                "goodput_per_s": rate(counts["good"]),
+                "goodput_share": counts["good"] / counts["scheduled"]
+                if counts["scheduled"]
+                else None,
+            },
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "counts": self.counts,
+            "histograms": {
+                name: histogram.to_dict()
+                for name, histogram in self.histograms.items()
+                if histogram.count
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> TrafficResults:
+        """The way back from `to_dict`."""
+        results = cls(counts=Counter(document["counts"]))
+        for name, histogram in document["histograms"].items():
+            results.histograms[name] = Histogram.from_dict(histogram)
+        return results
+
+
+def _outcome(record: RequestRecord) -> str:
+    if record.error_class:
+        return "failed"
+    return "cancelled" if record.cancelled else "completed"

@@ -1,0 +1,92 @@
+"""The mean TTFT, split into where it was spent. The parts add up to it exactly.
+
+| part | definition (means, seconds) |
+|---|---|
+| `client` | `send_lag`: actual send minus scheduled arrival |
+| `queue` | waiting on the server: Triton's queue before preprocessing, before tensorrt_llm and before postprocessing (one response), and the engine's: arrival in room 2 to first forward pass |
+| `tokenize` | preprocessing's compute: input, execute and output |
+| `prefill` | the engine's first forward pass: from its start until room 2 had the first token |
+| `detokenize` | postprocessing's compute, of one response |
+| `other` | what remains: both ways over the network, gRPC, Triton's steps from model to model, room 2's reading of the request |
+
+Server parts are quotients of differences between two samples: of the requests that the server
+ended between them, fault journeys' too. `ttft` and `client` are of the measured normal requests.
+With many requests the two sets are nearly the same; with few, `other` holds the difference and
+may come out below zero. A response of postprocessing is the mean one, not the first.
+Without the engine's sums, as of another server, `queue` is Triton's alone and what the engine
+takes stays in the remainder, then called `engine_and_other`.
+"""  # noqa: E501
+
+from __future__ import annotations
+
+from typing import Any
+
+from figures.server_metrics import ServerMetrics, StepCounters
+
+PARTS = ("client", "queue", "tokenize", "prefill", "detokenize", "other")
+REMAINDER, WIDE_REMAINDER = "other", "engine_and_other"
+NO_STEP = StepCounters()
+
+
+class SplitError(ValueError):
+    """One sentence: why there is no split."""
+
+
+def split_ttft(
+    first: ServerMetrics, last: ServerMetrics, ttft_s: float, send_lag_s: float
+) -> dict[str, Any]:
+    """`ttft_s` (mean) as {"ttft_s", "requests", "parts": [{"part", "seconds", "share"}]}."""
+    means = {name: _means(first, last, name) for name in ("preprocessing", "tensorrt_llm")}
+    if not means["preprocessing"][0]:
+        raise SplitError("the server ended no request between the first and the last sample")
+    responses = _means(first, last, "postprocessing")
+    parts = {
+        "client": send_lag_s,
+        "queue": sum(queue for _, queue, _ in (*means.values(), responses)),
+        "tokenize": means["preprocessing"][2],
+        "detokenize": responses[2],
+    }
+    engine = _engine(first, last)
+    if engine is not None:
+        parts["queue"] += engine[0]
+        parts["prefill"] = engine[1]
+    remainder = WIDE_REMAINDER if engine is None else REMAINDER
+    parts[remainder] = ttft_s - sum(parts.values())
+    order = [*PARTS, WIDE_REMAINDER]
+    return {
+        "ttft_s": ttft_s,
+        "requests": int(means["preprocessing"][0]),
+        "parts": [
+            {"part": name, "seconds": parts[name], "share": parts[name] / ttft_s if ttft_s else 0.0}
+            for name in order
+            if name in parts
+        ],
+    }
+
+
+def _means(first: ServerMetrics, last: ServerMetrics, model: str) -> tuple[float, float, float]:
+    """Requests, and seconds of queue and of compute per request, between the samples."""
+    before, after = first.steps.get(model, NO_STEP), last.steps.get(model, NO_STEP)
+    requests = after.requests - before.requests
+    if requests < 0:
+        raise SplitError("the server's counters fell during the run: it was started anew")
+    if not requests:
+        return 0.0, 0.0, 0.0
+    return (
+        requests,
+        (after.queue_s - before.queue_s) / requests,
+        (after.compute_s - before.compute_s) / requests,
+    )
+
+
+def _engine(first: ServerMetrics, last: ServerMetrics) -> tuple[float, float] | None:
+    """Mean queue and prefill seconds of the sequences that ended between the samples."""
+    if last.sequences is None or last.engine_queue_s is None or last.engine_prefill_s is None:
+        return None
+    sequences = last.sequences - (first.sequences or 0.0)
+    if sequences <= 0:
+        return None
+    return (
+        (last.engine_queue_s - (first.engine_queue_s or 0.0)) / sequences,
+        (last.engine_prefill_s - (first.engine_prefill_s or 0.0)) / sequences,
+    )

@@ -1,0 +1,89 @@
+"""A sweep as a table on the terminal, as one HTML page, and as CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from rounds.sweep_steps import RATES, Sweep
+
+from output.page import document, plot_box
+from output.page_tables import described, milliseconds, number, table, when
+from output.plots import load_curves
+
+TIMES = (("ttft", "p50"), ("ttft", "p99"), ("itl", "p50"), ("itl", "p99"))
+
+
+def sweep_table(sweep: Sweep) -> str:
+    """Rows of all steps that are done, times in milliseconds."""
+    rows = [_head(sweep), *(_row(each) for each in sweep.steps())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def sweep_page(sweep: Sweep) -> str:
+    """The page; each step's row leads to its own report."""
+    steps = sweep.steps()
+    header = steps[0]["header"] if steps else {}
+    title = f"Load test: {header.get('workload', '')}, a sweep of {sweep.by}"
+    lines = [
+        " · ".join(
+            [
+                f"{header.get('model')} at {header.get('url')}",
+                *described(header.get("served") or {}),
+            ]
+        ),
+        f"{len(steps)} steps of {header.get('duration_s', 0):.0f} s after "
+        f"{header.get('warmup_s', 0):.3g} s of warm-up · {when(header)}",
+        f"client's machine: {header.get('machine', 'not recorded')}",
+    ]
+    rows = []
+    for each in steps:
+        value, *cells = (escape(cell) for cell in _row(each))
+        link = f'<a href="{escape(each["folder"])}/report.html">{value}</a>'
+        rows.append([link, *cells])
+    users = None if sweep.by == RATES else [float(each["value"]) for each in steps]
+    drawn = "".join(map(plot_box, load_curves(steps, users)))
+    body = (
+        f'<h1>{escape(title)}</h1><p class="dim">{"<br>".join(map(escape, lines))}</p>'
+        f"<h2>Steps</h2>{table([escape(each) for each in _head(sweep)], rows, 0)}"
+        f'<h2>Plots</h2><div class="plots">{drawn}</div>'
+        f"<details><summary>Options</summary><p><code>{escape(' '.join(sweep.arguments))}</code>"
+        "</p></details>"
+    )
+    return document(title, body)
+
+
+def _head(sweep: Sweep) -> list[str]:
+    asked = "rate/s" if sweep.by == RATES else "users"
+    times = (f"{name} {percentile} ms" for name, percentile in TIMES)
+    return [asked, "offered/s", "completed/s", "tokens/s", *times, "goodput/s", "good", "SLOs"]
+
+
+def _row(step: Mapping[str, Any]) -> list[str]:
+    rates, metrics = step["rates"], step["metrics"]
+    share = rates["goodput_share"]
+    return [
+        f"{step['value']:g}",
+        number(rates["offered_per_s"]),
+        number(rates["requests_per_s"]),
+        number(rates["output_tokens_per_s"], 1),
+        *(milliseconds(metrics[name].get(percentile)) for name, percentile in TIMES),
+        number(rates["goodput_per_s"]),
+        "-" if share is None else f"{share:.1%}",
+        _verdict(step),
+    ]
+
+
+def _verdict(step: Mapping[str, Any]) -> str:
+    if not step["validity"]["valid"]:
+        return "INVALID"
+    broken: Sequence[str] = [each["slo"] for each in step["slos"] if not each["held"]]
+    failed = step["counts"]["failed"] + step["counts"]["incorrect"]
+    told = [f"BROKEN {', '.join(broken)}"] if broken else ["held"]
+    return ", ".join([*told, *([f"{failed:,} failed"] if failed else [])])

@@ -1,0 +1,352 @@
+"""The load test's command line, on top of Locust's own.
+
+Locust's own options keep their meaning: `-H` is the server (`host:port` of its gRPC endpoint),
+`-t` the load's duration, `-u` the users of a closed loop, `-s` how long a drain may take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from traffic.arrivals import PROCESSES, unit_arrivals
+from traffic.mix import parse_mix
+from traffic.replay import ReplayError, read_recording
+from traffic.workloads import DEFAULT_SLOS, default_slos, workload_names
+
+from rounds.options import (
+    DEFAULT_DURATION_S,
+    DEFAULT_RATE,
+    DEFAULT_URL,
+    DRAIN_S,
+    WARMUP_MOST_S,
+    OptionError,
+    RunOptions,
+)
+
+WARMUP_SHARE = 0.1
+MOST_RECORDED_S = 30 * 24 * 3600  # of a recording; longer are other units, or dates, by mistake
+ONLY_S = 1.0  # of a recording whose requests all come at once
+MOST_SPAWNED = 100  # users a second: Locust warns of more
+
+
+class GivenRate(float):
+    """A --rate that was given, though it may be the default's value."""
+
+
+def run_options(parsed: argparse.Namespace) -> RunOptions:
+    """Of Locust's parsed options; raises `OptionError`."""
+    values = {
+        field.name: getattr(parsed, field.name)
+        for field in dataclasses.fields(RunOptions)
+        if hasattr(parsed, field.name)
+    }
+    values["url"] = (parsed.host or DEFAULT_URL).removeprefix("grpc://")
+    values["drain_s"] = float(parsed.stop_timeout or 0) or DRAIN_S
+    if parsed.closed_loop:
+        values["users"] = 1 if parsed.num_users is None else parsed.num_users
+        rate = parsed.spawn_rate or 0.0
+        values["spawn_rate"] = 0.0 if rate >= together(values["users"]) else rate
+    else:
+        values.pop("spawn_rate", None)  # Locust's own option has the same name
+    try:
+        workloads = list(parse_mix(values["workload"]))
+    except ValueError as error:
+        raise OptionError(str(error)) from error
+    only = workloads[0] if len(workloads) == 1 else ""
+    values["slos"] = values["slos"] or default_slos(only)
+    replayed = bool(only and parsed.replay)
+    values["rate"] = float(parsed.rate)
+    rated = isinstance(parsed.rate, GivenRate) or parsed.rate != DEFAULT_RATE
+    as_recorded = replayed and not rated and not parsed.closed_loop
+    values["arrivals"] = parsed.arrivals or ("trace" if as_recorded else "poisson")
+    _set_times(values, parsed, replayed)
+    return RunOptions(**values)
+
+
+def unused(parsed: argparse.Namespace) -> list[str]:
+    """Sentences on options that were given and mean nothing in this run."""
+    if parsed.closed_loop:
+        defaults = {"rate": DEFAULT_RATE, "arrivals": "", "burstiness": 1.0, "speed": 1.0}
+        return [
+            f"--{name} {getattr(parsed, name)} is not used: a --closed-loop has no arrival rate, "
+            "its users (-u) ask again as soon as they are answered"
+            for name, default in defaults.items()
+            if getattr(parsed, name) != default
+        ]
+    if parsed.headless and parsed.users_given and parsed.num_users > 1:
+        return [
+            f"--users {parsed.num_users} is not used: an open loop has a --rate, only users of a "
+            "--closed-loop wait for their answers"
+        ]
+    return []
+
+
+def _set_times(values: dict[str, Any], parsed: argparse.Namespace, replayed: bool) -> None:
+    """How long is loaded and warmed up: of a recording alone by default all, and all measured."""
+    given = parsed.run_time not in (None, "")  # 0 is given, and refused
+    load_s = float(parsed.run_time if given else DEFAULT_DURATION_S)
+    if replayed and not parsed.closed_loop:
+        whole_s = _whole_s(values)
+        if not given:
+            load_s = whole_s
+        elif values["arrivals"] == "trace":
+            load_s = min(load_s, whole_s)  # nothing comes after it
+    warmup_s = values["warmup_s"]
+    if warmup_s is None or warmup_s == "":
+        warmup_s = 0.0 if replayed else min(WARMUP_MOST_S, WARMUP_SHARE * load_s)
+    try:
+        values["warmup_s"] = float(warmup_s)
+    except ValueError:
+        raise OptionError(f"--warmup is {warmup_s!r}, must be seconds") from None
+    values["load_s"] = load_s
+
+
+def _whole_s(values: Mapping[str, Any]) -> float:
+    """Until after the recording's last request: a mean gap, so that rates come out as recorded."""
+    if not all(values[name] > 0 for name in ("rate", "speed", "burstiness")):
+        return float(DEFAULT_DURATION_S)  # refused as soon as the options are made
+    try:
+        times = read_recording(Path(values["replay"])).times
+    except ReplayError as error:
+        raise OptionError(str(error)) from error
+    if values["arrivals"] == "trace":
+        span_s = times[-1] / values["speed"]
+        if span_s > MOST_RECORDED_S:
+            raise OptionError(
+                f"--replay {values['replay']} goes on for {span_s:.3g} s at --speed "
+                f"{values['speed']:g}, must be at most {MOST_RECORDED_S:,} s"
+            )
+        return span_s * len(times) / (len(times) - 1) if span_s else ONLY_S
+    if values["arrivals"] not in PROCESSES:
+        return float(DEFAULT_DURATION_S)
+    units = unit_arrivals(values["arrivals"], values["seed"], values["burstiness"])
+    last, after = itertools.islice(units, len(times) - 1, len(times) + 1)
+    return float((last + after) / 2 / values["rate"])
+
+
+def together(users: int) -> float:
+    """Locust's --spawn-rate at which a closed loop waits until all users are there, and begins."""
+    return float(min(max(users, 1), MOST_SPAWNED))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Locust's `init_command_line_parser`; help_page.py prints the same groups."""
+    _add_load(parser.add_argument_group("llama: load"))
+    _add_requests(parser.add_argument_group("llama: requests"))
+    _add_faults(parser.add_argument_group("llama: faults"))
+    _add_results(parser.add_argument_group("llama: results"))
+    # Locust's own table rounds to milliseconds and knows one time a request; ours comes instead.
+    parser.set_defaults(only_summary=True)
+
+
+def _add_load(group: Any) -> None:
+    default = RunOptions()
+    group.add_argument(
+        "--rate",
+        type=GivenRate,
+        metavar="PER_S",
+        default=default.rate,
+        help="arrivals/s of all workers together",
+    )
+    group.add_argument(
+        "--arrivals",
+        metavar="PROCESS",
+        default="",
+        help="poisson, constant, gamma, or trace, a recording's times (default: poisson; of "
+        "--replay alone, without --rate, trace)",
+    )
+    group.add_argument(
+        "--burstiness",
+        type=float,
+        metavar="SHAPE",
+        default=default.burstiness,
+        help="gamma's shape: below 1 comes in bursts",
+    )
+    group.add_argument(
+        "--closed-loop",
+        action="store_true",
+        help="every user (-u) waits for its answer before it asks again; hides stalls",
+    )
+    group.add_argument(
+        "--warmup",
+        dest="warmup_s",
+        metavar="SECONDS",
+        default="",
+        help=f"left out of every figure, a part of -t (default: a tenth of it, at most "
+        f"{WARMUP_MOST_S:g}; of --replay alone none)",
+    )
+    group.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        default=default.seed,
+        help="of arrivals, prompts and faults",
+    )
+    group.add_argument(
+        "--max-in-flight",
+        type=int,
+        metavar="N",
+        default=default.max_in_flight,
+        help="requests of one worker at once; arrivals beyond fail as ClientLimit",
+    )
+    group.add_argument(
+        "--stop-when-saturated",
+        action="store_true",
+        help="end as soon as the SLOs cannot be held any more",
+    )
+    group.add_argument(
+        "--find-max-rate",
+        action="store_true",
+        help="search the highest rate that holds the SLOs, from --rate on; -t for each, longer "
+        "where its percentiles need more requests",
+    )
+
+
+def _add_requests(group: Any) -> None:
+    default = RunOptions()
+    group.add_argument(
+        "--workload",
+        metavar="NAME",
+        default=default.workload,
+        help=f"{workload_names()}; several by weight, as chat=2,128/128=1",
+    )
+    group.add_argument("--model", metavar="NAME", default=default.model, help="the model to call")
+    group.add_argument(
+        "--tokenizer",
+        metavar="FILE",
+        default=default.tokenizer,
+        help="tokenizer.json of the served checkpoint, for prompts of exact length (default: "
+        "the one of this checkout's model_repository)",
+    )
+    group.add_argument(
+        "--distinct-prompts",
+        type=int,
+        metavar="N",
+        default=default.distinct_prompts,
+        help="prompts that the requests draw from; 0: each its own, texts then unchecked",
+    )
+    group.add_argument(
+        "--max-input-tokens",
+        type=int,
+        metavar="N",
+        default=default.max_input_tokens,
+        help="cut longer prompts to this; 0: do not cut",
+    )
+    group.add_argument(
+        "--normal-lengths", action="store_true", help="IN/OUT are means of normal distributions"
+    )
+    group.add_argument(
+        "--prefix-tokens",
+        type=int,
+        metavar="N",
+        default=default.prefix_tokens,
+        help="length of the prefix that shared-prefix has (default: 1024)",
+    )
+    group.add_argument(
+        "--turns", type=int, metavar="N", default=default.turns, help="requests of one chat"
+    )
+    group.add_argument(
+        "--think-time",
+        dest="think_s",
+        type=float,
+        metavar="SECONDS",
+        default=default.think_s,
+        help="mean pause between the turns of a chat",
+    )
+    group.add_argument(
+        "--sampling",
+        metavar="JSON",
+        default=default.sampling,
+        help='client options of every request, as {"temperature": 0.7}',
+    )
+    group.add_argument(
+        "--replay",
+        metavar="FILE",
+        default=default.replay,
+        help="a recording, one JSON object a line, as "
+        '{"at": 0.5, "prompt": "Hello", "max_tokens": 16}',
+    )
+    group.add_argument(
+        "--speed",
+        type=float,
+        metavar="FACTOR",
+        default=default.speed,
+        help="of the recording's times: 2 replays it twice as fast",
+    )
+
+
+def _add_faults(group: Any) -> None:
+    default = RunOptions()
+    group.add_argument(
+        "--faults",
+        metavar="SHARES",
+        default=default.faults,
+        help="shares of the arrivals: cancel_storm=0.1,slow_reader=0.05,over_long=0.02",
+    )
+    group.add_argument(
+        "--over-long-tokens",
+        type=int,
+        metavar="N",
+        default=default.over_long_tokens,
+        help="length of over_long's prompts",
+    )
+    group.add_argument(
+        "--stall",
+        metavar="AT:SECONDS",
+        default=default.stall,
+        help="stop the server by SIGSTOP at a second of the load, for so many seconds",
+    )
+    group.add_argument(
+        "--stall-pid",
+        type=int,
+        metavar="PID",
+        default=default.stall_pid,
+        help="the process that --stall stops, with its children",
+    )
+
+
+def _add_results(group: Any) -> None:
+    default = RunOptions()
+    group.add_argument(
+        "--slo",
+        dest="slos",
+        metavar="LIMITS",
+        default="",
+        help=f"as {DEFAULT_SLOS} (default: the workload's own, else that); of one workload "
+        "chat:ttft<300ms; a broken one ends with exit code 1",
+    )
+    group.add_argument(
+        "--max-lag",
+        dest="max_lag_s",
+        type=float,
+        metavar="SECONDS",
+        default=default.max_lag_s,
+        help="how late (p99) the client of a valid run may be (default: 0.02, or 5 %% of the "
+        "reported tail where that is more)",
+    )
+    group.add_argument(
+        "--metrics-url",
+        metavar="URL",
+        default=default.metrics_url,
+        help="Triton's metrics (default: at the server's host, its gRPC port + 1 or HTTP port + 2)",
+    )
+    group.add_argument(
+        "--output",
+        metavar="DIR",
+        default=default.output,
+        help="folder of the results (default: build/out/loadtest/DATE-TIME)",
+    )
+    group.add_argument(
+        "--no-records", dest="records", action="store_false", help="write no records.jsonl"
+    )
+    group.add_argument(
+        "--no-text-check",
+        dest="text_check",
+        action="store_false",
+        help="look at no text: neither compare with unloaded ones nor search for U+FFFD",
+    )

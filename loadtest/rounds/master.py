@@ -1,0 +1,407 @@
+"""The master's side of a run: prepare, start the workers' rounds, gather, judge, print.
+
+Locust starts and stops it; the rounds' ends are its own, so that what is in flight is drained and
+counted before Locust ends anything. Without workers the one process is master and worker.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import gevent
+from figures.judge import EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_INVALID, EXIT_OK, exit_code
+from figures.results import RunResults
+from figures.server_samples import ServerSampler, metrics_url
+from output.csv_files import SUMMARY_CSV
+from output.page import report_page
+from output.read_run import HEADER, SUMMARY, RunFiles
+from output.terminal import complain, say
+from output.terminal_table import run_table
+from output.write_run import RunOutput, open_output
+from report import PAGE, write_report
+from traffic.mix import REPLAY
+from traffic.replay import left_out
+from traffic.stall import processes, stall_later
+
+from rounds import worker as agent
+from rounds.child_processes import dead
+from rounds.command_line import run_options, unused
+from rounds.find_max_rate import Found, curve, find_max_rate
+from rounds.host_clock import HostClocks, Offset, clock_note
+from rounds.interrupts import EXIT_LEFT, NOTHING, StoppedEarly
+from rounds.master_round import RoundWatch
+from rounds.options import OptionError, RunOptions
+from rounds.prepare import Prepared, prepare
+from rounds.rate_trial import Trial, lengthened
+
+START_AFTER_S = 0.5  # the plans are with all workers by then
+ALONE_AFTER_S = 0.2  # without workers elsewhere
+PREPARE_S = 120.0
+RATE_CHANGE_AFTER_S = 0.5
+JOIN_S = 15.0
+USERS_S = 60.0
+PROGRESS_S = 5.0
+
+
+class Conductor:
+    """One per master, or process without workers. `results` are of the running round so far."""
+
+    def __init__(self, environment: Any) -> None:
+        self.environment = environment
+        self.runner = environment.runner
+        self.results = RunResults()
+        self.output: RunOutput | None = None
+        self.sampler: ServerSampler | None = None
+        self._watch: RoundWatch | None = None
+        self._greenlet: Any = None
+        self._prepared: dict[str, str] = {}  # worker id -> its problem
+        self._children: dict[str, int] = {}  # worker id -> its process, of --processes
+        self._preparing = False  # until the first round is watched
+        self._stopping = False
+        self._users = 0
+        self._round_number = 0
+        self._phase, self._shown_at = "not started", 0.0
+        self._trials: list[Trial] = []  # of a search
+        self._clocks = HostClocks(self.runner)
+        self.runner.register_message(agent.PREPARED, self._on_prepared)
+        self.runner.register_message(agent.REPORT, self._on_report)
+        self.runner.register_message(agent.DONE, self._on_done)
+
+    def start(self) -> None:
+        """Locust's test begins."""
+        if self._greenlet is not None:
+            self._greenlet.join(timeout=JOIN_S)
+        self._stopping, self._users, self._preparing = False, 0, True
+        self._phase, self._shown_at = "the server is asked", time.monotonic()
+        # The web UI's timer runs from now on; the load begins later, and ends by itself.
+        if cancel := getattr(self.environment.web_ui, "_cancel_run_time_timer", None):
+            cancel()
+        self._greenlet = gevent.spawn(self._run)
+
+    def stop(self) -> None:
+        """Locust's test is to end: nothing more is sent, what is in flight is drained."""
+        self._stop(drain=True)
+
+    def leave(self) -> None:
+        """The process is to end: what is in flight is left, the results so far are kept."""
+        self._stop(drain=False)
+        if self._greenlet is not None and self._greenlet is not gevent.getcurrent():
+            self._greenlet.join(timeout=JOIN_S)
+
+    def users_changed(self, users: int) -> None:
+        """An open loop's rate follows the number of users, live."""
+        watch, before = self._watch, self._users
+        if not before or watch is None or watch.options.closed_loop:
+            self._users = users
+            if watch is not None and before and before != users:
+                self._changed(f"the users were changed to {users} at {watch.now():.0f} s")
+            return
+        rate = watch.options.rate * users / self._users
+        if users and rate != watch.rate:
+            at = time.time() - watch.started_unix + RATE_CHANGE_AFTER_S
+            watch.rate = rate
+            self.runner.send_message(agent.RATE, {"at": at, "rate": rate})
+            self._changed(f"the rate was changed to {rate:g} requests/s at {at:.0f} s")
+
+    @property
+    def begun(self) -> bool:
+        """Whether Locust has begun a test, as it does when the workers are there."""
+        return self._greenlet is not None
+
+    @property
+    def phase(self) -> str:
+        """What the run is about now, for people."""
+        return self._watch.phase() if self._watch else self._phase
+
+    def _show(self, phase: str) -> None:
+        """A step before the load; said too, where it takes long."""
+        self._phase = phase
+        if time.monotonic() - self._shown_at > PROGRESS_S:
+            self._shown_at = time.monotonic()
+            say(phase)
+
+    def summary(self) -> dict[str, Any]:
+        """Of the round so far, with the server's side of it."""
+        summary = self.results.summary(self._watch.measured_s() if self._watch else None)
+        if self.sampler is not None:
+            metrics = summary["metrics"]
+            summary["server"] = self.sampler.summary(
+                metrics["ttft"]["mean"], metrics["send_lag"]["mean"]
+            )
+        return summary
+
+    def live(self) -> dict[str, Any]:
+        """The summary of the run so far, and the phase that it is in."""
+        return {**self.summary(), "phase": self.phase}
+
+    def _changed(self, sentence: str) -> None:
+        """The load is no longer the one of the header, which is to say so."""
+        self.results.note(sentence)
+        self.results.header["changes"].append(sentence)
+
+    def _stop(self, drain: bool) -> None:
+        self._stopping = True
+        if self._watch is not None:
+            self._watch.stop(drain)
+        elif self._preparing and self._greenlet is not None:
+            self._preparing = False
+            self._greenlet.kill(StoppedEarly, block=False)
+
+    def _run(self) -> None:
+        try:
+            self._run_whole()
+        except StoppedEarly:
+            self._end(EXIT_LEFT, NOTHING)
+        except Exception as error:
+            # Locust would wait for ever for a run that nobody ends.
+            self._end(EXIT_INVALID, f"the run broke off: {type(error).__name__}: {error}")
+            raise
+        finally:
+            self._preparing = False
+
+    def _run_whole(self) -> None:
+        try:
+            options = run_options(self.environment.parsed_options)
+            if options.stall:
+                processes(options.stall_pid)
+            prepared = prepare(options, self._show)
+            self._show("the workers make their prompts")
+            self._prepare_workers(options)
+            for sentence in unused(self.environment.parsed_options):
+                say(sentence)
+            self._await_users(options)
+            self.output = open_output(options.output, options.records)
+        except ValueError as error:
+            self._end(EXIT_BAD_INPUT, f"error: {error}")
+            return
+        try:
+            self._load(options, prepared)
+        finally:
+            self.output.close()
+
+    def _load(self, options: RunOptions, prepared: Prepared) -> None:
+        assert self.output is not None
+        if options.find_max_rate:
+            self._trials = []
+            found = find_max_rate(
+                lambda rate, whole: self._trial(options, prepared, rate, whole), options.rate
+            )
+            self._end(*self._tell_found(found))
+            return
+        self._round(options, prepared, options.rate)
+        summary = self.summary()
+        self.output.write_summary(summary)
+        # From memory: what the disk has may be less.
+        page = report_page(RunFiles(str(self.output), summary, self.results))
+        self.output.write_text(PAGE, page)
+        code = exit_code(summary, whole=not self.output.not_whole)
+        self._end(code, f"{run_table(summary)}\n{self.output.told(PAGE, SUMMARY, SUMMARY_CSV)}")
+
+    def _trial(
+        self, options: RunOptions, prepared: Prepared, rate: float, whole: bool
+    ) -> Trial | None:
+        if self._stopping:
+            return None
+        asked_s = options.load_s
+        if whole:
+            options, needed_s = lengthened(options, rate, self._e2e_s(rate))
+            if needed_s > options.load_s:
+                return Trial.too_long(rate, needed_s)
+        longer = options.load_s > asked_s
+        told = f", for {options.load_s:.0f} s, so that its percentiles say something"
+        say(f"\nrate {rate:.3g} requests/s{told if longer else ''}")
+        suffix = f"-{rate:.3g}"
+        watch = self._round(options, prepared, rate, suffix, until_broken=True)
+        if self._stopping:
+            return None
+        summary = self.summary()
+        trial = Trial.of(rate, self.results, watch.planned, stopped_early=bool(watch.broken))
+        self._trials.append(trial)
+        summary |= {"held": trial.held, "decided": trial.decided}
+        assert self.output is not None
+        self.output.write_summary(summary, suffix)
+        return trial
+
+    def _e2e_s(self, rate: float) -> float:
+        """What a request takes, by the trials: at that rate, else where it took least."""
+        there = [each for each in self._trials if each.e2e_s]
+        return max(
+            (each.e2e_s for each in there if each.rate == rate),
+            default=min((each.e2e_s for each in there), default=0.0),
+        )
+
+    def _tell_found(self, found: Found) -> tuple[int, str]:
+        lines = ["", curve(found.trials)]
+        if found.rate is None:
+            unknown = "it is not known which rate holds the SLOs"
+            lines.append(f"{'no rate held the SLOs' if found.told else unknown}: {found.why}")
+        else:
+            lines.append(f"highest rate that held the SLOs: {found.rate:.3g}/s ({found.why})")
+        assert self.output is not None
+        try:
+            write_report(self.output.folder)
+            lines.append(self.output.told(PAGE, *(["summary-RATE.json"] if found.trials else [])))
+        except OSError as error:
+            self.output.lost(PAGE, error)
+            lines.append(self.output.told("summary-RATE.json"))
+        except ValueError as error:
+            lines.append(f"{self.output.told()} (no report: {error})")
+        code = EXIT_OK if found.rate is not None else EXIT_BROKEN if found.told else EXIT_INVALID
+        whole = not self.output.not_whole
+        return (code if whole or code else EXIT_BROKEN), "\n".join(lines)
+
+    def _round(
+        self,
+        options: RunOptions,
+        prepared: Prepared,
+        rate: float,
+        suffix: str = "",
+        until_broken: bool = False,
+    ) -> RoundWatch:
+        """Run one round on all workers; its results are then in `results`."""
+        workers = self._workers()
+        self._round_number += 1
+        # Asked for every round: a search takes hours, and clocks are set meanwhile.
+        offsets = self._clocks.offsets(self._workers, self._send)
+        alone = not hasattr(self.runner, "clients")
+        wait_s = ALONE_AFTER_S if alone else START_AFTER_S
+        header = prepared.header(options, rate, time.time() + wait_s, len(workers))
+        self.results = RunResults(header)
+        assert self.output is not None
+        self.output.begin(suffix)
+        self.output.write_json(HEADER, header)
+        # A slow disk, which a header waits for, is to make no request late.
+        started = max(float(header["started_unix"]), time.time() + wait_s / 2)
+        header["started_unix"] = started
+        self.sampler = ServerSampler(
+            metrics_url(options.metrics_url, options.url),
+            started,
+            options.warmup_s,
+            keep=self.output.write_sample,
+        )
+        self.sampler.start()
+        self._watch = watch = RoundWatch(
+            self.runner,
+            self.results,
+            options,
+            self._round_number,
+            set(workers),
+            started,
+            rate,
+            until_broken or options.stop_when_saturated,
+            self._workers,
+        )
+        self._preparing = False
+        for index, worker in enumerate(workers):
+            offset = offsets.get(worker, Offset(0.0, 0.0))
+            if note := clock_note(str(index), offset):
+                self.results.note(note)
+            plan = {
+                "number": self._round_number,
+                "options": options.to_dict(),
+                "header": header,
+                "started_unix": started + offset.seconds,  # by its own clock
+                "index": index,
+                "count": len(workers),
+                "name": str(index),
+                "rate": rate,
+                "references": prepared.unloaded.references,
+            }
+            self._send(agent.ROUND, plan, worker)
+        if not workers:
+            self.results.note("no worker was left: nothing was sent", voids=True)
+        notes = [*unused(self.environment.parsed_options), prepared.unloaded.note]
+        for sentence in filter(None, notes):
+            self.results.note(sentence)
+        there = self.runner.user_count
+        if options.closed_loop and there < options.users:
+            self.results.note(
+                f"{there} of {options.users} users were there when the load began; the others "
+                f"came {options.spawn_rate:g} a second (--spawn-rate)"
+            )
+        if self._stopping:  # since the round before, when there was none to stop
+            watch.stop(drain=False)
+        stalls = []
+        if times := options.stall_times():
+            self.results.note(f"the server was stopped at {times[0]:g} s for {times[1]:g} s")
+            stalls.append(stall_later(started + times[0], options.stall_pid, times[1]))
+        try:
+            watch.wait()
+            self._tell_left_out(prepared)
+        finally:
+            for greenlet in stalls:
+                greenlet.kill()
+            self.sampler.stop()
+            self._watch = None
+        return watch
+
+    def _tell_left_out(self, prepared: Prepared) -> None:
+        traffic = self.results.normal(REPLAY).counts
+        sent = traffic["scheduled"] + traffic["warmup"]
+        if prepared.recorded and (told := left_out(prepared.recorded, sent, traffic["warmup"])):
+            self.results.note(told)
+
+    def _prepare_workers(self, options: RunOptions) -> None:
+        workers = self._workers()
+        self._prepared = {}
+        for worker in workers:
+            self._send(agent.PREPARE, {"options": options.to_dict()}, worker)
+        deadline = time.monotonic() + PREPARE_S
+        while set(workers) & set(self._workers()) - set(self._prepared):
+            if time.monotonic() > deadline:
+                raise OptionError(f"a worker was not prepared within {PREPARE_S:.0f} s")
+            gevent.sleep(0.05)
+        for problem in filter(None, self._prepared.values()):
+            raise OptionError(problem)
+
+    def _await_users(self, options: RunOptions) -> None:
+        """All of a closed loop's users, unless they are asked to come one after the other."""
+        if not options.closed_loop or options.spawn_rate:
+            return
+        self._show("the users start")
+        deadline = time.monotonic() + USERS_S
+        while self._users < options.users:
+            if time.monotonic() > deadline:
+                raise OptionError(
+                    f"{self._users} of {options.users} users started within {USERS_S:.0f} s"
+                )
+            gevent.sleep(0.05)
+
+    def _workers(self) -> list[str]:
+        clients = getattr(self.runner, "clients", None)
+        if clients is None:
+            return [self.runner.client_id]
+        gone = dead(self._children.items())
+        alive = [each.id for each in clients.all if each.state != "missing" and each.id not in gone]
+        return sorted(alive, key=self.runner.get_worker_index)
+
+    def _send(self, name: str, data: dict[str, Any], worker: str) -> None:
+        if hasattr(self.runner, "clients"):
+            self.runner.send_message(name, data, worker)
+        else:
+            self.runner.send_message(name, data)
+
+    def _end(self, code: int, text: str) -> None:
+        self._phase = text if code in (EXIT_BAD_INPUT, EXIT_LEFT) else "ended"
+        (complain if code == EXIT_BAD_INPUT else say)(text)
+        self.environment.process_exit_code = code
+        web = getattr(self.environment, "web_ui", None)
+        gevent.spawn(self.runner.stop if web else self.runner.quit)
+
+    def _on_prepared(self, environment: Any, msg: Any, **_: Any) -> None:
+        self._prepared[msg.data["id"]] = msg.data["problem"]
+        if process := msg.data["process"]:
+            self._children[msg.data["id"]] = process
+
+    def _on_report(self, environment: Any, msg: Any, **_: Any) -> None:
+        watch = self._watch
+        if watch is None or msg.data["round"] != watch.number:
+            return
+        if self.output is not None:
+            self.output.write_records(msg.data["records"])
+        watch.report(msg.data)
+
+    def _on_done(self, environment: Any, msg: Any, **_: Any) -> None:
+        if self._watch is not None and msg.data["round"] == self._watch.number:
+            self._watch.done(msg.data["id"])

@@ -1,0 +1,176 @@
+"""Watches one round from the master: gathers reports, tells progress, misses dead workers."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import gevent
+from figures.results import RunResults
+from output.terminal import say
+from output.terminal_table import progress_line
+from traffic.arrivals import RateCurve, count_before, unit_arrivals
+from traffic.mix import chosen
+
+from rounds import worker as agent
+from rounds.options import RunOptions
+from rounds.rate_trial import allowed_late, needed
+
+POLL_S = 0.2
+PROGRESS_S = 5.0
+GRACE_S = 20.0  # beyond load and drain, before workers that say nothing are given up
+
+
+class RoundWatch:
+    """`wait()` returns when every worker is done, dead or given up."""
+
+    def __init__(
+        self,
+        runner: Any,
+        results: RunResults,
+        options: RunOptions,
+        number: int,
+        workers: set[str],
+        started_unix: float,
+        rate: float,
+        until_broken: bool,
+        alive: Callable[[], Collection[str]],
+    ) -> None:
+        self.number = number
+        self.options = options
+        self.started_unix = started_unix
+        self.rate = rate
+        self.until_broken = until_broken
+        self.broken = ""  # the sentence that says which SLO cannot hold any more
+        self._runner = runner
+        self._alive = alive
+        self._results = results
+        self._running = set(workers)
+        self._gauges: dict[str, Mapping[str, Any]] = {}
+        self._stopped_at: float | None = None
+        self._planned = self._planned_requests(rate) if until_broken else {}
+
+    def report(self, data: Mapping[str, Any]) -> None:
+        """A worker's results since its last report."""
+        results = data["results"]
+        self._results.merge(
+            results if isinstance(results, RunResults) else RunResults.decode(results)
+        )
+        self._gauges[data["id"]] = data["gauges"]
+
+    def done(self, worker: str) -> None:
+        """A worker has nothing in flight any more."""
+        self._running.discard(worker)
+
+    def stop(self, drain: bool) -> None:
+        """Send nothing more; without `drain` leave what runs."""
+        now = self.now()
+        if self._stopped_at is None and now < self.options.load_s:
+            self._stopped_at = max(now, 0.0)
+            measured = max(self._stopped_at - self.options.warmup_s, 0.0)
+            self._results.header["duration_s"] = measured
+            self._results.note(f"the load was ended at {self._stopped_at:.0f} s")
+        self._runner.send_message(agent.STOP, {"drain": drain})
+
+    def phase(self) -> str:
+        """For people: where the round is."""
+        now, options = self.now(), self.options
+        if self._stopped_at is not None or now >= options.load_s:
+            return "drain: nothing more is sent, what is in flight is waited for"
+        if now < options.warmup_s:
+            return f"warm-up: {max(now, 0):.0f} of {options.warmup_s:g} s"
+        measured = options.load_s - options.warmup_s
+        return f"load: {now - options.warmup_s:.0f} of {measured:.0f} s"
+
+    @property
+    def planned(self) -> int:
+        """Arrivals of normal requests in the measured window, 0 where nobody knows."""
+        return 0 if self.options.faults else self._planned.get("", 0)
+
+    def measured_s(self) -> float:
+        """How much of the measured window is over."""
+        return max(self.now() - self.options.warmup_s, 0.0)
+
+    def wait(self) -> None:
+        """Until the round is over."""
+        told = time.monotonic()
+        while self._running:
+            gevent.sleep(POLL_S)
+            self._miss_dead()
+            if time.monotonic() - told >= PROGRESS_S:
+                told = time.monotonic()
+                self._tell()
+            if self.until_broken and not self.broken:
+                self.broken = self._hopeless()
+                if self.broken:
+                    self._results.note(self.broken)
+                    self.stop(drain=False)
+            if self.now() > self.options.load_s + self.options.drain_s + GRACE_S:
+                self._results.note("a worker did not end with its load", voids=True)
+                return
+
+    def now(self) -> float:
+        """Seconds since the round's start."""
+        return time.time() - self.started_unix
+
+    def _tell(self) -> None:
+        in_flight = sum(each["in_flight"] for each in self._gauges.values())
+        say(progress_line(self._results, self.now(), in_flight))
+
+    def _miss_dead(self) -> None:
+        for worker in sorted(self._running - set(self._alive())):
+            self._running.discard(worker)
+            index = self._runner.get_worker_index(worker)
+            self._results.note(
+                f"worker {index} died at {self.now():.0f} s: its part of the load is missing",
+                voids=True,
+            )
+
+    def _planned_requests(self, rate: float) -> dict[str, int]:
+        """Arrivals of the measured window by workload, "" of all; none of whom nobody knows.
+
+        A chat's user asks again, how often depends on the answers.
+        """
+        options, shares = self.options, self.options.shares()
+        if options.closed_loop or options.arrivals == "trace":
+            return {}
+        warm, all_of_them = (
+            count_before(
+                unit_arrivals(options.arrivals, options.seed, options.burstiness),
+                RateCurve(rate),
+                end,
+            )
+            for end in (options.warmup_s, options.load_s)
+        )
+        planned = {} if "chat" in shares else {"": all_of_them - warm}
+        if any(slo.workload for slo in self._results.slos):
+            planned |= Counter(
+                chosen(number, options.seed, shares) for number in range(warm, all_of_them)
+            )
+        planned.pop("chat", None)
+        return planned
+
+    def _hopeless(self) -> str:
+        """Which SLO is broken whatever comes: more requests are late than its percentile allows.
+
+        What has waited longer than a limit for its first token is late already.
+        """
+        for slo in self._results.slos:
+            planned = self._planned.get(slo.workload)
+            # itl is pooled over responses: nobody knows how many come.
+            if not planned or slo.metric == "itl":
+                continue
+            if self.options.find_max_rate:  # of fewer, one late request would end a rate
+                planned = max(planned, needed(slo))
+            allowed = allowed_late(slo, planned)
+            histogram = self._results.normal(slo.workload).histograms[slo.metric]
+            late = histogram.count_above(slo.limit_s)
+            late += sum(each["overdue"].get(slo.text, 0) for each in self._gauges.values())
+            if late > allowed:
+                return (
+                    f"stopped early: {slo.text} is broken by {late} requests, which must be at "
+                    f"most {allowed}"
+                )
+        return ""

@@ -1,0 +1,78 @@
+"""What a client does with its stream: read it, or what faulty clients do.
+
+normal        reads every response as it comes.
+cancel_storm  a burst of requests that are all left after a few tokens.
+slow_reader   reads a response, then looks away, again and again.
+over_long     a prompt over the server's limit; the right answer is a refusal.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from figures.record import NORMAL
+
+CANCEL_STORM, SLOW_READER, OVER_LONG = "cancel_storm", "slow_reader", "over_long"
+FAULTS = (CANCEL_STORM, SLOW_READER, OVER_LONG)
+STORM_REQUESTS = 8
+STORM_TOKENS = 16  # at most, before a request is left
+SLOW_READ_S = 0.05  # after every response
+
+
+@dataclass(frozen=True, slots=True)
+class Journey:
+    """How one request's stream is read."""
+
+    name: str = NORMAL
+    leave_after: int | None = None  # tokens, then the stream is closed
+    pause_s: float = 0.0  # after every response
+    refusal: bool = False  # a refusal by INVALID_ARGUMENT is the right answer
+
+
+def parse_faults(text: str) -> dict[str, float]:
+    """`cancel_storm=0.1,slow_reader=0.05`: the share of the arrivals that are of each journey.
+
+    Raises ValueError that names what is wrong and what is allowed.
+    """
+    shares: dict[str, float] = {}
+    for part in filter(None, map(str.strip, text.split(","))):
+        name, _, share = part.partition("=")
+        if name not in FAULTS:
+            raise ValueError(f"the fault is {name!r}, must be one of {', '.join(FAULTS)}")
+        try:
+            shares[name] = float(share)
+        except ValueError:
+            raise ValueError(f"the share of {name} is {share!r}, must be as {name}=0.1") from None
+        if not 0 <= shares[name] <= 1:
+            raise ValueError(f"the share of {name} is {share}, must be from 0 to 1")
+    if sum(shares.values()) > 1:
+        raise ValueError(
+            f"the faults' shares add up to {sum(shares.values()):g}, must be at most 1"
+        )
+    return shares
+
+
+def journeys_of(number: int, seed: int, shares: Mapping[str, float]) -> Sequence[Journey]:
+    """The arrival's: one, or a storm's many. By seed and number alone."""
+    if not shares:
+        return (Journey(),)
+    generator = random.Random(f"journey/{seed}/{number}")
+    drawn = generator.random()
+    for name, share in shares.items():
+        drawn -= share
+        if drawn < 0:
+            return _faulty(name, generator)
+    return (Journey(),)
+
+
+def _faulty(name: str, generator: random.Random) -> Sequence[Journey]:
+    if name == CANCEL_STORM:
+        return [
+            Journey(name, leave_after=generator.randrange(STORM_TOKENS + 1))
+            for _ in range(STORM_REQUESTS)
+        ]
+    if name == SLOW_READER:
+        return (Journey(name, pause_s=SLOW_READ_S),)
+    return (Journey(name, refusal=True),)

@@ -1,0 +1,154 @@
+"""Recorded traffic: one JSON object a line, played back at its own times.
+
+Fields: `at` (seconds) or `timestamp` (milliseconds, as in published traces); `prompt` (raw text),
+`messages` (a chat's), or `input_length` (tokens of synthetic text); `max_tokens` or
+`output_length`; `options` (of the client, an object).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from traffic.mix import REPLAY
+from traffic.prompts import MOST_TOKENS, PromptWriter
+from traffic.workloads import NOT_OPTIONS, Conversation, Turn, Workload
+
+DEFAULT_MAX_TOKENS = 128
+FIELDS = (
+    "at",
+    "timestamp",
+    "prompt",
+    "messages",
+    "input_length",
+    "max_tokens",
+    "output_length",
+    "options",
+    "hash_ids",
+)
+
+
+class ReplayError(ValueError):
+    """The file cannot be played; one sentence with the file, the line and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """`times` in seconds from the first request on, in order; `lines` beside them."""
+
+    times: tuple[float, ...]
+    lines: tuple[Mapping[str, Any], ...]
+
+
+def read_recording(path: Path) -> Recording:
+    """Raises `ReplayError`."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
+    except (OSError, UnicodeDecodeError) as error:
+        raise ReplayError(f"the replay file {path} cannot be read: {error}") from error
+    entries = [
+        _entry(path, number, line)
+        # Not splitlines: JSON strings may hold U+2028 and other line ends of Unicode as they are.
+        for number, line in enumerate(text.split("\n"), 1)
+        if line.strip()
+    ]
+    if not entries:
+        raise ReplayError(
+            f"the replay file {path} has no request, must have one JSON object a line"
+        )
+    entries.sort(key=lambda entry: entry[0])
+    start = entries[0][0]
+    return Recording(
+        tuple(at - start for at, _ in entries), tuple(document for _, document in entries)
+    )
+
+
+def left_out(recorded: int, sent: int, warmup: int) -> str:
+    """The sentence on the recorded requests that are in no figure; "" where all of them are."""
+    told = [f"{recorded - sent:,} were not sent before the load ended"] if sent < recorded else []
+    told += [f"{warmup:,} were sent in the warm-up and are in no figure"] if warmup else []
+    return f"of the recording's {recorded:,} requests, {' and '.join(told)}" if told else ""
+
+
+def replay_workload(
+    recording: Recording, writer: PromptWriter, seed: int, scope: str = ""
+) -> Workload:
+    """The recording's requests in order; after the last one it begins again."""
+
+    def make(index: int, generator: random.Random) -> Conversation:
+        line = recording.lines[index]
+        prompt = line.get("prompt", "")
+        if "input_length" in line:
+            prompt = writer.prompt(int(line["input_length"]), generator)
+        turn = Turn(
+            key=f"{index}",
+            prompt=prompt,
+            messages=tuple(line.get("messages", ())),
+            max_tokens=int(line.get("max_tokens", line.get("output_length", DEFAULT_MAX_TOKENS))),
+            options=dict(line.get("options", {})),
+        )
+        return Conversation((turn,))
+
+    return Workload(REPLAY, seed, len(recording.lines), make, in_order=True, scope=scope)
+
+
+def _entry(path: Path, number: int, line: str) -> tuple[float, Mapping[str, Any]]:
+    where = f"line {number} of the replay file {path}"
+    try:
+        document = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ReplayError(f"{where} is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ReplayError(f"{where} is {str(document)[:40]!r}, must be an object")
+    if unknown := sorted(set(document) - set(FIELDS)):
+        raise ReplayError(
+            f"{where} has the field {unknown[0]!r}, must be one of {', '.join(FIELDS[:-1])}"
+        )
+    texts = [name for name in ("prompt", "messages", "input_length") if name in document]
+    if len(texts) != 1:
+        given = " and ".join(texts) or "none"
+        raise ReplayError(
+            f"{where} has {given} of prompt, messages and input_length, must have exactly one"
+        )
+    for names in (("at", "timestamp"), ("max_tokens", "output_length")):
+        if all(name in document for name in names):
+            raise ReplayError(f"{where} has both {' and '.join(names)}, must have one of them")
+    _check_types(where, document)
+    if "timestamp" in document:
+        return document["timestamp"] / 1e3, document
+    return float(document.get("at", 0.0)), document
+
+
+def _check_types(where: str, document: Mapping[str, Any]) -> None:
+    for name in ("at", "timestamp"):
+        value = document.get(name, 0)
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not 0 <= value <= sys.float_info.max  # JSON knows whole numbers above it
+        ):
+            raise ReplayError(f"{where} has {name} {value!r:.40}, must be a number from 0 on")
+    for name in ("input_length", "max_tokens", "output_length"):
+        value = document.get(name, 1)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ReplayError(f"{where} has {name} {value!r}, must be a whole number from 1 on")
+    if document.get("input_length", 1) > MOST_TOKENS:
+        raise ReplayError(
+            f"{where} has input_length {document['input_length']}, must be at most {MOST_TOKENS:,}"
+        )
+    for name, kind in (("prompt", str), ("messages", list), ("options", dict)):
+        if name in document and not isinstance(document[name], kind):
+            raise ReplayError(f"{where} has {name} {document[name]!r}, must be a {kind.__name__}")
+    if taken := sorted(set(document.get("options", {})) & set(NOT_OPTIONS)):
+        raise ReplayError(f"{where} has the option {taken[0]!r}, which is no option but a field")
+    messages = document.get("messages", [{}])
+    if not messages or not all(isinstance(each, dict) for each in messages):
+        raise ReplayError(
+            f"{where} has messages {str(messages)[:40]}, must be a list of objects with role and "
+            "content"
+        )

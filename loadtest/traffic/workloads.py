@@ -1,0 +1,184 @@
+"""What is asked: the shapes of the requests, by the number of the arrival alone.
+
+A workload makes the whole of an arrival (its prompt, lengths, turns) from the seed and a number,
+so that every worker, and every run of that seed, makes the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from traffic.prompts import MOST_TOKENS, PromptWriter
+
+# cnn_dailymail's articles as MLPerf's llama3.1-8b has them: the middle length, the spread of its
+# logarithm, and the longest.
+ARTICLE_MEDIAN, ARTICLE_SIGMA, ARTICLE_MIN, ARTICLE_MAX = 780, 0.5, 64, 2540
+MLPERF_OUTPUT = 128
+MLPERF_SLOS = {
+    "mlperf-server": "ttft:p99<2000ms,tpot:p99<100ms",
+    "mlperf-interactive": "ttft:p99<500ms,tpot:p99<30ms",
+}
+DEFAULT_SLOS = MLPERF_SLOS["mlperf-server"]
+FIXED = re.compile(r"(\d+)/(\d+)")
+NORMAL_SPREAD = 0.25  # standard deviation of a normal length, of its mean
+DEFAULT_INPUT, DEFAULT_OUTPUT = 128, 128
+NOT_OPTIONS = ("prompt", "max_tokens", "request_id")  # of the client's arguments
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One request. `key` names its prompt: the same key, the same prompt and options."""
+
+    key: str
+    prompt: str = ""  # raw text, or for a chat what the user says in this turn
+    messages: tuple[Mapping[str, str], ...] = ()  # a recording's, in place of a prompt
+    max_tokens: int
+    options: Mapping[str, Any]
+    think_s: float = 0.0  # between the answer before and this
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """An arrival: one turn, or those of a chat, each with the history before it."""
+
+    turns: tuple[Turn, ...]
+    chat: bool = False
+    workload: str = ""  # the name of the workload that it is of
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """`conversation(number)` for any number; made by `make_workload`.
+
+    `scope` keeps a mix's workloads apart: their turns' keys, and the words of their prompts, which
+    else would begin alike and be found in the server's prefix cache.
+    """
+
+    name: str
+    seed: int
+    distinct: int  # conversations that there are, 0: every arrival has its own
+    make: Callable[[int, random.Random], Conversation]
+    in_order: bool = False  # a recording: the number itself chooses, nothing is drawn
+    scope: str = ""
+
+    def conversation(self, number: int) -> Conversation:
+        """Of the arrival with that number, counted from 0."""
+        if self.distinct and self.in_order:
+            number %= self.distinct
+        elif self.distinct:
+            # Drawn and not in turns: with N workers, turns would give each its own texts.
+            number = random.Random(f"prompt/{self.seed}/{number}").randrange(self.distinct)
+        return self.distinct_conversation(number)
+
+    def distinct_conversation(self, index: int) -> Conversation:
+        """The index-th of those that there are."""
+        made = self.make(index, random.Random(f"text/{self.seed}/{self.scope}{index}"))
+        turns = made.turns
+        if self.scope:
+            turns = tuple(dataclasses.replace(turn, key=self.scope + turn.key) for turn in turns)
+        return Conversation(turns, made.chat, self.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What of the command line makes a workload."""
+
+    name: str
+    seed: int = 0
+    distinct: int = 32
+    max_input: int = 0  # tokens, longer prompts are cut to it; 0: none is
+    normal_lengths: bool = False
+    prefix_tokens: int = 0
+    turns: int = 3
+    think_s: float = 2.0
+    options: Mapping[str, Any] | None = None
+
+
+def default_slos(workload: str) -> str:
+    """Of a run of that workload alone, where none are asked for."""
+    slos = MLPERF_SLOS.get(workload, DEFAULT_SLOS)
+    # One token has no time between tokens: an objective on it could not be held.
+    return slos.split(",")[0] if workload.endswith("/1") else slos
+
+
+def workload_names() -> str:
+    """For help and refusals."""
+    return "mlperf-server, mlperf-interactive, IN/OUT (as in 128/128), chat, shared-prefix"
+
+
+def make_workload(shape: Shape, writer: PromptWriter, scope: str = "") -> Workload:
+    """Raises ValueError for a name that is none."""
+    greedy = {"ignore_eos": True} if FIXED.fullmatch(shape.name) else {}
+    options = {**greedy, **(shape.options or {})}
+    make = _maker(shape, writer, options)
+    return Workload(shape.name, shape.seed, shape.distinct, make, scope=scope)
+
+
+def _maker(
+    shape: Shape, writer: PromptWriter, options: Mapping[str, Any]
+) -> Callable[[int, random.Random], Conversation]:
+    def single(index: int, prompt: str, max_tokens: int) -> Conversation:
+        key = f"{index}"
+        return Conversation((Turn(key=key, prompt=prompt, max_tokens=max_tokens, options=options),))
+
+    def article(index: int, generator: random.Random) -> Conversation:
+        length = generator.lognormvariate(math.log(ARTICLE_MEDIAN), ARTICLE_SIGMA)
+        tokens = _cut(round(min(max(length, ARTICLE_MIN), ARTICLE_MAX)), shape)
+        return single(index, writer.prompt(tokens, generator), MLPERF_OUTPUT)
+
+    def lengths(index: int, generator: random.Random) -> Conversation:
+        match = FIXED.fullmatch(shape.name)
+        assert match is not None
+        wanted = [int(match[1]), int(match[2])]
+        if shape.normal_lengths:
+            wanted = [max(round(generator.gauss(n, n * NORMAL_SPREAD)), 2) for n in wanted]
+        return single(index, writer.prompt(_cut(wanted[0], shape), generator), wanted[1])
+
+    def shared_prefix(index: int, generator: random.Random) -> Conversation:
+        own = random.Random(f"prefix/{shape.seed}")
+        prefix = writer.prompt(_cut(shape.prefix_tokens or 8 * DEFAULT_INPUT, shape), own)
+        return single(index, prefix + writer.text(DEFAULT_INPUT, generator), DEFAULT_OUTPUT)
+
+    def chat(index: int, generator: random.Random) -> Conversation:
+        turns = []
+        for turn in range(shape.turns):
+            words = writer.text(max(round(generator.gauss(48, 16)), 4), generator).strip()
+            think = generator.expovariate(1 / shape.think_s) if turn and shape.think_s else 0.0
+            turns.append(
+                Turn(
+                    key=f"{index}/{turn}",
+                    prompt=words,
+                    max_tokens=64,
+                    options=options,
+                    think_s=think,
+                )
+            )
+        return Conversation(tuple(turns), chat=True)
+
+    makers = {
+        "mlperf-server": article,
+        "mlperf-interactive": article,
+        "chat": chat,
+        "shared-prefix": shared_prefix,
+    }
+    if FIXED.fullmatch(shape.name):
+        lengths_given = [int(each) for each in shape.name.split("/")]
+        if 0 in lengths_given or lengths_given[0] > MOST_TOKENS:
+            raise ValueError(
+                f"the workload is {shape.name!r}, must have lengths of at least 1, and a prompt "
+                f"of {MOST_TOKENS:,} tokens at most"
+            )
+        return lengths
+    if shape.name not in makers:
+        raise ValueError(f"the workload is {shape.name!r}, must be one of {workload_names()}")
+    return makers[shape.name]
+
+
+def _cut(tokens: int, shape: Shape) -> int:
+    return min(tokens, shape.max_input) if shape.max_input else tokens

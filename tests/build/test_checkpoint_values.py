@@ -30,7 +30,8 @@ from tests.support.checkpoint_edits import (
     without,
     zeros,
 )
-from tests.support.engine_fixtures import DEMO, write_checkpoint
+from tests.support.engine_fixtures import write_checkpoint
+from tests.support.paths import DEMO
 
 LAYER = "model.layers.1."
 O_PROJ = f"{LAYER}self_attn.o_proj"

@@ -18,7 +18,6 @@ from tokenizers import Tokenizer
 
 from tests.support.checkpoint_edits import scalar, without
 from tests.support.engine_fixtures import (
-    DEMO,
     OPENVINO,
     build_engine,
     generate,
@@ -29,6 +28,7 @@ from tests.support.engine_fixtures import (
     sure_greedy,
     write_checkpoint,
 )
+from tests.support.paths import DEMO
 
 
 @pytest.fixture(scope="module")

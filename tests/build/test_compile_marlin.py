@@ -22,7 +22,7 @@ from tests.with_gpu.run import profile_text
 SITE = FAKES / "libraries" / "site"
 
 
-FAKES = {"vllm": ("0.32.0", "0_32"), "sglang": ("0.5.23", "0_5_23")}
+RUNTIMES = {"vllm": ("0.32.0", "0_32"), "sglang": ("0.5.23", "0_5_23")}
 
 
 def tell(
@@ -33,7 +33,7 @@ def tell(
     runtime: str = "vllm",
 ) -> Path:
     """A machine with that GPU; returns the interpreter that has the runtime's library."""
-    version = FAKES[runtime][0] if version is None else version
+    version = RUNTIMES[runtime][0] if version is None else version
     show_gpus(folder / "machine", patch, *filter(None, [gpu]))
     packages = folder / "packages"
     if version:
@@ -43,7 +43,7 @@ def tell(
     python.write_text(f'#!/bin/sh\nPYTHONPATH={path} exec {shlex.quote(sys.executable)} "$@"\n')
     python.chmod(0o755)
     behaviour = {"capability": capability(gpu)} if gpu else {}
-    told = {"version": FAKES[runtime][1], **behaviour}
+    told = {"version": RUNTIMES[runtime][1], **behaviour}
     patch.setenv(f"{runtime.upper()}_FAKE", json.dumps(told))
     return python
 
@@ -72,7 +72,7 @@ def test_the_h200s_profile(
     assert os.path.samefile(weights, DEMO_CHECKPOINT / "model.safetensors")
 
 
-@pytest.mark.parametrize("runtime", sorted(FAKES))
+@pytest.mark.parametrize("runtime", sorted(RUNTIMES))
 def test_blackwell_has_no_need_of_marlin(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -82,7 +82,7 @@ def test_blackwell_has_no_need_of_marlin(
     python = tell(tmp_path, monkeypatch, B200, runtime=runtime)
     config = build(tmp_path, python, "--runtime", runtime)
     assert config.runtime_options["quantization"] == "modelopt_fp4"
-    assert config.built_with[runtime] == FAKES[runtime][0]
+    assert config.built_with[runtime] == RUNTIMES[runtime][0]
     said = capsys.readouterr().out
     assert "Marlin" not in said
     assert "first run: 4 sequences at once, 128 tokens" in said
@@ -99,7 +99,7 @@ def test_sglang_on_hopper_keeps_positions_for_itself(
         build(tmp_path, python, "--runtime", "sglang", "--max-seq-len", str(longest))
 
 
-@pytest.mark.parametrize("runtime", sorted(FAKES))
+@pytest.mark.parametrize("runtime", sorted(RUNTIMES))
 def test_the_engine_that_is_tested_on_a_gpu_can_be_compiled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str
 ) -> None:

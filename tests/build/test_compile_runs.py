@@ -17,7 +17,6 @@ from host.console import BuildError, run_script
 
 from tests.support.checkpoint_edits import swap_scales
 from tests.support.engine_fixtures import (
-    DEMO,
     build_engine,
     drain,
     generate,
@@ -25,7 +24,7 @@ from tests.support.engine_fixtures import (
     request,
     write_checkpoint,
 )
-from tests.support.paths import ROOT
+from tests.support.paths import DEMO, ROOT
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,9 @@ from checkpoints.nvfp4 import open_checkpoint
 from host.console import BuildError
 
 from tests.build.test_nvfp4_checkpoint import unquantize
-from tests.support.engine_fixtures import DEMO, write_checkpoint
+from tests.support.engine_fixtures import write_checkpoint
 from tests.support.hub_fetcher import NAMED_TEMPLATE
-from tests.support.paths import BUILD
+from tests.support.paths import BUILD, DEMO
 from tests.support.processes import eventually
 
 SCRIPT = BUILD / "fetch_checkpoint.py"

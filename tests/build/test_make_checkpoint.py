@@ -14,7 +14,8 @@ from checkpoints.shapes import SHAPES
 from host.console import BuildError, run_script
 from make_checkpoint import into_shards, make_checkpoint, plan_tensors, shard_header
 
-from tests.support.engine_fixtures import DEMO, load_reference, random_prompt, write_checkpoint
+from tests.support.engine_fixtures import load_reference, random_prompt, write_checkpoint
+from tests.support.paths import DEMO
 
 
 def test_8b_shape_has_the_published_sizes() -> None:

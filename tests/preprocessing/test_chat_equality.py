@@ -23,7 +23,6 @@ from transformers import PreTrainedTokenizerFast
 from transformers.models.llama4 import processing_llama4
 
 from tests.preprocessing.test_chat_corpus import (
-    CHECKPOINT,
     CONFIG,
     LLAMA_31,
     SIZE,
@@ -32,6 +31,7 @@ from tests.preprocessing.test_chat_corpus import (
     conversations,
     wire,
 )
+from tests.support.paths import DEMO_CHECKPOINT as CHECKPOINT
 
 BOS_ID = json.loads((CHECKPOINT / "config.json").read_text())["bos_token_id"]
 ENCODER = PromptEncoder(CHECKPOINT / "tokenizer.json", BOS_ID)

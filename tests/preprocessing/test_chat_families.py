@@ -22,8 +22,9 @@ from checkpoint_text import CheckpointText, load_checkpoint_text
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
-from tests.preprocessing.test_chat_corpus import CHECKPOINT, CONFIG, SIZE, harmless
+from tests.preprocessing.test_chat_corpus import CONFIG, SIZE, harmless
 from tests.support.chat_families import FAMILIES, TOKENS
+from tests.support.paths import DEMO_CHECKPOINT as CHECKPOINT
 
 IDS = json.loads((CHECKPOINT / "config.json").read_text())
 BOS, END = IDS["bos_token_id"], IDS["eos_token_id"]

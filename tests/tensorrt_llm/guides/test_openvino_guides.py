@@ -15,7 +15,6 @@ from token_engine.interface import GenerationRequest, Guide, UnsupportedParamete
 from token_engine.openvino_runtime.engine import OpenVinoEngine
 
 from tests.support.engine_fixtures import (
-    DEMO,
     Answer,
     build_engine,
     collect,
@@ -31,6 +30,7 @@ from tests.support.guide_fixtures import (
     guided,
     write_byte_engine,
 )
+from tests.support.paths import DEMO
 from tests.support.plain_json_schema import is_valid
 from tests.tensorrt_llm.guides.test_ebnf import ARITHMETIC, BRACKETS, is_balanced, is_sum
 from tests.tensorrt_llm.guides.test_json_schema import PERSON, SCHEMAS

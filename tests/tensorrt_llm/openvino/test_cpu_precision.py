@@ -21,7 +21,7 @@ from token_engine.openvino_runtime.options import OpenVinoOptions
 from token_engine.openvino_runtime.precision import settle
 from token_engine.openvino_runtime.requirements import NO_AVX2
 
-from tests.support.cpu_limits import AVX2, AVX512, OWN, ROOT, SSE, limits, run_limited
+from tests.support.cpu_limits import AVX2, AVX512, OWN, SSE, limits, run_limited
 from tests.support.engine_fixtures import (
     build_engine,
     load_engine,
@@ -30,6 +30,7 @@ from tests.support.engine_fixtures import (
     sure_greedy,
     write_checkpoint,
 )
+from tests.support.paths import ROOT
 
 HASWELL = "fpu sse4_2 avx f16c fma avx2"
 SKYLAKE = f"{HASWELL} avx512f avx512dq avx512bw avx512vl"

@@ -12,6 +12,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+import host.room_paths  # noqa: F401
 from engines.engine_json import RUNTIMES
 from host.console import BuildError
 from token_engine import interface

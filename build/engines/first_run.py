@@ -10,6 +10,7 @@ import queue
 import time
 from pathlib import Path
 
+import host.room_paths  # noqa: F401
 from engine_supervisor import EngineSupervisor
 from host.console import BuildError, Phase, say
 from token_engine.interface import EngineLoadError, GenerationRequest, TokenDelta

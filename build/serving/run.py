@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+import host.room_paths  # noqa: F401
 from serve_signals import ANSWER, DIRECTORY_VARIABLE, KILLED, OPEN, REQUEST
 
 from serving.cleanup import STUB_GRACE_S, remove_dead_servers, watched_folder, write_note

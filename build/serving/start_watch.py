@@ -13,6 +13,7 @@ import socket
 import time
 from pathlib import Path
 
+import host.room_paths  # noqa: F401
 from serve_signals import OPEN
 
 from serving.processes import Stub

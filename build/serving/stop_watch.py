@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import host.room_paths  # noqa: F401
 from engine_supervisor import LONGEST_STOP_S
 from serve_signals import ENDED, KILLED
 

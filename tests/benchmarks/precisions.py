@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import host.room_paths  # noqa: F401
 from engine_config import load_engine_config
 from engines.engine_json import find_cpu_isa
 from host.console import BuildError, run_script, say

@@ -85,7 +85,7 @@ def _copy_rooms(output: Path) -> None:
     (output / MANIFEST).unlink(missing_ok=True)  # until the end, it is not whole
     for room in SOURCE.iterdir():
         shutil.rmtree(output / room.name, ignore_errors=True)
-    ignored = shutil.ignore_patterns("engine", "engine.*", "__pycache__")
+    ignored = shutil.ignore_patterns("engine", "engine.partial", "engine.old", "__pycache__")
     # An object store keeps no empty folder; the ensemble's version folder holds .gitkeep for it.
     shutil.copytree(SOURCE, output, ignore=ignored, dirs_exist_ok=True)
 

@@ -46,7 +46,7 @@ def read_table(runtime: str) -> dict[str, str]:
     missing, left = row_names() - rows.keys(), rows.keys() - row_names()
     if missing or left:
         raise BuildError(
-            f"the docstring's table in {path.name} lacks {sorted(missing)} and has {sorted(left)} "
+            f"the docstring's table in {path.relative_to(FOLDER)} lacks {sorted(missing)} and has {sorted(left)} "
             "too many; mend it there"
         )
     return {
@@ -65,7 +65,7 @@ def outcome(runtime: str, feature: str) -> str:
     for name in names:
         if table[name] != registered:
             raise BuildError(
-                f"the docstring's table in {table_path(runtime).name} says {table[name]!r} of "
+                f"the docstring's table in {table_path(runtime).relative_to(FOLDER)} says {table[name]!r} of "
                 f"{name}, registry.py {registered!r}; mend the one that is wrong"
             )
     return registered

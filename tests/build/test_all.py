@@ -118,7 +118,9 @@ def test_the_dockerfile_copies_all_that_the_build_needs(tmp_path: Path) -> None:
         for source in sources.split():
             copied = tmp_path / "app" / target / (source if target == "./" else "")
             if (ROOT / source).is_dir():
-                ignored = shutil.ignore_patterns("out", "engine", "engine.*", "__pycache__")
+                ignored = shutil.ignore_patterns(
+                    "out", "engine", "engine.partial", "engine.old", "__pycache__"
+                )
                 shutil.copytree(ROOT / source, copied, ignore=ignored)
             else:
                 copied.parent.mkdir(parents=True, exist_ok=True)

@@ -46,8 +46,8 @@ def read_table(runtime: str) -> dict[str, str]:
     missing, left = row_names() - rows.keys(), rows.keys() - row_names()
     if missing or left:
         raise BuildError(
-            f"the docstring's table in {path.relative_to(FOLDER)} lacks {sorted(missing)} and has {sorted(left)} "
-            "too many; mend it there"
+            f"the docstring's table in {path.relative_to(FOLDER)} lacks {sorted(missing)} and has "
+            f"{sorted(left)} too many; mend it there"
         )
     return {
         name: next((one for one in OUTCOMES if words.startswith(one)), "yes")
@@ -65,7 +65,7 @@ def outcome(runtime: str, feature: str) -> str:
     for name in names:
         if table[name] != registered:
             raise BuildError(
-                f"the docstring's table in {table_path(runtime).relative_to(FOLDER)} says {table[name]!r} of "
-                f"{name}, registry.py {registered!r}; mend the one that is wrong"
+                f"the docstring's table in {table_path(runtime).relative_to(FOLDER)} says "
+                f"{table[name]!r} of {name}, registry.py {registered!r}; mend the one that is wrong"
             )
     return registered

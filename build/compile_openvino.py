@@ -12,7 +12,6 @@ from engine_description import (
     AUTO,
     KV_BLOCK_TOKENS,
     KV_CACHE_PRECISIONS,
-    NO_AVX2,
     PRECISIONS,
     Limits,
     ModelShape,
@@ -74,8 +73,8 @@ class CompileStepOpenVino(CompileStep):
     def check_machine(self, options: argparse.Namespace) -> None:
         super().check_machine(options)
         _versions()
-        if not find_cpu_isa().has_avx2:
-            raise BuildError(NO_AVX2)
+        if find_cpu_isa().lack:
+            raise BuildError(find_cpu_isa().lack)
 
     def plan(self, options: argparse.Namespace, llama: LlamaConfig) -> Plan:
         limits = plan_limits(options, llama)

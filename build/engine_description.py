@@ -20,6 +20,7 @@ from engine_config import (  # noqa: E402
     load_engine_config,
     parse_section,
 )
+from token_engine.cgroup_memory import CGROUPS, OWN_GROUPS, memory_limits  # noqa: E402
 from token_engine.checkpoint_kv_scales import check_kv_scales  # noqa: E402
 from token_engine.checkpoint_quantization import marlin_note  # noqa: E402
 from token_engine.cpu_isa import find_cpu_isa  # noqa: E402
@@ -34,7 +35,7 @@ from token_engine.openvino_options import (  # noqa: E402
     OpenVinoOptions,
 )
 from token_engine.openvino_precision import Settled, settle  # noqa: E402
-from token_engine.openvino_requirements import NO_AVX2, available_bytes  # noqa: E402
+from token_engine.openvino_requirements import available_bytes  # noqa: E402
 from token_engine.registry import RUNTIMES  # noqa: E402
 from token_engine.sglang_options import CONTEXT_RESERVE, SglangOptions  # noqa: E402
 from token_engine.tensorrt_llm_options import TensorRtLlmOptions  # noqa: E402
@@ -42,11 +43,12 @@ from token_engine.vllm_options import VllmOptions  # noqa: E402
 
 __all__ = [
     "AUTO",
+    "CGROUPS",
     "CONTEXT_RESERVE",
     "FORMAT_VERSION",
     "KV_BLOCK_TOKENS",
     "KV_CACHE_PRECISIONS",
-    "NO_AVX2",
+    "OWN_GROUPS",
     "PRECISIONS",
     "RUNTIMES",
     "EngineConfig",
@@ -66,6 +68,7 @@ __all__ = [
     "import_openvino",
     "load_engine_config",
     "marlin_note",
+    "memory_limits",
     "parse_section",
     "read_description",
     "settle",

@@ -14,8 +14,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from engines.engine_json import NO_AVX2, OpenVinoOptions, find_cpu_isa, marlin_note, settle
+from engines.engine_json import (
+    OpenVinoOptions,
+    find_cpu_isa,
+    marlin_note,
+    parse_section,
+    settle,
+)
 from engines.gpu_step import GpuCompileStep
 from engines.sglang_step import CompileStepSglang
 from engines.step import installed_version
@@ -112,13 +119,21 @@ def repositories(checkout: Path = ROOT) -> Iterator[tuple[str, str]]:
         try:
             text = (repository / "tensorrt_llm/1/engine/engine.json").read_text(encoding="utf-8")
             engine = json.loads(text)
-            what = f"{engine['model']['name']} on {engine['runtime']}"
+            what = f"{engine['model']['name']} on {engine['runtime']}{_settled(engine)}"
         except FileNotFoundError:
             continue
         except (OSError, ValueError, LookupError, TypeError) as error:
             what = f"its engine.json cannot be read ({error!r:.80})"
         place = repository.relative_to(checkout)
         yield "repository", f"{place}: {kind_of(repository)} ensemble, {what}"
+
+
+def _settled(engine: dict[str, Any]) -> str:
+    """In what this CPU would run an engine that says itself what it is to be run in."""
+    if engine["runtime"] != "openvino":
+        return ""
+    options = parse_section(OpenVinoOptions, engine["runtime_options"], "runtime_options")
+    return f", arithmetic in {settle(options, find_cpu_isa())}"
 
 
 def runtimes() -> list[Verdict]:
@@ -146,8 +161,8 @@ def _openvino() -> Verdict:
             "openvino", False, "the package openvino-genai is not installed; run 'make install'"
         )
     cpu = find_cpu_isa()
-    if not cpu.has_avx2:
-        return Verdict("openvino", False, NO_AVX2)
+    if cpu.lack:
+        return Verdict("openvino", False, cpu.lack)
     settled = settle(OpenVinoOptions(num_kv_blocks=1), cpu)
     return Verdict(
         "openvino",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from host.index_settings import pip_settings, uv_settings
 
@@ -37,33 +39,82 @@ def main() -> int:
     parser.add_argument("--extras", default="server", help="comma-separated, as in pyproject.toml")
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv")
     options = parser.parse_args()
-    if not (options.venv / "bin" / "python").exists():
-        problem = make_environment(options.venv)
+    try:
+        return _set_up(options.venv, set(options.extras.split(",")))
+    except KeyboardInterrupt:
+        return _fail("stopped; the same command goes on", 130)
+    except OSError as error:
+        return _fail(f"{error}; mend that and run the same command again")
+
+
+def _set_up(venv: Path, wanted: set[str]) -> int:
+    if not (venv / "bin" / "python").exists():
+        problem = make_environment(venv)
         if problem:
             return _fail(problem)
-    stamp = options.venv / "installed.json"
+    stamp = venv / "installed.json"
     installed = read_stamp(stamp)
-    wanted = set(options.extras.split(","))
     if wanted <= installed:
         return 0
-    return _install(options.venv, stamp, sorted(wanted | installed))
+    problem = check_environment(venv)
+    return _fail(problem) if problem else _install(venv, stamp, sorted(wanted | installed))
 
 
 def make_environment(folder: Path) -> str:
     """Make the virtual environment; returns "" or the sentence that says why it cannot be."""
     version = ".".join(map(str, RUNNING))
     if RUNNING not in SUPPORTED:
-        allowed = ", ".join(".".join(map(str, each)) for each in SUPPORTED)
         return (
-            f"Python {version} is not supported, allowed is one of {allowed}; "
+            f"Python {version} is not supported, it must be one of {_supported()}; "
             "name one with 'make demo PYTHON=python3.11'"
         )
-    if subprocess.call([sys.executable, "-m", "venv", "--clear", str(folder)]) != 0:
-        return (
-            f"Python's venv module could not make {folder}; "
-            f"run 'apt-get install python{version}-venv' and the same command again"
-        )
-    return ""
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()) and not (folder / "pyvenv.cfg").exists():
+        return f"{folder} is not empty and no virtual environment; give VENV another folder"
+    is_made = False
+    try:
+        is_made = subprocess.call([sys.executable, "-m", "venv", "--clear", str(folder)]) == 0
+    finally:
+        if not is_made:  # a Python without its pip would look like a whole environment
+            (folder / "bin" / "python").unlink(missing_ok=True)
+    if is_made:
+        return ""
+    if importlib.util.find_spec("ensurepip"):
+        return f"Python's venv module could not make {folder} (see above)"
+    return (
+        f"Python {version} lacks what makes a virtual environment; "
+        f"run 'apt-get install python{version}-venv' and the same command again"
+    )
+
+
+def check_environment(folder: Path) -> str:
+    """Returns "" if packages can be installed into it, or the sentence that says why not.
+
+    It may be another tool's, or one whose making was killed.
+    """
+    python = str(folder / "bin" / "python")
+    remedy = "remove that folder and run the same command again"
+    code = "import sys; print(*sys.version_info[:2], sep='.')"
+    told = subprocess.run([python, "-c", code], stdout=subprocess.PIPE, text=True)
+    version = told.stdout.strip()
+    if version not in _supported().split(", "):
+        what = f"has Python {version}, it must be one of {_supported()}" if version else "is broken"
+        return f"{folder} {what}; {remedy}"
+    if _is_pip_there(python):
+        return ""
+    print(f"install: {folder} has no pip, which is installed first", flush=True)
+    if _run([python, "-m", "ensurepip", "--upgrade", "--default-pip"]) and _is_pip_there(python):
+        return ""
+    return f"{folder} has no pip that works; {remedy}"
+
+
+def _is_pip_there(python: str) -> bool:
+    command = [python, "-m", "pip", "--version"]
+    return subprocess.call(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
+
+
+def _supported() -> str:
+    return ", ".join(".".join(map(str, each)) for each in SUPPORTED)
 
 
 def lock_of(name: str) -> Path:
@@ -75,9 +126,10 @@ def _install(venv: Path, stamp: Path, extras: list[str]) -> int:
     started = time.monotonic()
     print(f"install: packages of [{','.join(extras)}] into {os.path.relpath(venv)} (once)")
     sys.stdout.flush()
-    # An install that was killed leaves packages that look whole: the next one writes all anew.
+    # An install that was killed leaves packages that look whole, and one that was moved leaves
+    # scripts that name its old place: the next one writes all anew.
     mark = venv / "installing"
-    again = mark.exists()
+    again = mark.exists() or _document(stamp).get("places", places(venv)) != places(venv)
     mark.touch()
     done = _locked(venv, extras, again) if _is_locked(extras) else _unlocked(venv, extras)
     if not done:
@@ -86,7 +138,8 @@ def _install(venv: Path, stamp: Path, extras: list[str]) -> int:
         if name in UNWANTED:
             subprocess.call([*_pip(venv, "uninstall"), "--yes", *UNWANTED[name]])
     aside = stamp.with_suffix(".partial")
-    aside.write_text(json.dumps({"pins": pins(), "extras": extras}), encoding="utf-8")
+    stamped = {"pins": pins(), "extras": extras, "places": places(venv)}
+    aside.write_text(json.dumps(stamped), encoding="utf-8")
     aside.replace(stamp)
     mark.unlink()
     print(f"install: {time.monotonic() - started:.1f} s", flush=True)
@@ -107,7 +160,8 @@ def _locked(venv: Path, extras: list[str], again: bool) -> bool:
     project = ["--no-deps", "--no-build-isolation", "--editable", str(ROOT)]
     pip = _pip(venv, "install")
     # Its warnings would be about the index; its errors are told.
-    if _run([*pip, "-qq", "--require-hashes", "--no-deps", "-r", str(lock_of(INSTALLER))]):
+    uv_only = ["-qq", "--require-hashes", "--no-deps", "--requirement", str(lock_of(INSTALLER))]
+    if _run([*pip, *(["--force-reinstall"] if again else []), *uv_only]):
         flags, environment = uv_settings(pip_settings(venv / "bin" / "python"))
         uv = [str(venv / "bin" / "uv"), "pip", "install", *_quiet(), *flags]
         uv += ["--python", str(venv / "bin" / "python")]
@@ -136,16 +190,33 @@ def _quiet() -> list[str]:
 
 
 def _run(command: list[str], environment: dict[str, str] | None = None) -> bool:
-    return subprocess.call(command, env=environment) == 0
+    try:
+        return subprocess.call(command, env=environment) == 0
+    except OSError as error:  # a folder whose programs may not be run, a uv of another machine
+        print(error, file=sys.stderr)
+        return False
 
 
 def read_stamp(stamp: Path) -> set[str]:
-    """The extras that are installed as pyproject.toml and the locks now pin them."""
+    """The extras that are installed here as pyproject.toml and the locks now pin them."""
+    document = _document(stamp)
+    here = (pins(), places(stamp.parent))
+    return (
+        set(document["extras"]) if (document.get("pins"), document.get("places")) == here else set()
+    )
+
+
+def _document(stamp: Path) -> dict[str, Any]:
     try:
         document = json.loads(stamp.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return set()
-    return set(document["extras"]) if document.get("pins") == pins() else set()
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def places(venv: Path) -> list[str]:
+    """Where the project and its environment are: both are written into what is installed."""
+    return [str(ROOT), str(venv.resolve())]
 
 
 def pins() -> str:
@@ -156,9 +227,9 @@ def pins() -> str:
     return pinned.hexdigest()
 
 
-def _fail(sentence: str) -> int:
+def _fail(sentence: str, code: int = 1) -> int:
     print(f"error: {sentence}", file=sys.stderr)
-    return 1
+    return code
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from engine_config import (
     load_engine_config,
     parse_section,
 )
+from token_engine.cgroup_memory import CGROUPS, OWN_GROUPS, memory_limits
 from token_engine.checkpoint_kv_scales import check_kv_scales
 from token_engine.checkpoint_quantization import marlin_note
 from token_engine.interface import EngineLoadError
@@ -30,7 +31,7 @@ from token_engine.openvino_runtime.options import (
     OpenVinoOptions,
 )
 from token_engine.openvino_runtime.precision import Settled, settle
-from token_engine.openvino_runtime.requirements import NO_AVX2, available_bytes
+from token_engine.openvino_runtime.requirements import available_bytes
 from token_engine.registry import RUNTIMES
 from token_engine.sglang_runtime.options import CONTEXT_RESERVE, SglangOptions
 from token_engine.tensorrt_llm_runtime.options import TensorRtLlmOptions
@@ -38,11 +39,12 @@ from token_engine.vllm_runtime.options import VllmOptions
 
 __all__ = [
     "AUTO",
+    "CGROUPS",
     "CONTEXT_RESERVE",
     "FORMAT_VERSION",
     "KV_BLOCK_TOKENS",
     "KV_CACHE_PRECISIONS",
-    "NO_AVX2",
+    "OWN_GROUPS",
     "PRECISIONS",
     "RUNTIMES",
     "EngineConfig",
@@ -62,6 +64,7 @@ __all__ = [
     "import_openvino",
     "load_engine_config",
     "marlin_note",
+    "memory_limits",
     "parse_section",
     "read_description",
     "settle",

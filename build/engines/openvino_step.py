@@ -15,7 +15,6 @@ from engines.engine_json import (
     AUTO,
     KV_BLOCK_TOKENS,
     KV_CACHE_PRECISIONS,
-    NO_AVX2,
     PRECISIONS,
     Limits,
     ModelShape,
@@ -75,8 +74,8 @@ class CompileStepOpenVino(CompileStep):
     def check_machine(self, options: argparse.Namespace) -> None:
         super().check_machine(options)
         _versions()
-        if not find_cpu_isa().has_avx2:
-            raise BuildError(NO_AVX2)
+        if find_cpu_isa().lack:
+            raise BuildError(find_cpu_isa().lack)
 
     def plan(self, options: argparse.Namespace, llama: LlamaConfig) -> Plan:
         limits = plan_limits(options, llama)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from engines.engine_json import CGROUPS, OWN_GROUPS, memory_limits
+
 GIB = 2**30
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # version 2; "max" is no limit
 
 
-def machine_memory_bytes() -> int:
+def machine_memory_bytes(cgroups: Path = CGROUPS, own: Path = OWN_GROUPS) -> int:
     """The machine's memory, or the container's limit where that is less."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        limit = CGROUP_LIMIT.read_text(encoding="utf-8").strip()
-    except OSError:
-        return memory
-    return min(memory, int(limit)) if limit.isdigit() else memory
+    return min([memory, *(group.limit for group in memory_limits(cgroups, own))])

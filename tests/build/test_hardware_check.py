@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from compile_engine import compile_engine, parse_arguments
-from host import memory as machine_memory
 from host.console import BuildError
 from host.gpus import Gpu, what_fits
 from host.memory import GIB, machine_memory_bytes
@@ -35,13 +34,17 @@ def test_a_profile_for_a_larger_machine(tmp_path: Path) -> None:
         build(tmp_path, "--profile", str(path))
 
 
-def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine_memory, "CGROUP_LIMIT", tmp_path / "memory.max")
-    whole = machine_memory_bytes()  # without such a file
+def test_a_containers_limit_counts(tmp_path: Path) -> None:
+    own = tmp_path / "cgroup"
+    whole = machine_memory_bytes(tmp_path, own)  # without such files
     (tmp_path / "memory.max").write_text("max\n")
-    assert machine_memory_bytes() == whole
+    assert machine_memory_bytes(tmp_path, own) == whole
     (tmp_path / "memory.max").write_text(f"{GIB}\n")
-    assert machine_memory_bytes() == GIB
+    assert machine_memory_bytes(tmp_path, own) == GIB
+    own.write_text("0::/a.slice/b.service\n")  # a limit of systemd's, on a group above
+    (tmp_path / "a.slice").mkdir()
+    (tmp_path / "a.slice" / "memory.max").write_text(f"{GIB // 2}\n")
+    assert machine_memory_bytes(tmp_path, own) == GIB // 2
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import setup_environment
 from host.index_settings import pip_settings, uv_settings
 
 from tests.support.paths import BUILD
@@ -44,6 +46,11 @@ exec {uv} "$@"
 """
 
 
+with_uv = pytest.mark.skipif(
+    not (Path(sys.prefix) / "bin" / "uv").exists(), reason="this environment was not made by make"
+)
+
+
 @dataclass(frozen=True)
 class Project:
     """A copy of the scripts, in a project of one small package."""
@@ -59,14 +66,21 @@ class Project:
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
         (locks / f"{name}.txt").write_text(f"{package}==1 --hash=sha256:{digest}\n")
 
-    def install(self, **more: str) -> subprocess.CompletedProcess[str]:
+    def install(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         """Run setup_environment.py as make does, with the wheels as pip's only source."""
         kept = {name: value for name, value in os.environ.items() if name[:3] not in ("UV_", "PIP")}
         source = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.wheels)}
         alone = {"PIP_CONFIG_FILE": os.devnull, "UV_CACHE_DIR": str(self.folder / "cache")}
-        script = [sys.executable, str(self.folder / "build" / "setup_environment.py")]
+        script = [sys.executable, str(self.folder / "build" / "setup_environment.py"), *arguments]
         environment = {**kept, **source, **alone, **more}
         return subprocess.run(script, capture_output=True, text=True, env=environment)
+
+    def uv_calls(self) -> list[str]:
+        """What uv has been asked since this was asked last."""
+        calls = self.folder / "uv.calls"
+        told = calls.read_text().splitlines() if calls.exists() else []
+        calls.unlink(missing_ok=True)
+        return told
 
     def module(self) -> Path:
         """The file that the package brings."""
@@ -134,32 +148,149 @@ def test_pip_installs_the_lock_where_uv_cannot_be_had(project: Project) -> None:
     begin_anew(project)
 
 
+@with_uv
 def test_uv_installs_the_lock_from_where_pip_looks(project: Project) -> None:
-    if not (Path(sys.prefix) / "bin" / "uv").exists():
-        pytest.skip("this environment was not made by make")
     done = project.install()
     assert done.returncode == 0, done.stderr
     assert "pip" not in done.stdout
     assert project.module().exists()
     told = (project.folder / "uv.environment").read_text().splitlines()
     assert f"UV_FIND_LINKS={project.wheels}" in told
-    packages, editable = (project.folder / "uv.calls").read_text().splitlines()
+    packages, editable = project.uv_calls()
     assert "--require-hashes" in packages
     assert "--no-index" in packages
     assert "--editable" in editable
 
 
+@with_uv
 def test_an_install_that_was_killed_is_made_whole(project: Project) -> None:
-    """The package is half there, with its metadata: to an installer it looks whole."""
+    """The packages are half there, with their metadata: to an installer they look whole."""
     assert project.install().returncode == 0
     environment = project.folder / ".venv"
     (environment / "installed.json").unlink()
     (environment / "installing").touch()
     project.module().unlink()
-    assert project.install().returncode == 0
+    (environment / "bin" / "uv").unlink()
+    done = project.install()
+    assert done.returncode == 0
+    assert "pip" not in done.stdout
     assert project.module().exists()
     assert not (environment / "installing").exists()
     assert json.loads((environment / "installed.json").read_text())["extras"] == ["server"]
+
+
+@with_uv
+@pytest.mark.parametrize("damage", ["missing", "may not be run", "of another machine"])
+def test_pip_goes_on_where_uv_cannot_be_run(project: Project, damage: str) -> None:
+    assert project.install().returncode == 0
+    begin_anew(project)
+    uv = project.folder / ".venv" / "bin" / "uv"
+    uv.unlink()
+    if damage != "missing":
+        uv.write_bytes(b"\x7fELF")
+        uv.chmod(0o755 if damage == "of another machine" else 0o644)
+    done = project.install()
+    assert done.returncode == 0, done.stderr
+    assert "install: uv could not install the packages" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert project.module().exists()
+    (project.folder / ".venv" / "installing").touch()
+    begin_anew(project)
+    assert "pip" not in project.install().stdout  # and uv is there again
+
+
+# A Python that lacks what Debian has in python3-venv, or a Ctrl-C, leaves a Python without pip.
+HALF_MADE = """
+import os, sys
+folder = sys.argv[-1]
+os.makedirs(f"{folder}/bin")
+with open(f"{folder}/pyvenv.cfg", "w") as settings:
+    print(f"home = {os.path.dirname(sys._base_executable)}", file=settings)
+    print("include-system-site-packages = false", file=settings)
+os.symlink(sys.executable, f"{folder}/bin/python")
+sys.exit(1)
+"""
+
+
+def test_an_environment_that_could_not_be_made_is_made_anew(
+    project: Project, tmp_path: Path
+) -> None:
+    (tmp_path / "venv.py").write_text(HALF_MADE)
+    shutil.rmtree(project.folder / ".venv", ignore_errors=True)
+    done = project.install(PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: Python's venv module could not make ")
+    assert project.install().returncode == 0
+    assert project.module().exists()
+
+
+def test_an_environment_without_pip_gets_it(project: Project) -> None:
+    """As uv makes them."""
+    environment = project.folder / ".venv"
+    make = [sys.executable, "-m", "venv", "--clear", "--without-pip", str(environment)]
+    subprocess.run(make, check=True)
+    done = project.install()
+    assert done.returncode == 0, done.stderr
+    assert f"install: {environment} has no pip, which is installed first" in done.stdout
+    assert project.module().exists()
+
+
+@pytest.mark.parametrize(
+    ("python", "reason"),
+    [
+        ("echo 3.13", "has Python 3.13, it must be one of 3.10, 3.11, 3.12"),
+        ("exit 1", "is broken"),
+        ('test "$1" != -m && echo 3.11', "has no pip that works"),
+    ],
+)
+def test_an_environment_of_no_use_is_named_and_kept(
+    project: Project, tmp_path: Path, python: str, reason: str
+) -> None:
+    command = tmp_path / "bin" / "python"
+    command.parent.mkdir()
+    command.write_text(f"#!/bin/sh\n{python}\n")
+    command.chmod(0o755)
+    done = project.install("--venv", str(tmp_path))
+    remedy = "remove that folder and run the same command again"
+    assert (done.returncode, done.stderr) == (1, f"error: {tmp_path} {reason}; {remedy}\n")
+    assert command.exists()
+
+
+def test_a_folder_of_other_things_is_left_alone(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    done = project.install("--venv", str(tmp_path))
+    sentence = f"{tmp_path} is not empty and no virtual environment; give VENV another folder"
+    assert (done.returncode, done.stderr) == (1, f"error: {sentence}\n")
+    done = project.install("--venv", str(tmp_path / "mine"))
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: .*mine'; mend that and run the same command again\n", done.stderr)
+    assert (tmp_path / "mine").exists()
+
+
+def test_ctrl_c_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(setup_environment, "_set_up", stopped)
+    monkeypatch.setattr(sys, "argv", ["setup_environment.py"])
+    assert setup_environment.main() == 130
+    assert capsys.readouterr().err == "error: stopped; the same command goes on\n"
+
+
+@with_uv
+def test_a_checkout_that_was_moved_is_installed_anew(project: Project, tmp_path: Path) -> None:
+    """Its packages name their old place: the project's own path, and each script's Python."""
+    assert project.install().returncode == 0
+    shutil.copytree(project.folder, tmp_path / "moved", symlinks=True)
+    moved = Project(tmp_path / "moved", project.wheels)
+    project.uv_calls()
+    assert moved.install().returncode == 0
+    packages, editable = project.uv_calls()  # the copy's uv notes them there
+    assert "--reinstall" in packages
+    assert editable.endswith(str(moved.folder))
+    assert moved.install().stdout == ""
 
 
 def test_a_wheel_that_is_not_the_locked_one_is_refused(project: Project) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoints.shapes import SHAPES
+from doctor import repositories
+from engine_config import load_engine_config
 from engines.profile import load_profile
 from reference.numpy_llama import ReferenceLlama
 from token_engine.interface import EngineLoadError
@@ -19,7 +21,6 @@ from token_engine.openvino_runtime.cpu_isa import CpuIsa, find_cpu_isa
 from token_engine.openvino_runtime.memory import ModelShape
 from token_engine.openvino_runtime.options import OpenVinoOptions
 from token_engine.openvino_runtime.precision import settle
-from token_engine.openvino_runtime.requirements import NO_AVX2
 
 from tests.support.cpu_limits import AVX2, AVX512, OWN, SSE, limits, run_limited
 from tests.support.engine_fixtures import (
@@ -97,7 +98,13 @@ def test_the_narrower_of_the_two_limits_counts(tmp_path: Path) -> None:
     (tmp_path / "cpuinfo").write_text(f"flags : {SAPPHIRE}\n")
     for one, other in (("AVX2", "AVX512_CORE"), ("AVX512_CORE", "AVX2")):
         environment = {"OV_CPU_MAX_ISA": one, "ONEDNN_MAX_CPU_ISA": other}
-        assert find_cpu_isa(tmp_path / "cpuinfo", environment).limit == "AVX2"
+        limit = find_cpu_isa(tmp_path / "cpuinfo", environment).limit
+        assert limit == f"{next(key for key in environment if environment[key] == 'AVX2')}=AVX2"
+    both = dict.fromkeys(environment, "avx2")
+    limit = "OV_CPU_MAX_ISA=AVX2 and ONEDNN_MAX_CPU_ISA=AVX2"
+    assert find_cpu_isa(tmp_path / "cpuinfo", both) == CpuIsa(1, limit)
+    old_name = {"DNNL_MAX_CPU_ISA": "AVX512_CORE"}  # which oneDNN still reads
+    assert find_cpu_isa(tmp_path / "cpuinfo", old_name) == CpuIsa(2, "DNNL_MAX_CPU_ISA=AVX512_CORE")
     assert not find_cpu_isa(tmp_path / "missing", {}).has_avx2
 
 
@@ -175,6 +182,8 @@ def scored(reference: ReferenceLlama, prompt: Sequence[int], tokens: Sequence[in
 
 def test_a_cpu_below_avx2_is_refused(folder: Path, tmp_path: Path) -> None:
     """By the engine, by the compile step and by the doctor, in one sentence."""
+    assert CpuIsa(1).lack == ""
+    assert CpuIsa(0).lack.startswith("the CPU has no AVX2, without which OpenVINO has no kernels")
     program = """
 import json, sys
 from pathlib import Path
@@ -196,7 +205,11 @@ except BuildError as error:
 print(json.dumps(said))
 """
     said = run_limited(SSE, program, folder)
-    assert said == [NO_AVX2] * 3
+    sentence = (
+        "OV_CPU_MAX_ISA=SSE42 and ONEDNN_MAX_CPU_ISA=SSE42 hides the CPU's AVX2, without which "
+        "OpenVINO has no kernels for 4-bit weights; remove that limit"
+    )
+    assert said == [sentence] * 3
 
 
 def test_the_doctor_tells_choice_and_reason() -> None:
@@ -209,6 +222,17 @@ def test_the_doctor_tells_choice_and_reason() -> None:
     own = subprocess.run(command, capture_output=True, text=True).stdout
     chosen = "bf16, KV cache in bf16" if find_cpu_isa().has_bf16 else "f32, KV cache in f16"
     assert f"arithmetic in {chosen}: the CPU has {find_cpu_isa()}" in own
+
+
+def test_the_doctor_tells_what_a_built_engine_runs_in(folder: Path, tmp_path: Path) -> None:
+    """Not what any engine would: this one names f32."""
+    version = tmp_path / "model_repository" / "tensorrt_llm" / "1"
+    version.mkdir(parents=True)
+    (version / "engine").symlink_to(folder)
+    name = load_engine_config(folder).model.name
+    what = f"{name} on openvino, arithmetic in f32, KV cache in f32: the engine names f32"
+    expected = ("repository", f"model_repository: streaming ensemble, {what}")
+    assert list(repositories(tmp_path)) == [expected]
 
 
 @pytest.mark.skipif(find_cpu_isa().level < 2, reason="the CPU has AVX2 alone: the suite runs on it")

@@ -75,14 +75,38 @@ def test_kv_cache_larger_than_the_memory_is_refused(folder: Path) -> None:
         load_engine(folder, num_kv_blocks=10**9)
 
 
-def test_the_containers_memory_limit_counts(tmp_path: Path) -> None:
-    (tmp_path / "meminfo").write_text("MemTotal: 900 kB\nMemAvailable:  500 kB\n")
-    (tmp_path / "memory.max").write_text("300000\n")
-    (tmp_path / "memory.current").write_text("100000\n")
-    available = openvino_requirements.available_bytes
-    assert available(tmp_path / "meminfo", tmp_path) == 200_000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert available(tmp_path / "meminfo", tmp_path) == 512_000
+@pytest.mark.parametrize(
+    ("folder", "limit", "used", "cache"),
+    [
+        ("", "memory.max", "memory.current", "file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_file"),
+    ],
+)
+def test_the_containers_memory_limit_counts(
+    tmp_path: Path, folder: str, limit: str, used: str, cache: str
+) -> None:
+    """Both versions of cgroups; what caches files is not lost: a built engine would fill it."""
+    meminfo, own = tmp_path / "meminfo", tmp_path / "own"
+    meminfo.write_text("MemTotal: 900 kB\nMemAvailable:  500 kB\n")
+    own.write_text(f"3:cpu:/else\n9:{folder}:/a/b\n")
+
+    def available() -> int:
+        return openvino_requirements.available_bytes(meminfo, tmp_path, own)
+
+    root = tmp_path / folder
+    for group, free in ((root, 200_000), (root / "a", 150_000), (root / "a" / "b", 100_000)):
+        group.mkdir(exist_ok=True)
+        (group / limit).write_text(f"{free + 100_000}\n")
+        (group / used).write_text("300000\n")
+        stat = cache.replace("file", "inactive_file"), cache.replace("file", "active_file")
+        (group / "memory.stat").write_text(f"anon 7\n{stat[0]} 150000\n{stat[1]} 50000\n")
+        assert available() == free
+        (group / limit).write_text("max\n")
+    assert available() == 512_000
+    (root / limit).write_text("9223372036854771712\n")  # no limit, in version 1
+    assert available() == 512_000
+    (root / limit).write_text("50000\n")  # less than is used
+    assert available() == 0
 
 
 def test_no_telemetry_is_sent(folder: Path) -> None:

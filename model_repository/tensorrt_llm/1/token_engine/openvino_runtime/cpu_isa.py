@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LIMITS = ("OV_CPU_MAX_ISA", "ONEDNN_MAX_CPU_ISA")  # as the libraries read them, in any case
+OLD_NAME = "DNNL_MAX_CPU_ISA"  # which oneDNN still reads
 # What each limit still allows of LEVELS. A name that the libraries do not know limits nothing.
 ALLOWED = {
     "SSE41": 0,
@@ -37,6 +38,7 @@ LEVELS = (
     ("AMX", frozenset({"amx_bf16", "amx_tile"})),
 )
 WITHOUT_BF16 = 2
+NO_KERNELS = "without which OpenVINO has no kernels for 4-bit weights"
 CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -45,7 +47,7 @@ class CpuIsa:
     """The vector units that count here. `level` is how many of `LEVELS` the CPU has."""
 
     level: int
-    limit: str = ""  # "AVX2", where the environment limits a CPU that has more
+    limit: str = ""  # "OV_CPU_MAX_ISA=AVX2", where the environment limits a CPU that has more
 
     @property
     def has_avx2(self) -> bool:
@@ -59,7 +61,19 @@ class CpuIsa:
 
     def __str__(self) -> str:
         name = LEVELS[self.level - 1][0] if self.level else "no AVX2"
-        return f"{name} (limited by {' and '.join(LIMITS)})" if self.limit else name
+        return f"{name} (limited by {self.limit})" if self.limit else name
+
+    @property
+    def lack(self) -> str:
+        """The sentence that says why OpenVINO cannot compute here; "" if it can."""
+        if self.has_avx2:
+            return ""
+        if self.limit:
+            return f"{self.limit} hides the CPU's AVX2, {NO_KERNELS}; remove that limit"
+        return (
+            f"the CPU has no AVX2, {NO_KERNELS}; "
+            "serve on a CPU that has it (Intel since 2013, AMD since 2015)"
+        )
 
 
 def find_cpu_isa(cpuinfo: Path = CPUINFO, environment: Mapping[str, str] | None = None) -> CpuIsa:
@@ -74,13 +88,15 @@ def find_cpu_isa(cpuinfo: Path = CPUINFO, environment: Mapping[str, str] | None 
         if not needed <= set(flags.split()):
             break
         level += 1
-    limit = _limit(os.environ if environment is None else environment)
-    if ALLOWED.get(limit, level) < level:
-        return CpuIsa(ALLOWED[limit], limit)
-    return CpuIsa(level)
+    names = _limits(os.environ if environment is None else environment)
+    allowed = min((ALLOWED[name] for name in names.values()), default=level)
+    if allowed >= level:
+        return CpuIsa(level)
+    narrowest = [f"{key}={name}" for key, name in names.items() if ALLOWED[name] == allowed]
+    return CpuIsa(allowed, " and ".join(narrowest))
 
 
-def _limit(environment: Mapping[str, str]) -> str:
-    """The narrower of the two limits; "" if there is none."""
-    names = [environment.get(name, "").upper() for name in LIMITS]
-    return min((name for name in names if name in ALLOWED), key=ALLOWED.__getitem__, default="")
+def _limits(environment: Mapping[str, str]) -> dict[str, str]:
+    """Those that are set to a name that the libraries know: variable -> name."""
+    names = {key: environment.get(key, "").upper() for key in (*LIMITS, OLD_NAME)}
+    return {key: name for key, name in names.items() if name in ALLOWED}

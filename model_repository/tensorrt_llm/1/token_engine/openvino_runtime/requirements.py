@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from token_engine.cgroup_memory import CGROUPS, OWN_GROUPS, memory_limits
 from token_engine.interface import EngineLoadError
 from token_engine.openvino_runtime.cpu_isa import WITHOUT_BF16, CpuIsa, find_cpu_isa
 from token_engine.openvino_runtime.memory import ModelShape
@@ -16,10 +17,6 @@ from token_engine.openvino_runtime.precision import Settled
 
 WEIGHTS_FILE = "openvino_model.bin"
 MODEL_FILES = ("openvino_model.xml", WEIGHTS_FILE, "config.json", "generation_config.json")
-NO_AVX2 = (
-    "the CPU has no AVX2, without which OpenVINO has no kernels for 4-bit weights; "
-    "serve on a CPU that has it (Intel since 2013, AMD since 2015)"
-)
 REBUILD = "rebuild the engine with 'make engine'"
 
 
@@ -39,8 +36,8 @@ def computing_cpu(openvino: Any) -> CpuIsa:
     It computes in bf16 only if OpenVINO says so as well.
     """
     cpu = find_cpu_isa()
-    if not cpu.has_avx2:
-        raise EngineLoadError(NO_AVX2)
+    if cpu.lack:
+        raise EngineLoadError(cpu.lack)
     if cpu.has_bf16:
         able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return cpu if "BF16" in able else replace(cpu, level=WITHOUT_BF16)
@@ -100,14 +97,9 @@ def read_shape(directory: Path) -> ModelShape:
 
 
 def available_bytes(
-    proc: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")
+    meminfo: Path = Path("/proc/meminfo"), cgroups: Path = CGROUPS, own: Path = OWN_GROUPS
 ) -> int:
     """Memory to be had without swapping: the machine's, or the container's if that is less."""
-    fields = dict(line.split(":", 1) for line in proc.read_text().splitlines())
+    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
     free = int(fields["MemAvailable"].split()[0]) * 1024
-    try:
-        limit = int((cgroup / "memory.max").read_text())
-        used = int((cgroup / "memory.current").read_text())
-    except (OSError, ValueError):  # no cgroup v2, or the limit is "max"
-        return free
-    return min(free, max(0, limit - used))
+    return min([free, *(group.free for group in memory_limits(cgroups, own))])

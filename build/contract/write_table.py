@@ -1,20 +1,23 @@
 """Write model_repository/TENSORS.md: every tensor's way, default, range and what honours it.
 
-Generated from the committed config.pbtxt files, the tables in the runtimes' docstrings, which
-must agree with their registry, and contract/descriptions.py.
+Generated from the committed config.pbtxt files, each runtime's HONOURS and line in the registry,
+which must agree, and contract/descriptions.py.
 With --check nothing is written, and the exit code is 1 if the file is not what would be written.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from engines.engine_json import RUNTIMES
 from google.protobuf import text_format
 from host.console import BuildError, run_script, say
+from token_engine.interface import GenerationRequest, SamplingParams
 from tritonclient.grpc import model_config_pb2
 
 from contract.descriptions import (
@@ -26,13 +29,16 @@ from contract.descriptions import (
     STEP_OUTPUTS,
     Input,
 )
-from contract.runtime_tables import outcome
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 TABLE = REPOSITORY / "TENSORS.md"
 ROOMS = ("preprocessing", "tensorrt_llm", "postprocessing")
 MODELS = ("ensemble", "tensorrt_llm_bls", *ROOMS)
 Tensors = list[tuple[str, Any]]
+# Fields of a request as a runtime gets it that no HONOURS describes, nor a client sets.
+UNDESCRIBED = {"key", "prompt_ids", "sampling"}
+FEATURE_FIELDS = {"embedding_bias": "token_bias", "guided_decoding": "guide"}  # others: their name
+SAMPLING_FIELDS = ("temperature", "top_k", "top_p", "seed")
 
 
 def main() -> None:
@@ -79,6 +85,7 @@ def render(configs: dict[str, Any]) -> str:
                     *((f"`{name}`", _type(t), STEP_OUTPUTS[name]) for name, t in step_outputs),
                 ]
             ),
+            *_runtime_tables(),
             "",
         ]
     )
@@ -136,6 +143,54 @@ def _honoured(by: str, runtime: str) -> str:
     if by == REFUSED:
         return "refused"
     return "yes" if by == ROOM else outcome(runtime, by)
+
+
+def request_fields() -> set[str]:
+    """What every HONOURS describes."""
+    types = (GenerationRequest, SamplingParams)
+    return {one.name for kind in types for one in fields(kind)} - UNDESCRIBED
+
+
+def honours(runtime: str) -> dict[str, str]:
+    """The runtime's HONOURS; raises `BuildError` for a field too many or too few."""
+    module = importlib.import_module(_home(runtime))
+    words: dict[str, str] = module.HONOURS
+    missing, left = request_fields() - words.keys(), words.keys() - request_fields()
+    if missing or left:
+        raise BuildError(
+            f"HONOURS of {module.__name__} lacks {sorted(missing)} and has {sorted(left)} too "
+            "many; correct it there"
+        )
+    return words
+
+
+def _home(runtime: str) -> str:
+    return "token_engine." + ("replay" if runtime == "replay" else f"{runtime}_runtime.sampling")
+
+
+def outcome(runtime: str, feature: str) -> str:
+    """ "yes", "no effect" or "refused", of a feature or of "sampling".
+
+    Raises `BuildError` where HONOURS and the registry disagree."""
+    words, line = honours(runtime), RUNTIMES[runtime]
+    names = SAMPLING_FIELDS if feature == "sampling" else (FEATURE_FIELDS.get(feature, feature),)
+    registered = "yes" if line.samples else "no effect"
+    if feature != "sampling" and feature not in line.features:
+        registered = "refused"
+    for name in names:
+        described = next((o for o in ("refused", "no effect") if words[name].startswith(o)), "yes")
+        if described != registered:
+            raise BuildError(
+                f"HONOURS of {_home(runtime)} says {described!r} of {name}, registry.py "
+                f"{registered!r}; correct the one that is wrong"
+            )
+    return registered
+
+
+def _runtime_tables() -> Iterator[str]:
+    for runtime in RUNTIMES:
+        yield f"\n## What `{runtime}` makes of a request\n"
+        yield from _table([("field", "in the runtime"), *honours(runtime).items()])
 
 
 def _output_rows(ensemble: Any) -> Iterator[tuple[str, ...]]:

@@ -6,26 +6,6 @@ engine batches them: one step advances `max_batch_size` requests by one token ea
 wait in the queue. It samples nothing: the sampling parameters are ignored, and what has no
 meaning without a model is refused. The prompt's end ids are left out of the playback, so that a
 chat prompt plays to `max_tokens` too, and past any `min_tokens`.
-
-    of a request           what becomes of it
-    ---------------------  ---------------------------------------------------------------------
-    greedy                 no effect
-    temperature            no effect
-    top_k                  no effect
-    top_p                  no effect
-    min_p                  no effect
-    seed                   no effect
-    repetition_penalty     no effect
-    presence_penalty       no effect
-    frequency_penalty      no effect
-    max_tokens             the length of the playback
-    end_ids                left out of the playback; nothing left ends it at once
-    min_tokens             no effect: no end id is played
-    bad_words              refused: without a model
-    token_bias             refused: likewise
-    logprobs               refused: likewise
-    guide                  refused: likewise
-    priority               the order of its queue
 """
 
 from __future__ import annotations
@@ -43,6 +23,28 @@ from token_engine.interface import (
     TokenEngine,
     UnsupportedParameter,
 )
+
+# What becomes of each field of a request; model_repository/TENSORS.md shows it. Words that begin
+# with "refused" or "no effect" say so of every value but the default.
+HONOURS = {
+    "greedy": "no effect",
+    "temperature": "no effect",
+    "top_k": "no effect",
+    "top_p": "no effect",
+    "min_p": "no effect",
+    "seed": "no effect",
+    "repetition_penalty": "no effect",
+    "presence_penalty": "no effect",
+    "frequency_penalty": "no effect",
+    "max_tokens": "the length of the playback",
+    "end_ids": "left out of the playback; nothing left ends it at once",
+    "min_tokens": "no effect: no end id is played",
+    "bad_words": "refused: without a model",
+    "token_bias": "refused: without a model",
+    "logprobs": "refused: without a model",
+    "guide": "refused: without a model",
+    "priority": "the order of its queue",
+}
 
 
 @dataclass(frozen=True)

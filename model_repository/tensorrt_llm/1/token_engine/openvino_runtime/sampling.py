@@ -1,25 +1,5 @@
 """A request's sampling in OpenVINO GenAI's words, and what those cannot say. Knows no pipeline.
 
-    here                   GenerationConfig of the library
-    ---------------------  ---------------------------------------------------------------------
-    greedy                 do_sample stays false; temperature, top_k, top_p and min_p unset
-    temperature            temperature, 1e-15 to 1e15
-    top_k                  top_k, where it is not 0
-    top_p                  top_p, at least 1e-15
-    min_p                  min_p, below 1 (it refuses 1)
-    seed                   rng_seed, hashed into 32 bits; drawn for a request without one
-    repetition_penalty     repetition_penalty: of prompt and output, by the logit's sign
-    presence_penalty       refused: the library's depends on the logit's sign (2026.4)
-    frequency_penalty      refused: likewise
-    max_tokens             max_new_tokens
-    end_ids                eos_token_id and stop_token_ids; none: ignore_eos
-    min_tokens             min_new_tokens, where there are end ids: it bans all of stop_token_ids
-    bad_words              refused: the library has none
-    token_bias             refused: the library has none
-    logprobs               logprobs=1, the chosen token's, of the raw logits; more are refused
-    guide                  structured_output_config; see guide_queue.py
-    priority               none: the runtime keeps its own queue
-
 The library's order is Hugging Face's: the ban of end ids, the repetition penalty, temperature,
 then of what is left top_k, top_p and min_p. Log-probabilities are taken before all of them.
 """
@@ -29,6 +9,28 @@ from __future__ import annotations
 from typing import Any
 
 from token_engine.interface import GenerationRequest, SamplingParams, UnsupportedParameter
+
+# What the library gets for each field of a request, as model_repository/TENSORS.md shows it. Words
+# that begin with "refused" say so of every value but the default.
+HONOURS = {
+    "greedy": "do_sample stays false; temperature, top_k, top_p and min_p unset",
+    "temperature": "temperature, 1e-15 to 1e15",
+    "top_k": "top_k, where it is not 0",
+    "top_p": "top_p, at least 1e-15",
+    "min_p": "min_p, below 1 (it refuses 1)",
+    "seed": "rng_seed, hashed into 32 bits; drawn for a request without one",
+    "repetition_penalty": "repetition_penalty: of prompt and output, by the logit's sign",
+    "presence_penalty": "refused: the library's depends on the logit's sign (2026.4)",
+    "frequency_penalty": "refused: as presence_penalty",
+    "max_tokens": "max_new_tokens",
+    "end_ids": "eos_token_id and stop_token_ids; none: ignore_eos",
+    "min_tokens": "min_new_tokens, where there are end ids: it bans all of stop_token_ids",
+    "bad_words": "refused: the library has none",
+    "token_bias": "refused: the library has none",
+    "logprobs": "logprobs=1, the chosen token's, of the raw logits; more are refused",
+    "guide": "structured_output_config; see guide_queue.py",
+    "priority": "the runtime keeps its own queue",
+}
 
 # The library computes in f32, where a wider factor makes infinities; and it raises inside the
 # pipeline, which ends everybody's request, at what becomes 0 in f32. Beyond these no choice

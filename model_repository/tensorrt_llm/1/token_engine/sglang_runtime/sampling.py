@@ -1,35 +1,5 @@
 """A request in SGLang's words. Knows no running engine.
 
-    here                   sampling_params of the library, and arguments of `async_generate`
-    ---------------------  ---------------------------------------------------------------------
-    greedy                 temperature=0; top_k, top_p, min_p and sampling_seed stay unset
-    temperature            temperature (below 1e-6 it is greedy)
-    top_k                  top_k; -1 for no limit
-    top_p                  top_p: of the whole distribution, not of what top_k left (without
-                           deterministic inference of that, wherever the batch has a min_p)
-    min_p                  min_p, after top_k and top_p, without deterministic inference. With it
-                           every row of the batch has a seed (42, if none is given), and the sampler
-                           asserts that none has where one has a min_p: all requests would end
-    seed                   sampling_seed, hashed into 63 bits. Honoured by deterministic inference
-                           alone: without it a seed is refused, with it one is drawn for a request
-                           that has none
-    repetition_penalty     refused: SGLang's acts on the output alone, ours on the prompt too
-    presence_penalty       presence_penalty: OpenAI's, of the output alone
-    frequency_penalty      frequency_penalty: likewise
-    max_tokens             max_new_tokens, always (the library's own default is 128)
-    end_ids                stop_token_ids; none: ignore_eos=True, which stops at no stop id either.
-                           Some without the checkpoint's own are refused: those stop it always
-    min_tokens             min_new_tokens, where there are end ids
-    bad_words              refused: the library has none
-    token_bias             logit_bias, with ids as words
-    logprobs               return_logprob and top_logprobs_num; of the logits before temperature
-                           (SGLANG_RETURN_ORIGINAL_LOGPROB), but after penalties, bias, bans and
-                           guides: refused with those
-    guide                  json -> json_schema="$$ANY$$", json_schema, regex, ebnf_grammar -> ebnf.
-                           Refused with ignore_eos and with min_tokens
-    priority               priority, with enable_priority_scheduling and
-                           schedule_low_priority_values_first
-
 Prompts go as input_ids; stop words of text are room 2's. Sources: sglang/srt of 0.5.23:
 sampling/sampling_params.py, sampling/penaltylib, layers/sampler.py, managers/schedule_batch.py,
 managers/tokenizer_manager.py.
@@ -47,6 +17,48 @@ from token_engine.interface import (
     UnsupportedParameter,
 )
 from token_engine.library_results import seed_of_63_bits
+
+# What the library gets for each field of a request, as model_repository/TENSORS.md shows it. Words
+# that begin with "refused" say so of every value but the default.
+HONOURS = {
+    "greedy": "temperature=0; top_k, top_p, min_p and sampling_seed stay unset",
+    "temperature": "temperature (below 1e-6 it is greedy)",
+    "top_k": "top_k; -1 for no limit",
+    "top_p": (
+        "top_p: of the whole distribution, not of what top_k left (without deterministic "
+        "inference of that, wherever the batch has a min_p)"
+    ),
+    "min_p": (
+        "min_p, after top_k and top_p, without deterministic inference. With it every row of "
+        "the batch has a seed (42, if none is given), and the sampler asserts that none has "
+        "where one has a min_p: all requests would end"
+    ),
+    "seed": (
+        "sampling_seed, hashed into 63 bits. Honoured by deterministic inference alone: without "
+        "it a seed is refused, with it one is drawn for a request that has none"
+    ),
+    "repetition_penalty": "refused: SGLang's acts on the output alone, ours on the prompt too",
+    "presence_penalty": "presence_penalty: OpenAI's, of the output alone",
+    "frequency_penalty": "frequency_penalty: OpenAI's, of the output alone",
+    "max_tokens": "max_new_tokens, always (the library's own default is 128)",
+    "end_ids": (
+        "stop_token_ids; none: ignore_eos=True, which stops at no stop id either. Some without "
+        "the checkpoint's own are refused: those stop it always"
+    ),
+    "min_tokens": "min_new_tokens, where there are end ids",
+    "bad_words": "refused: the library has none",
+    "token_bias": "logit_bias, with ids as words",
+    "logprobs": (
+        "return_logprob and top_logprobs_num; of the logits before temperature "
+        "(SGLANG_RETURN_ORIGINAL_LOGPROB), but after penalties, bias, bans and guides: refused "
+        "with those"
+    ),
+    "guide": (
+        'json -> json_schema="$$ANY$$", json_schema, regex, ebnf_grammar -> ebnf. Refused with '
+        "ignore_eos and with min_tokens"
+    ),
+    "priority": "priority, with enable_priority_scheduling and schedule_low_priority_values_first",
+}
 
 GUIDE_FIELDS = {"json_schema": "json_schema", "regex": "regex", "ebnf_grammar": "ebnf"}
 ANY_JSON = "$$ANY$$"

@@ -1,32 +1,5 @@
 """A request in TensorRT-LLM's words. Knows no running engine.
 
-    here                   SamplingParams of the library
-    ---------------------  ---------------------------------------------------------------------
-    greedy                 top_k=1; temperature, top_p, min_p and seed stay unset
-    temperature            temperature, at least 1e-5 (0 is greedy in some versions, invalid in C++)
-    top_k                  top_k; 0 if it is the whole vocabulary. C++ cuts above 1024: refused
-    top_p                  top_p, at least 1e-6 (0 is invalid in C++)
-    min_p                  min_p if not 0
-    seed                   seed, hashed into 63 bits, to the C++ sampler; one is drawn for a request
-                           without one, as the sampler's own is fixed. With a TorchSampler (the only
-                           one from 1.3.0rc26 on) a seed is refused: it ignores seeds, or draws the
-                           whole batch by the first one
-    repetition_penalty     repetition_penalty if not 1
-    presence_penalty       presence_penalty and prompt_ignore_length=len(prompt), so that the
-    frequency_penalty      prompt does not count; divided by the temperature for the C++ sampler,
-                           which subtracts them after its division by it. Refused up to 1.1
-    max_tokens             max_tokens, always (the library's own default is 32)
-    end_ids                end_id and, beyond the first, stop_token_ids; none: ignore_eos
-    min_tokens             two generations; see `parts`
-    bad_words              of one id: bad_token_ids; of several: see `with_bad_sequences`
-    token_bias             embedding_bias, a float32 tensor over the vocabulary
-    logprobs               logprobs: the number of likeliest tokens, and what asks for the chosen
-    guide                  guided_decoding: json -> json_object, json_schema -> json,
-                           regex -> regex, ebnf_grammar -> grammar
-    priority               the runtime keeps its own queue (async_loop.py); with
-                           scheduler_config.waiting_queue_policy "priority" the library's goes by it
-                           too: priority of `generate_async`, 1 for -100 to 0 for 100
-
 Nothing is tokenized or put into text: prompts go as ids, detokenize=False, and stop words of text
 are room 2's. Sources: tensorrt_llm/sampling_params.py, executor/base_worker.py,
 _torch/pyexecutor/sampler.py, cpp/tensorrt_llm/kernels/penaltyKernels.cu and layerUtils.h.
@@ -43,6 +16,43 @@ import numpy as np
 from token_engine.interface import GenerationRequest, Guide
 from token_engine.library_results import seed_of_63_bits
 from token_engine.tensorrt_llm_runtime.versions import Library, SamplerAbilities, with_bad_sequences
+
+# What the library gets for each field of a request, as model_repository/TENSORS.md shows it. Words
+# that begin with "refused" say so of every value but the default.
+HONOURS = {
+    "greedy": "top_k=1; temperature, top_p, min_p and seed stay unset",
+    "temperature": "temperature, at least 1e-5 (0 is greedy in some versions, invalid in C++)",
+    "top_k": "top_k; 0 if it is the whole vocabulary. C++ cuts above 1024: refused",
+    "top_p": "top_p, at least 1e-6 (0 is invalid in C++)",
+    "min_p": "min_p if not 0",
+    "seed": (
+        "seed, hashed into 63 bits, to the C++ sampler; one is drawn for a request without one, "
+        "as the sampler's own is fixed. With a TorchSampler (the only one from 1.3.0rc26 on) a "
+        "seed is refused: it ignores seeds, or draws the whole batch by the first one"
+    ),
+    "repetition_penalty": "repetition_penalty if not 1",
+    "presence_penalty": (
+        "presence_penalty, with prompt_ignore_length=len(prompt), so that the prompt does not "
+        "count; divided by the temperature for the C++ sampler, which subtracts it after its own "
+        "division by the temperature. Up to 1.1 another value than 0 is refused"
+    ),
+    "frequency_penalty": "frequency_penalty, as presence_penalty",
+    "max_tokens": "max_tokens, always (the library's own default is 32)",
+    "end_ids": "end_id and, beyond the first, stop_token_ids; none: ignore_eos",
+    "min_tokens": "two generations: see `first_part`",
+    "bad_words": "of one id: bad_token_ids; of several: see `with_bad_sequences`",
+    "token_bias": "embedding_bias, a float32 tensor over the vocabulary",
+    "logprobs": "logprobs: the number of likeliest tokens, and what asks for the chosen",
+    "guide": (
+        "guided_decoding: json -> json_object, json_schema -> json, regex -> regex, "
+        "ebnf_grammar -> grammar"
+    ),
+    "priority": (
+        "the runtime keeps its own queue (async_loop.py); with "
+        "scheduler_config.waiting_queue_policy 'priority' the library's queue goes by it too: "
+        "priority of `generate_async`, 1 for -100 to 0 for 100"
+    ),
+}
 
 LEAST_TEMPERATURE = 1e-5  # at which no draw differs from the likeliest token any more
 LEAST_TOP_P = 1e-6

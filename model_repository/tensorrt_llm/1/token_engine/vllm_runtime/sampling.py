@@ -1,31 +1,5 @@
 """A request in vLLM's words. Knows no running engine.
 
-    here                   SamplingParams of the library
-    ---------------------  ---------------------------------------------------------------------
-    greedy                 temperature=0; top_k, top_p, min_p and seed stay unset
-    temperature            temperature, 0.01 to 2. It raises smaller ones to 0.01, and refuses
-                           larger ones: both are refused here
-    top_k                  top_k
-    top_p                  top_p
-    min_p                  min_p: it goes before top_k and top_p, whose shares are of what it leaves
-    seed                   seed, hashed into 63 bits (it keeps signed numbers), where there is one:
-                           a request with one is drawn apart from the batch, which is slower
-    repetition_penalty     repetition_penalty: of prompt and output, by the logit's sign
-    presence_penalty       presence_penalty: OpenAI's, of the output alone
-    frequency_penalty      frequency_penalty: likewise
-    max_tokens             max_tokens, always (the library's own default is 16)
-    end_ids                stop_token_ids, with ignore_eos=True: those and no others
-    min_tokens             min_tokens, where there are end ids: it bans all of stop_token_ids
-    bad_words              _bad_words_token_ids, what the library makes of its `bad_words`, which
-                           are text. A word that began in the prompt is not seen
-    token_bias             logit_bias
-    logprobs               logprobs: 0 is the chosen token's; of the raw logits (logprobs_mode)
-    guide                  structured_outputs: json -> a schema of objects and arrays (json_object
-                           leaves arrays out), json_schema -> json, regex -> regex,
-                           ebnf_grammar -> grammar. Refused with ignore_eos and with min_tokens,
-                           which would let it go on, or forbid it to end
-    priority               priority of `generate`, with scheduling_policy="priority"
-
 Nothing is tokenized or put into text: prompts go as ids, detokenize=False, output_kind=DELTA, and
 stop words of text are room 2's. Sources: vllm/sampling_params.py, vllm/v1/sample, and
 vllm/v1/worker/gpu/sample of 0.32.
@@ -39,6 +13,41 @@ from typing import Any
 from token_engine.interface import GenerationRequest, Guide, UnsupportedParameter
 from token_engine.library_results import seed_of_63_bits
 from token_engine.vllm_runtime.library import Library
+
+# What the library gets for each field of a request, as model_repository/TENSORS.md shows it. Words
+# that begin with "refused" say so of every value but the default.
+HONOURS = {
+    "greedy": "temperature=0; top_k, top_p, min_p and seed stay unset",
+    "temperature": (
+        "temperature, 0.01 to 2. It raises smaller ones to 0.01, and refuses larger ones: both "
+        "are refused here"
+    ),
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p: it goes before top_k and top_p, whose shares are of what it leaves",
+    "seed": (
+        "seed, hashed into 63 bits (it keeps signed numbers), where there is one: a request "
+        "with one is drawn apart from the batch, which is slower"
+    ),
+    "repetition_penalty": "repetition_penalty: of prompt and output, by the logit's sign",
+    "presence_penalty": "presence_penalty: OpenAI's, of the output alone",
+    "frequency_penalty": "frequency_penalty: OpenAI's, of the output alone",
+    "max_tokens": "max_tokens, always (the library's own default is 16)",
+    "end_ids": "stop_token_ids, with ignore_eos=True: those and no others",
+    "min_tokens": "min_tokens, where there are end ids: it bans all of stop_token_ids",
+    "bad_words": (
+        "_bad_words_token_ids, what the library makes of its `bad_words`, which are text. A "
+        "word that began in the prompt is not seen"
+    ),
+    "token_bias": "logit_bias",
+    "logprobs": "logprobs: 0 is the chosen token's; of the raw logits (logprobs_mode)",
+    "guide": (
+        "structured_outputs: json -> a schema of objects and arrays (json_object leaves arrays "
+        "out), json_schema -> json, regex -> regex, ebnf_grammar -> grammar. Refused with "
+        "ignore_eos and with min_tokens, which would let it go on, or forbid it to end"
+    ),
+    "priority": 'priority of `generate`, with scheduling_policy="priority"',
+}
 
 LEAST_TEMPERATURE, LARGEST_TEMPERATURE = 0.01, 2.0
 GUIDE_FIELDS = {"json_schema": "json", "regex": "regex", "ebnf_grammar": "grammar"}

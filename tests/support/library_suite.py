@@ -84,6 +84,24 @@ class LibrarySuite:
         with pytest.raises(EngineLost, match=f"{self.library} has failed: {said}"):
             drain(rig.engine)
 
+    def test_what_the_library_does_not_implement_fails_its_request_alone(
+        self, started: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rig = started()
+        submit = rig.worker.submit
+
+        def odd(*_: object) -> None:
+            monkeypatch.setattr(rig.worker, "submit", submit)
+            raise NotImplementedError("not with this backend")
+
+        monkeypatch.setattr(rig.worker, "submit", odd)
+        self.ask(rig, 1, 4, 100)
+        expected = self.ask(rig, 2, 4, 10)
+        answers = drain(rig.engine)
+        assert (answers[1].reason, answers[1].fault) == ("error", "engine")
+        assert "NotImplementedError: not with this backend" in answers[1].error
+        assert answers[2].tokens == expected
+
     @pytest.mark.parametrize("error", [ValueError, KeyError, AssertionError, ZeroDivisionError])
     def test_a_response_that_cannot_be_read_fails_its_request_alone(
         self, started: Start, monkeypatch: pytest.MonkeyPatch, error: type[Exception]

@@ -239,7 +239,9 @@ class Engine:
             return
         state.finished = bool(emission.finish)
         offset = len(state.output_ids)
-        if emission.token is not None:
+        if emission.finish == "nan":  # for a token that is none (`_check_vocab_boundary_finish`)
+            state.output_ids.append(min(EOS))
+        elif emission.token is not None:
             state.output_ids.append(emission.token)
         if emission.logprobs is not None and emission.token is not None:
             values = sorted(emission.logprobs.items(), key=lambda pair: -pair[1])
@@ -256,6 +258,7 @@ class Engine:
         reasons: dict[str, Any] = {
             "": None,
             "stop": {"type": "stop", "matched": emission.token},
+            "nan": {"type": "stop", "matched": "NaN happened"},
             "length": {"type": "length", "length": len(state.output_ids)},
             "abort": {"type": "abort", "message": "Aborted", "status_code": None},
             "error": {"type": "abort", "message": "NaN in the logits", "status_code": 500},

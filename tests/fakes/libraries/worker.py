@@ -30,6 +30,7 @@ class Behaviour:
     die_at_step: int = 0
     hang_at_step: int = 0  # it stops, and nothing tells
     fail: dict[int, int] = field(default_factory=dict)  # first prompt id -> after so many tokens
+    nan: dict[int, int] = field(default_factory=dict)  # likewise: its logits are then not numbers
     trouble: dict[int, Exception] = field(default_factory=dict)  # first prompt id -> at its start
     hang_on_shutdown: bool = False
     shutdown_seconds: float = 0.0
@@ -63,7 +64,7 @@ class Emission:
     work: Work
     token: int | None
     logprobs: Logprobs = None
-    finish: str = ""  # "stop", "length", "error", "abort"
+    finish: str = ""  # "stop", "length", "error", "abort", "nan"
 
 
 class Worker:
@@ -189,6 +190,8 @@ class Worker:
         finish = ""
         if after == len(work.output):
             finish = "error"
+        elif self._how.nan.get(work.prompt[0]) == len(work.output):
+            finish = "nan"
         elif token in work.stop_ids:
             finish = "stop"
         elif len(work.output) >= work.max_tokens or len(work.prompt) + len(work.output) >= longest:

@@ -41,6 +41,8 @@ class Behaviour:
     broadcast_at_step: int = 0  # the worker's loop ends, and tells each request so
     fail_all: dict[int, str] = field(default_factory=dict)  # at a step, all requests with this word
     forget_logprob: dict[int, int] = field(default_factory=dict)  # first prompt id -> of that token
+    keeps_errors: bool = False  # a result keeps its error, as of 1.4, instead of raising it
+    refuse_guides: tuple[str, ...] = ()  # which the grammar compiler cannot make anything of
     lose_aborts: bool = False  # an aborted request gets no last response
     hang_on_shutdown: bool = False
     notes_shutdown: str = ""  # a file that gets a line for each
@@ -97,7 +99,7 @@ class Executor:
         self.raise_background_error()
         self._ids += 1
         result = RequestOutput(self._ids, params, self)
-        error = sampling_config_error(params)
+        error = sampling_config_error(params) or self._admission_error(params)
         if error:
             result.queue.put(Response([], error=error))
             return result
@@ -110,10 +112,26 @@ class Executor:
             self._lock.notify()
         return result
 
+    def _admission_error(self, params: Any) -> str:
+        guide = params.guided_decoding
+        if guide is not None and guide.regex in self._how.refuse_guides:
+            return f"Guided decoding error: unbalanced bracket in {guide.regex}"
+        if params.min_p and isinstance(self._arguments.get("speculative_config"), dict):
+            return "" if self._mode == "fused" else "min_p needs advanced_sampling_mode fused"
+        return ""
+
+    @property
+    def keeps_errors(self) -> bool:
+        return self._how.keeps_errors
+
+    @property
+    def _mode(self) -> str:
+        drafts = self._arguments.get("speculative_config")
+        return drafts.get("advanced_sampling_mode", "full") if isinstance(drafts, dict) else "full"
+
     def _drafted(self, params: Any) -> Any:
         """Less what the `advanced_sampling_mode` drops without a word."""
-        drafts = self._arguments.get("speculative_config")
-        mode = drafts.get("advanced_sampling_mode", "") if isinstance(drafts, dict) else ""
+        mode = self._mode
         dropped = {one: None for one in ("top_k", "top_p") if f"no_{one.replace('_', '')}" in mode}
         return dataclasses.replace(params, **dropped) if dropped else params
 

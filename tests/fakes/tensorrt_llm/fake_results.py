@@ -90,6 +90,7 @@ class RequestOutput:
         self._executor = executor
         self._done = False
         self._aborted = False
+        self.error: str | None = None
 
     @property
     def finished(self) -> bool:
@@ -120,6 +121,9 @@ class RequestOutput:
 
     def _handle_response(self, response: Response) -> None:
         self._executor.raise_background_error()
+        if response.error and self._executor.keeps_errors:
+            self.error, self._done = response.error, True
+            return
         if response.error:
             raise RequestError(response.error)
         self._done = bool(response.finish)

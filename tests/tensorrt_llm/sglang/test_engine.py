@@ -220,6 +220,22 @@ def test_requests_that_fail_end_alone(started: Start) -> None:
     assert "Input length (601 tokens)" in answers[3].error
 
 
+@pytest.mark.parametrize("end_ids", [(), (2, 3, 4)])
+def test_logits_that_are_not_numbers_are_no_end_of_the_text(
+    started: Start, end_ids: tuple[int, ...]
+) -> None:
+    """The library ends such a request as if a stop word had come, with an end id as its token."""
+    rig = started(behaviour=Behaviour(nan={7: 3}))
+    bad = subject_of("sglang", rig).request((7, *prompt(4)), 9, end_ids=end_ids)
+    rig.engine.submit(bad)
+    ask(rig, 2, 4, 9)
+    answers = drain(rig.engine)
+    assert (answers[bad.key].reason, answers[bad.key].fault) == ("error", "engine")
+    assert answers[bad.key].error == "SGLang ended the request: NaN happened"
+    assert len(answers[bad.key].tokens) <= 2  # outputs that wait are joined
+    assert len(answers[2].tokens) == 9
+
+
 def test_figures_that_fail_once_come_again(started: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are the sign of life of a long prefill too, without which the engine would be lost."""
     rig = started(behaviour=Behaviour(step_seconds=0.002))

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 from token_engine import async_loop
-from token_engine.async_loop import EngineLost
+from token_engine.async_loop import EngineLost, Job
 from token_engine.interface import Guide
-from token_engine.library_results import IncompleteResponse
+from token_engine.library_results import IncompleteResponse, RefusedRequest
 from token_engine.tensorrt_llm_runtime import engine as tensorrt_llm_engine
 from token_engine.tensorrt_llm_runtime import loop as tensorrt_llm_loop
 
 from tests.fakes.libraries.rigs import Rig as LibraryRig
 from tests.fakes.libraries.rigs import subject_of
-from tests.fakes.tensorrt_llm.fake_executor import Behaviour
+from tests.fakes.tensorrt_llm.fake_executor import Behaviour, RequestError
 from tests.fakes.tensorrt_llm.rig import LIMITS, TORCH, VERSIONS, Rig, Start, ask, greedy, prompt
 from tests.support.engine_answers import drain
 from tests.support.engine_fixtures import Answer, collect, generate
@@ -158,11 +158,13 @@ def test_a_place_is_free_again_though_the_library_never_confirms_an_abort(
     assert generate(rig.engine, ask(9, prompt(4), 3))[9].tokens == greedy(prompt(4), 3)
 
 
+@pytest.mark.parametrize("keeps_errors", [False, True])
 @pytest.mark.parametrize("after", [1, 3])
-def test_a_request_that_fails_ends_alone(started: Start, after: int) -> None:
+def test_a_request_that_fails_ends_alone(started: Start, after: int, keeps_errors: bool) -> None:
     """Never by its own fault: the library had accepted it."""
     bad = (7, *prompt(4))
-    engine = started(behaviour=Behaviour(reject={7: after})).engine
+    behaviour = Behaviour(reject={7: after}, keeps_errors=keeps_errors)
+    engine = started(behaviour=behaviour).engine
     answers = generate(engine, ask(1, bad, 9), ask(2, prompt(4), 9))
     assert (answers[1].reason, answers[1].fault) == ("error", "engine")
     assert answers[1].error == "the request was rejected"
@@ -176,8 +178,10 @@ def test_a_request_that_fails_ends_alone(started: Start, after: int) -> None:
         Behaviour(step_seconds=0.001, broadcast_at_step=8),
         Behaviour(step_seconds=0.001, fail_all={8: "CUDA error: device-side assert triggered"}),
         Behaviour(step_seconds=0.001, fail_all={8: "an illegal memory access was encountered"}),
+        Behaviour(step_seconds=0.001, fail_all={8: "CUDA error: unspecified launch failure"}),
+        Behaviour(step_seconds=0.001, broadcast_at_step=8, keeps_errors=True),
     ],
-    ids=["loop", "assert", "access"],
+    ids=["loop", "assert", "access", "launch", "kept"],
 )
 def test_a_failure_that_is_told_to_all_requests_is_the_engines_end(
     started: Start, behaviour: Behaviour
@@ -190,6 +194,21 @@ def test_a_failure_that_is_told_to_all_requests_is_the_engines_end(
         drain(engine)
 
 
+def test_a_dead_engine_is_not_blamed_on_the_request_that_it_refuses(
+    started: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the worker is in this process, its errors are raised at once."""
+
+    def dead(*_: object, **__: object) -> None:
+        raise RequestError("Event loop terminated with error: out of file descriptors")
+
+    rig = started()
+    monkeypatch.setattr(rig.llm, "generate_async", dead)
+    rig.engine.submit(ask(1, prompt(4), 9))
+    with pytest.raises(EngineLost, match="TensorRT-LLM has failed: Event loop terminated"):
+        drain(rig.engine)
+
+
 def test_a_failure_of_one_batch_is_not_the_engines_end(started: Start) -> None:
     behaviour = Behaviour(step_seconds=0.001, fail_all={8: "CUDA out of memory"})
     engine = started(behaviour=behaviour).engine
@@ -198,6 +217,25 @@ def test_a_failure_of_one_batch_is_not_the_engines_end(started: Start) -> None:
         assert (answer.reason, answer.fault) == ("error", "engine")
         assert answer.error == "CUDA out of memory"
     assert generate(engine, ask(9, prompt(4), 3))[9].tokens == greedy(prompt(4), 3)
+
+
+def test_a_guide_that_the_library_cannot_compile_is_the_requests_fault(started: Start) -> None:
+    """Whatever it quotes of the guide: words that tell of a dead engine are the client's here."""
+    text = "(unrecoverable: device-side assert"
+    engine = started(behaviour=Behaviour(refuse_guides=(text,))).engine
+    bad = ask(1, prompt(4), 9, (2,), guide=Guide("regex", text))
+    answers = generate(engine, bad, ask(2, prompt(4), 9))
+    assert (answers[1].reason, answers[1].fault) == ("error", "invalid")
+    assert answers[1].error == f"Guided decoding error: unbalanced bracket in {text}"
+    assert answers[2].tokens == greedy(prompt(4), 9)
+
+
+def test_what_becomes_of_a_guided_request_later_is_not() -> None:
+    job = Job(ask(1, prompt(4), 9, (2,), guide=Guide("regex", "a")))
+    said = "Guided decoding error: failed to accept last new token: 7."
+    assert isinstance(tensorrt_llm_loop.error_of(job, said), RefusedRequest)
+    job.made.append(7)
+    assert isinstance(tensorrt_llm_loop.error_of(job, said), IncompleteResponse)
 
 
 def test_an_assertion_of_the_library_about_one_response_fails_that_request_alone(

@@ -104,6 +104,23 @@ REFUSALS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         {"sampling": replace(SAMPLED, top_k=5)},
         "top_k is 5, .* only 0",
     ),
+    (
+        {"version": "head", "speculative_config": {**NGRAM, "advanced_sampling_mode": "full"}},
+        {"sampling": replace(SAMPLED, min_p=0.5)},
+        r"min_p is 0.5, .* only 0 \(speculative decoding\)",
+    ),
+    # In versions where drafts are sampled only if told to, one kind of them has the modes too.
+    (
+        {
+            "speculative_config": {
+                **NGRAM,
+                "advanced_sampling_mode": "no_topk",
+                "allow_advanced_sampling": True,
+            }
+        },
+        {"sampling": replace(SAMPLED, top_k=2)},
+        "top_k is 2, .* only 0 .*no_topk",
+    ),
 ]
 
 
@@ -124,6 +141,8 @@ def test_what_is_not_honoured_is_refused(
         ("full", replace(SAMPLED, temperature=3.0, top_k=2)),
         ("no_topp", replace(SAMPLED, temperature=3.0, top_k=2)),
         ("no_topk", replace(SAMPLED, temperature=3.0, top_p=1e-3)),
+        ("fused", replace(SAMPLED, temperature=3.0, top_k=2)),
+        ("fused", replace(SAMPLED, temperature=3.0, min_p=1.0)),
     ],
 )
 def test_drafts_that_are_sampled_as_the_request_says(

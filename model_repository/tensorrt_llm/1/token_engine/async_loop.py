@@ -30,7 +30,7 @@ from token_engine.library_results import (
 CLOSE_PATIENCE_S = 2.0
 WATCH_S = 1.0
 # Before a request is accepted other oddities are no different from a library that is broken.
-ODD_REQUEST = (AssertionError,)
+ODD_REQUEST = (AssertionError, NotImplementedError)
 
 
 class EngineLost(RuntimeError):

@@ -120,8 +120,11 @@ def read_gain(output: dict[str, Any], request: GenerationRequest) -> Gain:
         refused = finish.get("status_code") == BAD_REQUEST
         raise RefusedRequest(message) if refused else IncompleteResponse(message)
     end_id = -1
-    if finish["type"] == "stop" and finish["matched"] in request.end_ids:  # else a guide is done
-        end_id = int(finish["matched"])
+    matched = finish["matched"] if finish["type"] == "stop" else None
+    if isinstance(matched, str):  # no text was to stop it: so the library says "NaN happened"
+        raise IncompleteResponse(f"SGLang ended the request: {matched}")
+    if matched in request.end_ids:  # else a guide is done
+        end_id = int(matched)
         tokens = tokens[:-1] if tokens[-1:] == (end_id,) else tokens
     if request.logprobs is not None:
         logprobs = _read_logprobs(tokens, meta_info, request.logprobs)

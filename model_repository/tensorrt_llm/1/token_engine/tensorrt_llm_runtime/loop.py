@@ -12,22 +12,36 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from token_engine.async_loop import WATCH_S, AsyncLoop, EngineLost, Job
-from token_engine.library_results import ODDITIES, IncompleteResponse, one_line, readable
+from token_engine.library_results import (
+    ODDITIES,
+    IncompleteResponse,
+    RefusedRequest,
+    one_line,
+    readable,
+)
 from token_engine.tensorrt_llm_runtime.results import read_gain
 from token_engine.tensorrt_llm_runtime.sampling import Part, first_part, next_part
 
 ABORT_PATIENCE_S = 10.0  # for the last response of an aborted request; then its place is free
 STATS_PAUSE_S = 0.2
 # Of a `RequestError` that is of the workers, told to every request there is: the end of their loop,
-# or of their CUDA context (_torch/pyexecutor/error_classification.py). In small letters.
+# or of their CUDA context (_torch/pyexecutor/error_classification.py, and what CUDA says of errors
+# after which it must be started anew). In small letters.
 BROADCASTS = (
     "event loop terminated",
     "cudaerrorillegaladdress",
     "cudaerrorlaunchfailure",
     "device-side assert",
+    "hardware stack error",
+    "illegal instruction",
     "illegal memory access",
+    "misaligned address",
+    "uncorrectable ecc error",
     "unrecoverable",
+    "unspecified launch failure",
 )
+# Of a guide that cannot be compiled, or that the output has left. The rest may quote the guide.
+GUIDE_ERROR = "guided decoding error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,23 +107,25 @@ class GenerationLoop(AsyncLoop):
         """One generation of the library; returns the one that is to follow."""
         prompt = list(part.request.prompt_ids)
         params = self._make_params(part)
-        # By keyword: the third positional parameter is another one.
         job.result = None
-        job.result = self._llm.generate_async(prompt, params, streaming=True, **self._order(job))
-        job.accepted = True
-        self._start_stats()
         try:
+            # By keyword: the third positional parameter is another one.
+            job.result = self._llm.generate_async(
+                prompt, params, streaming=True, **self._order(job)
+            )
+            job.accepted = True
+            self._start_stats()
             return await self._read_part(job, part)
         except self._request_error as error:
-            said = one_line(error)
-            if any(mark in said.lower() for mark in BROADCASTS):
-                raise EngineLost(said) from error
-            raise IncompleteResponse(said) from error
+            raise error_of(job, one_line(error)) from error
 
     async def _read_part(self, job: Job, part: Part) -> Part | None:
         """To its end, or until the library has freed what was cancelled."""
         async for _ in job.result:
             self._last_sign = time.monotonic()
+            said = getattr(job.result, "error", None)  # later versions keep it, and raise nothing
+            if isinstance(said, str) and said:
+                raise self._request_error(said)
             if job.cancelled:
                 continue  # until the library has freed it
             gain = readable(self.library, read_gain, job.result.outputs[0], part.request)
@@ -154,6 +170,16 @@ class GenerationLoop(AsyncLoop):
                     self._last_sign = time.monotonic()
                     self.kv_blocks = read_kv_blocks(stats.get("kvCacheStats") or {})
             await asyncio.sleep(STATS_PAUSE_S)
+
+
+def error_of(job: Job, said: str) -> Exception:
+    """What a `RequestError` with this message means for the request, or for all of them."""
+    words = said.lower()
+    if job.request.guide is not None and words.startswith(GUIDE_ERROR):
+        return IncompleteResponse(said) if job.made else RefusedRequest(said)
+    if any(mark in words for mark in BROADCASTS):
+        return EngineLost(said)
+    return IncompleteResponse(said) if job.accepted else RefusedRequest(said)
 
 
 def read_kv_blocks(kv: dict[str, Any]) -> KvBlocks:

@@ -15,7 +15,8 @@ candidates (1.3.0rc1 to rc20), and a field came with one of them.
                (FlashInfer 0.6.15) draws the whole batch by the first request's
     1.4        `cuda_graph_config` has a `mode`, and no default for a table without it
     1.4        drafts are always sampled as requests say: `allow_advanced_sampling` is without
-               effect, but `advanced_sampling_mode` drops top_k or top_p without a word
+               effect, but `advanced_sampling_mode` drops top_k or top_p without a word, and all but
+               its "fused" refuse min_p
 """
 
 from __future__ import annotations
@@ -232,15 +233,15 @@ def _sampler_argument() -> Literal["enable_trtllm_sampler", "sampler_type", ""]:
 
 
 def _speculative(config: dict[str, Any]) -> SamplerAbilities:
-    advanced, mode = config.get("allow_advanced_sampling") is True, "full"
-    if "advanced_sampling_mode" in _fields_of("DecodingBaseConfig"):
-        advanced, mode = True, str(config.get("advanced_sampling_mode", mode))
+    always = "advanced_sampling_mode" in _fields_of("DecodingBaseConfig")
+    advanced = always or config.get("allow_advanced_sampling") is True
+    mode = str(config.get("advanced_sampling_mode", "full"))
     return SamplerAbilities(
         "speculative decoding" + (f", advanced_sampling_mode {mode}" if mode != "full" else ""),
         samples=advanced,
         top_k="no_topk" not in mode,
         top_p="no_topp" not in mode,
-        min_p=False,
+        min_p=mode == "fused",
         repetition_penalty=False,
         occurrence_penalties=False,
         bad_words=False,

@@ -47,7 +47,7 @@ INPUTS: dict[str, Input] = {
     "temperature": Input(SAMPLING, "unset", "0 to 100", "0: greedy; unset is 1 if `top_k`, `top_p` or `min_p` is set, else greedy (upstream: greedy without `top_k` and `top_p` even so)"),
     "top_k": Input(SAMPLING, "0: unset", "0 or more", "1: greedy"),
     "top_p": Input(SAMPLING, "0: unset", "at most 1", "0 and below: unset; a share of what `top_k` left (SGLang: of the whole distribution)"),
-    "min_p": Input("min_p", "0: unset", "0 to 1", "least share of the likeliest token's probability (SGLang: with `enable_deterministic_inference` false alone)"),
+    "min_p": Input("min_p", "0: unset", "0 to 1", "least share of the likeliest token's probability (SGLang: only with `enable_deterministic_inference` false)"),
     "seed": Input(SAMPLING, "none: no two draw alike", "0 to 2^64 - 1", "equal seeds draw equally, whoever shares the batch; an engine that cannot promise that refuses a seed (TensorRT-LLM with its TorchSampler, the only one from 1.3.0rc26 on; SGLang with `enable_deterministic_inference` false)"),
     "random_seed": Input(SAMPLING, "as `seed`", "as `seed`", "its older name"),
     "repetition_penalty": Input("repetition_penalty", "1", "above 0, up to 100", "of all tokens of prompt and output: positive logits are divided by it, negative ones multiplied"),

@@ -42,6 +42,7 @@ SUBJECT: dict[str, Any] = {
 }
 # Without deterministic inference.
 FASTER: dict[str, Any] = {"lacks": frozenset(), "seeds": False, "draw_error": 0.1}
+FAST = {"enable_deterministic_inference": False}
 FLOAT8 = {"type": "float", "num_bits": 8}
 NVFP4: dict[str, Any] = {"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}
 
@@ -193,6 +194,14 @@ def test_a_request_gets_every_token_up_to_the_limit(started: Start) -> None:
             "return_log_probs is true, the sglang runtime allows only false with presence_penalty",
         ),
         ({}, {"logprobs": 0, "token_bias": ((5, 1.0),)}, "only false with embedding_bias"),
+        *(
+            (
+                {"more_server_args": {"speculative_algorithm": "NGRAM"}, **FAST},
+                {"sampling": replace(SAMPLED, **{name: 0.5})},
+                f"{name} is 0.5, the sglang runtime allows only 0 with a speculative_algorithm",
+            )
+            for name in ("min_p", "presence_penalty", "frequency_penalty")
+        ),
         # It ends at the checkpoint's own ids too, unless it ends at none at all.
         ({}, {"end_ids": (7,)}, "ignore_eos is true, .* only false with a stop word that is a sp"),
     ],
@@ -347,6 +356,11 @@ def write_scales(folder: Path, value: float, dtype: str = "F32") -> None:
 FP8 = {"quantization_config": {**NVFP4["quantization_config"], "kv_cache_scheme": FLOAT8}}
 
 
+def modelopt(**facts: Any) -> dict[str, Any]:
+    """Of a config.json."""
+    return {"quantization_config": {**NVFP4["quantization_config"], **facts}}
+
+
 @pytest.mark.parametrize("dtype", ["F32", "BF16"])
 @pytest.mark.parametrize(
     ("config", "cache", "fits"),
@@ -359,6 +373,13 @@ FP8 = {"quantization_config": {**NVFP4["quantization_config"], "kv_cache_scheme"
         # "auto" is then a cache of the model's own bits, and the scales are read all the same.
         (NVFP4, "auto", False),
         (NVFP4, "fp8_e4m3", True),
+        (modelopt(kv_cache_scheme=" float8 "), "auto", True),
+        (modelopt(kv_cache_quant_algo="fp8"), "auto", True),
+        # SGLang takes these for a cache of 16 bits.
+        (modelopt(kv_cache_quant_algo="FLOAT8"), "auto", False),
+        (modelopt(kv_cache_scheme="", kv_cache_quant_algo="FP8"), "auto", False),
+        (modelopt(kv_cache_scheme={}, kv_cache_quant_algo="FP8"), "auto", False),
+        (modelopt(kv_cache_scheme={**FLOAT8, "num_bits": 4}), "auto", False),
     ],
 )
 def test_a_cache_whose_scales_would_be_applied_on_one_side_alone(

@@ -85,14 +85,15 @@ def _says_fp8(directory: Path) -> bool:
         return False
     if facts.get("quant_algo") is None:  # nested, as in hf_quant_config.json
         facts = facts.get("quantization") or {}
-    return _algorithm(facts) in ("FP8", "FLOAT8")
+    return isinstance(facts, dict) and _is_fp8(facts)
 
 
-def _algorithm(facts: Any) -> str:
-    """Of the KV cache; "" if it is not said."""
-    if not isinstance(facts, dict):
-        return ""
+def _is_fp8(facts: dict[str, Any]) -> bool:
+    """As layers/quantization/modelopt_quant.py and model_runner read it: a scheme goes first, and
+    only its words have a second spelling."""
     scheme = facts.get("kv_cache_scheme")
     if isinstance(scheme, dict):
-        return "FP8" if (scheme.get("type"), scheme.get("num_bits")) == ("float", 8) else ""
-    return str(scheme or facts.get("kv_cache_quant_algo") or "").strip().upper()
+        return (scheme.get("type"), scheme.get("num_bits")) == ("float", 8)
+    if isinstance(scheme, str):
+        return scheme.strip().upper() in ("FP8", "FLOAT8")
+    return str(facts.get("kv_cache_quant_algo")).upper() == "FP8"

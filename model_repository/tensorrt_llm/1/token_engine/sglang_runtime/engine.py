@@ -41,6 +41,7 @@ class SglangEngine(AsyncEngine):
             request,
             self._options.grammar_backend != "none",
             self._options.enable_deterministic_inference,
+            self._options.drafts,
             self._eos_ids,
         )
         self._open.add(request.key)

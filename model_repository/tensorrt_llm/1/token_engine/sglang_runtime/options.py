@@ -42,6 +42,7 @@ RESERVED_ARGUMENTS = (
     "sampling_defaults",
     "preferred_sampling_params",
     "allow_auto_truncate",
+    "rl_on_policy_target",  # switches deterministic inference on, whatever the option says
 )
 
 
@@ -70,6 +71,11 @@ class SglangOptions:
     # requests with a seed are refused.
     enable_deterministic_inference: bool = True
     more_server_args: dict[str, Any] = field(default_factory=dict)  # handed through
+
+    @property
+    def drafts(self) -> bool:
+        """Whether tokens are drafted (speculative decoding)."""
+        return bool(self.more_server_args.get("speculative_algorithm"))
 
     def __post_init__(self) -> None:
         require_one_of(DTYPES, self, "", "dtype")

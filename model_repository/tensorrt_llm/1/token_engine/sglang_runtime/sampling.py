@@ -2,7 +2,7 @@
 
 Prompts go as input_ids; stop words of text are room 2's. Sources: sglang/srt of 0.5.23:
 sampling/sampling_params.py, sampling/penaltylib, layers/sampler.py, managers/schedule_batch.py,
-managers/tokenizer_manager.py.
+managers/tokenizer_manager.py, speculative/eagle_utils.py.
 """
 
 from __future__ import annotations
@@ -31,15 +31,19 @@ HONOURS = {
     "min_p": (
         "min_p, after top_k and top_p, without deterministic inference. With it every row of "
         "the batch has a seed (42, if none is given), and the sampler asserts that none has "
-        "where one has a min_p: all requests would end"
+        "where one has a min_p: all requests would end. Refused with a speculative_algorithm, which "
+        "leaves it out"
     ),
     "seed": (
         "sampling_seed, hashed into 63 bits. Honoured by deterministic inference alone: without "
         "it a seed is refused, with it one is drawn for a request that has none"
     ),
     "repetition_penalty": "refused: SGLang's acts on the output alone, ours on the prompt too",
-    "presence_penalty": "presence_penalty: OpenAI's, of the output alone",
-    "frequency_penalty": "frequency_penalty: OpenAI's, of the output alone",
+    "presence_penalty": (
+        "presence_penalty: OpenAI's, of the output alone. Refused with a speculative_algorithm, "
+        "which leaves out the tokens since the first draft"
+    ),
+    "frequency_penalty": "frequency_penalty, as presence_penalty",
     "max_tokens": "max_new_tokens, always (the library's own default is 128)",
     "end_ids": (
         "stop_token_ids; none: ignore_eos=True, which stops at no stop id either. Some without "
@@ -67,13 +71,18 @@ Refusal = tuple[str, object, str]  # the input's name, its value, what is allowe
 
 
 def refuse_unsupported(
-    request: GenerationRequest, guides: bool, deterministic: bool, eos_ids: Collection[int]
+    request: GenerationRequest,
+    guides: bool,
+    deterministic: bool,
+    drafts: bool,
+    eos_ids: Collection[int],
 ) -> None:
-    """Raise `UnsupportedParameter` for the first thing asked for that is not to be had.
+    """Raise `UnsupportedParameter` for the first parameter that this engine does not support.
 
     `eos_ids` are the checkpoint's."""
     for name, value, allowed in (
         *_refused_draws(request.sampling, deterministic),
+        *(_refused_with_drafts(request.sampling) if drafts else ()),
         *_refused_choices(request),
         *_refused_guides(request, guides),
         *_refused_logprobs(request),
@@ -94,6 +103,17 @@ def _refused_draws(sampling: SamplingParams, deterministic: bool) -> Iterator[Re
             "seed, and SGLang cannot draw with both"
         )
         yield "min_p", f"{sampling.min_p:g}", allowed
+
+
+def _refused_with_drafts(sampling: SamplingParams) -> Iterator[Refusal]:
+    """What `eagle_sample` leaves out, or applies as it was before the first draft."""
+    allowed = "0 with a speculative_algorithm"
+    if sampling.min_p and not sampling.greedy:
+        yield "min_p", f"{sampling.min_p:g}", allowed
+    if sampling.presence_penalty:
+        yield "presence_penalty", f"{sampling.presence_penalty:g}", allowed
+    if sampling.frequency_penalty:
+        yield "frequency_penalty", f"{sampling.frequency_penalty:g}", allowed
 
 
 def _refused_choices(request: GenerationRequest) -> Iterator[Refusal]:

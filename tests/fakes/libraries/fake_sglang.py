@@ -191,6 +191,8 @@ class Engine:
         guide = params.json_schema or params.regex or params.ebnf
         if guide is not None and args.grammar_backend == "none":
             raise ValueError("Grammar-based generation is not supported")
+        if guide == "$$ANY$$" and args.grammar_backend != "xgrammar":
+            raise ValueError("Failed to compile json grammar: expected value at line 1 column 1")
         wishes = Wishes(
             ids,
             self._vocab_size,

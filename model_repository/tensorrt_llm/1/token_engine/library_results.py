@@ -23,6 +23,9 @@ class IncompleteResponse(RuntimeError):
 # What code raises that meets something odd in one request or response, and is not broken itself.
 ODDITIES = (AssertionError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
+# The schema of the guide "json", for libraries whose own word for it means something else.
+OBJECT_OR_ARRAY = '{"anyOf": [{"type": "object"}, {"type": "array"}]}'
+
 
 @dataclass(frozen=True, slots=True)
 class Gain:

@@ -16,7 +16,7 @@ from token_engine.interface import (
     SamplingParams,
     UnsupportedParameter,
 )
-from token_engine.library_results import seed_of_63_bits
+from token_engine.library_results import OBJECT_OR_ARRAY, seed_of_63_bits
 
 # What the library gets for each field of a request, as model_repository/TENSORS.md shows it. Words
 # that begin with "refused" say so of every value but the default.
@@ -58,14 +58,13 @@ HONOURS = {
         "with those"
     ),
     "guide": (
-        'json -> json_schema="$$ANY$$", json_schema, regex, ebnf_grammar -> ebnf. Refused with '
-        "ignore_eos and with min_tokens"
+        'json -> a schema of objects and arrays ("$$ANY$$" is for xgrammar alone), json_schema, '
+        "regex, ebnf_grammar -> ebnf. Refused with ignore_eos and with min_tokens"
     ),
     "priority": "priority, with enable_priority_scheduling and schedule_low_priority_values_first",
 }
 
 GUIDE_FIELDS = {"json_schema": "json_schema", "regex": "regex", "ebnf_grammar": "ebnf"}
-ANY_JSON = "$$ANY$$"
 
 Refusal = tuple[str, object, str]  # the input's name, its value, what is allowed
 
@@ -208,5 +207,5 @@ def _choice(sampling: SamplingParams, deterministic: bool) -> dict[str, Any]:
 
 def _guide(guide: Guide) -> dict[str, Any]:
     if guide.kind == "json":
-        return {"json_schema": ANY_JSON}
+        return {"json_schema": OBJECT_OR_ARRAY}
     return {GUIDE_FIELDS[guide.kind]: guide.text}

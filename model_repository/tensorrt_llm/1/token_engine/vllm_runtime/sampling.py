@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from token_engine.interface import GenerationRequest, Guide, UnsupportedParameter
-from token_engine.library_results import seed_of_63_bits
+from token_engine.library_results import OBJECT_OR_ARRAY, seed_of_63_bits
 from token_engine.vllm_runtime.library import Library
 
 # What the library gets for each field of a request, as model_repository/TENSORS.md shows it. Words
@@ -51,7 +51,6 @@ HONOURS = {
 
 LEAST_TEMPERATURE, LARGEST_TEMPERATURE = 0.01, 2.0
 GUIDE_FIELDS = {"json_schema": "json", "regex": "regex", "ebnf_grammar": "grammar"}
-OBJECT_OR_ARRAY = '{"anyOf": [{"type": "object"}, {"type": "array"}]}'
 
 Refusal = tuple[str, object, str]  # the input's name, its value, what is allowed
 

@@ -99,7 +99,7 @@ def test_a_logprob_that_the_library_owes_is_an_error(started: Start) -> None:
 @pytest.mark.parametrize(
     ("guide", "field"),
     [
-        (Guide("json"), "json_object"),
+        (Guide("json"), "json"),
         (Guide("json_schema", '{"type": "null"}'), "json"),
         (Guide("regex", "[ab]+"), "regex"),
         (Guide("ebnf_grammar", 'root ::= "a"'), "grammar"),
@@ -109,7 +109,7 @@ def test_a_guide_is_told_by_its_own_field(
     started: Start, version: str, guide: Guide, field: str
 ) -> None:
     rig = started(version)
-    generate(rig.engine, ask(1, prompt(9), 40, (2, 3), guide=guide))
+    generate(rig.engine, ask(1, prompt(9), 60, (2, 3), guide=guide))
     given = {
         one.name: getattr(rig.sent.guided_decoding, one.name)
         for one in fields(rig.sent.guided_decoding)

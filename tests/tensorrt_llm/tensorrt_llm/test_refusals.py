@@ -74,6 +74,11 @@ REFUSALS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         {"guide": Guide("json"), "end_ids": (2,)},
         "guided_decoding_guide_type is json",
     ),
+    (
+        {"guided_decoding_backend": "llguidance"},
+        {"guide": Guide("ebnf_grammar", 'root ::= "a"'), "end_ids": (2,)},
+        "guided_decoding_guide_type is ebnf_grammar, .* only json, json_schema and regex with llg",
+    ),
     ({}, {"guide": Guide("json")}, "ignore_eos is true, .* only false with a guide"),
     ({}, {"guide": Guide("json"), "end_ids": (2,), "min_tokens": 3}, "min_tokens is 3, .* 0 with"),
     ({"backend": "tensorrt"}, {"logprobs": 0}, "return_log_probs is true, .* TensorRT engine"),
@@ -163,12 +168,12 @@ def test_drafts_that_are_sampled_as_the_request_says(
 def test_top_k_beyond_what_the_sampler_can(top_k: int, fits: bool) -> None:
     """The C++ sampler cuts it off at 1024 without a word; a whole vocabulary is no limit."""
     request = ask(1, prompt(4), 5, (), replace(SAMPLED, top_k=top_k))
-    refuse_unsupported(request, TORCH_SAMPLER, True, 128_256)
+    refuse_unsupported(request, TORCH_SAMPLER, "xgrammar", 128_256)
     if fits:
-        refuse_unsupported(request, CPP_SAMPLER, True, 128_256)
+        refuse_unsupported(request, CPP_SAMPLER, "xgrammar", 128_256)
     else:
         with pytest.raises(UnsupportedParameter, match=f"top_k is {top_k}, .* 0 to 1024"):
-            refuse_unsupported(request, CPP_SAMPLER, True, 128_256)
+            refuse_unsupported(request, CPP_SAMPLER, "xgrammar", 128_256)
 
 
 def test_bad_sequences_are_refused_where_the_library_keeps_them_elsewhere(

@@ -47,9 +47,9 @@ class TensorRtLlmEngine(AsyncEngine):
         super().__init__(loop)
 
     def submit(self, request: GenerationRequest) -> None:
-        guides = bool(self._options.guided_decoding_backend)
+        backend = self._options.guided_decoding_backend
         vocab_size = self._config.model.vocab_size
-        refuse_unsupported(request, self._library.sampler, guides, vocab_size)
+        refuse_unsupported(request, self._library.sampler, backend, vocab_size)
         self._open.add(request.key)
         longest = len(request.prompt_ids) + (request.min_tokens if request.end_ids else 0)
         limit = self._config.limits.max_num_tokens

@@ -16,14 +16,16 @@ Refusal = tuple[str, object, str]  # the input's name, its value, what is allowe
 
 
 def refuse_unsupported(
-    request: GenerationRequest, sampler: SamplerAbilities, guides: bool, vocab_size: int
+    request: GenerationRequest, sampler: SamplerAbilities, guide_backend: str, vocab_size: int
 ) -> None:
-    """Raise `UnsupportedParameter` for the first thing asked for that is not to be had."""
+    """Raise `UnsupportedParameter` for the first parameter that this engine does not support.
+
+    `guide_backend` is the option guided_decoding_backend."""
     for refusals in (
         _choice(request, sampler, vocab_size),
         _penalties(request, sampler),
         _banned_and_biased(request, sampler),
-        _guide(request, guides),
+        _guide(request, guide_backend),
         _logprobs(request, sampler),
     ):
         for name, value, allowed in refusals:
@@ -76,11 +78,14 @@ def _banned_and_biased(request: GenerationRequest, sampler: SamplerAbilities) ->
             yield "min_tokens", request.min_tokens, "0"
 
 
-def _guide(request: GenerationRequest, guides: bool) -> Iterator[Refusal]:
+def _guide(request: GenerationRequest, backend: str) -> Iterator[Refusal]:
     if request.guide is None:
         return
-    if not guides:
-        yield "guided_decoding_guide_type", request.guide.kind, "none: its engine has no backend"
+    kind = request.guide.kind
+    if not backend:
+        yield "guided_decoding_guide_type", kind, "none: its engine has no backend"
+    if kind == "ebnf_grammar" and backend == "llguidance":
+        yield "guided_decoding_guide_type", kind, "json, json_schema and regex with llguidance"
     if not request.end_ids:  # nothing holds the text to the guide beyond the guide's end
         yield "ignore_eos", "true", "false with a guide"
     if request.min_tokens:  # a second part would begin the guide anew

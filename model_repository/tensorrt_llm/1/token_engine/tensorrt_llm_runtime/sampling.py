@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from token_engine.interface import GenerationRequest, Guide
-from token_engine.library_results import seed_of_63_bits
+from token_engine.library_results import OBJECT_OR_ARRAY, seed_of_63_bits
 from token_engine.tensorrt_llm_runtime.versions import Library, SamplerAbilities, with_bad_sequences
 
 # What the library gets for each field of a request, as model_repository/TENSORS.md shows it. Words
@@ -44,8 +44,9 @@ HONOURS = {
     "token_bias": "embedding_bias, a float32 tensor over the vocabulary",
     "logprobs": "logprobs: the number of likeliest tokens, and what asks for the chosen",
     "guide": (
-        "guided_decoding: json -> json_object, json_schema -> json, regex -> regex, "
-        "ebnf_grammar -> grammar"
+        "guided_decoding: json -> json, a schema of objects and arrays (with llguidance, json_object is "
+        "objects alone), json_schema -> json, regex -> regex, ebnf_grammar -> grammar (refused with "
+        "llguidance, which takes the notation of Lark)"
     ),
     "priority": (
         "the runtime keeps its own queue (async_loop.py); with "
@@ -191,5 +192,5 @@ def _bias(request: GenerationRequest, library: Library, vocab_size: int) -> Any:
 
 def _guide(guide: Guide, library: Library) -> Any:
     if guide.kind == "json":
-        return library.guided_decoding_params(json_object=True)
+        return library.guided_decoding_params(json=OBJECT_OR_ARRAY)
     return library.guided_decoding_params(**{GUIDE_FIELDS[guide.kind]: guide.text})

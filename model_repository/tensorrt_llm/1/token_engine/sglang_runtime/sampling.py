@@ -31,8 +31,8 @@ HONOURS = {
     "min_p": (
         "min_p, after top_k and top_p, without deterministic inference. With it every row of "
         "the batch has a seed (42, if none is given), and the sampler asserts that none has "
-        "where one has a min_p: all requests would end. Refused with a speculative_algorithm, which "
-        "leaves it out"
+        "where one has a min_p: all requests would end. Refused with a speculative_algorithm, "
+        "which leaves it out"
     ),
     "seed": (
         "sampling_seed, hashed into 63 bits. Honoured by deterministic inference alone: without "

@@ -44,9 +44,9 @@ HONOURS = {
     "token_bias": "embedding_bias, a float32 tensor over the vocabulary",
     "logprobs": "logprobs: the number of likeliest tokens, and what asks for the chosen",
     "guide": (
-        "guided_decoding: json -> json, a schema of objects and arrays (with llguidance, json_object is "
-        "objects alone), json_schema -> json, regex -> regex, ebnf_grammar -> grammar (refused with "
-        "llguidance, which takes the notation of Lark)"
+        "guided_decoding: json -> json, a schema of objects and arrays (with llguidance, "
+        "json_object is objects alone), json_schema -> json, regex -> regex, ebnf_grammar -> "
+        "grammar (refused with llguidance, which takes the notation of Lark)"
     ),
     "priority": (
         "the runtime keeps its own queue (async_loop.py); with "

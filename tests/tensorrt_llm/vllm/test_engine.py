@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from token_engine.async_loop import EngineLost
 from token_engine.interface import Guide, UnsupportedParameter
+from token_engine.library_results import OBJECT_OR_ARRAY
 from token_engine.vllm_runtime import engine as vllm_engine
 from token_engine.vllm_runtime import sampling as vllm_sampling
 from token_engine.vllm_runtime.loop import StepStats
@@ -60,7 +61,7 @@ class TestVllm(RuntimeSuite, ToldDeathSuite):
 
     def test_a_guide_holds(self, subject: Subject) -> None:
         for kind, text, expected in (
-            ("json", "", vllm_sampling.OBJECT_OR_ARRAY.encode()),
+            ("json", "", OBJECT_OR_ARRAY.encode()),
             ("json_schema", '{"a": 1}', b'{"a": 1}'),
             ("regex", "[ab]+", b"[ab]+"),
             ("ebnf_grammar", "root ::= x", b"root ::= x"),

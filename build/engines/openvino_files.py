@@ -17,6 +17,7 @@ import openvino as ov
 from checkpoints.nvfp4 import Bytes, Checkpoint
 from host.console import BuildError, Phase
 
+from engines.openvino_alarm import with_alarm
 from engines.openvino_graph import build_graph
 
 ALIGNMENT = 64  # bytes; a cache line
@@ -26,6 +27,7 @@ CHUNK_BYTES = 16 * 2**20
 def write_openvino_model(checkpoint: Checkpoint, max_seq_len: int, folder: Path) -> None:
     """Write `openvino_model.xml` and `openvino_model.bin` into `folder`."""
     with Phase("building the graph"):
+        checkpoint = with_alarm(checkpoint)
         model = build_graph(checkpoint, max_seq_len)
         xml = folder / "openvino_model.xml"
         ov.serialize(model, str(xml), "/dev/null")

@@ -1,7 +1,8 @@
 """A Llama 3.x forward pass as an OpenVINO graph over a checkpoint's own packed bytes.
 
 Inputs: `input_ids` i64 [B, S], `attention_mask` i64 [B, T], `position_ids` i64 [B, S], `beam_idx`
-i32 [B]; output `logits` f32 [B, S, vocab]. The KV cache is the model's state, in the form in which
+i32 [B]; output `logits` f32 [B, S, vocab + 1], of which the last one is the alarm
+(`openvino_alarm.py`). The KV cache is the model's state, in the form in which
 OpenVINO GenAI finds it and replaces it by paged attention.
 
 Each linear's e2m1 and e4m3 constants are the checkpoint's mapped bytes: OpenVINO's nibble order is
@@ -19,7 +20,9 @@ import numpy as np
 import openvino as ov
 import openvino.opset13 as op
 from checkpoints.llama_config import LlamaConfig
-from checkpoints.nvfp4 import BLOCK, Checkpoint, linear_shapes
+from checkpoints.nvfp4 import BLOCK, EMBEDDING, HEAD, Checkpoint, linear_shapes
+
+from engines.openvino_alarm import ALARMS, LARGEST, alarm_bias, unsound_row
 
 Node = Any  # ov.Node or ov.Output; OpenVINO's Python package has no usable type hints
 ALL = -1  # "whatever is left" in a reshape
@@ -27,7 +30,7 @@ KEEP = 0  # "as in the input" in a reshape
 
 
 def build_graph(checkpoint: Checkpoint, max_seq_len: int) -> ov.Model:
-    """The whole model, for positions below `max_seq_len`.
+    """The whole model of a checkpoint `with_alarm`, for positions below `max_seq_len`.
 
     Its large constants are views of the checkpoint's pages: keep `checkpoint` as long as the model.
     """
@@ -59,14 +62,14 @@ class _GraphBuilder:
     def build(self) -> ov.Model:
         config = self._config
         self._declare_inputs()
-        embedding = self._dense("model.embed_tokens.weight")
+        embedding = self._dense(EMBEDDING)
         hidden = op.gather(embedding, self._input_ids, _i64(0))
         self._prepare_positions()
         for layer in range(config.num_hidden_layers):
             hidden = self._decoder_layer(layer, hidden)
         hidden = self._rms_norm("model.norm.weight", hidden)
-        head = embedding if config.tie_word_embeddings else self._dense("lm_head.weight")
-        logits = op.matmul(self._finite_or_zero(hidden), head, False, True)
+        head = embedding if config.tie_word_embeddings else self._dense(HEAD)
+        logits = self._logits(hidden, head)
         logits.output(0).set_names({"logits"})
         return ov.Model([op.result(logits)], self._assigns, self._parameters, "llama_nvfp4")
 
@@ -180,16 +183,17 @@ class _GraphBuilder:
         )
         return op.multiply(self._dense(name), op.multiply(x, inverse))
 
-    def _finite_or_zero(self, hidden: Node) -> Node:
-        """Rows that are not finite become zeros, and all of their logits equal.
+    def _logits(self, hidden: Node, head: Node) -> Node:
+        """[B, S, hidden] -> [B, S, vocab + 1].
 
-        With NaN among the logits OpenVINO GenAI (2026.4) fails at the first request for
-        log-probabilities and takes every other request with it; equal ones it answers with
-        -log(vocab_size), by which the engine recognises them.
+        OpenVINO GenAI computes them for the sampled positions alone as long as they are one MatMul,
+        with or without a bias behind it.
         """
         size = op.reduce_sum(op.abs(hidden), _i64([-1]), True)
-        is_finite = op.less_equal(size, _f32(np.finfo(np.float32).max))  # false for NaN too
-        return op.select(is_finite, hidden, _f32(0.0))
+        is_sound = op.less_equal(size, _f32(LARGEST))  # false for NaN too
+        sound = op.select(is_sound, hidden, _f32(unsound_row(self._config.hidden_size)))
+        rows = self._config.vocab_size + ALARMS
+        return op.add(op.matmul(sound, head, False, True), _f32(alarm_bias(rows)))
 
     def _linear(self, layer: int, linear: str, x: Node) -> Node:
         rows, columns = linear_shapes(self._config)[linear]

@@ -5,7 +5,9 @@ constants, for the matcher of grammars. Special tokens hold nothing there, not e
 no text of a grammar can be written by one.
 
 `openvino_model.*` is a language model without weights that finds all tokens equally likely. The
-engine tries a guide on it, in a process of its own, before the guide meets other requests.
+engine tries a guide on it, in a process of its own, before the guide meets other requests. It has
+as many logits as the engine's model, the alarm included: the library keeps compiled grammars for
+one number of them.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import numpy as np
 import openvino as ov
 import openvino.opset13 as op
 
+from engines.openvino_alarm import ALARMS
 from engines.token_table import TokenTable
 
 FOLDER = "guides"
@@ -29,13 +32,13 @@ def write_guide_files(table: TokenTable, eos_token_id: int, engine: Path) -> Non
     """Write `engine/guides`."""
     folder = engine / FOLDER
     folder.mkdir()
-    vocab_size = len(table.special)
+    logits_size = len(table.special) + ALARMS
     for name, model in (
         ("openvino_detokenizer", _detokenizer(table)),
-        ("openvino_model", _indifferent_model(vocab_size)),
+        ("openvino_model", _indifferent_model(logits_size)),
     ):
         ov.serialize(model, str(folder / f"{name}.xml"), str(folder / f"{name}.bin"))
-    config = {"model_type": MODEL_TYPE, "eos_token_id": eos_token_id, "vocab_size": vocab_size}
+    config = {"model_type": MODEL_TYPE, "eos_token_id": eos_token_id, "vocab_size": logits_size}
     (folder / "config.json").write_text(json.dumps(config) + "\n", encoding="utf-8")
     (folder / "generation_config.json").write_text("{}\n", encoding="utf-8")
 
@@ -61,7 +64,7 @@ def _detokenizer(table: TokenTable) -> ov.Model:
     return model
 
 
-def _indifferent_model(vocab_size: int) -> ov.Model:
+def _indifferent_model(logits_size: int) -> ov.Model:
     """The inputs, states and attention that continuous batching looks for; every logit is 0."""
     ids = _input("input_ids", [-1, -1], ov.Type.i64)
     mask = _input("attention_mask", [-1, -1], ov.Type.i64)
@@ -88,7 +91,7 @@ def _indifferent_model(vocab_size: int) -> ov.Model:
     bias = op.multiply(allowed, op.constant(np.float32(0)))
     mixed = op.scaled_dot_product_attention(hidden, key, value, bias, op.constant(np.float32(1)))
     column = op.squeeze(mixed, op.constant(np.array([1])))  # [B, S, 1]
-    logits = op.broadcast(column, op.concat([shape, op.constant(np.array([vocab_size]))], 0))
+    logits = op.broadcast(column, op.concat([shape, op.constant(np.array([logits_size]))], 0))
     logits.output(0).set_names({"logits"})
     parameters = [ids, mask, positions, beam_idx]
     return ov.Model([op.result(logits)], assigns, parameters, "indifferent")

@@ -21,6 +21,7 @@ TOLERANCE = 2e-5  # f32 in another order
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_reference_and_graph_compute_what_transformers_recorded(tmp_path: Path, name: str) -> None:
+    from engines.openvino_alarm import with_alarm
     from engines.openvino_graph import build_graph  # after engine_fixtures' import of OpenVINO
 
     folder = write_model(tmp_path / "model", name)
@@ -30,7 +31,7 @@ def test_reference_and_graph_compute_what_transformers_recorded(tmp_path: Path, 
     streamed = StreamedLlama(folder, 1)
     found = streamed.logits(streamed.hidden_states([PROMPT])[0])[-1, :KEPT_LOGITS]
     np.testing.assert_allclose(found, expected, atol=TOLERANCE)
-    checkpoint = open_checkpoint(folder)
+    checkpoint = with_alarm(open_checkpoint(folder))
     model = build_graph(checkpoint, 64)
     compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     ids = np.array([PROMPT], np.int64)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.connection import Pipe as open_pipe
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino.opset13 as op
 import pytest
 from checkpoints.nvfp4 import open_checkpoint
 from engine_config import load_engine_config
 from engine_messages import Shutdown
 from engine_process import NOT_FINITE, EngineLoop, _generate_once
+from engines import openvino_files, openvino_guides
 from engines.openvino_graph import _GraphBuilder
 from token_engine.interface import (
     EngineLoadError,
@@ -27,10 +31,11 @@ from token_engine.interface import (
     TokenEngine,
     TokenLogprob,
 )
-from token_engine.openvino_runtime.engine import _Running
+from token_engine.openvino_runtime.alarm import EqualLogitsWatch
 
 from tests.support.engine_fixtures import (
     build_engine,
+    generate,
     load_engine,
     load_reference,
     random_prompt,
@@ -40,6 +45,7 @@ from tests.support.engine_fixtures import (
 )
 
 NAN = np.uint16(0x7FC0).tobytes()  # in BF16
+VOCAB_SIZE = 512  # of the shape "tiny"
 POISON = 7  # the token id whose embedding is NaN
 
 
@@ -50,7 +56,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def poisoned(checkpoint: Path, folder: Path, tensor: str, begin: int, end: int) -> Path:
     """An engine whose weights hold NaN in part of one tensor, which no build lets through."""
-    build_engine(checkpoint, folder)
+    return with_nan(build_engine(checkpoint, folder), checkpoint, tensor, begin, end)
+
+
+def with_nan(folder: Path, checkpoint: Path, tensor: str, begin: int, end: int) -> Path:
     stored = open_checkpoint(checkpoint).tensors[tensor].data.tobytes()
     weights = bytearray((folder / "openvino_model.bin").read_bytes())
     at = weights.index(stored)
@@ -87,38 +96,134 @@ def _stop(ours: Connection, loop: threading.Thread) -> None:
     assert not loop.is_alive()
 
 
+def row_of(token: int) -> tuple[str, int, int]:
+    """The embedding of a token, for `poisoned`."""
+    row = 64
+    return "model.embed_tokens.weight", token * row, (token + 1) * row
+
+
+DRAWN = SamplingParams(greedy=False, seed=4)
+WAYS: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "greedy, log-probabilities": {"logprobs": 0},
+    "drawn": {"sampling": DRAWN},
+    "drawn, log-probabilities": {"sampling": DRAWN, "logprobs": 0},
+    "top_k": {"sampling": replace(DRAWN, top_k=5)},
+    "top_k, cold": {"sampling": replace(DRAWN, top_k=5, temperature=1e-30)},
+    "top_k, hot": {"sampling": replace(DRAWN, top_k=5, temperature=1e30)},
+    "top_p": {"sampling": replace(DRAWN, top_p=0.3)},
+    "top_k and top_p": {"sampling": replace(DRAWN, top_k=5, top_p=0.3)},
+    "min_p": {"sampling": replace(DRAWN, min_p=0.1)},
+    "cold": {"sampling": replace(DRAWN, temperature=1e-30)},
+    "hot": {"sampling": replace(DRAWN, temperature=1e30)},
+    "repetition penalty": {"sampling": SamplingParams(repetition_penalty=1.5)},
+    "repetition reward": {"sampling": SamplingParams(repetition_penalty=1e-30)},
+    "banned end": {"min_tokens": 3, "end_ids": (1, 2)},
+    "end": {"end_ids": (0,)},
+    "guide": {"guide": Guide("regex", "a+")},
+    "guide, drawn": {"guide": Guide("regex", "[a-z]+"), "sampling": replace(DRAWN, top_k=3)},
+    "one token": {"max_tokens": 1},
+}
+
+
+def in_way(key: int, prompt: Sequence[int], way: dict[str, Any]) -> GenerationRequest:
+    return request(key, prompt, **{"max_tokens": 10, **way})
+
+
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
 def test_one_requests_nan_ends_that_request_alone(
     checkpoint: Path, tmp_path: Path, precision: str
 ) -> None:
-    row = 64
-    folder = poisoned(
-        checkpoint,
-        tmp_path / "engine",
-        "model.embed_tokens.weight",
-        POISON * row,
-        (POISON + 1) * row,
+    engine = load_engine(
+        poisoned(checkpoint, tmp_path / "engine", *row_of(POISON)), precision=precision
     )
-    engine = load_engine(folder, precision=precision)
-    prompts = {key: random_prompt(20, seed=key) for key in range(1, 5)}
-    assert all(POISON not in prompt for prompt in prompts.values())
-    good = [request(key, prompt, 10, logprobs=0) for key, prompt in prompts.items()]
-    drawn = SamplingParams(greedy=False, seed=4)
-    bad = [
-        request(10, (5, POISON, 9) * 5, 10, logprobs=0),
-        request(11, (5, POISON, 9) * 5, 10, sampling=drawn, logprobs=0),
-        request(12, (5, POISON, 9) * 5, 10, sampling=drawn),
-    ]
-    good.append(request(13, random_prompt(20, seed=13), 10, sampling=drawn))
+    bad = [in_way(100 + n, (5, POISON, 9) * 5, way) for n, way in enumerate(WAYS.values())]
+    prompts = [random_prompt(20, seed=n) for n in range(len(WAYS))]
+    good = [in_way(200 + n, prompts[n], way) for n, way in enumerate(WAYS.values())]
+    assert all(POISON not in prompt for prompt in prompts)
     for _ in range(2):  # their KV blocks go to the next ones
         tokens, ends = run_together(engine, *good, *bad)
-        for key in (10, 11, 12):
-            assert (ends[key].finish_reason, ends[key].error) == ("error", NOT_FINITE)
-        for one in good:
-            assert ends[one.key].finish_reason == "length"
-            if precision == "f32" and one.sampling.greedy:
-                expected = sure_greedy(load_reference(checkpoint), one.prompt_ids, 10)
-                assert tokens[one.key][: len(expected)] == expected
+        for name, one in zip(WAYS, bad, strict=True):
+            end = ends[one.key]
+            assert (end.finish_reason, end.error, tokens[one.key]) == ("error", NOT_FINITE, []), (
+                name
+            )
+        for name, one in zip(WAYS, good, strict=True):
+            assert ends[one.key].finish_reason in ("length", "stop"), name
+            assert all(0 <= token < VOCAB_SIZE for token in tokens[one.key])
+            if precision == "f32" and one.sampling == SamplingParams() and not one.guide:
+                expected = sure_greedy(load_reference(checkpoint), one.prompt_ids, one.max_tokens)
+                assert tokens[one.key][: len(expected)] == expected[: len(tokens[one.key])]
+    engine.shutdown()
+
+
+def test_tokens_before_the_nan_are_given(checkpoint: Path, tmp_path: Path) -> None:
+    """One of the tokens that are generated has an embedding of NaN."""
+    prompt = random_prompt(20, seed=2)
+    expected = sure_greedy(load_reference(checkpoint), prompt, 10)
+    at = next(n for n, token in enumerate(expected) if n > 1 and token not in prompt)
+    folder = poisoned(checkpoint, tmp_path / "engine", *row_of(expected[at]))
+    engine = load_engine(folder)
+    tokens, ends = run_together(engine, request(1, prompt, 10))
+    assert (tokens[1], ends[1].error) == (expected[: at + 1], NOT_FINITE)
+    engine.shutdown()
+
+
+def test_a_guides_tokens_before_the_nan_are_given(checkpoint: Path, tmp_path: Path) -> None:
+    engine = load_engine(poisoned(checkpoint, tmp_path / "engine", *row_of(ord("x"))))
+    tokens, ends = run_together(engine, request(1, (5, 6), 10, guide=Guide("regex", "abxcd")))
+    assert (bytes(tokens[1]), ends[1].error) == (b"abx", NOT_FINITE)  # as `write_tokenizer` numbers
+    engine.shutdown()
+
+
+def test_sound_logits_are_those_of_an_engine_without_alarm(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit by bit, and so whatever is drawn from them."""
+    requests = [
+        in_way(n, random_prompt(20, seed=n), {**way, "logprobs": 0})
+        for n, way in enumerate(WAYS.values(), 1)
+        if "guide" not in way  # they start when they are proven: in one batch or another
+    ]
+    engine = load_engine(build_engine(checkpoint, tmp_path / "engine"))
+    answers = generate(engine, *requests)
+    older = load_engine(older_engine(checkpoint, tmp_path / "older", monkeypatch))
+    assert generate(older, *requests) == answers
+    engine.shutdown()
+    older.shutdown()
+
+
+def older_engine(checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As built before there was an alarm: a row that is not finite has equal logits."""
+
+    def equal_logits(self: _GraphBuilder, hidden: Any, head: Any) -> Any:
+        size = op.reduce_sum(op.abs(hidden), op.constant(np.array([-1])), True)
+        is_finite = op.less_equal(size, op.constant(np.finfo(np.float32).max))
+        finite = op.select(is_finite, hidden, op.constant(np.float32(0)))
+        return op.matmul(finite, head, False, True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_GraphBuilder, "_logits", equal_logits)
+        patch.setattr(openvino_files, "with_alarm", lambda checkpoint: checkpoint)
+        patch.setattr(openvino_guides, "ALARMS", 0)
+        return build_engine(checkpoint, folder)
+
+
+def test_an_engine_of_an_earlier_build_is_served(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It knows NaN where log-probabilities are asked for, and where nothing is cut off."""
+    folder = older_engine(checkpoint, tmp_path / "engine", monkeypatch)
+    engine = load_engine(with_nan(folder, checkpoint, *row_of(POISON)))
+    known = ["greedy, log-probabilities", "drawn", "drawn, log-probabilities"]
+    bad = [in_way(n, (5, POISON, 9) * 5, WAYS[way]) for n, way in enumerate(known, 1)]
+    prompt = random_prompt(20, seed=1)
+    guided = in_way(11, prompt, WAYS["guide"])
+    tokens, ends = run_together(engine, *bad, request(10, prompt, 10), guided)
+    assert [ends[one.key].error for one in bad] == [NOT_FINITE] * len(bad)
+    expected = sure_greedy(load_reference(checkpoint), prompt, 10)
+    assert tokens[10][: len(expected)] == expected
+    assert ends[11].finish_reason == "length"
     engine.shutdown()
 
 
@@ -133,17 +238,17 @@ def test_one_requests_nan_ends_that_request_alone(
     ids=["drawn", "repetition penalty", "banned end", "guide"],
 )
 def test_one_token_of_that_probability_may_be_chance(
-    checkpoint: Path, tmp_path: Path, more: dict[str, Any], sampling: SamplingParams
+    more: dict[str, Any], sampling: SamplingParams
 ) -> None:
-    """The raw log-probability of a token that is not the likeliest may be any number."""
-    engine = load_engine(build_engine(checkpoint, tmp_path / "engine"))
-    mark = -math.log(load_engine_config(tmp_path / "engine").model.vocab_size)
-    likeliest = _Running(request(1, (4,), 9), None)
-    assert math.isnan(engine._logprob(likeliest, mark))
-    other = _Running(request(2, (4,), 9, sampling=sampling, **more), None)
-    assert [engine._logprob(other, value) for value in (mark, -1.0, mark)] == [mark, -1.0, mark]
-    assert math.isnan(engine._logprob(other, mark))
-    engine.shutdown()
+    """In an engine of an earlier build: the raw log-probability of a token that is not the
+    likeliest may be any number."""
+    mark = -math.log(VOCAB_SIZE)
+    likeliest = EqualLogitsWatch(request(1, (4,), 9, logprobs=0), VOCAB_SIZE)
+    assert likeliest.is_unsound((4,), (mark,))
+    chosen = request(2, (4,), 9, sampling=sampling, logprobs=0, **more)
+    other = EqualLogitsWatch(chosen, VOCAB_SIZE)
+    assert not any(other.is_unsound((4,), (value,)) for value in (mark, -1.0, mark))
+    assert other.is_unsound((4,), (mark,))
 
 
 def test_an_engine_of_nan_is_never_ready(checkpoint: Path, tmp_path: Path) -> None:
@@ -157,11 +262,11 @@ def test_an_engine_of_nan_is_never_ready(checkpoint: Path, tmp_path: Path) -> No
 def test_an_engine_of_an_earlier_build_is_not_ready_either(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_GraphBuilder, "_finite_or_zero", lambda self, hidden: hidden)
-    folder = poisoned(checkpoint, tmp_path / "engine", "model.norm.weight", 0, 1)
-    engine = load_engine(folder)
-    with pytest.raises(EngineLoadError, match="first forward pass failed: "):
+    folder = older_engine(checkpoint, tmp_path / "engine", monkeypatch)
+    engine = load_engine(with_nan(folder, checkpoint, "model.norm.weight", 0, 1))
+    with pytest.raises(EngineLoadError, match=f"first forward pass failed: {NOT_FINITE}"):
         _generate_once(engine, load_engine_config(folder))
+    engine.shutdown()
 
 
 def test_a_sound_engine_is_ready(checkpoint: Path, tmp_path: Path) -> None:

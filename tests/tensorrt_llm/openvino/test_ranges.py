@@ -57,6 +57,7 @@ def reference(checkpoint: Path) -> ReferenceLlama:
         ({"token_bias": ((5, 1.0),)}, "embedding_bias is given, .* does not take it"),
         ({"sampling": replace(GREEDY, presence_penalty=-0.5)}, "presence_penalty is -0.5, .* 0$"),
         ({"sampling": replace(SAMPLED, frequency_penalty=2)}, "frequency_penalty is 2, .* 0$"),
+        ({"end_ids": tuple(range(VOCAB)), "min_tokens": 1}, "min_tokens is 1, but must be 0 where"),
     ],
 )
 def test_what_the_library_cannot_do_is_refused(
@@ -144,7 +145,7 @@ def random_request(random: Random, key: int) -> GenerationRequest:
         max_tokens,
         ends,
         sampling,
-        min_tokens=random.choice([0, 1, max_tokens]),
+        min_tokens=random.choice([0, 1, max_tokens]) if len(ends) < VOCAB else 0,
         logprobs=random.choice([None, 0]),
         priority=random.choice([0, -(2**63), 2**64]),
     )

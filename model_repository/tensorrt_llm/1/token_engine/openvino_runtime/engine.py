@@ -23,12 +23,13 @@ from engine_config import EngineConfig, parse_section
 from token_engine.interface import (
     EngineLoadError,
     EngineStats,
+    FinishReason,
     GenerationRequest,
-    SamplingParams,
     TokenDelta,
     TokenEngine,
     TokenLogprob,
 )
+from token_engine.openvino_runtime.alarm import AlarmWatch, EqualLogitsWatch
 from token_engine.openvino_runtime.guide_queue import GuideDesk, GuideRefusal
 from token_engine.openvino_runtime.library import import_openvino
 from token_engine.openvino_runtime.mapped_files import release_mapped_file
@@ -44,8 +45,6 @@ from token_engine.openvino_runtime.requirements import (
 from token_engine.openvino_runtime.sampling import generation_config, refuse_unsupported
 
 REBUILD = "rebuild the engine with 'make engine'"
-F32_STEPS = 2e-6  # two steps of a 32-bit number at the logarithm of a vocabulary's size
-HOTTEST_TOLD = 2.0
 IDLE_WAIT_S = 0.02  # for a guide, where there is nothing else to do; then for a message
 
 
@@ -114,7 +113,7 @@ class OpenVinoEngine(TokenEngine):
         )
 
     def submit(self, request: GenerationRequest) -> None:
-        refuse_unsupported(request)
+        refuse_unsupported(request, self._config.model.vocab_size)
         if request.guide is not None:
             request = self._guides.prepared(request)
         blocks = _most_blocks(request)
@@ -133,12 +132,21 @@ class OpenVinoEngine(TokenEngine):
             if taken > self._options.num_kv_blocks or len(self._running) == self._max_batch_size:
                 return  # nor does a smaller one overtake it: it would wait forever
             prompt = self._ov.Tensor(np.array([request.prompt_ids], np.int64))
+            watch = self._watch(request)
             config = generation_config(self._genai, request)
+            if watch.needs_logprobs:
+                config.logprobs = 1
             if request.guide is not None:
                 self._guides.apply(config, request.guide)
             handle = self._pipeline.add_request(request.key, prompt, config)
             del self._waiting[request.key]
-            self._running[request.key] = _Running(request, handle)
+            self._running[request.key] = _Running(request, handle, watch)
+
+    def _watch(self, request: GenerationRequest) -> AlarmWatch | EqualLogitsWatch:
+        vocab_size = self._config.model.vocab_size
+        if self._guides.logits_size > vocab_size:
+            return AlarmWatch(request, vocab_size)
+        return EqualLogitsWatch(request, vocab_size)
 
     def _ready(self) -> list[GenerationRequest]:
         """Those that may start, the most urgent first. Those whose guide is refused end here."""
@@ -228,14 +236,14 @@ class OpenVinoEngine(TokenEngine):
         (output,) = running.handle.read().values()
         tokens = tuple(output.generated_ids)
         running.has_tokens = True
+        is_unfinished = output.finish_reason == self._unfinished
+        if running.watch.is_unsound(tokens, output.generated_log_probs):
+            reason: FinishReason | None = None if is_unfinished else "length"
+            return TokenDelta(request.key, (), reason, logprobs=(TokenLogprob(math.nan),))
         logprobs: tuple[TokenLogprob, ...] = ()
-        if request.logprobs is not None or _tells_equal_logits(request.sampling):
-            logprobs = tuple(
-                TokenLogprob(self._logprob(running, value)) for value in output.generated_log_probs
-            )
-            if request.logprobs is None and not any(math.isnan(one.logprob) for one in logprobs):
-                logprobs = ()
-        if output.finish_reason == self._unfinished:
+        if request.logprobs is not None:
+            logprobs = tuple(TokenLogprob(min(value, 0.0)) for value in output.generated_log_probs)
+        if is_unfinished:
             return TokenDelta(request.key, tokens, logprobs=logprobs)
         stopped = bool(tokens) and tokens[-1] in request.end_ids
         kept = len(tokens) - stopped
@@ -247,21 +255,6 @@ class OpenVinoEngine(TokenEngine):
             first_scheduled_ns=running.first_scheduled_ns,
             end_id=tokens[-1] if stopped else -1,
         )
-
-    def _logprob(self, running: _Running, value: float) -> float:
-        """NaN where the logits were not finite: the graph makes all of them equal then.
-
-        The likeliest token never has 1 / vocab_size otherwise. One that was chosen in another way
-        may, but hardly twice in a row.
-        """
-        was_equal, running.equal_logits = running.equal_logits, self._is_of_equal_logits(value)
-        by_chance = not _takes_the_likeliest(running.request) and not was_equal
-        is_finite = not running.equal_logits or by_chance
-        return min(value, 0.0) if is_finite else math.nan
-
-    def _is_of_equal_logits(self, value: float) -> bool:
-        expected = -math.log(self._config.model.vocab_size)
-        return math.isnan(value) or math.isclose(value, expected, abs_tol=F32_STEPS)
 
     def stats(self) -> EngineStats:
         total = self._options.num_kv_blocks
@@ -289,24 +282,9 @@ class _Running:
 
     request: GenerationRequest
     handle: Any
+    watch: AlarmWatch | EqualLogitsWatch
     first_scheduled_ns: int = 0
     has_tokens: bool = False
-    equal_logits: bool = False  # of the last token whose log-probability was read
-
-
-def _takes_the_likeliest(request: GenerationRequest) -> bool:
-    """Whether each token is the one with the largest raw logit."""
-    sampling = request.sampling
-    is_free = request.guide is None and not request.min_tokens
-    return sampling.greedy and sampling.repetition_penalty == 1 and is_free
-
-
-def _tells_equal_logits(sampling: SamplingParams) -> bool:
-    """Whether the library says a drawn token's log-probability unasked, with nothing cut off and
-    no temperature that makes a sound model's logits equal too. A greedy one's it does not compute:
-    asked for, it would cost 7 to 15 % of the demo engine's speed."""
-    is_whole = sampling.top_k == 0 and sampling.top_p == 1
-    return not sampling.greedy and is_whole and sampling.temperature <= HOTTEST_TOLD
 
 
 def _most_blocks(request: GenerationRequest) -> int:

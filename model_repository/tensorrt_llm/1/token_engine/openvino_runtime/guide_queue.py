@@ -10,6 +10,7 @@ No grammar may be compiled in the meantime: the library has one lock for all of 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import threading
 from collections import OrderedDict
@@ -57,6 +58,7 @@ class GuideDesk:
         self._genai = genai
         try:
             self.tokenizer = genai.Tokenizer(str(self._directory))  # for the pipeline
+            self.logits_size = _logits_size(self._directory)  # of the engine's model too
             self._is_text = _text_tokens(engine_directory)
         except Exception as error:  # the library raises RuntimeError for everything
             raise EngineLoadError(
@@ -181,6 +183,10 @@ class GuideDesk:
         # Threads have a priority of their own, and the compiler's inherit this one's.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         Compiler(self._directory, self.tokenizer).compile(grammar)
+
+
+def _logits_size(directory: Path) -> int:
+    return int(json.loads((directory / "config.json").read_text(encoding="utf-8"))["vocab_size"])
 
 
 def _text_tokens(engine_directory: Path) -> np.ndarray[Any, np.dtype[np.bool_]]:

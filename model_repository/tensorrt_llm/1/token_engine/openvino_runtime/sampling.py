@@ -40,7 +40,7 @@ LARGEST_BELOW_1 = 1 - 2**-24  # in f32
 LARGEST_TOP_K = 2**31 - 1  # larger than any vocabulary; the library has 64 bits
 
 
-def refuse_unsupported(request: GenerationRequest) -> None:
+def refuse_unsupported(request: GenerationRequest, vocab_size: int) -> None:
     """Raise `UnsupportedParameter` for what the library does not do, or not rightly."""
     sampling = request.sampling
     # Its penalties depend on the logit's sign: a repeated token with a negative one is rewarded.
@@ -55,6 +55,10 @@ def refuse_unsupported(request: GenerationRequest) -> None:
         if value:
             limit = "does not take it" if allowed == "none" else f"allows only {allowed}"
             raise UnsupportedParameter(f"{name} is {value}, the openvino runtime {limit}")
+    if request.min_tokens and len(set(request.end_ids)) == vocab_size:
+        raise UnsupportedParameter(
+            f"min_tokens is {request.min_tokens}, but must be 0 where every token is an end id"
+        )
 
 
 def generation_config(genai: Any, request: GenerationRequest) -> Any:

@@ -10,6 +10,7 @@ and no shared-memory region stays behind. A start that makes no progress is ende
 from __future__ import annotations
 
 import argparse
+import re
 import socket
 import sys
 from pathlib import Path
@@ -37,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
         triton = find_triton(STAGING)
     except TritonNotFound as error:
         fail(str(error))
+    for path in filter(None, (options.model_repository.resolve(), triton.backend_directory)):
+        check_path(path)
     if kind_of(options.model_repository) == "unary":
         say("the ensemble is unary: one response a request, 'stream' true is refused")
     settings = Settings(
@@ -117,6 +120,17 @@ def check_repository(repository: Path) -> None:
     engine = repository / "tensorrt_llm" / "1" / "engine" / "engine.json"
     if not engine.is_file():
         fail(f"there is no engine: {engine} does not exist; build one with 'make engine'")
+
+
+def check_path(path: Path) -> None:
+    """End with one sentence if Triton cannot start its Python models from there."""
+    unfit = re.search(r"[^\w./+:,@%#=~^\[\]-]", str(path), re.ASCII)
+    if unfit:
+        fail(
+            f"{path} has {unfit[0]!r} in its name, and Triton starts its Python models by a shell "
+            "that would misread it; move it to a path with no space, no quote and no letter beyond "
+            "ASCII"
+        )
 
 
 def check_ports(options: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from host.index_settings import pip_settings, uv_settings
+from host.index_settings import pip_environment, pip_settings, uv_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "build" / "locks"
@@ -40,7 +40,7 @@ def main() -> int:
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv")
     options = parser.parse_args()
     try:
-        return _set_up(options.venv, set(options.extras.split(",")))
+        return _set_up(options.venv.absolute(), set(options.extras.split(",")))
     except KeyboardInterrupt:
         return _fail("stopped; the same command goes on", 130)
     except OSError as error:
@@ -157,27 +157,32 @@ def _locked(venv: Path, extras: list[str], again: bool) -> bool:
     packages = ["--require-hashes", "--no-deps"]  # the locks are complete: nothing to resolve
     for name in [ALL] if ALL in extras else extras:
         packages += ["--requirement", str(lock_of(name))]
-    project = ["--no-deps", "--no-build-isolation", "--editable", str(ROOT)]
-    pip = _pip(venv, "install")
+    project = ["--no-deps", "--no-build-isolation", "--editable", "."]
+    settings = pip_settings(venv / "bin" / "python")
+    pip, environment = _pip(venv, "install"), pip_environment(settings)
+    whole = ["--force-reinstall"] if again else []
     # Its warnings would be about the index; its errors are told.
     uv_only = ["-qq", "--require-hashes", "--no-deps", "--requirement", str(lock_of(INSTALLER))]
-    if _run([*pip, *(["--force-reinstall"] if again else []), *uv_only]):
-        flags, environment = uv_settings(pip_settings(venv / "bin" / "python"))
-        uv = [str(venv / "bin" / "uv"), "pip", "install", *_quiet(), *flags]
-        uv += ["--python", str(venv / "bin" / "python")]
-        whole = ["--reinstall"] if again else []
-        if _run([*uv, *whole, *packages], environment) and _run([*uv, *project], environment):
+    if _run([*pip, *whole, *uv_only], environment):
+        if _by_uv(venv, settings, [*(["--reinstall"] if again else []), *packages], project):
             return True
         reason = "could not install the packages"
     else:
         reason = "could not be installed"
     print(f"install: uv {reason} (see above), so pip does: the same versions, slower", flush=True)
-    whole = ["--force-reinstall"] if again else []
-    return _run([*pip, *whole, *packages]) and _run([*pip, *project])
+    return _run([*pip, *whole, *packages], environment) and _run([*pip, *project], environment)
+
+
+def _by_uv(venv: Path, settings: dict[str, str], packages: list[str], project: list[str]) -> bool:
+    flags, environment = uv_settings(settings)
+    uv = [str(venv / "bin" / "uv"), "pip", "install", *_quiet(), *flags]
+    uv += ["--python", str(venv / "bin" / "python")]
+    return _run([*uv, *packages], environment) and _run([*uv, *project], environment)
 
 
 def _unlocked(venv: Path, extras: list[str]) -> bool:
-    return _run([*_pip(venv, "install"), "--editable", f"{ROOT}[{','.join(extras)}]"])
+    environment = pip_environment(pip_settings(venv / "bin" / "python"))
+    return _run([*_pip(venv, "install"), "--editable", f".[{','.join(extras)}]"], environment)
 
 
 def _pip(venv: Path, command: str) -> list[str]:
@@ -190,8 +195,9 @@ def _quiet() -> list[str]:
 
 
 def _run(command: list[str], environment: dict[str, str] | None = None) -> bool:
+    """In the checkout, which is "." there: its path may hold what a requirement may not."""
     try:
-        return subprocess.call(command, env=environment) == 0
+        return subprocess.call(command, env=environment, cwd=ROOT) == 0
     except OSError as error:  # a folder whose programs may not be run, a uv of another machine
         print(error, file=sys.stderr)
         return False

@@ -7,6 +7,7 @@ says to uv itself (UV_*) comes first.
 from __future__ import annotations
 
 import ast
+import math
 import os
 import subprocess
 from pathlib import Path
@@ -25,6 +26,13 @@ VARIABLES = (
 )
 # uv takes a package from the first index that knows its name, pip from any: hashes make it safe.
 ANY_INDEX = {"UV_INDEX_STRATEGY": "unsafe-best-match"}
+# The machine says where pip finds packages, but not what to install, or where to: the environment
+# and the locks say that. (NVIDIA's images set PIP_CONSTRAINT.)
+NOT_OURS = (
+    *("user", "target", "prefix", "root", "python", "dry-run", "editable", "requirement"),
+    *("constraint", "require-hashes", "quiet", "verbose", "config-file"),
+)
+NOT_FOR_UV = ("UV_CONSTRAINT", "UV_OVERRIDE", "UV_REQUIRE_HASHES")
 ON = ("1", "true", "yes", "on")
 
 
@@ -32,7 +40,11 @@ def pip_settings(python: Path) -> dict[str, str]:
     """What pip of this interpreter would install by: its files, then PIP_* over them."""
     command = [str(python), "-m", "pip", "config", "list"]
     # pip logs its version check and the like to the standard error: of no matter here.
-    listed = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    environment = {name: text for name, text in os.environ.items() if name != "PIP_PYTHON"}
+    environment.update({"PIP_QUIET": "0", "PIP_VERBOSE": "0"})
+    listed = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+    )
     found = {}
     for line in listed.stdout.decode(errors="replace").splitlines():
         name, equals, value = line.partition("=")
@@ -45,11 +57,24 @@ def pip_settings(python: Path) -> dict[str, str]:
 SECTIONS = ("global", "install", ":env:")  # the later ones are stronger
 
 
+def pip_environment(settings: dict[str, str]) -> dict[str, str]:
+    """The environment in which pip finds packages as its settings say, and installs what it is
+    asked to."""
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("PIP_")}
+    environment["PIP_CONFIG_FILE"] = os.devnull  # no file is read
+    for key, value in settings.items():
+        if key not in NOT_OURS:
+            environment[f"PIP_{key.upper().replace('-', '_')}"] = value
+    return environment
+
+
 def uv_settings(
     settings: dict[str, str], given: dict[str, str] | None = None
 ) -> tuple[list[str], dict[str, str]]:
     """uv's flags and whole environment for pip's settings; `given` is the environment as it is."""
     environment = dict(os.environ if given is None else given)
+    for name in NOT_FOR_UV:
+        environment.pop(name, None)
     named = {name for name in environment if name.startswith(("UV_", "SSL_", "ALL_PROXY"))}
     if named & {"UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL"}:
         named |= {"UV_DEFAULT_INDEX", "UV_INDEX"}
@@ -57,6 +82,8 @@ def uv_settings(
         values = settings.get(name, "").split()
         if values and variable not in named:
             environment[variable] = between.join(values)
+            if variable == "UV_HTTP_TIMEOUT":  # in whole seconds, where pip takes parts too
+                environment[variable] = str(math.ceil(float(values[0])))
     if "UV_INDEX" in environment and "UV_INDEX_STRATEGY" not in named:
         environment.update(ANY_INDEX)
     no_index = settings.get("no-index", "").lower() in ON

@@ -13,6 +13,7 @@ import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 import setup_environment
@@ -279,17 +280,53 @@ def test_ctrl_c_is_one_sentence(
     assert capsys.readouterr().err == "error: stopped; the same command goes on\n"
 
 
+# What pip does and where to, and a time that uv would not take.
+ORDERS = {
+    "user": "true",
+    "target": "else",
+    "prefix": "else",
+    "root": "else",
+    "dry-run": "true",
+    "constraint": "none.txt",
+    "require-hashes": "true",
+    "quiet": "3",
+    "timeout": "2.5",
+}
+
+
+@with_uv
+@pytest.mark.parametrize("by", ["file", "environment"])
+def test_only_where_pip_looks_is_the_machines_to_say(
+    project: Project, tmp_path: Path, by: str
+) -> None:
+    """And not what it installs, or where to; nor what is said to uv of that."""
+    lines = [f"{name} = {value}\n" for name, value in ORDERS.items()]
+    (tmp_path / "pip.conf").write_text(f"[global]\n{''.join(lines)}")
+    more = {"PIP_CONFIG_FILE": str(tmp_path / "pip.conf"), "UV_REQUIRE_HASHES": "1"}
+    if by == "environment":
+        more = {f"PIP_{name.upper().replace('-', '_')}": ORDERS[name] for name in ORDERS}
+    begin_anew(project)
+    (project.folder / ".venv" / "installing").touch()  # uv is installed too
+    done = project.install(**more)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "pip" not in done.stdout
+    assert project.module().exists()
+
+
 @with_uv
 def test_a_checkout_that_was_moved_is_installed_anew(project: Project, tmp_path: Path) -> None:
     """Its packages name their old place: the project's own path, and each script's Python."""
     assert project.install().returncode == 0
-    shutil.copytree(project.folder, tmp_path / "moved", symlinks=True)
-    moved = Project(tmp_path / "moved", project.wheels)
+    place = tmp_path / "moved #1 [here] é%20"
+    shutil.copytree(project.folder, place, symlinks=True)
+    moved = Project(place, project.wheels)
     project.uv_calls()
     assert moved.install().returncode == 0
     packages, editable = project.uv_calls()  # the copy's uv notes them there
     assert "--reinstall" in packages
-    assert editable.endswith(str(moved.folder))
+    assert editable.endswith("--editable .")
+    (link,) = moved.module().parent.glob("tried-1.dist-info/direct_url.json")
+    assert unquote(json.loads(link.read_text())["url"]) == f"file://{moved.folder}"
     assert moved.install().stdout == ""
 
 

@@ -167,6 +167,27 @@ def test_no_engine(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["two words", "it's", "Müller", "a;b", "a$b", "(1)"])
+def test_a_path_that_triton_cannot_start_its_models_from(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its Python backend hands paths to a shell unquoted, and would wait for stubs for ever."""
+    repository = tmp_path / name
+    for file in ("ensemble/config.pbtxt", "tensorrt_llm/1/engine/engine.json"):
+        (repository / file).parent.mkdir(parents=True)
+        (repository / file).touch()
+    ports = free_ports()
+    numbers = [f"--http-port={ports.http}", f"--grpc-port={ports.grpc}"]
+    with pytest.raises(SystemExit):
+        serve.main(
+            [f"--model-repository={repository}", *numbers, f"--metrics-port={ports.metrics}"]
+        )
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {repository} has ")
+    assert said.endswith("no space, no quote and no letter beyond ASCII\n")
+    serve.check_path(Path("/srv/llama-3.1_8b+x/a:b,c@d%20=[1]#2~"))  # with which it starts
+
+
 def test_no_repository(tmp_path: Path) -> None:
     assert_one_sentence(
         run_serve("--model-repository", str(tmp_path)), str(tmp_path), "--model-repository"

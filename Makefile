@@ -16,7 +16,7 @@ PY = $(VENV)/bin/python
 SETUP = $(PYTHON) build/setup_environment.py --venv $(VENV) --extras
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve engine repository verify doctor install test check lock table benchmark benchmark-client loadtest test-loadtest train-demo fuzz test-quantize test-vllm test-gpu clean clean-venv
+.PHONY: help demo serve engine repository verify doctor install test coverage check lock table benchmark benchmark-client loadtest test-loadtest train-demo fuzz test-quantize test-vllm test-gpu clean clean-venv
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -48,6 +48,12 @@ install:  ## make .venv with what serving needs
 test:  ## the test suite, against the real server, on every core (TEST_FLAGS: pytest's)
 	@$(SETUP) server,fetch,dev,loadtest
 	@$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(TEST_FLAGS)
+
+coverage:  ## the suite's coverage of the product, subprocesses included (TEST_FLAGS: pytest's)
+	@$(SETUP) server,fetch,dev,loadtest
+	@$(PY) -m coverage erase
+	@$(PY) -m coverage run -m pytest -n auto --dist loadfile --no-loadscope-reorder $(TEST_FLAGS); code=$$?; \
+	  $(PY) -m coverage combine -q && $(PY) -m coverage report; exit $$code
 
 check:  ## ruff and strict mypy
 	@$(SETUP) server,fetch,dev,loadtest

@@ -89,6 +89,7 @@ def test_every_command_is_run_by_some_test() -> None:
             "llama-fp4",
             "assemble_repository.py --check",
             "serve.py --model-repository",
+            "-m pytest -q",
             *NOT_RUN_HERE,
         )
         assert any(words in command for words in known), command
@@ -155,6 +156,11 @@ def test_make_engine_and_make_serve() -> None:
         # As a terminal's Ctrl-C: to make and to what it runs.
         os.killpg(process.pid, 2)
         process.wait(LIMIT_S)
+
+
+@pytest.mark.parametrize("command", selected("-m pytest -q"))
+def test_a_test_file_alone(command: str) -> None:
+    assert " passed" in run(command.replace(".venv", sys.prefix), free_ports())
 
 
 def test_make_alone_prints_the_targets() -> None:

@@ -44,7 +44,7 @@ def bf16_server(
     request: pytest.FixtureRequest, bf16_repository: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[ServerProcess, str]]:
     """On this CPU, and on one with AVX2 alone; and what it must compute in there."""
-    able = find_cpu_isa(environment=limits(request.param)).has_bf16
+    able = find_cpu_isa(environment={**os.environ, **limits(request.param)}).has_bf16
     with pytest.MonkeyPatch.context() as patch:
         for name, isa in limits(request.param).items():
             patch.setenv(name, isa)

@@ -3,7 +3,7 @@
 
     python build/compile_engine.py --profile llama-3.1-8b-cpu --checkpoint DIR --output DIR
 
-A profile (build/profiles) brings the numbers of a deployment; an option given here goes before it.
+A profile (build/profiles) has the numbers of a deployment; an option given here overrides it.
 
 The engine's folder: engine.json, config.json, generation_config.json, the tokenizer's files,
 token_bytes.npz, and what the runtime needs: for OpenVINO a model over the checkpoint's own 4-bit
@@ -17,6 +17,8 @@ import argparse
 import importlib
 import json
 import shutil
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +37,18 @@ from checkpoints.text import (
 from engines.engine_json import (
     FORMAT_VERSION,
     EngineConfig,
-    Limits,
     ModelFacts,
     read_description,
     write_description,
 )
-from engines.profile import Hardware, Profile, load_profile, profile_names
-from engines.step import CompileStep, Plan
+from engines.profile import Hardware, ProfileLimits, load_profile, profile_names
+from engines.step import CompileRequest, CompileStep, Plan, validated
 from engines.token_table import read_token_table
-from host.console import BuildError, Phase, run_script, say
+from host.console import BuildError, Phase, at_least_1, run_script, say
 from host.output_folder import written_whole
 
 COMPILER_VERSION = "6"  # raise it when the same checkpoint and options give another engine
 
-ROOT = Path(__file__).resolve().parent.parent
 # Each runtime's step: a module here, and the class in it.
 STEPS = {
     "openvino": "engines.openvino_step:CompileStepOpenVino",
@@ -59,49 +59,52 @@ STEPS = {
 }
 
 
-def find_step(runtime: str) -> CompileStep:
+LIMITS = ("max_seq_len", "max_batch_size", "max_num_tokens", "max_queue_size")
+
+
+def find_step(runtime: str) -> CompileStep[Any]:
     """The runtime's compile step; raises `BuildError`."""
     if runtime not in STEPS:
         raise BuildError(
-            f"the profile's runtime is {runtime!r}, this version compiles for {', '.join(STEPS)}"
+            f"the profile's runtime must be one of {', '.join(STEPS)}, not {runtime!r}"
         )
     module, _, name = STEPS[runtime].partition(":")
-    step: CompileStep = getattr(importlib.import_module(module), name)()
+    step: CompileStep[Any] = getattr(importlib.import_module(module), name)()
     return step
 
 
-def compile_engine(options: argparse.Namespace) -> bool:
+def compile_engine(request: CompileRequest[Any]) -> bool:
     """Build the engine; returns False if an up-to-date one was left alone. Raises `BuildError`."""
-    checkpoint: Path = options.checkpoint
+    checkpoint = request.checkpoint
     if not checkpoint.is_dir():
         raise BuildError(
             f"{checkpoint} is no folder; give --checkpoint a folder with an NVFP4 checkpoint"
         )
-    step = find_step(options.runtime)
+    step = find_step(request.runtime)
     llama = load_llama_config(checkpoint)
     notes = check_text(checkpoint, llama)
-    plan = step.plan(options, llama)
-    digest = digest_checkpoint(checkpoint, options.output)
-    description = _describe(options, llama, plan, digest["sha256"])
-    if read_description(options.output) == description:
-        say(f"{options.output} is up to date")
+    plan = step.plan(request, llama)
+    digest = digest_checkpoint(checkpoint, request.output)
+    description = _describe(request, llama, plan, digest["sha256"])
+    if read_description(request.output) == description:
+        say(f"{request.output} is up to date")
         return False
     for reason in (*notes, *plan.reasons):
         say(reason)
-    _write(options, step, plan, description, digest, llama)
-    say(f"{options.output} is ready")
+    _write(request, step, plan, description, digest, llama)
+    say(f"{request.output} is ready")
     return True
 
 
 def _write(
-    options: argparse.Namespace,
-    step: CompileStep,
+    request: CompileRequest[Any],
+    step: CompileStep[Any],
     plan: Plan,
     description: EngineConfig,
     digest: dict[str, Any],
     llama: LlamaConfig,
 ) -> None:
-    checkpoint: Path = options.checkpoint
+    checkpoint = request.checkpoint
     weights = None
     if step.reads_weights:
         say(f"checkpoint: {check_content(checkpoint, step.needs_gpu_scales)}")
@@ -113,7 +116,7 @@ def _write(
         description.model.eos_token_ids,
     )
     needed = step.engine_bytes(weights) if weights else 0
-    with written_whole(options.output, "engine.json", needed) as folder:
+    with written_whole(request.output, "engine.json", needed) as folder:
         with Phase("copying configuration and tokenizer"):
             _copy_small_files(checkpoint, folder, weights.config if weights else llama)
             table.save(folder / "token_bytes.npz")
@@ -126,13 +129,13 @@ def _write(
 
 
 def _describe(
-    options: argparse.Namespace, llama: LlamaConfig, plan: Plan, sha256: str
+    request: CompileRequest[Any], llama: LlamaConfig, plan: Plan, sha256: str
 ) -> EngineConfig:
     return EngineConfig(
         format_version=FORMAT_VERSION,
-        runtime=options.runtime,
+        runtime=request.runtime,
         model=ModelFacts(
-            name=options.model_name or options.checkpoint.resolve().name,
+            name=request.model_name or request.checkpoint.resolve().name,
             vocab_size=llama.vocab_size,
             bos_token_id=llama.bos_token_id,
             eos_token_ids=list(llama.eos_token_ids),
@@ -141,7 +144,7 @@ def _describe(
         limits=plan.limits,
         runtime_options=plan.runtime_options,
         built_with={"compile_engine": COMPILER_VERSION, **plan.built_with},
-        engine_python=options.engine_python,
+        engine_python=request.engine_python,
     )
 
 
@@ -161,85 +164,83 @@ def _write_json(path: Path, document: dict[str, Any]) -> None:
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; `None` stands for the process's own."""
-    first = argparse.ArgumentParser(add_help=False)
-    first.add_argument(
-        "--profile", metavar="NAME", help=f"a file, or one of {', '.join(profile_names())}"
+def parse_arguments(arguments: list[str] | None = None) -> CompileRequest[Any]:
+    """The command line over its profile; `None` stands for the process's own arguments.
+
+    Raises `BuildError` for a profile that is wrong."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    profile = load_profile(options.profile) if options.profile else None
+    runtime = options.runtime or (profile.runtime if profile else None)
+    checkpoint = options.checkpoint or (profile.checkpoint.folder if profile else None)
+    if runtime is None:
+        parser.error("there is no runtime; give --runtime or --profile")
+    if checkpoint is None and not options.check_machine:
+        parser.error("there is no checkpoint; give --checkpoint or a --profile with a folder")
+    if options.output is None and not options.check_machine:
+        parser.error("the following arguments are required: --output")
+    step = find_step(runtime)
+    limits = {name: getattr(options, name) for name in LIMITS}
+    runtime_options = {name: getattr(options, name) for name in step.flags}
+    if profile is not None and profile.runtime == runtime:
+        runtime_options = profile.runtime_options | _given(runtime_options)
+    return CompileRequest(
+        runtime=runtime,
+        options=step.parse(_given(runtime_options)),
+        checkpoint=checkpoint or Path(),
+        output=options.output or Path(),
+        model_name=options.model_name or (profile.model_name if profile else ""),
+        limits=validated(
+            partial(replace, profile.limits if profile else ProfileLimits()), **_given(limits)
+        ),
+        hardware=profile.hardware if profile else Hardware(),
+        engine_python=options.engine_python,
+        only_check_machine=options.check_machine,
     )
-    first.add_argument(
-        "--check-machine", action="store_true", help="say whether this machine will do, no more"
-    )
-    given = first.parse_known_args(arguments)[0]
-    name, checks = given.profile, given.check_machine
-    from_profile = _profile_defaults(load_profile(name)) if name else {}
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _parser() -> argparse.ArgumentParser:
+    """None stands for every option that is not given."""
     parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[first],
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--runtime", choices=tuple(STEPS), required="runtime" not in from_profile)
-    add(
-        "--checkpoint",
-        type=Path,
-        required=not checks and "checkpoint" not in from_profile,
-        help="folder with the NVFP4 checkpoint and its tokenizer",
-    )
-    add("--output", type=Path, required=not checks, help="the engine's folder")
+    add("--profile", metavar="NAME", help=f"a file, or one of {', '.join(profile_names())}")
+    add("--check-machine", action="store_true", help="only say whether this machine will do")
+    add("--runtime", choices=tuple(STEPS), help="the profile's, unless given")
+    add("--checkpoint", type=Path, help="folder with the NVFP4 checkpoint and its tokenizer")
+    add("--output", type=Path, help="the engine's folder")
     add(
         "--engine-python",
         default="",
         metavar="PATH",
-        help="the interpreter whose packages the runtime is in, where they do not go together with "
-        "the server's (vLLM beside nvidia-pytriton); an absolute path, the same where it is served",
+        help="the interpreter that has the runtime's packages, where they conflict with the "
+        "server's (vLLM beside nvidia-pytriton); an absolute path, the same where it is served",
     )
     add("--model-name", help="how the engine calls the model (the checkpoint folder's name)")
     limits = parser.add_argument_group("limits; on a GPU they follow from its memory")
     add = limits.add_argument
-    add("--max-seq-len", type=int, help="prompt and generated tokens of one request (4096)")
-    add("--max-batch-size", type=int, help="sequences that one forward pass advances (16)")
-    add("--max-num-tokens", type=int, help="tokens that one forward pass computes (64)")
-    add("--max-queue-size", type=int, default=64, help="requests that may wait (64)")
+    add("--max-seq-len", type=at_least_1, help="prompt and generated tokens of one request (4096)")
+    add("--max-batch-size", type=at_least_1, help="sequences that one forward pass advances (16)")
+    add("--max-num-tokens", type=at_least_1, help="tokens that one forward pass computes (64)")
+    add("--max-queue-size", type=int, help="requests that may wait (64)")
     for runtime in STEPS:
         find_step(runtime).add_arguments(parser)
-    defaults = {
-        "hang_timeout_s": Limits.hang_timeout_s,
-        "hardware": Hardware(),
-        "runtime_options": {},
-    }
-    parser.set_defaults(**{**defaults, **from_profile})
-    options = parser.parse_args(arguments)
-    if options.runtime != from_profile.get("runtime", options.runtime):
-        options.runtime_options = {}  # they are another runtime's
-    return options
-
-
-def _profile_defaults(profile: Profile) -> dict[str, Any]:
-    """The values of a profile under the names of the options that they stand for."""
-    values: dict[str, Any] = {
-        "runtime": profile.runtime,
-        "model_name": profile.model_name,
-        "max_queue_size": profile.limits.max_queue_size,
-        "hang_timeout_s": profile.limits.hang_timeout_s,
-        "hardware": profile.hardware,
-    }
-    for limit in ("max_seq_len", "max_batch_size", "max_num_tokens"):
-        if getattr(profile.limits, limit):
-            values[limit] = getattr(profile.limits, limit)
-    if profile.checkpoint.directory:
-        values["checkpoint"] = ROOT / profile.checkpoint.directory
-    return values | find_step(profile.runtime).profile_values(profile.runtime_options)
+    return parser
 
 
 def main() -> None:
     """The command line's entry."""
-    options = parse_arguments()
-    if options.check_machine:
-        find_step(options.runtime).check_machine(options)
-        say(f"this machine will do for runtime {options.runtime}")
+    request = parse_arguments()
+    if request.only_check_machine:
+        find_step(request.runtime).check_machine(request)
+        say(f"this machine will do for runtime {request.runtime}")
     else:
-        compile_engine(options)
+        compile_engine(request)
 
 
 if __name__ == "__main__":

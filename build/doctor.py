@@ -24,13 +24,13 @@ from engines.engine_json import (
     settle,
 )
 from engines.gpu_step import GpuCompileStep
+from engines.hardware import GIB, machine_memory_bytes
 from engines.sglang_step import CompileStepSglang
 from engines.step import installed_version
 from engines.tensorrt_llm_step import IMAGE
 from engines.vllm_step import CompileStepVllm
 from host.console import say
 from host.gpus import FAMILIES, Gpu, find_gpus
-from host.memory import GIB, machine_memory_bytes
 from repository.unary import kind_of
 from serving.find_triton import (
     LIBPYTHON,
@@ -188,7 +188,7 @@ def _tensorrt_llm(gpus: list[Gpu]) -> Verdict:
     return Verdict(name, True, f"tensorrt_llm {version} on {fitting[0]}: NVFP4 tensor cores")
 
 
-def _with_marlin(gpus: list[Gpu], step: type[GpuCompileStep]) -> Verdict:
+def _with_marlin(gpus: list[Gpu], step: type[GpuCompileStep[Any]]) -> Verdict:
     name = step.runtime
     fitting = [gpu for gpu in gpus if gpu.has_fp4 or gpu.has_marlin]
     if not fitting:

@@ -21,7 +21,7 @@ from checkpoints.digest import MEMORY, digest_checkpoint
 from checkpoints.llama_config import LlamaConfig
 from checkpoints.nvfp4 import open_checkpoint
 from engines.profile import load_profile, profile_names
-from host.console import BuildError, Phase, run_script, say, stop_resumable
+from host.console import BuildError, Phase, at_least_1, run_script, say, stop_resumable
 from numpy.typing import NDArray
 from reference.file import (
     PromptReference,
@@ -210,16 +210,13 @@ def _arguments() -> argparse.Namespace:
     add("--checkpoint", type=Path, help="folder with the NVFP4 checkpoint (the profile's)")
     add("--profile", metavar="NAME", help=f"a file, or one of {', '.join(profile_names())}")
     add("--output", type=Path, required=True, help="the reference file")
-    add("--prompts", type=_count, help=f"of reference/prompts.json (all; {LARGE[0]} beyond 2 GB)")
-    add("--tokens", type=_count, help=f"of each prompt ({SMALL[1]}; {LARGE[1]} beyond 2 GB)")
+    add(
+        "--prompts",
+        type=at_least_1,
+        help=f"of reference/prompts.json (all; {LARGE[0]} beyond 2 GB)",
+    )
+    add("--tokens", type=at_least_1, help=f"of each prompt ({SMALL[1]}; {LARGE[1]} beyond 2 GB)")
     return parser.parse_args()
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not allowed, allowed is at least 1")
-    return value
 
 
 def main() -> None:

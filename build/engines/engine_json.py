@@ -33,6 +33,7 @@ from token_engine.openvino_runtime.options import (
 from token_engine.openvino_runtime.precision import Settled, settle
 from token_engine.openvino_runtime.requirements import available_bytes
 from token_engine.registry import RUNTIMES
+from token_engine.replay import ReplayOptions
 from token_engine.sglang_runtime.options import CONTEXT_RESERVE, SglangOptions
 from token_engine.tensorrt_llm_runtime.options import TensorRtLlmOptions
 from token_engine.vllm_runtime.options import VllmOptions
@@ -54,6 +55,7 @@ __all__ = [
     "ModelFacts",
     "ModelShape",
     "OpenVinoOptions",
+    "ReplayOptions",
     "Settled",
     "SglangOptions",
     "TensorRtLlmOptions",

@@ -1,15 +1,18 @@
 """What the compile steps of the GPU runtimes have in common.
 
 Their `runtime_options` are a dataclass of the runtime's own, in a profile as in engine.json; they
-load the checkpoint as it is; and their limits follow from the GPUs' memory.
+load the checkpoint as it is; and their limits follow from the GPUs' memory by arithmetic:
+
+Memory of one GPU = weights + activations of one forward pass + CUDA graphs + the runtime itself,
+and the KV cache gets a share of the rest. Figures: TensorRT-LLM's KvCacheConfig and
+CudaGraphConfig documentation ("each CUDA graph can use up to 200 MB", 90 % of free memory).
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import re
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,23 +22,38 @@ from checkpoints.nvfp4 import Checkpoint
 from host.console import BuildError, Phase
 from host.gpus import Gpu
 
-from engines.engine_json import EngineConfigError, Limits, parse_section
+from engines.engine_json import Limits
 from engines.first_run import prove_engine
-from engines.gpu_limits import fit_gpu
-from engines.hardware import check_memory, choose_gpus, gpu_memory_bytes
-from engines.step import CompileStep, Plan, installed_version, link_or_copy, plan_limits
+from engines.hardware import GIB, check_memory, choose_gpus, gpu_memory_bytes
+from engines.step import (
+    CompileRequest,
+    CompileStep,
+    Options,
+    Plan,
+    installed_version,
+    link_or_copy,
+    plan_limits,
+)
 from engines.token_table import TokenTable
 
 QUANTIZATION = "hf_quant_config.json"
 FACT_PACKAGES = ("torch", "tensorrt")  # beside the runtime's own, where they are installed
+RUNTIME_BYTES = 2 * GIB  # CUDA context, NCCL, workspaces of the kernels
+GRAPH_BYTES = 200 * 2**20  # each captured batch size, at most
+GRAPHS = 8  # batch sizes 1, 2, 4, ... 128
+KV_SHARE = 0.9
+KV_BYTES = 1  # FP8
+LONGEST = 32768  # of one request, where the memory allows more: prompts of many pages
+LARGEST_BATCH = 256
+USUAL_TOKENS = 2048  # of one request, prompt and answer: what a batch is sized by
+FORWARD_TOKENS = 8192  # TensorRT-LLM's own default of max_num_tokens
 
 
-class GpuCompileStep(CompileStep):
-    """A runtime on NVIDIA GPUs; `Options` is its dataclass of runtime_options."""
+class GpuCompileStep(CompileStep[Options]):
+    """A runtime on NVIDIA GPUs; the three that there are differ in what follows."""
 
     needs_gpu_scales = True
     runtime: ClassVar[str]
-    options_type: ClassVar[type]
     packages: ClassVar[tuple[str, ...]]  # names under which the library may be installed
     install: ClassVar[str]  # how to get it, as the end of a sentence
     oldest: ClassVar[tuple[int, ...]]
@@ -49,57 +67,40 @@ class GpuCompileStep(CompileStep):
         """Whether the runtime can serve the checkpoint on it."""
         return gpu.has_fp4
 
-    def parallel(self, chosen: Any) -> tuple[int, int]:
+    def parallel(self, chosen: Options) -> tuple[int, int]:
         """Tensor and pipeline parallel size."""
-        return chosen.tensor_parallel_size, chosen.pipeline_parallel_size
+        sizes: Any = chosen  # as TensorRT-LLM's and vLLM's options have them
+        return sizes.tensor_parallel_size, sizes.pipeline_parallel_size
 
     def longest(self, llama: LlamaConfig) -> int:
         """The longest request, in tokens, that the runtime takes for this model."""
         return llama.max_position_embeddings
 
-    def memory_shares(self, chosen: Any) -> tuple[float, float]:
+    def memory_shares(self, chosen: Options) -> tuple[float, float]:
         """What the runtime takes of the GPU's memory, and the KV cache of what is left of that."""
         raise NotImplementedError
 
-    def check_library(self, chosen: Any, version: str) -> None:
+    def check_library(self, chosen: Options, version: str) -> None:
         """Raise `BuildError` for options that this version of the library does not have."""
 
     def settle(
-        self, chosen: Any, limits: Limits, gpus: list[Gpu], llama: LlamaConfig
-    ) -> tuple[Any, tuple[str, ...]]:
+        self, chosen: Options, limits: Limits, gpus: list[Gpu], llama: LlamaConfig
+    ) -> tuple[Options, tuple[str, ...]]:
         """The options with what follows from machine and limits, and sentences that say why."""
         return chosen, ()
 
-    @classmethod
-    def profile_values(cls, runtime_options: dict[str, Any]) -> dict[str, Any]:
-        cls.parse(runtime_options)
-        return {"runtime_options": runtime_options}
+    def check_machine(self, request: CompileRequest[Options]) -> None:
+        self._machine(request)
 
-    @classmethod
-    def parse(cls, runtime_options: dict[str, Any]) -> Any:
-        """The validated dataclass; raises `BuildError`."""
-        try:
-            return parse_section(cls.options_type, runtime_options, "runtime_options")
-        except EngineConfigError as error:
-            raise BuildError(str(error)) from None
-
-    def chosen_options(self, options: argparse.Namespace) -> Any:
-        """The profile's options, with those of the command line before them."""
-        return self.parse(options.runtime_options)
-
-    def check_machine(self, options: argparse.Namespace) -> None:
-        self._machine(options)
-
-    def _machine(self, options: argparse.Namespace) -> tuple[Any, list[Gpu], str]:
-        """The options, the GPUs and the library's version; raises `BuildError`."""
-        check_memory(options.hardware)
-        chosen = self.chosen_options(options)
-        count = math.prod(self.parallel(chosen))
-        gpus = choose_gpus(self.runtime, options.hardware, count, self.can_compute, self.needs)
-        self._python = options.engine_python
-        version = self._library_version(options.engine_python)
-        self.check_library(chosen, version)
-        return chosen, gpus, version
+    def _machine(self, request: CompileRequest[Options]) -> tuple[list[Gpu], str]:
+        """The GPUs and the library's version; raises `BuildError`."""
+        check_memory(request.hardware)
+        count = math.prod(self.parallel(request.options))
+        gpus = choose_gpus(self.runtime, request.hardware, count, self.can_compute, self.needs)
+        self._python = request.engine_python
+        version = self._library_version(request.engine_python)
+        self.check_library(request.options, version)
+        return gpus, version
 
     def _library_version(self, python: str) -> str:
         version = installed_version(*self.packages, python=python)
@@ -108,28 +109,29 @@ class GpuCompileStep(CompileStep):
         if numbers_of(version)[: len(self.oldest)] < self.oldest:
             least = ".".join(map(str, self.oldest))
             raise BuildError(
-                f"{self.packages[0]} is {version}, allowed is {least} or later; {self.install}"
+                f"{self.packages[0]} must be {least} or later, not {version}; {self.install}"
             )
         return version
 
-    def plan(self, options: argparse.Namespace, llama: LlamaConfig) -> Plan:
-        chosen, gpus, version = self._machine(options)
-        check_parallel(llama, self.parallel(chosen)[0])
-        taken, kv_share = self.memory_shares(chosen)
+    def plan(self, request: CompileRequest[Options], llama: LlamaConfig) -> Plan:
+        gpus, version = self._machine(request)
+        options = request.options
+        check_parallel(llama, self.parallel(options)[0])
+        taken, kv_share = self.memory_shares(options)
         memory = int(taken * min(gpu_memory_bytes(gpu) for gpu in gpus))
         weights = layout_bytes(complete_layout(llama))
         fit = fit_gpu(llama, weights, memory, len(gpus), kv_share)
         limits = plan_limits(
-            options,
+            request.limits,
             llama,
             max_seq_len=min(fit.max_seq_len, self.longest(llama)),
             max_batch_size=fit.max_batch_size,
             max_num_tokens=fit.max_num_tokens,
         )
         fit.check(limits.max_seq_len)
-        chosen, why = self.settle(chosen, limits, gpus, llama)
-        built_with = {self.packages[0]: version, **_facts(gpus, options.engine_python)}
-        return Plan(limits, asdict(chosen), built_with, (*fit.reasons_for(limits), *why))
+        settled, why = self.settle(options, limits, gpus, llama)
+        built_with = {self.packages[0]: version, **_facts(gpus, request.engine_python)}
+        return Plan(limits, asdict(settled), built_with, (*fit.reasons_for(limits), *why))
 
     def write(self, checkpoint: Checkpoint, table: TokenTable, plan: Plan, folder: Path) -> None:
         place_checkpoint(checkpoint, folder)
@@ -152,8 +154,8 @@ def check_parallel(llama: LlamaConfig, parallel: int) -> None:
     ):
         if value % divisor:
             raise BuildError(
-                f"tensor_parallel_size is {parallel}, allowed is a number that divides the model: "
-                f"its {name} {value} is no multiple of {divisor}"
+                f"tensor_parallel_size must divide the model, {parallel} does not: its {name} "
+                f"{value} is no multiple of {divisor}"
             )
 
 
@@ -177,3 +179,82 @@ def _facts(gpus: list[Gpu], python: str) -> dict[str, str]:
     }
     versions = {name: installed_version(name, python=python) for name in FACT_PACKAGES}
     return facts | {name: version for name, version in versions.items() if version}
+
+
+@dataclass(frozen=True)
+class GpuFit:
+    """What fits, and why: a line for the KV cache, and one for each limit by its name."""
+
+    max_seq_len: int
+    max_batch_size: int
+    max_num_tokens: int
+    kv_cache_tokens: int
+    kv_cache_reason: str
+    reasons: dict[str, str]
+
+    def check(self, max_seq_len: int) -> None:
+        """Raise `BuildError` unless the longest request that is admitted fits the KV cache."""
+        if max_seq_len > self.kv_cache_tokens:
+            raise BuildError(
+                f"max_seq_len must be at most {self.kv_cache_tokens}, not {max_seq_len}: "
+                f"{self.kv_cache_reason}"
+            )
+
+    def reasons_for(self, limits: Limits) -> tuple[str, ...]:
+        """Why the limits are what they are; a stated one says so."""
+        lines = [self.kv_cache_reason]
+        for name, reason in self.reasons.items():
+            value, chosen = getattr(limits, name), getattr(self, name)
+            stated = f"as stated (this memory alone would give {chosen})"
+            lines.append(f"{name} {value}: {reason if value == chosen else stated}")
+        return tuple(lines)
+
+
+def fit_gpu(
+    llama: LlamaConfig,
+    weight_bytes: int,
+    memory_bytes: int,
+    parallel: int = 1,
+    kv_share: float = KV_SHARE,
+) -> GpuFit:
+    """Choose limits for `parallel` GPUs of `memory_bytes` each, which share weights and heads;
+    the KV cache gets `kv_share` of what is left.
+
+    Raises `BuildError` if nothing fits.
+    """
+    weights = weight_bytes / parallel
+    activations = _activation_bytes(llama, FORWARD_TOKENS) / parallel
+    fixed = weights + activations + GRAPHS * GRAPH_BYTES + RUNTIME_BYTES
+    left = memory_bytes - fixed
+    per_token = llama.kv_values_per_token * KV_BYTES / parallel
+    tokens = int(kv_share * left / per_token)
+    if tokens < USUAL_TOKENS:
+        raise BuildError(
+            f"a GPU of {memory_bytes / GIB:.1f} GiB is too small: weights {weights / GIB:.1f}, "
+            f"activations {activations / GIB:.1f}, CUDA graphs {GRAPHS * GRAPH_BYTES / GIB:.1f} "
+            f"and the runtime {RUNTIME_BYTES / GIB:.1f} GiB leave {max(0, left) / GIB:.1f} GiB; "
+            "use a larger GPU or a higher tensor_parallel_size"
+        )
+    seq_len = min(llama.max_position_embeddings, LONGEST, tokens)
+    batch = max(1, min(LARGEST_BATCH, tokens // USUAL_TOKENS))
+    kv_cache = (
+        f"KV cache of {tokens} tokens: {memory_bytes / GIB:.1f} GiB less weights "
+        f"{weights / GIB:.1f}, activations {activations / GIB:.1f}, CUDA graphs "
+        f"{GRAPHS * GRAPH_BYTES / GIB:.1f} and the runtime {RUNTIME_BYTES / GIB:.1f} GiB, "
+        f"{kv_share:.0%} of the rest at {per_token / 1024:.0f} KiB a token (FP8)"
+    )
+    reasons = {
+        "max_seq_len": f"the least of the model's {llama.max_position_embeddings}, {LONGEST} and "
+        "the KV cache",
+        "max_batch_size": f"the KV cache holds so many requests of {USUAL_TOKENS} tokens "
+        f"(at most {LARGEST_BATCH})",
+        "max_num_tokens": "longer prompts are computed in chunks of it",
+    }
+    return GpuFit(seq_len, batch, FORWARD_TOKENS, tokens, kv_cache, reasons)
+
+
+def _activation_bytes(llama: LlamaConfig, tokens: int) -> float:
+    """BF16: residual, attention and the two halves of the MLP at once; logits of a full batch."""
+    q_size = llama.num_attention_heads * llama.head_dim
+    layer = tokens * 2 * (2 * llama.hidden_size + 2 * q_size + 2 * llama.intermediate_size)
+    return layer + LARGEST_BATCH * llama.vocab_size * 4

@@ -1,15 +1,30 @@
-"""Whether a machine is what a profile and a runtime need; found out before anything expensive."""
+"""Whether a machine is what a profile and a runtime need; checked before anything expensive."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from host.console import BuildError
 from host.gpus import Gpu, find_gpus, what_fits
-from host.memory import GIB, machine_memory_bytes
 
+from engines.engine_json import CGROUPS, OWN_GROUPS, memory_limits
 from engines.profile import Hardware
+
+GIB = 2**30
+
+
+def machine_memory_bytes(cgroups: Path = CGROUPS, own: Path = OWN_GROUPS) -> int:
+    """The machine's memory, or the container's limit where that is less."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([memory, *(group.limit for group in memory_limits(cgroups, own))])
+
+
+def gpu_memory_bytes(gpu: Gpu) -> int:
+    """A GPU's memory; where it shares the machine's (GB10), all of that."""
+    return gpu.memory_bytes or machine_memory_bytes()
 
 
 def check_memory(hardware: Hardware, needed_bytes: int = 0) -> None:
@@ -26,9 +41,9 @@ def check_memory(hardware: Hardware, needed_bytes: int = 0) -> None:
 def choose_gpus(
     runtime: str, hardware: Hardware, count: int, can_compute: Callable[[Gpu], bool], needs: str
 ) -> list[Gpu]:
-    """The first `count` GPUs, all of which the runtime can use; raises `BuildError`.
+    """The first `count` GPUs, if the runtime can use all of them; raises `BuildError`.
 
-    `needs` says in words what `can_compute` looks for. A refusal for the kind of GPU prints which
+    `needs` says in words what `can_compute` checks. A refusal for the kind of GPU prints which
     runtime fits which hardware.
     """
     count = max(count, hardware.gpus)
@@ -38,11 +53,13 @@ def choose_gpus(
     unfit = [gpu for gpu in chosen if not can_compute(gpu)]
     if not present or unfit:
         print(what_fits(), file=sys.stderr, flush=True)
-        had = f"{unfit[0]} is here" if unfit else "no NVIDIA GPU is to be seen"
-        raise BuildError(f"runtime {runtime} {needs}, and {had}; choose by the table above")
+        found = unfit[0] if unfit else "no NVIDIA GPU"
+        raise BuildError(
+            f"runtime {runtime} {needs}, and this machine has {found}; choose by the table above"
+        )
     if len(chosen) < count:
         raise BuildError(
-            f"{count} GPUs are needed and {len(present)} are to be seen; lower "
+            f"the engine needs {count} GPUs and this machine shows {len(present)}; lower "
             "tensor_parallel_size, or give the container its GPUs (docker run --gpus all)"
         )
     for gpu in chosen:
@@ -63,8 +80,3 @@ def _check_profile(gpu: Gpu, hardware: Hardware) -> None:
             f"{gpu} has {memory:.0f} GiB of memory, the profile needs "
             f"{hardware.gpu_memory_gib:g} GiB; choose another --profile"
         )
-
-
-def gpu_memory_bytes(gpu: Gpu) -> int:
-    """A GPU's memory; where it shares the machine's (GB10), all of that."""
-    return gpu.memory_bytes or machine_memory_bytes()

@@ -1,4 +1,4 @@
-"""A Llama 3.x forward pass as an OpenVINO graph over a checkpoint's own packed bytes.
+"""A Llama 3.x forward pass as an OpenVINO graph over a checkpoint's own packed bytes; its files.
 
 Inputs: `input_ids` i64 [B, S], `attention_mask` i64 [B, T], `position_ids` i64 [B, S], `beam_idx`
 i32 [B]; output `logits` f32 [B, S, vocab + 1], of which the last one is the alarm
@@ -9,24 +9,53 @@ Each linear's e2m1 and e4m3 constants are the checkpoint's mapped bytes: OpenVIN
 Model Optimizer's. The CPU plugin computes on the 4-bit weights as long as the pattern
 `Convert(e2m1) * Convert(e4m3) -> Reshape -> Convert -> MatMul` stands. `weight_scale_2` multiplies
 the MatMul's result: exact, where folding it into the e4m3 scales would round or underflow.
+
+`openvino.serialize` writes both files in one call that can neither be interrupted nor report, and
+says "iostream error" for a full disk. So it writes the XML alone here, and this module lays out and
+writes the weights file from the mapped pages: every constant once, at a multiple of 64 bytes.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import openvino as ov
 import openvino.opset13 as op
 from checkpoints.llama_config import LlamaConfig
-from checkpoints.nvfp4 import BLOCK, EMBEDDING, HEAD, Checkpoint, linear_shapes
+from checkpoints.nvfp4 import BLOCK, EMBEDDING, HEAD, Bytes, Checkpoint, linear_shapes
+from host.console import BuildError, Phase
 
-from engines.openvino_alarm import ALARMS, LARGEST, alarm_bias, unsound_row
+from engines.openvino_alarm import ALARMS, LARGEST, alarm_bias, unsound_row, with_alarm
 
 Node = Any  # ov.Node or ov.Output; OpenVINO's Python package has no usable type hints
 ALL = -1  # "whatever is left" in a reshape
 KEEP = 0  # "as in the input" in a reshape
+ALIGNMENT = 64  # bytes; a cache line
+CHUNK_BYTES = 16 * 2**20
+
+
+def write_openvino_model(checkpoint: Checkpoint, max_seq_len: int, folder: Path) -> None:
+    """Write `openvino_model.xml` and `openvino_model.bin` into `folder`."""
+    with Phase("building the graph"):
+        checkpoint = with_alarm(checkpoint)
+        model = build_graph(checkpoint, max_seq_len)
+        xml = folder / "openvino_model.xml"
+        ov.serialize(model, str(xml), "/dev/null")
+        sources = dict(_constants(model, checkpoint))
+        document = ElementTree.parse(xml)
+        plan = _lay_out(document, sources)
+        document.write(xml, encoding="utf-8", xml_declaration=True)
+    total = sum(data.size for _, data in plan)
+    phase = Phase(f"writing the weights, {total:,} bytes", total)
+    with phase, (folder / "openvino_model.bin").open("wb") as file:
+        for offset, data in plan:
+            file.write(bytes(offset - file.tell()))
+            _write(file, data, phase)
 
 
 def build_graph(checkpoint: Checkpoint, max_seq_len: int) -> ov.Model:
@@ -74,10 +103,10 @@ class _GraphBuilder:
         return ov.Model([op.result(logits)], self._assigns, self._parameters, "llama_nvfp4")
 
     def _declare_inputs(self) -> None:
-        self._input_ids = _parameter("input_ids", [-1, -1], ov.Type.i64)
-        self._attention_mask = _parameter("attention_mask", [-1, -1], ov.Type.i64)
-        self._position_ids = _parameter("position_ids", [-1, -1], ov.Type.i64)
-        self._beam_idx = _parameter("beam_idx", [-1], ov.Type.i32)
+        self._input_ids = graph_input("input_ids", [-1, -1], ov.Type.i64)
+        self._attention_mask = graph_input("attention_mask", [-1, -1], ov.Type.i64)
+        self._position_ids = graph_input("position_ids", [-1, -1], ov.Type.i64)
+        self._beam_idx = graph_input("beam_idx", [-1], ov.Type.i32)
         self._parameters = [
             self._input_ids,
             self._attention_mask,
@@ -217,7 +246,8 @@ class _GraphBuilder:
         return constant
 
 
-def _parameter(name: str, shape: list[int], dtype: ov.Type) -> Node:
+def graph_input(name: str, shape: list[int], dtype: ov.Type) -> Node:
+    """An input whose name the library finds."""
     parameter = op.parameter(ov.PartialShape(shape), dtype, name=name)
     parameter.output(0).set_names({name})
     return parameter
@@ -229,3 +259,45 @@ def _i64(value: int | list[int]) -> Node:
 
 def _f32(value: Any) -> Node:
     return op.constant(np.asarray(value, np.float32))
+
+
+def _constants(model: ov.Model, checkpoint: Checkpoint) -> Iterator[tuple[str, Bytes]]:
+    for node in model.get_ops():
+        if node.get_type_name() == "Constant":
+            name = node.get_friendly_name()
+            stored = checkpoint.tensors.get(name)
+            yield name, stored.data if stored else _bytes_of(node)
+
+
+def _bytes_of(node: Any) -> Bytes:
+    return np.frombuffer(np.ascontiguousarray(node.data).tobytes(), np.uint8)
+
+
+def _lay_out(
+    document: ElementTree.ElementTree[ElementTree.Element], sources: dict[str, Bytes]
+) -> list[tuple[int, Bytes]]:
+    """Give each Const of the XML a place in the weights file; returns (offset, bytes) in order."""
+    plan: list[tuple[int, Bytes]] = []
+    end = 0
+    for layer in document.iter("layer"):
+        if layer.get("type") != "Const":
+            continue
+        data = layer.find("data")
+        source = sources.pop(layer.get("name", ""), None)
+        if data is None or source is None or data.get("size") != str(source.size):
+            raise BuildError(
+                f"openvino {ov.__version__} wrote the constant {layer.get('name')} in an unknown "
+                "form; install the release that pyproject.toml names"
+            )
+        offset = -(-end // ALIGNMENT) * ALIGNMENT
+        data.set("offset", str(offset))
+        plan.append((offset, source))
+        end = offset + source.size
+    return plan
+
+
+def _write(file: BinaryIO, data: Bytes, phase: Phase) -> None:
+    for start in range(0, data.size, CHUNK_BYTES):
+        chunk = data[start : start + CHUNK_BYTES]
+        file.write(chunk.data)
+        phase.advance(chunk.size)

@@ -22,6 +22,7 @@ import openvino as ov
 import openvino.opset13 as op
 
 from engines.openvino_alarm import ALARMS
+from engines.openvino_graph import graph_input
 from engines.token_table import TokenTable
 
 FOLDER = "guides"
@@ -66,10 +67,10 @@ def _detokenizer(table: TokenTable) -> ov.Model:
 
 def _indifferent_model(logits_size: int) -> ov.Model:
     """The inputs, states and attention that continuous batching looks for; every logit is 0."""
-    ids = _input("input_ids", [-1, -1], ov.Type.i64)
-    mask = _input("attention_mask", [-1, -1], ov.Type.i64)
-    positions = _input("position_ids", [-1, -1], ov.Type.i64)
-    beam_idx = _input("beam_idx", [-1], ov.Type.i32)
+    ids = graph_input("input_ids", [-1, -1], ov.Type.i64)
+    mask = graph_input("attention_mask", [-1, -1], ov.Type.i64)
+    positions = graph_input("position_ids", [-1, -1], ov.Type.i64)
+    beam_idx = graph_input("beam_idx", [-1], ov.Type.i32)
     shape = op.shape_of(ids)
     zeros = op.multiply(op.convert(op.add(ids, positions), "f32"), op.constant(np.float32(0)))
     hidden = op.unsqueeze(zeros, op.constant(np.array([1, 3])))  # [B, 1 head, S, 1]
@@ -95,9 +96,3 @@ def _indifferent_model(logits_size: int) -> ov.Model:
     logits.output(0).set_names({"logits"})
     parameters = [ids, mask, positions, beam_idx]
     return ov.Model([op.result(logits)], assigns, parameters, "indifferent")
-
-
-def _input(name: str, shape: list[int], dtype: ov.Type) -> Any:
-    parameter = op.parameter(ov.PartialShape(shape), dtype, name=name)
-    parameter.output(0).set_names({name})
-    return parameter

@@ -5,7 +5,6 @@ As vLLM does, it computes in FP4 on Blackwell, and with the Marlin kernel on GPU
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 
 from checkpoints.llama_config import LlamaConfig
@@ -21,12 +20,12 @@ from engines.engine_json import (
     marlin_note,
 )
 from engines.gpu_step import GpuCompileStep
-from engines.step import Plan
+from engines.step import CompileRequest, Plan
 
 DEFAULT_MEMORY_SHARE = 0.85  # about what the library takes where the option leaves it to it
 
 
-class CompileStepSglang(GpuCompileStep):
+class CompileStepSglang(GpuCompileStep[SglangOptions]):
     """See the module's docstring."""
 
     runtime = "sglang"
@@ -49,10 +48,10 @@ class CompileStepSglang(GpuCompileStep):
     def longest(self, llama: LlamaConfig) -> int:
         return llama.max_position_embeddings - CONTEXT_RESERVE
 
-    def plan(self, options: argparse.Namespace, llama: LlamaConfig) -> Plan:
-        plan = super().plan(options, llama)
+    def plan(self, request: CompileRequest[SglangOptions], llama: LlamaConfig) -> Plan:
+        plan = super().plan(request, llama)
         try:
-            check_kv_scales(options.checkpoint, plan.runtime_options["kv_cache_dtype"])
+            check_kv_scales(request.checkpoint, plan.runtime_options["kv_cache_dtype"])
         except EngineLoadError as error:
             raise BuildError(str(error)) from None
         return plan
@@ -62,8 +61,8 @@ class CompileStepSglang(GpuCompileStep):
     ) -> tuple[SglangOptions, tuple[str, ...]]:
         if limits.max_seq_len > self.longest(llama):
             raise BuildError(
-                f"max_seq_len is {limits.max_seq_len}, allowed is at most {self.longest(llama)} "
-                f"with runtime sglang, which keeps {CONTEXT_RESERVE} positions for itself"
+                f"max_seq_len must be at most {self.longest(llama)} with runtime sglang, which "
+                f"keeps {CONTEXT_RESERVE} positions for itself, not {limits.max_seq_len}"
             )
         note = marlin_note(gpus[0].name, gpus[0].capability)
         return replace(chosen, quantization="modelopt_fp4"), (note,) if note else ()

@@ -1,6 +1,6 @@
-"""What every runtime's compile step has in common: its source, its plan, and the seam itself.
+"""What every runtime's compile step has in common: the request, the plan, and the seam itself.
 
-A runtime's step is one class in `compile_<runtime>.py`; `compile_engine.py` finds it by name.
+A runtime's step is one class in `<runtime>_step.py`; `compile_engine.py` finds it by name.
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from checkpoints.llama_config import LlamaConfig
 from checkpoints.nvfp4 import Checkpoint
 from host.console import BuildError
 
-from engines.engine_json import EngineConfigError, Limits
+from engines.engine_json import EngineConfigError, Limits, parse_section
 from engines.hardware import check_memory
+from engines.profile import Hardware, ProfileLimits
 from engines.token_table import TokenTable
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 DEFAULT_MAX_SEQ_LEN = 4096  # or the model's own limit, where that is lower
 DEFAULT_MAX_BATCH_SIZE = 16
@@ -29,11 +33,27 @@ DEFAULT_MAX_NUM_TOKENS = 64
 INTERPRETER_S = 60.0
 
 Section = TypeVar("Section")
+Options = TypeVar("Options", bound="DataclassInstance")  # the runtime's own, frozen
+
+
+@dataclass(frozen=True)
+class CompileRequest(Generic[Options]):
+    """The engine that a profile and the command line ask for."""
+
+    runtime: str
+    options: Options
+    checkpoint: Path
+    output: Path
+    model_name: str
+    limits: ProfileLimits
+    hardware: Hardware
+    engine_python: str = ""  # the interpreter that has the runtime's packages; "": this one
+    only_check_machine: bool = False  # then there may be neither checkpoint nor output
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is going to be built; made before anything expensive begins."""
+    """What will be built; made before anything expensive begins."""
 
     limits: Limits
     runtime_options: dict[str, Any]
@@ -41,35 +61,32 @@ class Plan:
     reasons: tuple[str, ...] = field(default=(), compare=False)  # why the numbers are these
 
 
-class CompileStep:
-    """One runtime's way from a checkpoint to an engine; `plan` is the one that each has to have."""
+class CompileStep(Generic[Options]):
+    """One runtime's way from a checkpoint to an engine; each step must have a `plan`."""
 
-    option_names: ClassVar[tuple[str, ...]] = ()  # of the command line, and in a profile
+    options_type: ClassVar[type]  # the dataclass that `Options` stands for
+    flags: ClassVar[tuple[str, ...]] = ()  # fields of it that the command line can set
     reads_weights: ClassVar[bool] = True  # false: it needs the tokenizer alone
     needs_gpu_scales: ClassVar[bool] = False  # of activations and KV cache, one for fused weights
 
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
-        """Add the runtime's own options."""
+        """Add the runtime's `flags`; None must stand for one that is not given."""
 
     @classmethod
-    def profile_values(cls, runtime_options: dict[str, Any]) -> dict[str, Any]:
-        """A profile's runtime_options as values of the command line's options.
+    def parse(cls, runtime_options: dict[str, Any]) -> Options:
+        """A profile's `runtime_options`, checked; raises `BuildError`."""
+        try:
+            options: Options = parse_section(cls.options_type, runtime_options, "runtime_options")
+        except EngineConfigError as error:
+            raise BuildError(str(error)) from None
+        return options
 
-        Raises `BuildError` for an unknown key."""
-        for key in runtime_options:
-            if key not in cls.option_names:
-                raise BuildError(
-                    f"runtime_options has the unknown key {key!r}; known are "
-                    f"{', '.join(cls.option_names)}"
-                )
-        return runtime_options
+    def check_machine(self, request: CompileRequest[Options]) -> None:
+        """Check all that can be known without a checkpoint; raises `BuildError`."""
+        check_memory(request.hardware)
 
-    def check_machine(self, options: argparse.Namespace) -> None:
-        """All that can be known without a checkpoint; raises `BuildError`."""
-        check_memory(options.hardware)
-
-    def plan(self, options: argparse.Namespace, llama: LlamaConfig) -> Plan:
+    def plan(self, request: CompileRequest[Options], llama: LlamaConfig) -> Plan:
         """Check machine, versions and numbers; raises `BuildError`."""
         raise NotImplementedError
 
@@ -81,41 +98,34 @@ class CompileStep:
         """Write the runtime's files into `folder`, beside the common ones."""
 
     def prove(self, folder: Path) -> None:
-        """Run the engine in `folder` once where only a run shows that it works."""
+        """Run the engine in `folder` once, where only a run shows that it works."""
 
 
-def plan_limits(options: argparse.Namespace, llama: LlamaConfig, **chosen: int) -> Limits:
-    """The limits that the options name; for those they leave open `chosen`, or the defaults."""
+def plan_limits(wanted: ProfileLimits, llama: LlamaConfig, **chosen: int) -> Limits:
+    """The limits that are wanted; where one is left open, `chosen`'s or the default."""
     longest = llama.max_position_embeddings
+    defaults = {
+        "max_seq_len": min(DEFAULT_MAX_SEQ_LEN, longest),
+        "max_batch_size": DEFAULT_MAX_BATCH_SIZE,
+        "max_num_tokens": DEFAULT_MAX_NUM_TOKENS,
+    } | chosen
     limits = validated(
         Limits,
-        max_seq_len=_first(
-            options.max_seq_len, chosen.get("max_seq_len"), min(DEFAULT_MAX_SEQ_LEN, longest)
-        ),
-        max_batch_size=_first(
-            options.max_batch_size, chosen.get("max_batch_size"), DEFAULT_MAX_BATCH_SIZE
-        ),
-        max_num_tokens=_first(
-            options.max_num_tokens, chosen.get("max_num_tokens"), DEFAULT_MAX_NUM_TOKENS
-        ),
-        max_queue_size=options.max_queue_size,
-        hang_timeout_s=options.hang_timeout_s,
+        **{name: getattr(wanted, name) or default for name, default in defaults.items()},
+        max_queue_size=wanted.max_queue_size,
+        hang_timeout_s=wanted.hang_timeout_s,
     )
     if limits.max_seq_len > longest:
         raise BuildError(
-            f"--max-seq-len is {limits.max_seq_len}, allowed is at most {longest}, "
-            "the model's max_position_embeddings"
+            f"--max-seq-len must be at most {longest}, the model's max_position_embeddings, "
+            f"not {limits.max_seq_len}"
         )
     if limits.max_num_tokens < limits.max_batch_size:
         raise BuildError(
-            f"--max-num-tokens is {limits.max_num_tokens}, allowed is at least --max-batch-size "
-            f"{limits.max_batch_size}: each sequence of the batch computes one token a step"
+            f"--max-num-tokens must be at least --max-batch-size, {limits.max_batch_size}, not "
+            f"{limits.max_num_tokens}: each sequence of the batch computes one token a step"
         )
     return limits
-
-
-def _first(*values: int | None) -> int:
-    return next(value for value in values if value is not None)
 
 
 def validated(section: Callable[..., Section], **values: Any) -> Section:
@@ -129,7 +139,7 @@ def validated(section: Callable[..., Section], **values: Any) -> Section:
 def installed_version(*names: str, python: str = "") -> str | None:
     """The version of the first of these packages that is installed, without importing it.
 
-    `python` is another interpreter whose packages are meant; raises `BuildError` if it is none.
+    `python` names another interpreter whose packages count; raises `BuildError` if it is none.
     """
     if python:
         return _version_elsewhere(python, names)
@@ -154,14 +164,14 @@ def _version_elsewhere(python: str, names: tuple[str, ...]) -> str | None:
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise BuildError(
-            f"--engine-python is {python!r}, allowed is the absolute path of a Python interpreter "
+            f"--engine-python must be the absolute path of a Python interpreter, not {python!r} "
             f"({error})"
         ) from None
     return done.stdout.strip() or None
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """A hard link costs nothing of 6 GB; on another file system it is a copy."""
+    """Hard-link, for 6 GB of weights take long to copy; on another file system, copy."""
     try:
         os.link(source.resolve(), target)
     except OSError:

@@ -35,11 +35,12 @@ BUILDER = Path(__file__).with_name("build_tensorrt_engine.py")
 LARGEST_GRAPH = 256  # a batch beyond it is bound by arithmetic, not by launching kernels
 
 
-class CompileStepTensorRtLlm(GpuCompileStep):
+class CompileStepTensorRtLlm(GpuCompileStep[TensorRtLlmOptions]):
     """See the module's docstring."""
 
     runtime = "tensorrt_llm"
     options_type = TensorRtLlmOptions
+    flags = ("backend",)
     packages = ("tensorrt_llm", "tensorrt-llm")
     install = f"use the image {IMAGE}"
     oldest = (1, 0)
@@ -49,11 +50,6 @@ class CompileStepTensorRtLlm(GpuCompileStep):
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         add = parser.add_argument_group("tensorrt_llm").add_argument
         add("--backend", choices=("pytorch", "tensorrt"), help="(pytorch); tensorrt: 1.0 to 1.2")
-
-    def chosen_options(self, options: argparse.Namespace) -> TensorRtLlmOptions:
-        named = {"backend": options.backend} if options.backend else {}
-        chosen: TensorRtLlmOptions = self.parse({**options.runtime_options, **named})
-        return chosen
 
     def memory_shares(self, chosen: TensorRtLlmOptions) -> tuple[float, float]:
         return 1.0, chosen.kv_cache_config.free_gpu_memory_fraction

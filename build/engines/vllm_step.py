@@ -15,7 +15,7 @@ from engines.engine_json import Limits, VllmOptions, marlin_note
 from engines.gpu_step import GpuCompileStep
 
 
-class CompileStepVllm(GpuCompileStep):
+class CompileStepVllm(GpuCompileStep[VllmOptions]):
     """See the module's docstring."""
 
     runtime = "vllm"

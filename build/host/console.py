@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import errno
 import sys
@@ -102,3 +103,10 @@ def run_script(main: Callable[[], None]) -> None:
     """Run a script's `main`: `BuildError`, a full disk and Ctrl-C end it with one sentence."""
     with _one_line_failures():
         main()
+
+
+def at_least_1(text: str) -> int:
+    """The `type` of an option that counts something."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, not {text!r:.60}")
+    return int(text)

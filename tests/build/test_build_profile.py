@@ -8,7 +8,8 @@ import pytest
 from checkpoints.llama_config import parse_llama_config
 from checkpoints.shapes import SHAPES
 from compile_engine import parse_arguments
-from engines.gpu_limits import GIB, fit_gpu
+from engines.gpu_step import fit_gpu
+from engines.hardware import GIB
 from engines.profile import PROFILES, load_profile, profile_names
 from host.console import BuildError
 
@@ -74,8 +75,9 @@ def test_a_revision_is_a_whole_commit_id(tmp_path: Path) -> None:
 
 def test_the_build_takes_a_profiles_numbers_and_an_option_goes_before_them() -> None:
     chosen = parse_arguments(["--profile", "demo", "--output", "x", "--max-batch-size", "3"])
-    assert (chosen.runtime, chosen.precision, chosen.max_seq_len) == ("openvino", "f32", 2048)
-    assert (chosen.max_batch_size, chosen.kv_cache_tokens) == (3, 16384)
+    assert (chosen.runtime, chosen.options.precision) == ("openvino", "f32")
+    assert chosen.options.kv_cache_tokens == 16384
+    assert (chosen.limits.max_seq_len, chosen.limits.max_batch_size) == (2048, 3)
     assert (chosen.checkpoint / "config.json").is_file()
 
 
@@ -83,6 +85,24 @@ def test_an_unknown_runtime_option_is_named(tmp_path: Path) -> None:
     path = tmp_path / "profile.toml"
     path.write_text(GOOD + "[runtime_options]\nspeed = 3\n")
     with pytest.raises(BuildError, match=r"unknown key 'speed'; known are step_seconds"):
+        parse_arguments(["--profile", str(path), "--output", "x"])
+
+
+@pytest.mark.parametrize(
+    ("runtime", "line", "expected"),
+    [
+        ("replay", "step_seconds = 'fast'", "step_seconds is 'fast'"),
+        ("openvino", "threads = '4'", "threads is '4'"),
+        ("openvino", "prefix_caching = 1", "prefix_caching is 1"),
+    ],
+)
+def test_a_runtime_option_of_the_wrong_type_is_named(
+    tmp_path: Path, runtime: str, line: str, expected: str
+) -> None:
+    path = tmp_path / "profile.toml"
+    text = GOOD.replace('runtime = "replay"', f'runtime = "{runtime}"')
+    path.write_text(f"{text}[runtime_options]\n{line}\n")
+    with pytest.raises(BuildError, match=f"runtime_options: {expected}"):
         parse_arguments(["--profile", str(path), "--output", "x"])
 
 

@@ -65,12 +65,15 @@ def test_other_options_or_weights_are_built_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("--max-seq-len", "5000"), "--max-seq-len is 5000, allowed is at most 4096"),
-        (("--max-batch-size", "0"), "limits.max_batch_size is 0"),
-        (("--max-num-tokens", "8"), "--max-num-tokens is 8, allowed is at least --max-batch-size"),
+        (("--max-seq-len", "5000"), "--max-seq-len must be at most 4096, .* not 5000"),
+        (("--max-queue-size", "-1"), "limits.max_queue_size .*-1"),
+        (
+            ("--max-num-tokens", "8"),
+            "--max-num-tokens must be at least --max-batch-size, 16, not 8",
+        ),
         (
             ("--kv-cache-tokens", "100"),
-            "--kv-cache-tokens is 100, allowed is at least --max-seq-len",
+            "--kv-cache-tokens must be at least --max-seq-len, .*not 100",
         ),
         (("--threads", "-1"), "runtime_options.num_threads is -1"),
     ],
@@ -81,6 +84,19 @@ def test_wrong_limits_are_named(
     with pytest.raises(BuildError, match=expected):
         build_engine(checkpoint, tmp_path / "engine", *arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "option", ["--max-seq-len", "--max-batch-size", "--max-num-tokens", "--kv-cache-tokens"]
+)
+@pytest.mark.parametrize("text", ["0", "-3", "1.5", "many"])
+def test_an_option_that_counts_is_at_least_1(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, text: str
+) -> None:
+    with pytest.raises(SystemExit):
+        build_engine(checkpoint, tmp_path / "engine", f"{option}={text}")
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.endswith(f"{option}: must be an integer of at least 1, not {text!r}")
 
 
 def test_missing_checkpoint_and_tokenizer_are_named(checkpoint: Path, tmp_path: Path) -> None:
@@ -113,7 +129,7 @@ def test_full_disk_is_one_sentence_and_keeps_the_old_engine(
     def no_space(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("engines.openvino_files._write", no_space)
+    monkeypatch.setattr("engines.openvino_graph._write", no_space)
     with pytest.raises(SystemExit) as exit_info:
         run_script(lambda: print(build_engine(checkpoint, folder, "--max-batch-size", "3")))
     assert exit_info.value.code == 1
@@ -129,14 +145,14 @@ import os, signal, sys
 sys.path[:0] = [{build!r}]
 from engines import engine_json
 engine_json.import_openvino()
-from engines import openvino_files
-write = openvino_files._write
+from engines import openvino_graph
+write = openvino_graph._write
 def dies_in_the_middle(file, data, phase):
     write(file, data, phase)
     file.flush()
     if file.tell() > 100_000:
         os.kill(os.getpid(), signal.{signal})
-openvino_files._write = dies_in_the_middle
+openvino_graph._write = dies_in_the_middle
 import compile_engine, host.console
 host.console.run_script(compile_engine.main)
 """

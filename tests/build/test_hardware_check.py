@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from compile_engine import compile_engine, parse_arguments
+from engines.hardware import GIB, machine_memory_bytes
 from host.console import BuildError
 from host.gpus import Gpu, what_fits
-from host.memory import GIB, machine_memory_bytes
 
 from tests.support.engine_fixtures import write_checkpoint
 

@@ -88,7 +88,7 @@ def choose_runtime(named: str | None, gpus: list[Gpu]) -> str:
     return named or fitting[0]
 
 
-def step_of(runtime: str) -> GpuCompileStep:
+def step_of(runtime: str) -> GpuCompileStep[Any]:
     """Its compile step."""
     step = find_step(runtime)
     assert isinstance(step, GpuCompileStep)

@@ -18,7 +18,7 @@ from checkpoints.nvfp4 import open_checkpoint
 from engine_config import load_engine_config
 from engine_messages import Shutdown
 from engine_process import NOT_FINITE, EngineLoop, _generate_once
-from engines import openvino_files, openvino_guides
+from engines import openvino_graph, openvino_guides
 from engines.openvino_graph import _GraphBuilder
 from token_engine.interface import (
     EngineLoadError,
@@ -204,7 +204,7 @@ def older_engine(checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 
     with monkeypatch.context() as patch:
         patch.setattr(_GraphBuilder, "_logits", equal_logits)
-        patch.setattr(openvino_files, "with_alarm", lambda checkpoint: checkpoint)
+        patch.setattr(openvino_graph, "with_alarm", lambda checkpoint: checkpoint)
         patch.setattr(openvino_guides, "ALARMS", 0)
         return build_engine(checkpoint, folder)
 

@@ -1,7 +1,8 @@
 """Locust over the client library: `locust -f loadtest/locustfile.py`, `make loadtest`.
 
 `python loadtest/locustfile.py --help` lists the options; with others it is Locust itself.
-Thin: the load itself is rounds/worker_round.py's, on every worker; rounds/master.py's is the run.
+Thin: rounds/worker_round.py sends the load, in a process beside each worker; rounds/master.py is
+the run.
 """
 
 from __future__ import annotations
@@ -16,11 +17,9 @@ if __name__ == "__main__":  # Locust loads this file once more, by another name
 
     direct.run(__file__)
 
-import grpc.experimental.gevent
 import locust  # first: it makes the standard library gevent's  # isort: split
 import locust.runners
 
-grpc.experimental.gevent.init_gevent()
 ROOT = Path(__file__).resolve().parent.parent
 # Locust forgets the file's folder after the import, and a clone has no package installed.
 sys.path[:0] = [str(ROOT / "loadtest"), str(ROOT / "client")]
@@ -34,6 +33,7 @@ from rounds.command_line import add_arguments, run_options, together  # noqa: E4
 from rounds.interrupts import NOTHING, leave_on_interrupt, master_port_problem  # noqa: E402
 from rounds.master import Conductor  # noqa: E402
 from rounds.options import OptionError  # noqa: E402
+from rounds.sender_process import SenderProcess  # noqa: E402
 from rounds.worker import Agent  # noqa: E402
 from rounds.wrong_options import refuse_plainly  # noqa: E402
 
@@ -51,9 +51,11 @@ def _options(parser: Any) -> None:
 
 @events.init.add_listener  # type: ignore[untyped-decorator]
 def _attach(environment: Any, runner: Any, **_: Any) -> None:
-    """Channels are opened later: the processes of `--processes` are forked by now, but no user."""
+    """The processes of `--processes` are forked by now: each gets its own sender."""
+    sender = SenderProcess()
+    environment.events.quitting.add_listener(lambda **_: sender.close())  # Locust calls it last
     if not isinstance(runner, MasterRunner):
-        agent = AGENTS[""] = Agent(environment)
+        agent = AGENTS[""] = Agent(environment, sender)
         environment.events.quitting.add_listener(lambda **_: agent.leave())
         if isinstance(runner, WorkerRunner):
             # Of a terminal's Ctrl-C the master hears too, and ends the round: its own death first
@@ -61,10 +63,12 @@ def _attach(environment: Any, runner: Any, **_: Any) -> None:
             child = environment.parsed_options.processes
             leave_on_interrupt(agent.wait if child else lambda: None)
     if not isinstance(runner, WorkerRunner):
-        _conduct(environment, runner)
+        _conduct(environment, sender)
+    # Last: it lets other greenlets run, and a worker's hears the master already.
+    sender.start()
 
 
-def _conduct(environment: Any, runner: Any) -> None:
+def _conduct(environment: Any, sender: SenderProcess) -> None:
     parsed = environment.parsed_options
     try:
         run_options(parsed)
@@ -72,7 +76,7 @@ def _conduct(environment: Any, runner: Any) -> None:
         _refuse(str(error))
     # Its tables round to milliseconds, and would stand below ours and below an error's sentence.
     logging.getLogger("locust.stats_logger").disabled = True
-    conductor = Conductor(environment)
+    conductor = Conductor(environment, sender)
     # Locust waits for its workers where a Ctrl-C is a traceback.
     leave_on_interrupt(
         lambda: None, lambda: NOTHING if parsed.headless and not conductor.begun else ""
@@ -110,14 +114,22 @@ def _refuse(sentence: str) -> None:
 
 
 class LlamaUser(User):
-    """In a closed loop, one that asks and waits; in an open loop, a share of the rate."""
+    """In a closed loop, one that asks and waits; in an open loop, a share of the rate.
 
-    wait_time = constant(0)
+    Locust starts and ends it; the sender does what it does.
+    """
+
+    wait_time = constant(3600)
 
     @task
-    def turn(self) -> None:
-        """One request, or a nap."""
-        AGENTS[""].user_turn()
+    def nothing(self) -> None:
+        """Locust wants a task, after which it lets the user wait."""
+
+    def on_start(self) -> None:
+        AGENTS[""].users_changed(1)
+
+    def on_stop(self) -> None:
+        AGENTS[""].users_changed(-1)
 
 
 __all__ = ["LlamaUser", "locust"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
-import gevent
 from figures.validity import WorkerHealth
 
 from rounds.request import Clock
@@ -24,14 +24,14 @@ class HealthSampler:
         self._health = WorkerHealth()
         self._stopped = False
 
-    def run(self) -> None:
-        """Until it is stopped; a greenlet's whole life."""
+    async def run(self) -> None:
+        """Until it is stopped; a task's whole life."""
         while self._clock.now() < self._from_s and not self._stopped:
-            gevent.sleep(TICK_S)
+            await asyncio.sleep(TICK_S)
         wall, cpu, self.tokens = time.perf_counter(), time.thread_time(), 0
         while not self._stopped:
             asked = time.perf_counter()
-            gevent.sleep(TICK_S)
+            await asyncio.sleep(TICK_S)
             now = time.perf_counter()
             self._health.loop_lag.add(now - asked - TICK_S)
             if now - wall >= SAMPLE_S:

@@ -31,13 +31,15 @@ from rounds.find_max_rate import Found, curve, find_max_rate
 from rounds.host_clock import HostClocks, Offset, clock_note
 from rounds.interrupts import EXIT_LEFT, NOTHING, StoppedEarly
 from rounds.master_round import RoundWatch
+from rounds.messages import Prepared
 from rounds.options import OptionError, RunOptions
-from rounds.prepare import Prepared, prepare
 from rounds.rate_trial import Trial, lengthened
+from rounds.sender_process import SenderProcess
 
 START_AFTER_S = 0.5  # the plans are with all workers by then
 ALONE_AFTER_S = 0.2  # without workers elsewhere
 PREPARE_S = 120.0
+ASK_AGAIN_S = 2.0  # a worker does not hear what comes before Locust's init event
 RATE_CHANGE_AFTER_S = 0.5
 JOIN_S = 15.0
 USERS_S = 60.0
@@ -47,8 +49,9 @@ PROGRESS_S = 5.0
 class Conductor:
     """One per master, or process without workers. `results` are of the running round so far."""
 
-    def __init__(self, environment: Any) -> None:
+    def __init__(self, environment: Any, sender: SenderProcess) -> None:
         self.environment = environment
+        self._sender = sender
         self.runner = environment.runner
         self.results = RunResults()
         self.output: RunOutput | None = None
@@ -165,7 +168,7 @@ class Conductor:
             options = run_options(self.environment.parsed_options)
             if options.stall:
                 processes(options.stall_pid)
-            prepared = prepare(options, self._show)
+            prepared = self._sender.call("prepare", options, hear=self._show)
             self._show("the workers make their prompts")
             self._prepare_workers(options)
             for sentence in unused(self.environment.parsed_options):
@@ -345,12 +348,17 @@ class Conductor:
     def _prepare_workers(self, options: RunOptions) -> None:
         workers = self._workers()
         self._prepared = {}
-        for worker in workers:
-            self._send(agent.PREPARE, {"options": options.to_dict()}, worker)
-        deadline = time.monotonic() + PREPARE_S
-        while set(workers) & set(self._workers()) - set(self._prepared):
-            if time.monotonic() > deadline:
+        asked = {"options": options.to_dict(), "asked": time.time()}
+        ask_at = time.monotonic()
+        deadline = ask_at + PREPARE_S
+        while missing := set(workers) & set(self._workers()) - set(self._prepared):
+            now = time.monotonic()
+            if now > deadline:
                 raise OptionError(f"a worker was not prepared within {PREPARE_S:.0f} s")
+            if now >= ask_at:
+                ask_at += ASK_AGAIN_S
+                for worker in missing:
+                    self._send(agent.PREPARE, asked, worker)
             gevent.sleep(0.05)
         for problem in filter(None, self._prepared.values()):
             raise OptionError(problem)
@@ -404,4 +412,4 @@ class Conductor:
 
     def _on_done(self, environment: Any, msg: Any, **_: Any) -> None:
         if self._watch is not None and msg.data["round"] == self._watch.number:
-            self._watch.done(msg.data["id"])
+            self._watch.done(msg.data["id"], msg.data["problem"])

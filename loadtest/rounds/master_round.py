@@ -60,9 +60,11 @@ class RoundWatch:
         )
         self._gauges[data["id"]] = data["gauges"]
 
-    def done(self, worker: str) -> None:
-        """A worker has nothing in flight any more."""
+    def done(self, worker: str, problem: str) -> None:
+        """A worker has nothing in flight any more; `problem`: or could not go on."""
         self._running.discard(worker)
+        if problem:
+            self._miss(worker, problem)
 
     def stop(self, drain: bool) -> None:
         """Send nothing more; without `drain` leave what runs."""
@@ -122,11 +124,15 @@ class RoundWatch:
     def _miss_dead(self) -> None:
         for worker in sorted(self._running - set(self._alive())):
             self._running.discard(worker)
-            index = self._runner.get_worker_index(worker)
-            self._results.note(
-                f"worker {index} died at {self.now():.0f} s: its part of the load is missing",
-                voids=True,
-            )
+            self._miss(worker)
+
+    def _miss(self, worker: str, why: str = "") -> None:
+        index = self._runner.get_worker_index(worker) if hasattr(self._runner, "clients") else 0
+        because = f", {why}" if why else ""
+        self._results.note(
+            f"worker {index} died at {self.now():.0f} s{because}: its part of the load is missing",
+            voids=True,
+        )
 
     def _planned_requests(self, rate: float) -> dict[str, int]:
         """Arrivals of the measured window by workload, "" of all; none of whom nobody knows.

@@ -1,9 +1,9 @@
-"""One request from its scheduled time to its record. Runs in a greenlet of its own."""
+"""One request from its scheduled time to its record. Runs in a task of its own."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,34 +48,29 @@ class Exchange:
     error: str = ""
     left: bool = False
 
-    def perform(
-        self,
-        client: sdk.Client,
-        clock: Clock,
-        history: sdk.Messages,
-        sleep: Callable[[float], None],
-    ) -> None:
-        """Send it and read what comes; no error gets out but the greenlet's end."""
+    async def perform(self, client: sdk.Client, clock: Clock, history: sdk.Messages) -> None:
+        """Send it and read what comes; no error gets out but the task's end."""
         try:
             self.sent_at = clock.now()
-            with sdk.open_stream(client, self.turn, history, self.request_id) as chunks:
-                self._read(chunks, clock.zero, sleep)
+            async with sdk.open_stream(client, self.turn, history, self.request_id) as chunks:
+                await self._read(chunks, clock.zero)
         except Exception as error:
             self._failed(error)
-        except BaseException:  # the greenlet is ended: the request outlived the drain
+        except BaseException:  # the task is cancelled: the request outlived the drain
             self.error_class = UNFINISHED
             self.error = "the answer was not whole when the drain ended"
             raise
         finally:
             self.answer.text = "".join(self.texts)
 
-    def _read(self, chunks: Any, zero: float, sleep: Callable[[float], None]) -> None:
+    async def _read(self, chunks: Any, zero: float) -> None:
         """The hot loop: per response two attribute reads and one clock."""
         answer, journey, clock = self.answer, self.journey, time.perf_counter
         if journey.leave_after == 0:
+            await asyncio.sleep(0)  # gRPC sends it meanwhile
             self.left = True
             return
-        for chunk in chunks:
+        async for chunk in chunks:
             tokens = chunk.num_output_tokens
             if tokens:
                 now = clock() - zero
@@ -97,7 +92,7 @@ class Exchange:
                 self.left = True
                 return
             if journey.pause_s:
-                sleep(journey.pause_s)
+                await asyncio.sleep(journey.pause_s)
 
     def _failed(self, error: Exception) -> None:
         if self.journey.refusal and sdk.is_refusal(error):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llama_fp4 import Client, InvalidRequest, LlamaError, Retries, Stream
+from llama_fp4 import AsyncClient as Client
+from llama_fp4 import AsyncStream, InvalidRequest, LlamaError, Retries
 from llama_fp4.transports.choose import metrics_url
 from traffic.workloads import Turn
 
@@ -13,32 +14,32 @@ Messages = Sequence[Mapping[str, str]]
 
 
 def open_client(url: str, model: str) -> Client:
-    """Opens a channel: never before a process is forked. A load test asks once, and no more."""
+    """Nothing is sent yet. A load test asks once, and no more."""
     return Client(url, model=model, retries=Retries(attempts=1), token_ids=False)
 
 
-def open_stream(client: Client, turn: Turn, history: Messages, request_id: str) -> Stream:
-    """Sends the request. Leaving the stream's block cancels what still runs."""
+def open_stream(client: Client, turn: Turn, history: Messages, request_id: str) -> AsyncStream:
+    """Sent on entering its block. Leaving the block cancels what still runs."""
     prompt: Any = list(history) if history else turn.prompt
     more: dict[str, Any] = {"stream": True, **turn.options}
     return client.stream(prompt, max_tokens=turn.max_tokens, request_id=request_id, **more)
 
 
-def first_request(client: Client, options: Mapping[str, Any]) -> str:
+async def first_request(client: Client, options: Mapping[str, Any]) -> str:
     """Ask for one token with a run's sampling; returns "" or the sentence that says why there is
     none."""
     asked = {name: value for name, value in options.items() if name != "min_tokens"}
     try:
-        client.generate("Hello", max_tokens=1, **asked)
+        await client.generate("Hello", max_tokens=1, **asked)
     except LlamaError as error:
         return f"{error} ({type(error).__name__})"
     return ""
 
 
-def server_version(client: Client) -> str:
+async def server_version(client: Client) -> str:
     """As "triton 2.51.0"; "" of a server that does not say."""
     try:
-        server = client.server()
+        server = await client.server()
     except LlamaError:
         return ""
     return f"{server.name} {server.version}".strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 
 from figures.server_metrics import parse_metrics
@@ -11,12 +12,13 @@ from rounds import sdk
 from rounds.options import RunOptions
 
 
-def served(client: sdk.Client, options: RunOptions) -> dict[str, str]:
+async def served(client: sdk.Client, options: RunOptions) -> dict[str, str]:
     """`server` (as triton 2.51.0), and what its engine tells of itself in llama_fp4_engine_info:
     runtime, model (the checkpoint's name), checkpoint_sha256, ... Only what is known is in it."""
-    told = {"server": sdk.server_version(client)}
+    told = {"server": await sdk.server_version(client)}
     try:
-        metrics = parse_metrics(fetch_metrics(metrics_url(options.metrics_url, options.url)))
+        url = metrics_url(options.metrics_url, options.url)
+        metrics = parse_metrics(await asyncio.to_thread(fetch_metrics, url))
     except (OSError, http.client.HTTPException, ValueError):
         return told  # the report says of the metrics why they could not be read
     return told | {name: value for name, value in metrics.engine.items() if value}

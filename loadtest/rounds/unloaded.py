@@ -6,18 +6,17 @@ by then is checked for everything but its text.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
-import gevent
-from gevent.event import Event
 from traffic.faults import Journey
 from traffic.mix import WorkloadMix
 from traffic.workloads import Conversation
 
 from rounds import sdk
 from rounds.check_answer import digest, is_greedy
+from rounds.messages import Unloaded
 from rounds.request import Clock, Exchange, history_with
 from rounds.unloaded_cache import UnloadedCache
 
@@ -25,15 +24,7 @@ AT_ONCE = 8
 MOST_S = 60.0
 
 
-@dataclass
-class Unloaded:
-    """`references`: of every greedy turn its digest, by key; `note`: what of them is missing."""
-
-    references: dict[str, str] = field(default_factory=dict)
-    note: str = ""
-
-
-def unloaded_texts(
+async def unloaded_texts(
     mix: WorkloadMix,
     client: sdk.Client,
     show: Callable[[str], None],
@@ -44,7 +35,7 @@ def unloaded_texts(
     found = Unloaded()
     asked = [each for each in mix.distinct_conversations() if _keys(each)]
     known = [each for each in asked if cache.get(each)]
-    if known and _texts(known[0], client) != cache.get(known[0]):
+    if known and await _texts(known[0], client) != cache.get(known[0]):
         cache.clear()  # whatever the server says it is, it is not the one that answered them
         known = []
     for each in known:
@@ -60,7 +51,7 @@ def unloaded_texts(
         cache.put(conversation, texts)
         show(f"unloaded texts: {done} of {len(asked)}, at most {most_s:.0f} s")
 
-    _ask(left, client, keep, most_s)
+    await _ask(left, client, keep, most_s)
     cache.save()
     if done < len(asked):
         found.note = (
@@ -70,7 +61,7 @@ def unloaded_texts(
     return found
 
 
-def _ask(
+async def _ask(
     conversations: list[Conversation],
     client: sdk.Client,
     keep: Callable[[Conversation, list[str]], None],
@@ -78,32 +69,23 @@ def _ask(
 ) -> None:
     """As many as are answered in time, `AT_ONCE` at once; the first error ends it."""
     left: Iterator[Conversation] = iter(conversations)
-    problems: list[ValueError] = []
-    over = Event()
 
-    def ask() -> None:
+    async def ask() -> None:
         for conversation in left:
-            try:
-                texts = _texts(conversation, client)
-            except ValueError as error:
-                problems.append(error)
-                break
-            keep(conversation, texts)
-        over.set()  # none is left, or nothing is to be asked any more
+            keep(conversation, await _texts(conversation, client))
 
-    asking = [gevent.spawn(ask) for _ in range(AT_ONCE)]
-    deadline = time.monotonic() + most_s
+    asking = [asyncio.create_task(ask()) for _ in range(AT_ONCE)]
     try:
-        over.wait(most_s)
-        if not problems:
-            gevent.joinall(asking, timeout=max(deadline - time.monotonic(), 0))
+        ended, _ = await asyncio.wait(asking, timeout=most_s, return_when=asyncio.FIRST_EXCEPTION)
     finally:
-        gevent.killall(asking)
-    for problem in problems:
-        raise problem
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+    for task in ended:
+        task.result()
 
 
-def _texts(conversation: Conversation, client: sdk.Client) -> list[str]:
+async def _texts(conversation: Conversation, client: sdk.Client) -> list[str]:
     """The greedy turns' digests, in order; each asked with the answers before it."""
     digests = []
     clock = Clock(time.time())
@@ -113,7 +95,7 @@ def _texts(conversation: Conversation, client: sdk.Client) -> list[str]:
             continue
         messages = history_with(history, turn, conversation.chat)
         exchange = Exchange(f"unloaded-{turn.key}", turn, Journey(), clock.now())
-        exchange.perform(client, clock, messages, gevent.sleep)
+        await exchange.perform(client, clock, messages)
         if exchange.error_class:
             raise ValueError(
                 f"before the load, prompt {turn.key} has no answer: "

@@ -1,60 +1,38 @@
 """A worker's part of one round of load: sends what is due, reads what comes, counts it.
 
-The open loop never waits for an answer: each arrival is a greenlet of its own, and its latency
+The open loop never waits for an answer: each arrival is a task of its own, and its latency
 counts from the time at which it was due, however late it was sent.
 """
 
 from __future__ import annotations
 
+import asyncio
 import gc
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
 
-import gevent
 from figures.record import DRAINED, MEASURED, NORMAL, WARMUP, RequestRecord
 from figures.results import RunResults
-from gevent.pool import Pool
 from traffic.arrivals import RateCurve, Schedule, unit_arrivals
 from traffic.faults import journeys_of, parse_faults
 from traffic.workloads import Conversation, Turn
 
 from rounds import sdk
 from rounds.client_health import HealthSampler
-from rounds.options import RunOptions
+from rounds.messages import Report, RoundPlan
 from rounds.request import UNFINISHED, Clock, Exchange, history_with
 from rounds.source import LoadSource
 
 LONGEST_SLEEP_S = 0.25  # a change of the rate is heard of at least as often
+REFUSED_S = 0.05  # before a user of a closed loop asks again that was beyond --max-in-flight
 ANSWER_LIMIT = "ClientLimit"
 NEVER_SENT = "the client had not come to send it when the drain ended"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoundPlan:
-    """What the master tells a worker of a round."""
-
-    number: int
-    options: RunOptions
-    header: dict[str, Any]
-    started_unix: float
-    index: int  # this worker's
-    count: int  # of workers
-    name: str  # this worker's
-    rate: float
-    references: dict[str, str] = field(default_factory=dict)  # turn key -> digest
 
 
 class LoadRound:
     """`run()` returns when everything that was sent is over."""
 
-    def __init__(
-        self,
-        plan: RoundPlan,
-        source: LoadSource,
-        client: sdk.Client,
-        fire: Callable[[RequestRecord], None],
-    ) -> None:
+    def __init__(self, plan: RoundPlan, source: LoadSource, client: sdk.Client) -> None:
         self.plan = plan
         self.clock = Clock(plan.started_unix)
         self.curve = RateCurve(plan.rate)
@@ -62,56 +40,53 @@ class LoadRound:
         self.health = HealthSampler(plan.name, self.clock, plan.options.warmup_s)
         self._source = source
         self._client = client
-        self._fire = fire
         self._delta = RunResults(dict(plan.header))
         self._lines: list[str] = []
-        self._pool = Pool()
+        self._events: list[dict[str, Any]] = []
+        self._tasks: set[asyncio.Task[None]] = set()  # conversations
+        self._users: set[asyncio.Task[None]] = set()
+        self._most_users = 0
         self._running: dict[str, Exchange] = {}
         self._closed_number = plan.index
         self._leaving = False
         self._slos = self._delta.slos
 
-    def run(self) -> None:
+    async def run(self) -> None:
         """The whole round: wait for the start, load, drain."""
         gc.collect()
         gc.freeze()  # the prompts and the libraries: no full collection goes through them
-        sampler = gevent.spawn(self.health.run)
+        sampler = asyncio.create_task(self.health.run())
         try:
-            if self.plan.options.closed_loop:
-                self._wait_until(lambda: self.end_s)
-            else:
-                self._open_loop()
-                self._wait_until(lambda: self.end_s)
+            if not self.plan.options.closed_loop:
+                await self._open_loop()
+            await self._wait_until(lambda: self.end_s)
             self.health.stop()
-            self._drain()
+            await self._drain()
             self._count_unsent()
         finally:
-            sampler.kill()
+            for task in (sampler, *self._tasks, *self._users):
+                task.cancel()
 
     def stop(self, drain: bool = True) -> None:
         """Send nothing more; without `drain` what runs is left too."""
         self.end_s = min(self.end_s, max(self.clock.now(), 0.0))
         if not drain:
             self._leaving = True
-            self._pool.kill(block=False)
+            for task in self._tasks:
+                task.cancel()
 
-    def closed_request(self) -> bool:
-        """A closed loop's user: ask, and return after the answer; False outside the load."""
-        now = self.clock.now()
-        if not 0 <= now < self.end_s:
-            return False
-        number, self._closed_number = self._closed_number, self._closed_number + self.plan.count
-        # A greenlet of its own: Locust ends users, and their requests are not to end with them.
-        greenlets = self._arrival(number, now, self._source.mix.conversation(number))
-        gevent.joinall(greenlets)
-        return True
+    def set_users(self, users: int) -> None:
+        """So many ask in a closed loop from now on; those beyond leave after their answers."""
+        self._most_users = users
+        while self.plan.options.closed_loop and len(self._users) < users:
+            self._spawn(self._users, self._user())
 
-    def take(self) -> tuple[RunResults, list[str]]:
-        """Results and records' lines since the last call."""
-        delta, self._delta = self._delta, RunResults(dict(self.plan.header))
-        lines, self._lines = self._lines, []
-        delta.workers[self.plan.name] = self.health.take()
-        return delta, lines
+    def take(self) -> Report:
+        """Since the last call."""
+        report = Report(self._delta, self._lines, self._events, self.gauges())
+        self._delta, self._lines, self._events = RunResults(dict(self.plan.header)), [], []
+        report.results.workers[self.plan.name] = self.health.take()
+        return report
 
     def gauges(self) -> dict[str, Any]:
         """in_flight; overdue, by SLO on ttft: normal requests whose first token is already too
@@ -134,7 +109,18 @@ class LoadRound:
         }
         return {"in_flight": len(self._running), "overdue": overdue}
 
-    def _open_loop(self) -> None:
+    async def _user(self) -> None:
+        """Asks, and asks again when it is answered."""
+        await self._wait_until(lambda: 0.0)
+        while (now := self.clock.now()) < self.end_s:
+            if len(self._users) > self._most_users:
+                self._users.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+                return
+            number, self._closed_number = self._closed_number, self._closed_number + self.plan.count
+            tasks = self._arrival(number, now, self._source.mix.conversation(number))
+            await (asyncio.wait(tasks) if tasks else asyncio.sleep(REFUSED_S))
+
+    async def _open_loop(self) -> None:
         units = self._source.units(self.plan.rate) or unit_arrivals(
             self.plan.options.arrivals, self.plan.options.seed, self.plan.options.burstiness
         )
@@ -143,19 +129,29 @@ class LoadRound:
             due = self.curve.seconds(unit)
             if due >= self.end_s:
                 return
-            self._wait_until(lambda unit=unit: self.curve.seconds(unit))  # type: ignore[misc]
+            await self._wait_until(lambda unit=unit: self.curve.seconds(unit))  # type: ignore[misc]
             due = self.curve.seconds(unit)
             if due >= self.end_s or self._leaving:
                 return
             self._arrival(number, due, conversation)
 
-    def _wait_until(self, due: Callable[[], float]) -> None:
+    async def _wait_until(self, due: Callable[[], float]) -> None:
         """Until `due()`, which may change meanwhile, or the load's end."""
-        gevent.sleep(0)  # of a client that is late too, what was spawned is sent meanwhile
+        await asyncio.sleep(0)  # of a client that is late too, what was spawned is sent meanwhile
         while (left := min(due(), self.end_s) - self.clock.now()) > 0:
-            gevent.sleep(min(left, LONGEST_SLEEP_S))
+            await asyncio.sleep(min(left, LONGEST_SLEEP_S))
 
-    def _arrival(self, number: int, due: float, conversation: Conversation) -> list[Any]:
+    def _spawn(
+        self, tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]
+    ) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        return task
+
+    def _arrival(
+        self, number: int, due: float, conversation: Conversation
+    ) -> list[asyncio.Task[None]]:
         options = self.plan.options
         shares = parse_faults(options.faults)
         spawned = []
@@ -168,13 +164,12 @@ class LoadRound:
                 exchange.error = f"{options.max_in_flight} requests were in flight already"
                 self._over(exchange, "", 0)
                 continue
-            self._running[exchange.request_id] = exchange  # now: its greenlet may never begin
-            spawned.append(
-                self._pool.spawn(self._converse, request_id, exchange, turns, conversation)
-            )
+            self._running[exchange.request_id] = exchange  # now: its task may never begin
+            work = self._converse(request_id, exchange, turns, conversation)
+            spawned.append(self._spawn(self._tasks, work))
         return spawned
 
-    def _converse(
+    async def _converse(
         self,
         request_id: str,
         exchange: Exchange,
@@ -186,7 +181,7 @@ class LoadRound:
         for place, turn in enumerate(turns):
             if place:
                 due = self.clock.now() + turn.think_s
-                self._wait_until(lambda due=due: due)  # type: ignore[misc]
+                await self._wait_until(lambda due=due: due)  # type: ignore[misc]
                 if due >= self.end_s:
                     return
                 exchange = Exchange(
@@ -195,7 +190,7 @@ class LoadRound:
                 self._running[exchange.request_id] = exchange
             messages = history_with(history, turn, conversation.chat)
             try:
-                exchange.perform(self._client, self.clock, messages, gevent.sleep)
+                await exchange.perform(self._client, self.clock, messages)
             finally:
                 del self._running[exchange.request_id]
                 self._over(exchange, self._reference(turn), place)
@@ -224,20 +219,36 @@ class LoadRound:
         self.health.tokens += record.num_output_tokens
         if self.plan.options.records:
             self._lines.append(record.to_json())
-        self._fire(record)
+        self._events.append(_event(record))
 
     def _phase(self, scheduled_at: float, ended_at: float) -> str:
         if scheduled_at < self.plan.options.warmup_s:
             return WARMUP
         return DRAINED if ended_at >= self.end_s else MEASURED
 
-    def _drain(self) -> None:
-        if not self._pool.join(timeout=self.plan.options.drain_s):
-            self._pool.kill()
+    async def _drain(self) -> None:
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self.plan.options.drain_s)
+        left = [*self._tasks, *self._users]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     def _count_unsent(self) -> None:
-        """Requests whose greenlets were ended before they had begun."""
+        """Requests whose tasks were cancelled before they had begun."""
         for request_id in list(self._running):
             exchange = self._running.pop(request_id)
             exchange.error_class, exchange.error = UNFINISHED, NEVER_SENT
             self._over(exchange, "", 0)
+
+
+def _event(record: RequestRecord) -> dict[str, Any]:
+    """One a request, so that Locust's own statistics count requests and nothing else."""
+    problem = record.error_class or ("Incorrect" if record.correct is False else "")
+    return {
+        "request_type": "gRPC",
+        "name": record.workload if record.journey == NORMAL else record.journey,
+        "response_time": (record.elapsed or 0.0) * 1e3,
+        "response_length": record.num_output_tokens,
+        "exception": f"{problem}: {record.error}" if problem else "",
+    }

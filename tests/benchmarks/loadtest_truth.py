@@ -170,7 +170,8 @@ def prove_processes(url: str, folder: Path) -> None:
 
 def prove_peers(url: str, http: str, folder: Path) -> None:
     """What two other load tests say of the same server under the same load."""
-    asked = Load(users=8, tokens=50, seconds=20, prompt="Once upon a time")
+    # Long answers: what a program does between two requests is not what is compared.
+    asked = Load(users=8, tokens=200, seconds=40, warmup_s=5, prompt="Once upon a time")
     ours = _ours(url, asked, folder)
     peers = {
         "perf_analyzer": perf_analyzer(url, asked),
@@ -191,8 +192,9 @@ def prove_peers(url: str, http: str, folder: Path) -> None:
 
 def _ours(url: str, asked: Load, folder: Path) -> Figures:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    arguments = ("--closed-loop", "-u", str(asked.users), "-t", f"{asked.seconds}s")
-    summary, _ = load(folder, url, *arguments, "--workload", f"64/{asked.tokens}")
+    arguments = ["--closed-loop", "-u", str(asked.users), "-t", f"{asked.seconds}s"]
+    arguments += ["--warmup", str(asked.warmup_s), "--workload", f"64/{asked.tokens}"]
+    summary, _ = load(folder, url, *arguments)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     lines = (folder / "run" / "records.jsonl").read_text(encoding="utf-8").splitlines()
     tokens = sum(RequestRecord.from_json(line).num_output_tokens for line in lines)

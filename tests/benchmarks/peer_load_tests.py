@@ -43,11 +43,15 @@ class Figures:
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked: `users` in a closed loop, each for `tokens`, for `seconds`."""
+    """What is asked: `users` in a closed loop, each for `tokens`, for `seconds`.
+
+    Nothing is counted of the first `warmup_s`, in which a program may still be starting.
+    """
 
     users: int
     tokens: int
     seconds: int
+    warmup_s: int
     prompt: str
 
 
@@ -153,18 +157,20 @@ def _of_aiperf(record: dict[str, Any]) -> Answered:
 
 
 def _figures(answered: Iterable[Answered], load: Load, cpu_s: float) -> Figures:
-    """Of whole requests; tokens/s of the seconds in which every user was asking."""
+    """Of whole answers to requests after the warm-up; tokens/s of the seconds from there until the
+    last request, in which every user was asking."""
     whole = [each for each in answered if each.tokens == load.tokens]
-    if len(whole) < 2 * load.users:
-        raise BuildError(f"{len(whole)} whole answers came, expected {2 * load.users} at least")
+    start = min((each.sent for each in whole), default=0.0) + load.warmup_s
+    steady = [each for each in whole if each.sent >= start]
+    if len(steady) < 2 * load.users:
+        raise BuildError(f"{len(steady)} whole answers came, expected {2 * load.users} at least")
     gaps = [
         (after - before) / tokens
-        for each in whole
+        for each in steady
         for (before, _), (after, tokens) in itertools.pairwise(each.came)
     ]
-    ends = [each.came[-1][0] - each.sent for each in whole]
-    start = sorted(each.sent for each in whole)[load.users - 1]
-    last = max(each.sent for each in whole)
+    ends = [each.came[-1][0] - each.sent for each in steady]
+    last = max(each.sent for each in steady)
     tokens = sum(n for each in whole for at, n in each.came if start <= at < last)
     return Figures(
         itl_s=sum(gaps) / len(gaps),

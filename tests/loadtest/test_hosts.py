@@ -25,10 +25,10 @@ time.time = lambda: real() + {AHEAD_S}
 """
 OTHER_REACH = """
 import llama_fp4
-class Elsewhere(llama_fp4.Client):
+class Elsewhere(llama_fp4.AsyncClient):
     def __init__(self, url, **options):
         super().__init__("127.0.0.1:1", **options)
-llama_fp4.Client = Elsewhere
+llama_fp4.AsyncClient = Elsewhere
 """
 
 

@@ -17,10 +17,11 @@ import pytest
 from figures.record import RequestRecord
 from figures.slo import good, parse_slo, parse_slos
 from rounds.command_line import add_arguments, run_options
+from rounds.messages import RoundPlan
 from rounds.options import OptionError, RunOptions
 from rounds.request import Exchange
 from rounds.source import LoadSource
-from rounds.worker_round import LoadRound, RoundPlan
+from rounds.worker_round import LoadRound
 from traffic.arrivals import Schedule, unit_arrivals
 from traffic.faults import Journey
 from traffic.mix import chosen, parse_mix
@@ -212,7 +213,7 @@ def test_what_waits_is_late_for_its_own_workloads_limit_alone() -> None:
         name="0",
         rate=1.0,
     )
-    current = LoadRound(plan, mixed(), cast(Any, None), lambda _: None)
+    current = LoadRound(plan, mixed(), cast(Any, None))
     for number, workload in enumerate(["chat", "64/8", "64/8"]):
         turn = next(mixed().mix.distinct_conversations()).turns[0]
         waiting = Exchange(f"{number}", turn, Journey(), 5.0, workload)

@@ -106,6 +106,11 @@ def pause_a_worker(master: psutil.Process) -> None:
     worker.resume()
 
 
+def kill_the_sender(load_test: psutil.Process) -> None:
+    (sender,) = (each for each in load_test.children() if "sender.py" in each.cmdline()[-1])
+    sender.kill()
+
+
 def so_far(folder: Path, name: str) -> list[dict[str, Any]]:
     """The lines that the running load test has written whole."""
     path = folder / name
@@ -196,6 +201,7 @@ def loads(
             was_measured,
             ("-t", "10s", *SHORT[2:], "--processes", "2"),
         ),
+        "dead sender": (kill_the_sender, was_measured, ENDLESS),
         "paused worker": (
             pause_a_worker,
             was_measured,
@@ -389,6 +395,30 @@ def test_what_was_measured_outlives_a_dead_worker(loads: dict[str, Future[Ended]
     assert summary(folder)["counts"]["completed"] > 20
 
 
+def test_what_was_measured_outlives_a_dead_sender(loads: dict[str, Future[Ended]]) -> None:
+    code, text, folder = loads["dead sender"].result()
+    assert code == EXIT_INVALID, text
+    assert text.count("the process that sends the requests ended by SIGKILL") == 1
+    assert "worker 0 died at" in text
+    assert "Traceback" not in text
+    assert summary(folder)["counts"]["completed"] > 0
+
+
+def test_the_sender_is_free_of_gevent() -> None:
+    """It would take the requests' sockets and threads for greenlets."""
+    script = (
+        "import rounds.sender, sys; print(sorted({'gevent', 'locust', 'zmq'} & set(sys.modules)))"
+    )
+    path = os.pathsep.join(map(str, (ROOT / "loadtest", ROOT / "client")))
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
 def test_a_worker_that_stands_still_for_a_while_is_not_dead(
     loads: dict[str, Future[Ended]],
 ) -> None:
@@ -457,6 +487,37 @@ def test_a_fault_of_its_own_ends_the_run(replay_server: ServerProcess, tmp_path:
     assert done.returncode == 3, done.stderr
     assert "the run broke off: RuntimeError: no table today" in done.stdout
     assert summary(tmp_path / "run")["counts"]["completed"] > 0
+
+
+DEAF_AT_FIRST = f"""
+import sys
+sys.path[:0] = [{str(ROOT / "loadtest")!r}]
+from locustfile import *
+from locustfile import Agent
+
+said, hears = [], Agent._prepare
+
+def deaf(self, environment, msg, **more):
+    if said:
+        hears(self, environment, msg, **more)
+    said.append(msg)
+
+Agent._prepare = deaf
+"""
+
+
+def test_a_worker_that_did_not_hear_is_asked_again(
+    replay_server: ServerProcess, tmp_path: Path
+) -> None:
+    """Locust connects a worker before it lets us listen; a busy machine can be between the two."""
+    locustfile = tmp_path / "deaf_locustfile.py"
+    locustfile.write_text(DEAF_AT_FIRST, encoding="utf-8")
+    url, folder = replay_server.ports.url("grpc"), tmp_path / "run"
+    arguments = command(url, folder, *SHORT, "--processes", "1")
+    arguments[arguments.index("-f") + 1] = str(locustfile)
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert summary(folder)["counts"]["completed"] > 0
 
 
 def test_an_interruption_while_workers_are_waited_for_is_one_sentence(tmp_path: Path) -> None:

@@ -165,13 +165,13 @@ def start(url: str, folder: Path) -> subprocess.Popen[str]:
 
 def test_a_sweep_that_is_interrupted_goes_on(replay_server: ServerProcess, tmp_path: Path) -> None:
     url, folder = replay_server.ports.url("grpc"), tmp_path / "sweep"
-    process = start(url, folder)
-    assert process.stdout is not None
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if line.startswith("step 2 of 2"):
-            process.send_signal(signal.SIGINT)
+    with start(url, folder) as process:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("step 2 of 2"):
+                process.send_signal(signal.SIGINT)
     text = "".join(lines)
     assert process.wait() == 130, text
     assert "1 of 2 steps are left" in text

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, cast
 
-import gevent
 import pytest
-from gevent.event import Event
 from rounds import unloaded
+from rounds.messages import Unloaded
 from rounds.options import RunOptions
 from rounds.request import Clock, Exchange
 from rounds.sdk import Client
 from rounds.source import LoadSource
-from rounds.unloaded import AT_ONCE, Unloaded, unloaded_texts
+from rounds.unloaded import AT_ONCE, unloaded_texts
 from rounds.unloaded_cache import UnloadedCache, server_identity
 from serving.child_server import ServerProcess
 from traffic.faults import Journey
@@ -23,7 +23,7 @@ from traffic.workloads import Conversation, Turn
 from tests.support.paths import DEMO_CHECKPOINT
 
 TOKENIZER = str(DEMO_CHECKPOINT / "tokenizer.json")
-Answer = Callable[[Conversation], list[str]]
+Answer = Callable[[Conversation], Awaitable[list[str]]]
 
 
 def asked(
@@ -36,7 +36,8 @@ def asked(
     """With `answer` in the server's place."""
     monkeypatch.setattr(unloaded, "_texts", lambda conversation, client: answer(conversation))
     source = LoadSource(RunOptions(tokenizer=TOKENIZER, distinct_prompts=20, **options))
-    return unloaded_texts(source.mix, cast(Client, None), lambda _: None, cache, most_s)
+    asking = unloaded_texts(source.mix, cast(Client, None), lambda _: None, cache, most_s)
+    return asyncio.run(asking)
 
 
 def key_of(conversation: Conversation) -> list[str]:
@@ -46,9 +47,9 @@ def key_of(conversation: Conversation) -> list[str]:
 def test_few_are_asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     running: list[int] = [0]
 
-    def answer(conversation: Conversation) -> list[str]:
+    async def answer(conversation: Conversation) -> list[str]:
         running.append(running[-1] + 1)
-        gevent.sleep(0)
+        await asyncio.sleep(0)
         running.append(running[-1] - 1)
         return key_of(conversation)
 
@@ -58,9 +59,9 @@ def test_few_are_asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_not_there_in_time_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def answer(conversation: Conversation) -> list[str]:
+    async def answer(conversation: Conversation) -> list[str]:
         if int(conversation.turns[0].key) >= 5:
-            Event().wait()  # for ever
+            await asyncio.Event().wait()  # for ever
         return key_of(conversation)
 
     found = asked(monkeypatch, answer, UnloadedCache(""), most_s=0.2)
@@ -69,17 +70,19 @@ def test_what_is_not_there_in_time_is_told(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_first_error_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def answer(conversation: Conversation) -> list[str]:
+    async def answer(conversation: Conversation) -> list[str]:
         if conversation.turns[0].key == "9":
             raise ValueError("prompt 9 has no answer")
-        return Event().wait() or [] if conversation.turns[0].key == "8" else key_of(conversation)
+        if conversation.turns[0].key == "8":
+            await asyncio.Event().wait()  # for ever
+        return key_of(conversation)
 
     with pytest.raises(ValueError, match="prompt 9 has no answer"):
         asked(monkeypatch, answer, UnloadedCache(""))
 
 
 def counted(calls: list[str], text: str = "") -> Answer:
-    def answer(conversation: Conversation) -> list[str]:
+    async def answer(conversation: Conversation) -> list[str]:
         calls.append(conversation.turns[0].key)
         return [text + turn.key for turn in conversation.turns]
 
@@ -146,9 +149,7 @@ def test_a_server_is_known_by_its_engine_and_its_start(replay_server: ServerProc
 
 def test_a_refusal_is_told_to_its_end() -> None:
     """The client names every option that there is, and then the wrong one."""
-    client = Client("127.0.0.1:1")
     turn = Turn(key="0", prompt="Hi", messages=(), max_tokens=1, options={"nope": 1})
     exchange = Exchange("0", turn, Journey(), 0.0)
-    exchange.perform(client, Clock(0.0), [], gevent.sleep)
-    client.close()
+    asyncio.run(exchange.perform(Client("127.0.0.1:1"), Clock(0.0), []))
     assert exchange.error.endswith("not 'nope'")

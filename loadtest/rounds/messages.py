@@ -1,0 +1,82 @@
+"""What a Locust process and its sender tell each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from figures.results import RunResults
+from figures.slo import parse_slos
+
+from rounds.machine import describe_machine
+from rounds.options import RunOptions
+
+# Of an answer: there is more to come, or how the command ended.
+HEARD, RETURNED, REFUSED, FAILED = "heard", "returned", "refused", "failed"
+
+
+@dataclass
+class Unloaded:
+    """`references`: of every greedy turn its digest, by key; `note`: what of them is missing."""
+
+    references: dict[str, str] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What every round of the run needs."""
+
+    workload: str  # or several, with their weights
+    requests_sha256: str = ""
+    recorded: int = 0  # requests of the recording
+    unloaded: Unloaded = field(default_factory=Unloaded)
+    served: dict[str, str] = field(default_factory=dict)  # of served.py
+
+    def header(
+        self, options: RunOptions, rate: float, started_unix: float, workers: int
+    ) -> dict[str, Any]:
+        """The header of a round's results."""
+        return {
+            **options.to_dict(),
+            "workload": self.workload,  # a replay's is no option's
+            "workloads": options.shares(),
+            "rate": rate,
+            "started_unix": started_unix,
+            "workers": workers,
+            "machine": describe_machine(),
+            "served": self.served,
+            "warmup_s": options.warmup_s,
+            "duration_s": options.load_s - options.warmup_s,
+            "slos": [slo.text for slo in parse_slos(options.slos)],
+            "texts_compared": len(self.unloaded.references),
+            "requests_sha256": self.requests_sha256,
+            "changes": [],  # of the load while it went on
+            # An open loop has none, whatever Locust calls its users.
+            "users": options.users if options.closed_loop else None,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundPlan:
+    """What the master tells a worker of a round."""
+
+    number: int
+    options: RunOptions
+    header: dict[str, Any]
+    started_unix: float
+    index: int  # this worker's
+    count: int  # of workers
+    name: str  # this worker's
+    rate: float
+    references: dict[str, str] = field(default_factory=dict)  # turn key -> digest
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What happened since the last one."""
+
+    results: RunResults
+    lines: list[str]  # the records, as JSON
+    events: list[dict[str, Any]]  # the arguments of Locust's request events, without exceptions
+    gauges: dict[str, Any]  # of now, see `LoadRound.gauges`

@@ -1,0 +1,167 @@
+"""The process that sends the requests: an asyncio loop, which Locust's gevent does not reach.
+
+Under gevent every response of gRPC crosses a thread and a greenlet, which takes more of the
+processor than all else that a load test does. sender_process.py starts this file; commands come
+through standard input and answers leave through standard output, both pickled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pickle
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from rounds import sdk
+from rounds.messages import FAILED, HEARD, REFUSED, RETURNED, Prepared, Report, RoundPlan
+from rounds.options import RunOptions
+from rounds.prepare import first_problem, prepare
+from rounds.source import LoadSource
+from rounds.worker_round import LoadRound
+
+REPORT_S = 1.0
+CLOSE_S = 2.0
+Hear = Callable[[Any], None]
+
+
+class Sender:
+    """Obeys one Locust process. A command is a coroutine's name here, with its arguments."""
+
+    def __init__(self, tell: Callable[[tuple[int, str, Any]], None]) -> None:
+        self.ended = asyncio.Event()
+        self._tell = tell
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._client: sdk.Client | None = None
+        self._url = ("", "")
+        self._source: LoadSource | None = None
+        self._round: LoadRound | None = None
+        self._users = 0
+
+    def obey(self, number: int, name: str, arguments: tuple[Any, ...]) -> None:
+        """Begin a command; what it returns, and what is heard of it before, is told by number."""
+        task = asyncio.create_task(self._answer(number, name, arguments))
+        self._tasks[number] = task
+        task.add_done_callback(lambda _: self._tasks.pop(number, None))
+
+    async def _answer(self, number: int, name: str, arguments: tuple[Any, ...]) -> None:
+        try:
+            hear: Hear = lambda item: self._tell((number, HEARD, item))  # noqa: E731
+            self._tell((number, RETURNED, await getattr(self, name)(hear, *arguments)))
+        except ValueError as error:
+            self._tell((number, REFUSED, str(error)))
+        except Exception as error:
+            traceback.print_exc()
+            self._tell((number, FAILED, f"{type(error).__name__}: {error}"))
+
+    async def cancel(self, hear: Hear, number: int) -> None:
+        """Nobody waits for that command any more."""
+        if task := self._tasks.get(number):
+            task.cancel()
+
+    async def prepare(self, hear: Hear, options: RunOptions) -> Prepared:
+        """The master's part; raises ValueError, one sentence. Every step is heard."""
+        hear("the prompts are made")
+        self._source = LoadSource(options)
+        return await prepare(self._source, await self._connected(options), options, hear)
+
+    async def make_ready(self, hear: Hear, options: RunOptions) -> str:
+        """A worker's part: the sentence on why it cannot load, or ""."""
+        try:
+            self._source = LoadSource(options)
+        except ValueError as error:
+            return str(error)
+        return await first_problem(await self._connected(options), options)
+
+    async def load(self, hear: Hear, plan: RoundPlan) -> None:
+        """A round, to its end; a `Report` is heard every second and at the end."""
+        self._source = self._source or LoadSource(plan.options)  # of a sender before this one
+        client = await self._connected(plan.options)
+        current = self._round = LoadRound(plan, self._source, client)
+        current.set_users(self._users)
+        reporter = asyncio.create_task(_report_on(current, hear))
+        try:
+            await current.run()
+        finally:
+            reporter.cancel()
+            hear(current.take())
+            self._round = None
+
+    async def set_users(self, hear: Hear, users: int) -> None:
+        """How many users of a closed loop there are."""
+        self._users = users
+        if self._round is not None:
+            self._round.set_users(users)
+
+    async def change_rate(self, hear: Hear, at: float, rate: float) -> None:
+        """Of the running round, from `at` seconds on."""
+        if self._round is not None:
+            self._round.curve.change(at, rate)
+
+    async def stop(self, hear: Hear, drain: bool) -> None:
+        """As `LoadRound.stop`."""
+        if self._round is not None:
+            self._round.stop(drain)
+
+    async def close(self) -> None:
+        """Nobody is there any more: leave the server in good order."""
+        for task in self._tasks.values():
+            task.cancel()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._leave(), CLOSE_S)
+
+    async def _leave(self) -> None:
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        if self._client is not None:
+            await asyncio.sleep(0)  # the streams of a cancelled round tell the server first
+            await self._client.close()
+
+    async def _connected(self, options: RunOptions) -> sdk.Client:
+        if self._client is None or self._url != (options.url, options.model):
+            if self._client is not None:
+                await self._client.close()
+            self._url = (options.url, options.model)
+            self._client = sdk.open_client(*self._url)
+        return self._client
+
+
+async def _report_on(current: LoadRound, hear: Callable[[Report], None]) -> None:
+    while True:
+        await asyncio.sleep(REPORT_S)
+        hear(current.take())
+
+
+async def main() -> None:
+    """Until standard input ends, as it does with the Locust process, however that ends."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints is no answer
+    told: queue.SimpleQueue[tuple[int, str, Any]] = queue.SimpleQueue()
+    sender, loop = Sender(told.put), asyncio.get_running_loop()
+
+    def listen() -> None:
+        with contextlib.suppress(EOFError):
+            while True:
+                command = pickle.load(sys.stdin.buffer)
+                loop.call_soon_threadsafe(sender.obey, *command)
+        loop.call_soon_threadsafe(sender.ended.set)
+
+    def answer() -> None:
+        # In a thread: a Locust process that reads late is not to hold up the load.
+        with contextlib.suppress(BrokenPipeError):
+            while True:
+                pickle.dump(told.get(), answers, pickle.HIGHEST_PROTOCOL)
+                answers.flush()
+
+    for work in (listen, answer):
+        threading.Thread(target=work, daemon=True).start()
+    await sender.ended.wait()
+    await sender.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

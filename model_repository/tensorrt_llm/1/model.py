@@ -19,7 +19,7 @@ from request_sequences import RoomResponse
 from response_outputs.arrays import STOPPED, response_arrays, stacked
 from response_outputs.engine_info import EngineInfo
 from response_outputs.metrics import EngineMetrics
-from serve_signals import tell_serve
+from serve_signals import ENGINE_ROOM, SIGNS, tell_serve
 from token_engine.interface import EngineLoadError
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -30,7 +30,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the engine beside this file and wait until it is warm."""
-        tell_serve("tensorrt_llm.begun")  # what follows may take minutes
+        tell_serve(SIGNS[ENGINE_ROOM])  # what follows may take minutes
         engine = Path(__file__).with_name("engine")
         log = pb_utils.Logger.log_info
         self._echo_prompt = _parameter(args, "exclude_input_in_output") == "false"

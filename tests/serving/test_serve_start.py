@@ -181,9 +181,10 @@ def test_an_abort_after_the_start_ends_it(server: ServerProcess) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_a_start_is_stuck_ends_it(
-    server: ServerProcess, repository: Path, number: int
+    repository: Path, tmp_path: Path, number: int
 ) -> None:
     hang(repository, 3)
+    server = ServerProcess(repository, free_ports(), tmp_path / "server.log")
     server.launch()
     first = FirstStart(server, "preprocessing")
     folder = repository / "preprocessing" / "1"

@@ -27,7 +27,6 @@ from llama_fp4 import (
     UnknownOption,
 )
 from llama_fp4.transports.base import METADATA
-from llama_fp4.transports.http_body import Body
 
 from tests.support.client_chunks import chunk, three
 
@@ -196,15 +195,3 @@ def test_the_metadata_is_asked_once_and_again_when_an_option_is_unknown() -> Non
         with pytest.raises(UnknownOption, match="presence_penalty is no input"):
             client.generate("Hi", presence_penalty=1)
         assert len(asked) == 2
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 1000])
-def test_http_bodies_in_pieces_of_any_size(size: int) -> None:
-    raw = (
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n"
-    )
-    body = Body()
-    pieces = [body.feed(raw[at : at + size]) for at in range(0, len(raw), size)]
-    assert (b"".join(pieces), body.done, body.status) == (b"abcde", True, 200)
-    with pytest.raises(LlamaError):
-        Body().feed(raw[:0])

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
+import re
 import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import grpc
 import pytest
 from llama_fp4 import (
     AsyncClient,
+    BetweenTokensTimeout,
     Cancelled,
+    Chunk,
     Client,
     ConnectError,
     ConnectTimeout,
+    FirstTokenTimeout,
     FunctionTransport,
+    InvalidRequest,
     LlamaError,
     Request,
     Retries,
@@ -31,12 +40,11 @@ from llama_fp4 import (
 )
 from llama_fp4.model_contract import Tensor
 from llama_fp4.settings import Connection
-from llama_fp4.transports.http_messages import Events
-from llama_fp4.transports.http_sync import HttpTransport
+from llama_fp4.transports.http import HttpAioTransport, HttpTransport
 from serving.child_server import free_ports
 
+from tests.support.cli_calls import environment
 from tests.support.client_chunks import three
-from tests.support.processes import eventually
 
 
 def test_the_first_call_obeys_the_total() -> None:
@@ -69,42 +77,173 @@ def test_names_that_lead_nowhere(scheme: str) -> None:
         asyncio.run(main())
 
 
-def test_a_socket_is_closed_when_its_call_is_left() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        transport = HttpTransport(Connection(f"127.0.0.1:{silent.getsockname()[1]}"))
-        request = Request("m", "id", (), {}, ())
-        unread = transport.start(request, None)
-        unread.cancel()
-        assert unread._socket.fileno() == -1
-        read = transport.start(request, None)
-        with ThreadPoolExecutor(1) as pool:
+REQUEST = Request("m", "id", (Tensor("t", "BYTES", (1,), ["x"]),), {}, (), stoppable=True)
+EVENTS = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
+
+
+def event(text: str, final: bool = False, ascii_only: bool = True) -> bytes:
+    said = {"text_output": text, "is_finished": final}
+    return f"data: {json.dumps(said, ensure_ascii=ascii_only)}\n\n".encode()
+
+
+def test_the_connection_is_closed_when_its_call_is_left() -> None:
+    """Before the call is read, while a thread or a task waits for its first token, and later."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        connection = Connection(f"127.0.0.1:{server.getsockname()[1]}")
+        transport = HttpTransport(connection)
+        unread = transport.start(REQUEST, None)
+        with _accepted(server) as accepted:
+            unread.cancel()
+            assert accepted.recv(1) == b""
+        read = transport.start(REQUEST, None)
+        with _accepted(server) as accepted:
             reading = pool.submit(read.read)
-            eventually(lambda: read._reading, "the other thread reads")
             read.cancel()
             with pytest.raises(Cancelled):
                 reading.result()
-        assert read._socket.fileno() == -1
+            assert accepted.recv(1) == b""
+        late = transport.start(REQUEST, None)
+        with _accepted(server) as accepted:
+            accepted.sendall(EVENTS + event("a"))
+            assert late.read() == Chunk("a", (), 0, False, "", "", 0, 0)
+            transport.close()
+            assert accepted.recv(1) == b""
+
+
+def test_the_connection_is_closed_when_its_async_call_is_left() -> None:
+    async def main() -> None:
+        transport = HttpAioTransport(Connection(f"127.0.0.1:{server.getsockname()[1]}"))
+        call = await transport.start(REQUEST, None)
+        with await asyncio.to_thread(_accepted, server) as accepted:
+            reading = asyncio.ensure_future(call.read())
+            await asyncio.sleep(0)
+            call.cancel()
+            with pytest.raises(Cancelled):
+                await reading
+            assert await asyncio.to_thread(accepted.recv, 1) == b""
+        await transport.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        asyncio.run(main())
+
+
+def test_300_calls_wait_at_once() -> None:
+    """Each is sent when it is made, over a connection of its own, and none waits for another."""
+    with socket.create_server(("127.0.0.1", 0), backlog=300) as server, ExitStack() as accepted:
+        connection = Connection(f"127.0.0.1:{server.getsockname()[1]}")
+        transport = HttpTransport(connection)
+        for _ in [transport.start(REQUEST, None) for _ in range(300)]:
+            accepted.enter_context(_accepted(server))
+        transport.close()
+
+        async def main() -> None:
+            asynchronous = HttpAioTransport(connection)
+            for _ in [await asynchronous.start(REQUEST, None) for _ in range(300)]:
+                accepted.enter_context(await asyncio.to_thread(_accepted, server))
+            await asynchronous.close()
+
+        asyncio.run(main())
+
+
+def _accepted(server: socket.socket) -> socket.socket:
+    """A connection whose whole request was read."""
+    connection = server.accept()[0]
+    whole_request(connection)
+    return connection
+
+
+def whole_request(connection: socket.socket) -> bytes:
+    """What is left unread would reset the connection when it is closed."""
+    head, body = b"", b""
+    while b"\r\n\r\n" not in head:
+        data = connection.recv(65536)
+        if not data:
+            return b""
+        head += data
+    head, _, body = head.partition(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+    while length and len(body) < int(length[1]):
+        body += connection.recv(65536)
+    return head + b"\r\n\r\n" + body
+
+
+def test_the_limits_of_a_stream_over_http() -> None:
+    """Of a server that never speaks, that falls silent, and that speaks without end."""
+    cases: list[tuple[Iterable[bytes], Timeouts, type[LlamaError]]] = [
+        ([], Timeouts(first_token=0.2), FirstTokenTimeout),
+        ([event("a")], Timeouts(between_tokens=0.2), BetweenTokensTimeout),
+        (itertools.repeat(event("a")), Timeouts(total=0.2), TotalTimeout),
+    ]
+    for events, limits, kind in cases:
+        with saying_slowly(events) as url:
+            with Client(url) as client:
+                client._model = _model()
+                with pytest.raises(kind) as caught:
+                    list(client.stream("Hi", timeouts=limits))
+
+            async def main(url: str = url, limits: Timeouts = limits) -> type[LlamaError]:
+                async with AsyncClient(url) as client:
+                    client._model = _model()
+                    with pytest.raises(LlamaError) as caught:
+                        async for _ in client.stream("Hi", timeouts=limits):
+                            pass
+                return type(caught.value)
+
+            assert (type(caught.value), asyncio.run(main())) == (kind, kind)
+
+
+@contextlib.contextmanager
+def saying_slowly(events: Iterable[bytes]) -> Iterator[str]:
+    """A server that sends these one after the other, and then nothing until its client leaves."""
+
+    def serve(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            if b"/generate_stream" not in whole_request(
+                connection
+            ):  # the client tells that it left
+                return
+            connection.sendall(EVENTS)
+            for one in events:
+                connection.sendall(one)
+            connection.recv(1)
+
+    with listening(serve) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def listening(serve: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A server with a thread for each connection."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    threads = []
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                threads.append(threading.Thread(target=serve, args=(connection,)))
+                threads[-1].start()
+
+    accepting = threading.Thread(target=accept)
+    accepting.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    for thread in (accepting, *threads):
+        thread.join()
 
 
 @contextlib.contextmanager
 def saying(answer: bytes) -> Iterator[str]:
     """A server that says this to every connection, and ends it."""
-    listener = socket.create_server(("127.0.0.1", 0))
 
-    def serve() -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = listener.accept()
-                with connection:
-                    connection.recv(65536)
-                    connection.sendall(answer)
+    def serve(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            whole_request(connection)
+            connection.sendall(answer)
 
-    thread = threading.Thread(target=serve)
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    listener.shutdown(socket.SHUT_RDWR)
-    listener.close()
-    thread.join()
+    with listening(serve) as url:
+        yield url
 
 
 def plain(status: str, body: bytes) -> bytes:
@@ -183,17 +322,84 @@ class _Live(grpc.GenericRpcHandler):
 @pytest.mark.parametrize("ascii_only", [True, False])
 def test_unicode_over_http_in_pieces_of_any_size(size: int, ascii_only: bool) -> None:
     texts = ["é", "漢", "🙂", "👩\u200d👩", "\n\n", "data: x"]
-    request = Request("m", "id", (Tensor("t", "BYTES", (1,), ["x"]),), {}, (), stoppable=True)
-    raw = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    raw = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n"
+    raw += b"content-type: text/event-stream; charset=utf-8\r\n\r\n"
     for index, text in enumerate(texts):
-        said = {"text_output": text, "is_finished": index == len(texts) - 1}
-        event = f"data: {json.dumps(said, ensure_ascii=ascii_only)}\n\n".encode()
-        raw += f"{len(event):x}\r\n".encode() + event + b"\r\n"
+        data = event(text, index == len(texts) - 1, ascii_only)
+        raw += f"{len(data):x}\r\n".encode() + data + b"\r\n"
     raw += b"0\r\n\r\n"
-    events, chunks = Events(request), []
-    for at in range(0, len(raw), size):
-        events.feed(raw[at : at + size])
-        while (chunk := events.pop()) is not None:
-            chunks.append(chunk)
+
+    def serve(connection: socket.socket) -> None:
+        with connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            whole_request(connection)
+            for at in range(0, len(raw), size):
+                connection.sendall(raw[at : at + size])
+
+    with listening(serve) as url:
+        transport = HttpTransport(Connection(url.removeprefix("http://")))
+        call = transport.start(REQUEST, None)
+        chunks = list(iter(call.read, None))
+        transport.close()
     assert [chunk.text for chunk in chunks] == texts
     assert [chunk.final for chunk in chunks] == [False] * 5 + [True]
+
+
+def test_without_httpx2_one_sentence_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httpx2", None)
+    monkeypatch.delitem(sys.modules, "llama_fp4.transports.http")
+    with pytest.raises(
+        InvalidRequest, match=r"http:// needs httpx2: pip install 'llama-fp4\[http\]'"
+    ):
+        Client("http://127.0.0.1:8000")
+    with Client("127.0.0.1:8001") as client:  # gRPC does not need it
+        assert not client.is_ready()
+
+
+def test_headers_over_http_and_their_blanks() -> None:
+    """HTTP's values have no blanks at their ends, and are sent without."""
+    sent: list[bytes] = []
+
+    def serve(connection: socket.socket) -> None:
+        with connection:
+            sent.append(whole_request(connection))
+            connection.sendall(plain("200 OK", b"{}"))
+
+    headers = {"Authorization": " Bearer secret "}
+    with listening(serve) as url, Client(url, headers=headers) as client:
+        assert client.statistics() == {}
+    assert b"\r\nauthorization: Bearer secret\r\n" in sent[0]
+    assert sent[0].startswith(b"GET /v2/models/ensemble/stats HTTP/1.1\r\n")
+
+
+GEVENT = """
+from gevent import monkey; monkey.patch_all()
+import gevent, socket, sys
+from llama_fp4 import Client, FirstTokenTimeout, InvalidRequest, Timeouts
+from llama_fp4.model_contract import Model
+from llama_fp4.transports.base import METADATA
+
+client = Client(sys.argv[1])
+client._model = Model(METADATA)
+client._model.decoupled = True
+beats = []
+gevent.spawn(lambda: [beats.append(gevent.sleep(0.01)) for _ in range(1000)])
+
+def ask():
+    try:
+        list(client.stream("Hi", timeouts=Timeouts(first_token=0.5)))
+    except FirstTokenTimeout:
+        return "late"
+
+jobs = [gevent.spawn(ask) for _ in range(20)]
+gevent.joinall(jobs, raise_error=True)
+print({job.value for job in jobs}, len(beats) > 10)
+"""
+
+
+def test_under_gevent() -> None:
+    pytest.importorskip("gevent")
+    with saying_slowly([]) as url:
+        command = [sys.executable, "-c", GEVENT, url]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment())
+    assert done.stdout == "{'late'} True\n", done.stderr

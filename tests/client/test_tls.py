@@ -138,10 +138,10 @@ def test_what_is_no_pem(mutual_tls: tuple[Ports, Path]) -> None:
     openssl(folder, "ec", "-in", "client.key", "-aes128", "-passout", "pass:secret",
             "-out", "locked.key")  # fmt: skip
     for tls, words in (
-        (Tls(ca=b"nonsense"), "ca is no PEM"),
-        (Tls(ca="é".encode()), "ca is no PEM"),
-        (trusted(folder, cert=folder / "names"), "cert or key is no PEM"),
-        (trusted(folder, key=folder / "nowhere"), "cert or key is no PEM"),
+        (Tls(ca=b"nonsense"), "ca must be PEM"),
+        (Tls(ca="é".encode()), "ca must be PEM"),
+        (trusted(folder, cert=folder / "names"), "cert or key must be PEM"),
+        (trusted(folder, key=folder / "nowhere"), "cert or key must be PEM"),
         (trusted(folder, key=folder / "locked.key"), "without a password"),
         (trusted(folder, key=b"bytes"), "must be paths over HTTP"),
     ):

@@ -23,7 +23,7 @@ from engines.engine_json import write_description
 from generation_room import GenerationRoom
 from request_inputs.generation import read_inputs
 from request_inputs.rows import EngineUnavailable
-from response_outputs.room_response import RoomResponse
+from request_sequences import RoomResponse
 from token_engine.interface import EngineLoadError
 
 from tests.conftest import compile_engine

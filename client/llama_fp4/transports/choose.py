@@ -16,8 +16,8 @@ SCHEMES = ("grpc", "grpcs", "http", "https")
 TRANSPORTS = {
     ("grpc", False): ("llama_fp4.transports.grpc_sync", "GrpcTransport"),
     ("grpc", True): ("llama_fp4.transports.grpc_aio", "GrpcAioTransport"),
-    ("http", False): ("llama_fp4.transports.http_sync", "HttpTransport"),
-    ("http", True): ("llama_fp4.transports.http_aio", "HttpAioTransport"),
+    ("http", False): ("llama_fp4.transports.http", "HttpTransport"),
+    ("http", True): ("llama_fp4.transports.http", "HttpAioTransport"),
 }
 
 
@@ -55,7 +55,15 @@ def open_transport(
     secure = scheme in ("grpcs", "https") or tls is not None
     connection = Connection(rest, secure, tls, named, keepalive, connect_timeout_s)
     module, name = TRANSPORTS[scheme.removesuffix("s"), asynchronous]
-    return getattr(importlib.import_module(module), name)(connection)
+    try:
+        transport = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name != "httpx2":
+            raise
+        raise InvalidRequest(
+            f"{scheme}:// needs httpx2: pip install 'llama-fp4[http]', or take gRPC"
+        ) from error
+    return transport(connection)
 
 
 def metrics_url(url: str) -> str:

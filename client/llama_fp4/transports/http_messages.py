@@ -1,33 +1,27 @@
-"""Triton's HTTP: what is sent, and what the bytes that come mean; no I/O, so both clients share it.
+"""Triton's HTTP: what is sent and what an answer means; no I/O, so both clients share it.
 
-Requests go to the `generate_stream` extension, whose events are JSON. One connection a request.
+Requests go to the `generate_stream` extension, whose events are JSON.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import ssl
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
-from llama_fp4.answers import Chunk, ModelMetadata, ModelState, TensorInfo
+from llama_fp4.answers import Chunk, ModelMetadata, ModelState, ServerInfo, TensorInfo
 from llama_fp4.errors import (
-    ConnectError,
-    ConnectionLost,
     InvalidRequest,
     LlamaError,
     ServerFailed,
-    TlsError,
     error_of,
     error_of_message,
 )
 from llama_fp4.model_contract import Request
-from llama_fp4.settings import Connection, Tls
-from llama_fp4.transports.http_body import Body
 
-READ_BYTES = 65536
+Answer = TypeVar("Answer")
 CODES = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
@@ -41,28 +35,15 @@ CODES = {
 }
 
 
-def head(connection: Connection, method: str, path: str, body: bytes = b"") -> bytes:
-    """A whole request; the headers were checked when the client was made."""
-    lines = [
-        f"{method} {path} HTTP/1.1",
-        f"host: {connection.address}",
-        "connection: close",
-        f"content-length: {len(body)}",
-        "content-type: application/json",
-    ]
-    lines += [f"{name}: {value}" for name, value in connection.headers]
-    return "\r\n".join([*lines, "", ""]).encode() + body
-
-
 def model_path(model: str) -> str:
     """The path of a model, whatever is in its name."""
     return f"/v2/models/{quote(model, safe='')}"
 
 
-def generate(connection: Connection, request: Request) -> bytes:
-    """A request for `generate_stream`; options and parameters are its JSON's keys.
+def generate(request: Request) -> bytes:
+    """The body for `generate_stream`; options and parameters are its JSON's keys.
 
-    Raises `InvalidRequest` for text that is no Unicode.
+    Raises `InvalidRequest` for text that is not Unicode.
     """
     body: dict[str, Any] = dict(request.parameters)
     body.pop("triton_enable_empty_final_response", None)  # of gRPC alone
@@ -72,179 +53,161 @@ def generate(connection: Connection, request: Request) -> bytes:
         values = list(tensor.values)
         body[tensor.name] = values[0] if len(values) == 1 else values
     try:
-        data = json.dumps(body, ensure_ascii=False).encode()
+        return json.dumps(body, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise InvalidRequest(f"the request has half a surrogate pair in it: {error}") from error
-    return head(connection, "POST", f"{model_path(request.model)}/generate_stream", data)
 
 
-def stop(connection: Connection, request_id: str) -> bytes:
-    """What has our room 2 drop the request of this id."""
-    body = json.dumps({"stop": True, "id": request_id}).encode()
-    return head(connection, "POST", "/v2/models/tensorrt_llm/generate", body)
-
-
-def tls_context(connection: Connection) -> ssl.SSLContext | None:
-    """None for a connection without TLS. Raises `InvalidRequest` for what is no PEM."""
-    if not connection.secure:
-        return None
-    tls = connection.tls or Tls()
-    if isinstance(tls.cert, bytes) or isinstance(tls.key, bytes):
-        raise InvalidRequest("cert and key must be paths over HTTP, not bytes")
-    authority = tls.pem("ca")
-    name = "ca"
-    try:
-        context = ssl.create_default_context(cadata=authority and authority.decode("ascii"))
-        if tls.cert is not None and tls.key is not None:
-            name = "cert or key"
-            # The standard library reads files only, and would ask a terminal for a password.
-            context.load_cert_chain(tls.cert, tls.key, password=lambda: "")
-    except (OSError, ValueError) as error:
-        raise InvalidRequest(f"{name} is no PEM file without a password: {error}") from error
-    return context
-
-
-class Events:
-    """Makes chunks of one request's bytes."""
+class Chunks:
+    """Turns the events of one request into chunks."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
-        self._body = Body()
-        self._text = b""
-        self._chunks: list[Chunk] = []
         self._index = 0
-        self._said = ""
-        self._final = False
+        self._text = ""  # so far, of a model whose responses carry all of it
+        self._final: Chunk | None = None
         # The last that a response has said; where the end of the response is the final chunk,
         # that comes after it.
         self._finish = self._stop = ""
         self._inputs = 0
 
-    @property
-    def done(self) -> bool:
-        """Whether the response has ended."""
-        return self._body.done
+    def add(self, data: str) -> Chunk | None:
+        """The chunk of an event; None for the final one, which `end` returns.
 
-    def feed(self, data: bytes) -> None:
-        """Bytes have come, b"" when the connection has ended. Raises `LlamaError`."""
-        try:
-            self._text += self._body.feed(data)
-        except LlamaError as error:
-            error.request_id = self._request.id
-            raise
-        *events, self._text = self._text.split(b"\n\n")
-        if self.done and self._text.strip():  # refusals are plain JSON
-            events, self._text = [*events, self._text], b""
-        for event in events:
-            self._take(event.removeprefix(b"data:").strip())
-        if self.done and self._body.status != 200:
-            raise self._refusal(f"HTTP status {self._body.status} and nothing else")
+        Raises `LlamaError` for an event that is an error or not a JSON object.
+        """
+        said = _json(data)
+        if not isinstance(said, dict) or "error" in said:
+            raise refusal(200, data, self._request.id)
+        if self._request.stoppable and said.get("is_finished"):
+            self._final = self._chunk(said, final=True)
+            return None
+        return self._chunk(said, final=False)
+
+    def end(self) -> Chunk | None:
+        """The final chunk, now that the response has ended; None if there is none."""
         # Only our responses say which is the last; of others the end of the response does.
-        if self.done and not self._final and not self._request.stoppable and self._index:
-            self._append({}, final=True)
+        if self._final is None and not self._request.stoppable and self._index:
+            self._final = self._chunk({}, final=True)
+        return self._final
 
-    def pop(self) -> Chunk | None:
-        """The next chunk that is whole. The final one only when the response has ended."""
-        if self._chunks and (self.done or not self._chunks[0].final):
-            return self._chunks.pop(0)
-        return None
-
-    def _take(self, event: bytes) -> None:
-        if not event:
-            return
-        text = event.decode(errors="replace")
-        try:
-            said = json.loads(text)
-        except ValueError:
-            said = None
-        if not isinstance(said, dict) or "error" in said or self._body.status != 200:
-            message = said.get("error") if isinstance(said, dict) else None
-            raise self._refusal(message if isinstance(message, str) else text[:200])
-        self._append(said, final=self._request.stoppable and bool(said.get("is_finished")))
-
-    def _refusal(self, message: str) -> LlamaError:
-        error = error_of_message(message, self._request.id)
-        code = CODES.get(self._body.status, "")
-        if error.code == "UNKNOWN" and code:
-            return error_of(code, message, self._request.id)
-        return error
-
-    def _append(self, said: Mapping[str, Any], final: bool) -> None:
+    def _chunk(self, said: Mapping[str, Any], final: bool) -> Chunk:
         text = _one(said.get("text_output", ""))
         if self._request.cumulative and said:
             text = text if final else text.rstrip("\ufffd")
-            text = text[len(self._said) :]
-            self._said += text
+            text = text[len(self._text) :]
+            self._text += text
         self._finish = _one(said.get("finish_reason")) or self._finish
         self._stop = _one(said.get("stop_reason")) or self._stop
         self._inputs = int(_one(said.get("num_input_tokens")) or self._inputs)
         ids = said.get("token_ids", [])
-        self._chunks.append(
-            Chunk(
-                text,
-                tuple(ids) if isinstance(ids, list) else (ids,),
-                self._index,
-                final,
-                self._finish if final else "",
-                self._stop if final else "",
-                int(_one(said.get("num_output_tokens")) or 0),
-                self._inputs if final else 0,
-            )
-        )
         self._index += 1
-        self._final = self._final or final
+        return Chunk(
+            text,
+            tuple(ids) if isinstance(ids, list) else (ids,),
+            self._index - 1,
+            final,
+            self._finish if final else "",
+            self._stop if final else "",
+            int(_one(said.get("num_output_tokens")) or 0),
+            self._inputs if final else 0,
+        )
 
 
 def _one(value: Any) -> Any:
     return (value[0] if value else "") if isinstance(value, list) else value
 
 
-def answer_of(status: int, body: bytes) -> Any:
-    """The JSON of a call that is no generation. Raises `LlamaError`."""
+def _json(text: str) -> Any:
     try:
-        said = json.loads(body) if body.strip() else {}
-    except ValueError:
-        said = {"error": body.decode(errors="replace")[:200]}
-    message = said.get("error", "") if isinstance(said, dict) else ""
-    if status != 200 or message:
-        raise error_of(CODES.get(status, "INTERNAL"), str(message) or f"HTTP status {status}")
-    return said
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
-def metadata_of(said: Any) -> ModelMetadata:
-    """Of the answer to `GET v2/models/NAME`."""
-    try:
-        inputs, outputs = (
-            tuple(TensorInfo(t["name"], t["datatype"], tuple(t["shape"])) for t in said[kind])
-            for kind in ("inputs", "outputs")
-        )
-        return ModelMetadata(
-            said["name"], tuple(said.get("versions", [])), said.get("platform", ""), inputs, outputs
-        )
-    except (KeyError, TypeError) as error:
-        raise ServerFailed(f"{str(said)!r:.60} is no model's metadata: no {error}") from error
+def refusal(status: int, text: str, request_id: str) -> LlamaError:
+    """The error of an answer that is not an event with text: Triton's JSON, or a gateway's page."""
+    said = _json(text)
+    message = said.get("error") if isinstance(said, dict) else None
+    if not isinstance(message, str):
+        message = text[:200] if text.strip() else f"HTTP status {status} and nothing else"
+    error = error_of_message(message, request_id)
+    if error.code == "UNKNOWN" and status in CODES:
+        return error_of(CODES[status], message, request_id)
+    return error
 
 
-def is_decoupled(said: Any) -> bool:
-    """Of the answer to `GET v2/models/NAME/config`: may a request have several responses."""
+@dataclass(frozen=True)
+class Question(Generic[Answer]):
+    """A call that generates nothing: what to send, and how to read the JSON that comes back."""
+
+    method: str
+    path: str
+    read: Callable[[Any], Answer]
+    body: bytes = b""
+
+    def answer(self, status: int, body: bytes) -> Answer:
+        """Raises `LlamaError` for a refusal and for what is not such an answer."""
+        text = body.decode(errors="replace")
+        said = _json(text) if text.strip() else {}
+        if said is None:
+            said = {"error": text[:200]}
+        message = said.get("error", "") if isinstance(said, dict) else ""
+        if status != 200 or message:
+            raise error_of(CODES.get(status, "INTERNAL"), str(message) or f"HTTP status {status}")
+        try:
+            return self.read(said)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ServerFailed(f"{text!r:.60} does not answer {self.method} {self.path}") from error
+
+
+def health(model: str) -> tuple[Question[bool], ...]:
+    """Is the server live, is it ready, is the model ready: yes is the status 200."""
+    paths = ("/v2/health/live", "/v2/health/ready", model_path(model) + "/ready")
+    return tuple(Question("GET", path, bool) for path in paths)
+
+
+def metadata(model: str) -> Question[ModelMetadata]:
+    """A model's inputs and outputs."""
+    return Question("GET", model_path(model), _metadata)
+
+
+def decoupled(model: str) -> Question[bool]:
+    """Whether a request may have several responses, as the model's configuration says."""
+    return Question("GET", model_path(model) + "/config", _decoupled)
+
+
+def statistics(model: str) -> Question[dict[str, Any]]:
+    """Triton's statistics of a model, as they come."""
+    return Question("GET", model_path(model) + "/stats", dict)
+
+
+def stop(request_id: str) -> Question[object]:
+    """Has our room 2 drop the request with this id."""
+    body = json.dumps({"stop": True, "id": request_id}).encode()
+    return Question("POST", "/v2/models/tensorrt_llm/generate", bool, body)
+
+
+SERVER = Question("GET", "/v2", lambda said: ServerInfo(said["name"], said["version"]))
+MODELS = Question("POST", "/v2/repository/index", lambda said: [_state(model) for model in said])
+
+
+def _metadata(said: Any) -> ModelMetadata:
+    inputs, outputs = (
+        tuple(TensorInfo(t["name"], t["datatype"], tuple(t["shape"])) for t in said[kind])
+        for kind in ("inputs", "outputs")
+    )
+    return ModelMetadata(
+        said["name"], tuple(said.get("versions", [])), said.get("platform", ""), inputs, outputs
+    )
+
+
+def _decoupled(said: Any) -> bool:
     policy = said.get("model_transaction_policy") if isinstance(said, dict) else None
     return isinstance(policy, dict) and policy.get("decoupled") is True
 
 
-def states_of(said: Any) -> list[ModelState]:
-    """Of the answer to `POST v2/repository/index`."""
-    return [
-        ModelState(m["name"], m.get("version", ""), m.get("state", ""), m.get("reason", ""))
-        for m in said
-    ]
-
-
-def error_of_socket(error: BaseException, address: str, connected: bool) -> LlamaError:
-    """The error of what the operating system or TLS said."""
-    if isinstance(error, ssl.SSLError):
-        return TlsError(f"TLS with {address} failed: {error}")
-    if connected:
-        return ConnectionLost(f"the connection to {address} broke: {error}")
-    number = getattr(error, "errno", None) or 0  # a name's own failures are below 0
-    why = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or error
-    return ConnectError(f"no connection to {address}: {why}")
+def _state(model: Any) -> ModelState:
+    return ModelState(
+        model["name"], model.get("version", ""), model.get("state", ""), model.get("reason", "")
+    )

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tests.fakes.libraries.grammars import grammar_packages
 from tests.fakes.tensorrt_llm.fake_executor import Behaviour
 from tests.fakes.tensorrt_llm.fake_llm import LLM, DecodingConfig
 from tests.fakes.tensorrt_llm.fake_results import RequestError
@@ -91,7 +90,7 @@ class Package:
         torch_args = SimpleNamespace(
             model_fields={**self.signatures["llm_explicit"], **self.signatures["llm_arguments"]}
         )
-        modules = grammar_packages() | {
+        modules = {
             "torch": self.torch,
             "tensorrt_llm": module(
                 "tensorrt_llm",
@@ -179,6 +178,6 @@ def install(version: str, behaviour: Behaviour) -> Package:
 
 def remove() -> None:
     """Take them away again."""
-    packages = ("tensorrt_llm", "torch", "xgrammar", "llguidance")
-    for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tensorrt_llm"]:
         del sys.modules[name]
+    sys.modules.pop("torch", None)

@@ -17,7 +17,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from engine_config import EngineConfigError
 
 UTF8_LEAD_LENGTHS = ((0xF0, 4), (0xE0, 3), (0xC0, 2))  # first byte at least this -> length
 
@@ -51,17 +50,6 @@ class TokenBytes:
     def special_id(self, text: bytes) -> int | None:
         """The id of the special token that is written so, if there is one."""
         return self._special_ids.get(text)
-
-
-def load_token_bytes(engine_directory: Path) -> TokenBytes:
-    """The token table beside the engine; raises `EngineConfigError`."""
-    path = engine_directory / "token_bytes.npz"
-    try:
-        return TokenBytes(path)
-    except (OSError, KeyError, ValueError) as error:
-        raise EngineConfigError(
-            f"{path} cannot be read ({error}); rebuild the engine with 'make engine'"
-        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +89,7 @@ class TextSpan:
 
 
 class OutputText:
-    """The text of one sequence: `feed` its deltas in order, `next_span` for each response."""
+    """The text of one sequence: `feed` its deltas in order, `take` a span for each response."""
 
     def __init__(
         self,
@@ -143,7 +131,7 @@ class OutputText:
         self._released += len(self._held)
         self._held = b""
 
-    def next_span(self) -> TextSpan:
+    def take(self) -> TextSpan:
         """The span of a response that carries the tokens fed since the last one."""
         carried = len(self._carried)
         span = TextSpan(

@@ -105,7 +105,7 @@ test-vllm:  ## vLLM itself, on a CPU if there is no GPU: the shared suite, and t
 
 test-gpu:  ## on a machine with an NVIDIA GPU: the runtime that fits it, and tokens/s (ENGINE_PYTHON, GPU_FLAGS)
 	@$(SETUP) server,dev
-	@$(PY) tests/with_gpu/run.py $(if $(ENGINE_PYTHON),--engine-python $(ENGINE_PYTHON)) $(GPU_FLAGS)
+	@$(PY) -m tests.with_gpu.run $(if $(ENGINE_PYTHON),--engine-python $(ENGINE_PYTHON)) $(GPU_FLAGS)
 
 clean:  ## remove what was built, keep the environments
 	rm -rf build/out model_repository/*/1/engine model_repository/*/1/engine.*

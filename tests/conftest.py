@@ -6,20 +6,14 @@ import importlib.util
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from assemble_repository import assemble
 from llama_fp4 import Client
 from serving.child_server import ServerProcess, free_ports
 
-from tests.fakes.tensorrt_llm.fake_package import remove
-from tests.fakes.tensorrt_llm.rig import Rig, Start, start
-from tests.support.paths import BUILD, DEMO_CHECKPOINT
+from tests.support.deployments import make_deployment
 
 PROGRAMS = ("bash", "curl", "make", "openssl")
 MOST_WORKERS = 6
@@ -76,23 +70,9 @@ def make_repository(tmp_path_factory: pytest.TempPathFactory) -> MakeRepository:
     """`make_repository("--runtime", "replay", ...)`: compiled, assembled, ready to serve."""
 
     def make(*arguments: str) -> Path:
-        folder = tmp_path_factory.mktemp("deployment")
-        compile_engine("--output", str(folder / "engine"), *arguments)
-        assemble(folder / "engine", folder / "model_repository")
-        return folder / "model_repository"
+        return make_deployment(tmp_path_factory.mktemp("deployment"), *arguments)
 
     return make
-
-
-def compile_engine(*arguments: str) -> None:
-    """Run compile_engine.py on the demo checkpoint."""
-    script = [
-        sys.executable,
-        str(BUILD / "compile_engine.py"),
-        "--checkpoint",
-        str(DEMO_CHECKPOINT),
-    ]
-    subprocess.run([*script, *arguments], check=True, stdout=subprocess.DEVNULL)
 
 
 @pytest.fixture(scope="session")
@@ -138,40 +118,14 @@ def serving(repository: Path, folder: Path) -> Iterator[ServerProcess]:
     assert code == 0, server.log()
 
 
-@pytest.fixture
-def started(tmp_path: Path) -> Iterator[Start]:
-    """`started("1_2", ...)`: the TensorRT-LLM runtime on a fake of that version of the library."""
-    rigs: list[Rig] = []
-
-    def make(version: str = "1_2", **settings: Any) -> Rig:
-        rigs.append(start(tmp_path / "engine", version, **settings))
-        return rigs[-1]
-
-    yield make
-    for rig in rigs:
-        rig.engine.shutdown()
-    remove()
-
-
-@pytest.fixture
-def loads_undone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The fake of TensorRT-LLM, and what a load changes of the environment, go with the test."""
-    monkeypatch.setattr(os, "environ", os.environ.copy())
-    yield
-    remove()
-
-
 @pytest.fixture(scope="module")
 def narrow_server(
     make_repository: MakeRepository, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
-    """One sequence at a time, 33 tokens a second: whoever answers has had the engine alone."""
-    arguments = ("--runtime", "replay", "--step-seconds", "0.03", "--max-batch-size", "1")
-    folder = tmp_path_factory.mktemp("narrow")
-    server = ServerProcess(make_repository(*arguments), free_ports(), folder / "server.log")
-    server.start()
-    yield server
-    assert server.stop() == 0
+    """33 tokens a second, for one sequence at a time: the others wait."""
+    pace = ("--step-seconds", "0.03", "--max-batch-size", "1")
+    repository = make_repository("--runtime", "replay", *pace)
+    yield from serving(repository, tmp_path_factory.mktemp("narrow"))
 
 
 @pytest.fixture

@@ -22,13 +22,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from assemble_repository import assemble
 from host.console import run_script, say
 from serving.child_server import ServerProcess, free_ports
 
 from tests.benchmarks.playback_server import record
+from tests.support.deployments import make_deployment
 
-ROOT = Path(__file__).resolve().parents[2]
 STREAMS = 16
 TOKENS = 1500
 # name -> (what it is measured against, microseconds that it may cost)
@@ -46,7 +45,7 @@ def main() -> None:
         print(json.dumps(_measure(CLIENTS[options.only], options.url)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        repository = _replay(Path(folder))
+        repository = make_deployment(Path(folder), "--runtime", "replay")
         with ServerProcess(repository, free_ports(), Path(folder) / "server.log") as server:
             record(server.ports.url("grpc"), Path(folder) / "answer", _raw_request())
         with _playing(Path(folder) / "answer") as url:
@@ -55,30 +54,12 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _playing(answer: Path) -> Iterator[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "tests.benchmarks.playback_server",
-        str(answer),
-    ]
+    command = [sys.executable, "-m", "tests.benchmarks.playback_server", str(answer)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout is not None
         yield f"127.0.0.1:{process.stdout.readline().strip()}"
         process.communicate()  # ends its standard input
-
-
-def _replay(folder: Path) -> Path:
-    """A repository whose engine costs nothing."""
-    script = [sys.executable, str(ROOT / "build" / "compile_engine.py"), "--runtime", "replay"]
-    checkpoint = ["--checkpoint", str(ROOT / "build" / "demo" / "checkpoint")]
-    subprocess.run(
-        [*script, *checkpoint, "--output", str(folder / "engine")],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
-    assemble(folder / "engine", folder / "model_repository")
-    return folder / "model_repository"
 
 
 def _report(url: str, rounds: int) -> None:

@@ -25,7 +25,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from assemble_repository import assemble
 from host.console import run_script, say
 from llama_fp4 import Request
 from llama_fp4.model_contract import OUTPUTS, Tensor
@@ -34,16 +33,15 @@ from serving.child_server import ServerProcess, free_ports
 
 from tests.benchmarks.peer_load_tests import Figures, Load, aiperf, perf_analyzer
 from tests.benchmarks.playback_server import record
+from tests.support.deployments import make_deployment
+from tests.support.paths import DEMO_CHECKPOINT, LOADTEST
 
-ROOT = Path(__file__).resolve().parents[2]
-BUILD = ROOT / "build"
 # The load test is no installed package; its modules import their own siblings.
-sys.path.append(str(BUILD.parent / "loadtest"))
+sys.path.append(str(LOADTEST))
 
-from figures.record import WARMUP, RequestRecord  # noqa: E402
+from figures.record import WARMUP, RequestRecord
 
-CHECKPOINT = BUILD / "demo" / "checkpoint"
-LOCUSTFILE = BUILD.parent / "loadtest" / "locustfile.py"
+LOCUSTFILE = LOADTEST / "locustfile.py"
 PERCENTS = (50.0, 90.0, 99.0)
 TOLERANCE_S, TOLERANCE_SHARE = 2e-3, 0.03
 FIRST_S, GAP_S, TOKENS = 0.05, 0.02, 50
@@ -61,7 +59,9 @@ def main() -> None:
     only = parser.parse_args().only
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with ServerProcess(_paced_repository(folder), free_ports(), folder / "log") as server:
+        pace = ("--step-seconds", str(GAP_S), "--max-batch-size", "64")
+        repository = make_deployment(folder, "--runtime", "replay", *pace)
+        with ServerProcess(repository, free_ports(), folder / "log") as server:
             url = server.ports.url("grpc")
             record(url, folder / "answer", _request())
             if not only:
@@ -175,7 +175,7 @@ def prove_peers(url: str, http: str, folder: Path) -> None:
     ours = _ours(url, asked, folder)
     peers = {
         "perf_analyzer": perf_analyzer(url, asked),
-        "aiperf": aiperf(http, asked, CHECKPOINT),
+        "aiperf": aiperf(http, asked, DEMO_CHECKPOINT),
     }
     for name, theirs in peers.items():
         for figure, scale, unit in (
@@ -222,7 +222,7 @@ def count(summary: Mapping[str, Any]) -> int:
 def load(folder: Path, url: str, *arguments: str) -> tuple[dict[str, Any], int]:
     """Run the load test as a person does; its summary and exit code."""
     command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless"]
-    command += ["-H", url, "--tokenizer", str(CHECKPOINT / "tokenizer.json")]
+    command += ["-H", url, "--tokenizer", str(DEMO_CHECKPOINT / "tokenizer.json")]
     command += ["--distinct-prompts", "4", "--output", str(folder / "run"), *arguments]
     (folder / "run" / "summary.json").unlink(missing_ok=True)
     with (folder / "locust.log").open("w", encoding="utf-8") as log:
@@ -237,12 +237,7 @@ def load(folder: Path, url: str, *arguments: str) -> tuple[dict[str, Any], int]:
 @contextlib.contextmanager
 def player(folder: Path, first_s: float, gap_s: float) -> Iterator[str]:
     """A running player's address; at the end its times are in `folder`."""
-    command = [
-        sys.executable,
-        "-m",
-        "tests.benchmarks.paced_player",
-        str(folder / "answer"),
-    ]
+    command = [sys.executable, "-m", "tests.benchmarks.paced_player", str(folder / "answer")]
     command += [str(folder / "times"), "--first-s", str(first_s), "--gap-s", str(gap_s)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -261,15 +256,6 @@ def _request() -> Any:
         Tensor("stream", "BOOL", (1, 1), [True]),
     )
     return grpc_wire.infer_request(Request("ensemble", "", tensors, {}, OUTPUTS))
-
-
-def _paced_repository(folder: Path) -> Path:
-    command = [sys.executable, str(BUILD / "compile_engine.py"), "--checkpoint", str(CHECKPOINT)]
-    command += ["--output", str(folder / "engine"), "--runtime", "replay"]
-    command += ["--step-seconds", str(GAP_S), "--max-batch-size", "64"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    assemble(folder / "engine", folder / "model_repository")
-    return folder / "model_repository"
 
 
 if __name__ == "__main__":

@@ -9,24 +9,23 @@ from __future__ import annotations
 import argparse
 import os
 import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from assemble_repository import assemble
 from doctor import machine
 from host.console import run_script, say
 from llama_fp4 import Client
 from serving.child_server import ServerProcess, free_ports
-from serving.processes import server_of, stubs_of
+from serving.processes import stubs_of
 
 from tests.benchmarks.engine import bare_tokens_per_second, pipe_microseconds
+from tests.support.deployments import make_deployment
+from tests.support.paths import ROOT
+from tests.support.processes import children, server_memory_mib, triton_of
 
-BUILD = Path(__file__).resolve().parents[2] / "build"
-CHECKPOINT = BUILD / "demo" / "checkpoint"
 STREAMS = 16
 STORY = [{"role": "user", "content": "Tell me a long story about a train called Grace."}]
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
@@ -41,29 +40,22 @@ def main() -> None:
         if name in ("system", "CPU", "memory", "GPU", "tritonserver"):
             say(f"{name:<14}{value}")
     say(f"{'date':<14}{time.strftime('%Y-%m-%d')}\n")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         if options.install:
-            measure_install(Path(folder))
-        demo = _deploy(Path(folder) / "demo", "--runtime", "openvino", "--precision", "f32")
-        measure_demo(demo, Path(folder))
-        paced = _deploy(Path(folder) / "paced", "--runtime", "replay", "--step-seconds", "0.02")
-        measure_path(paced, Path(folder))
-        fast = _deploy(Path(folder) / "fast", "--runtime", "replay")
+            measure_install(folder)
+        demo = make_deployment(folder / "demo", "--runtime", "openvino", "--precision", "f32")
+        measure_demo(demo, folder)
+        pace = ("--step-seconds", "0.02")
+        measure_path(make_deployment(folder / "paced", "--runtime", "replay", *pace), folder)
+        fast = make_deployment(folder / "fast", "--runtime", "replay")
         measure_pipe(fast)
-        measure_saturation(fast, Path(folder))
-
-
-def _deploy(folder: Path, *arguments: str) -> Path:
-    command = [sys.executable, str(BUILD / "compile_engine.py"), "--checkpoint", str(CHECKPOINT)]
-    command += ["--output", str(folder / "engine"), *arguments]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    assemble(folder / "engine", folder / "model_repository")
-    return folder / "model_repository"
+        measure_saturation(fast, folder)
 
 
 def measure_install(folder: Path) -> None:
     """Clean clone to the end of the streamed answer, with empty caches and with full ones."""
-    subprocess.run(["git", "clone", "-q", str(BUILD.parent), str(folder / "clone")], check=True)
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(folder / "clone")], check=True)
     caches = {"UV_CACHE_DIR": str(folder / "uv"), "PIP_CACHE_DIR": str(folder / "pip")}
     for label in ("with downloads", "from the caches of pip and uv"):
         subprocess.run(["make", "-s", "clean-venv", "clean"], cwd=folder / "clone", check=True)
@@ -89,7 +81,7 @@ def measure_demo(repository: Path, folder: Path) -> None:
             say(f"server start to ready, run {run + 1}: {seconds_to_ready:.1f} s ({phases})")
             if run == 2:
                 _measure_batching(server)
-                say(f"memory of all processes (PSS): {_memory_mib(server):.0f} MiB")
+                say(f"memory of all processes (PSS): {server_memory_mib(server):.0f} MiB")
     one, many = (bare_tokens_per_second(repository, count) for count in (1, STREAMS))
     say(f"the engine alone, no server: {one:.0f} tokens/s with 1 sequence, {many:.0f} with "
         f"{STREAMS}; ratio {many / one:.2f}\n")  # fmt: skip
@@ -121,17 +113,8 @@ def _tokens_per_second(generate: Callable[[], int]) -> float:
 
 
 def _at_once(ask: Callable[[int], int]) -> int:
-    counts = [0] * STREAMS
-
-    def run(index: int) -> None:
-        counts[index] = ask(index)
-
-    threads = [threading.Thread(target=run, args=(index,)) for index in range(STREAMS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(counts)
+    with ThreadPoolExecutor(STREAMS) as pool:
+        return sum(pool.map(ask, range(STREAMS)))
 
 
 def measure_path(repository: Path, folder: Path) -> None:
@@ -184,33 +167,18 @@ def measure_saturation(repository: Path, folder: Path) -> None:
 
 
 def _processes(server: ServerProcess) -> dict[str, int]:
-    triton = server_of(server.pid)
-    assert triton is not None, "the server has ended"
+    triton = triton_of(server.pid)
     found = {"tritonserver": triton}
     for stub in stubs_of(triton):
         found[stub.model] = stub.pid
-        for child in _children(stub.pid):
+        for child in children(stub.pid):
             found["engine process"] = child
     return found
-
-
-def _children(pid: int) -> list[int]:
-    text = "".join(path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children"))
-    return [int(child) for child in text.split()]
 
 
 def _cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
-
-
-def _memory_mib(server: ServerProcess) -> float:
-    return sum(map(_pss_kib, [server.pid, *_processes(server).values()])) / 1024
-
-
-def _pss_kib(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,9 @@ from typing import Any
 
 from host.console import BuildError
 
-OUT = Path(__file__).resolve().parents[2] / "build/out" / "peers"
+from tests.support.paths import BUILD
+
+OUT = BUILD / "out" / "peers"
 TRIES = 5
 TRITONCLIENT, AIPERF = "tritonclient==2.50.0", "aiperf==0.13.0"
 LIBRARIES = {"libb64-": "libb64.so.0d", "libcudart-": "libcudart.so.12"}

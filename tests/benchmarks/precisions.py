@@ -32,11 +32,13 @@ from token_engine.openvino_runtime.cpu_isa import LIMITS
 from token_engine.openvino_runtime.mapped_files import release_mapped_file
 from token_engine.openvino_runtime.requirements import read_shape
 
+from tests.support.processes import memory_mib
+
 STREAMS = (1, 8, 16)
 PROMPT = (300, 301, 302, 303)
 PAIRS = (("bf16", "bf16"), ("bf16", "u8"), ("f32", "f16"), ("f32", "u8"), ("f32", "f32"))
 ISAS = ("", "AVX512_CORE", "AVX2")  # "": all that this CPU has
-MIB, GIB = 2**20, 2**30
+GIB = 2**30
 
 
 def main() -> None:
@@ -105,7 +107,7 @@ def measure(folder: Path, precision: str, kv_cache: str, steps: int) -> dict[str
     pss: list[float] = []
 
     def watched(path: Path) -> int:
-        pss.append(pss_mib())
+        pss.append(memory_mib(os.getpid()))
         return release_mapped_file(path)
 
     setattr(openvino_engine, "release_mapped_file", watched)  # noqa: B010  strict mypy
@@ -119,7 +121,7 @@ def measure(folder: Path, precision: str, kv_cache: str, steps: int) -> dict[str
     warm = time.perf_counter()
     times = [step_seconds(engine, count, steps, PROMPT) for count in STREAMS]
     kv = read_shape(folder).kv_cache_bytes(config.runtime_options["num_kv_blocks"], kv_cache)
-    after = pss_mib()
+    after = memory_mib(os.getpid())
     engine.shutdown()
     return {
         "load": loaded - started,
@@ -147,12 +149,6 @@ def step_seconds(
             times.append((time.perf_counter() - started, time.process_time() - used))
     walls, cores = zip(*times, strict=True)
     return statistics.median(walls), statistics.median(cores)
-
-
-def pss_mib() -> float:
-    """Memory of this process, what it shares with others divided among them."""
-    lines = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
 if __name__ == "__main__":

@@ -25,15 +25,15 @@ from tests.fuzzing.changes import CHANGES
 from tests.fuzzing.drafts import INPUTS
 from tests.fuzzing.lane import DEADLINE_S, Outcome
 from tests.fuzzing.oracle import faults
-from tests.fuzzing.run import Run, memory_mb
-from tests.support.processes import eventually, is_alive, regions, triton_of
+from tests.fuzzing.run import Run
+from tests.support.processes import eventually, is_alive, regions, server_memory_mib, triton_of
 
 SEED = int(os.environ.get("FUZZ_SEED", "1"))
 CASES = 8000  # on the replay engine
 OPENVINO_CASES = 500
 LEAVING_CASES = 800
-MAX_GROWTH_MB = 300.0  # 100 in the first 8,000 requests, 10 in the fourth
-MAX_OPENVINO_GROWTH_MB = 800.0  # 400 in the first 1,000, where the library makes room, then 20
+MAX_GROWTH_MIB = 300.0  # 100 in the first 8,000 requests, 10 in the fourth
+MAX_OPENVINO_GROWTH_MIB = 800.0  # 400 in the first 1,000, where the library makes room, then 20
 PENDING = re.compile(r"^nv_inference_pending_request_count\{.*\} (\d+)", re.MULTILINE)
 
 
@@ -64,13 +64,13 @@ def pending(server: ServerProcess) -> int:
 
 
 def fuzz(
-    server: ServerProcess, cases: int, leaving: bool = False, growth: float = MAX_GROWTH_MB
+    server: ServerProcess, cases: int, leaving: bool = False, growth: float = MAX_GROWTH_MIB
 ) -> Run:
     """Ask the first cases of the seed; fail with what was wrong."""
-    before = memory_mb(server)
+    before = server_memory_mib(server)
     run = Run(server.ports, SEED, leaving=leaving)
     run.ask(iter(range(cases)))
-    grown = memory_mb(server) - before
+    grown = server_memory_mib(server) - before
     print(f"{run.table()}\nmemory: {before:.0f} MB before, {grown:+.0f} MB")
     assert not run.faults, "\n".join(run.faults)
     assert grown < growth
@@ -92,7 +92,7 @@ def test_the_real_engine_is_not_reached_by_them_either(
 ) -> None:
     repository = make_repository("--runtime", "openvino", "--precision", "f32")
     with serving(repository, tmp_path) as server:
-        fuzz(server, OPENVINO_CASES, growth=MAX_OPENVINO_GROWTH_MB)
+        fuzz(server, OPENVINO_CASES, growth=MAX_OPENVINO_GROWTH_MIB)
 
 
 @pytest.mark.timeout(300)

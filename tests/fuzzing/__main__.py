@@ -13,14 +13,12 @@ import argparse
 import itertools
 import math
 import random
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from assemble_repository import assemble
 from serving.child_server import Ports, ServerProcess, free_ports
 from tritonclient.grpc import service_pb2
 
@@ -28,19 +26,16 @@ from tests.fuzzing.cases import make_case
 from tests.fuzzing.drafts import Case
 from tests.fuzzing.lane import Lane
 from tests.fuzzing.oracle import faults
-from tests.fuzzing.run import Run, memory_mb
-from tests.support.paths import ROOT
+from tests.fuzzing.run import Run
+from tests.support.deployments import make_deployment
+from tests.support.processes import server_memory_mib
 
 
 def serve_own(runtime: str, folder: Path) -> ServerProcess:
     """A server of the demo checkpoint, started."""
-    compile_engine = [sys.executable, str(ROOT / "build" / "compile_engine.py")]
-    compile_engine += ["--checkpoint", str(ROOT / "build" / "demo" / "checkpoint")]
-    compile_engine += ["--runtime", runtime, "--output", str(folder / "engine")]
-    compile_engine += ["--precision", "f32"] if runtime == "openvino" else []
-    subprocess.run(compile_engine, check=True, stdout=subprocess.DEVNULL)
-    assemble(folder / "engine", folder / "model_repository")
-    server = ServerProcess(folder / "model_repository", free_ports(), folder / "server.log")
+    precision = ("--precision", "f32") if runtime == "openvino" else ()
+    repository = make_deployment(folder, "--runtime", runtime, *precision)
+    server = ServerProcess(repository, free_ports(), folder / "server.log")
     server.start()
     return server
 
@@ -65,9 +60,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         server = serve_own(options.runtime, Path(folder))
         try:
-            before = memory_mb(server)
+            before = server_memory_mib(server)
             wrong = run_and_print(server.ports, options)
-            print(f"memory: {before:.0f} MB before, {memory_mb(server):.0f} MB after")
+            print(f"memory: {before:.0f} MiB before, {server_memory_mib(server):.0f} MiB after")
         finally:
             code = server.stop()
         print(f"the server ended with exit code {code}")

@@ -6,16 +6,14 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from llama_fp4 import Client, Timeouts
-from serving.child_server import Ports, ServerProcess
+from serving.child_server import Ports
 
 from tests.fuzzing.cases import make_case
 from tests.fuzzing.drafts import Case
 from tests.fuzzing.lane import DEADLINE_S, Lane, Outcome
 from tests.fuzzing.oracle import faults
-from tests.support.processes import children, triton_of
 
 CANARY = "The canary sings."
 BUSY = "try again later"  # the queue is full: no fault of the request's
@@ -72,7 +70,7 @@ class Run:
             self.malformed += bool(case.what)
             if outcome.code != "OK":
                 self.refusal_seconds.append(outcome.seconds)
-            again = f".venv/bin/python tests/fuzzing/__main__.py --seed {case.seed}"
+            again = f".venv/bin/python -m tests.fuzzing --seed {case.seed}"
             again += f" --index {case.index}" + " --leaving" * self._leaving
             self.faults += [f"{case}: {fault}\n    again: {again}" for fault in found]
 
@@ -103,12 +101,3 @@ class Run:
             p99, most = (f"{1000 * second:.0f} ms" for second in (slowest[0], slowest[-1]))
             lines.append(f"refusals: p99 {p99}, slowest {most}")
         return "\n".join(lines)
-
-
-def memory_mb(server: ServerProcess) -> float:
-    """What tritonserver and all its children hold; shared pages are counted once."""
-    pids = [triton_of(server.pid)]
-    for pid in pids:
-        pids += children(pid)
-    rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
-    return sum(int(text.split("\nPss:")[1].split()[0]) for text in rollups) * 1024 / 1e6

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from request_inputs.word_list import read_word_list
 from request_preparation import RequestPreparation
 from tokenizers import Tokenizer
 
-from tests.conftest import compile_engine
+from tests.support.deployments import compile_engine
 from tests.support.paths import DEMO_CHECKPOINT
 
 TOKENIZER = Tokenizer.from_file(str(DEMO_CHECKPOINT / "tokenizer.json"))
@@ -28,8 +27,7 @@ EVERYTHING = {
 @pytest.fixture(scope="module")
 def room(tmp_path_factory: pytest.TempPathFactory) -> RequestPreparation:
     folder = tmp_path_factory.mktemp("words") / "engine"
-    compile_engine("--output", str(folder), "--runtime", "replay")
-    return RequestPreparation(Path(folder))
+    return RequestPreparation(compile_engine(folder, "--runtime", "replay"))
 
 
 def prepare(room: RequestPreparation, wanted: set[str] = EVERYTHING, **more: Any) -> Any:

@@ -21,7 +21,7 @@ from token_engine.interface import GenerationRequest
 
 from tests.fakes.libraries.rigs import LIMITS, Rig, prompt, subject_of
 from tests.support.engine_answers import Answer, collect, drain
-from tests.support.runtime_subject import eventually
+from tests.support.processes import eventually
 
 Start = Callable[..., Rig]
 

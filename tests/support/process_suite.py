@@ -26,8 +26,8 @@ from request_inputs.rows import EngineUnavailable
 from request_sequences import RoomResponse
 from token_engine.interface import EngineLoadError
 
-from tests.conftest import compile_engine
 from tests.fakes.tensorrt_llm.fake_sampler import model_logits
+from tests.support.deployments import compile_engine
 from tests.support.processes import eventually, is_alive
 from tests.support.runtime_subject import is_idle
 from tests.tensorrt_llm.test_generation_room import Recorder
@@ -42,8 +42,7 @@ def replay(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("process") / "engine"
     size = ("--max-seq-len", "2000", "--max-num-tokens", "64")
     limits = (*size, "--max-batch-size", "4", "--max-queue-size", "8")
-    compile_engine("--output", str(folder), "--runtime", "replay", *limits)
-    return folder
+    return compile_engine(folder, "--runtime", "replay", *limits)
 
 
 def interpreter(folder: Path, site: Path) -> Path:

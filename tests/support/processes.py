@@ -33,6 +33,12 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def descendants(pid: int) -> list[int]:
+    """Its children, their children and so on."""
+    found = children(pid)
+    return found + [one for child in found for one in descendants(child)]
+
+
 def triton_of(serve_pid: int) -> int:
     """The tritonserver that a serve.py runs."""
     pid = server_of(serve_pid)
@@ -52,6 +58,22 @@ def is_alive(pid: int) -> bool:
         return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def command_line(pid: int) -> str:
+    """Of a running process."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+
+
+def server_memory_mib(server: ServerProcess) -> float:
+    """Memory of serve.py and all its descendants."""
+    return memory_mib(server.pid, *descendants(server.pid))
+
+
+def memory_mib(*pids: int) -> float:
+    """Memory of these processes (PSS): what they share counts once."""
+    rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8") for pid in pids]
+    return sum(int(text.split("\nPss:")[1].split()[0]) for text in rollups) / 1024
 
 
 def regions(stubs: set[Stub]) -> list[str]:

@@ -16,7 +16,8 @@ import pytest
 from token_engine.interface import GenerationRequest, TokenDelta, UnsupportedParameter
 
 from tests.support.engine_answers import Answer, collect, drain
-from tests.support.runtime_subject import GREEDY, SAMPLED, Subject, eventually, is_idle
+from tests.support.processes import eventually
+from tests.support.runtime_subject import GREEDY, SAMPLED, Subject, is_idle
 
 
 class StreamSuite:

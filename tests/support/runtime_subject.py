@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +14,6 @@ from token_engine.registry import RUNTIMES
 
 from tests.support.engine_answers import Answer, Floats, drain
 
-PATIENCE_S = 60.0
 GREEDY = SamplingParams()
 SAMPLED = replace(GREEDY, greedy=False)
 Adjust = Callable[[Floats, list[int]], Floats]
@@ -166,11 +164,3 @@ def distribution(
     shares[shares < sampling.min_p * shares.max()] = 0
     result: Floats = shares / shares.sum()
     return result
-
-
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    """Poll until it holds; fails the test if it never does."""
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, f"never: {what}"
-        time.sleep(0.005)

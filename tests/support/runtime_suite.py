@@ -23,7 +23,6 @@ from tests.support.runtime_subject import GREEDY as GREEDY
 from tests.support.runtime_subject import SAMPLED as SAMPLED
 from tests.support.runtime_subject import Subject as Subject
 from tests.support.runtime_subject import differ, distribution, occurrence, repetition
-from tests.support.runtime_subject import eventually as eventually
 
 
 class RuntimeSuite(StreamSuite):

@@ -14,7 +14,7 @@ from request_inputs.rows import EngineUnavailable, InvalidRequest
 from request_sequences import RoomResponse
 from token_engine.interface import TokenDelta
 
-from tests.conftest import compile_engine
+from tests.support.deployments import compile_engine
 from tests.support.processes import PATIENCE_S
 
 
@@ -54,10 +54,7 @@ class Recorder:
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("room") / "engine"
     limits = ("--max-batch-size", "2", "--max-queue-size", "1")
-    compile_engine(
-        "--output", str(folder), "--runtime", "replay", "--step-seconds", "0.01", *limits
-    )
-    return folder
+    return compile_engine(folder, "--runtime", "replay", "--step-seconds", "0.01", *limits)
 
 
 @pytest.fixture

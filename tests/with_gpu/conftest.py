@@ -8,8 +8,6 @@ import pytest
 
 from tests.with_gpu.gpu_settings import Setting, load_setting
 
-pytest.register_assert_rewrite("runtime_suite", "golden")  # what a failure saw is worth seeing
-
 
 @pytest.fixture(scope="session")
 def setting() -> Setting:

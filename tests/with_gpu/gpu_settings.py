@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-BUILD = Path(__file__).resolve().parents[2] / "build"
 STREAMS = (1, 16, 64, 256)
 PROMPT_TOKENS = OUTPUT_TOKENS = 128
 LIMITS = {

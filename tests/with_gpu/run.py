@@ -1,6 +1,6 @@
 """`make test-gpu`: the runtime that fits this machine's GPU, tested and measured on it.
 
-    python tests/with_gpu/run.py [--runtime NAME] [--engine-python PATH] [--option KEY=JSON ...]
+    python -m tests.with_gpu.run [--runtime NAME] [--engine-python PATH] [--option KEY=JSON ...]
 
 Compiles the demo checkpoint and a random one of the 8B shape for it, runs the shared suite and the
 ensemble's tests, and prints tokens/s through the ensemble beside the library called directly. Exit
@@ -20,19 +20,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-TESTS = Path(__file__).resolve().parents[1]
-BUILD = TESTS.parent / "build"
-sys.path += [str(BUILD), str(TESTS.parent)]
+from compile_engine import find_step
+from doctor import machine
+from engines.gpu_step import GpuCompileStep
+from engines.step import installed_version
+from host.console import BuildError, run_script, say
+from host.gpus import Gpu, find_gpus
+from reference.prompts import load_tokenizer
 
-from compile_engine import find_step  # noqa: E402
-from doctor import machine  # noqa: E402
-from engines.gpu_step import GpuCompileStep  # noqa: E402
-from engines.step import installed_version  # noqa: E402
-from host.console import BuildError, run_script, say  # noqa: E402
-from host.gpus import Gpu, find_gpus  # noqa: E402
-from reference.prompts import load_tokenizer  # noqa: E402
-
-from tests.with_gpu.gpu_settings import (  # noqa: E402
+from tests.support.paths import BUILD, DEMO, DEMO_CHECKPOINT, ROOT, TESTS
+from tests.with_gpu.gpu_settings import (
     PROMPT_TOKENS,
     STREAMS,
     Setting,
@@ -41,10 +38,9 @@ from tests.with_gpu.gpu_settings import (  # noqa: E402
 )
 
 OUT = BUILD / "out" / "gpu"
-DEMO = BUILD / "demo" / "checkpoint"
 LARGE = OUT / "llama-3.1-8b-random"
 RUNTIMES = ("tensorrt_llm", "vllm", "sglang")  # the first that fits is the one to serve with
-VLLM_VENV = TESTS.parent / ".venv-vllm"
+VLLM_VENV = ROOT / ".venv-vllm"
 NEEDED = "pytest, pytest_timeout, numpy, torch, tritonclient.grpc"  # beside the library
 PROMPTS = 64
 PARTS = {"ensemble": "test_ensemble_on_gpu.py", "runtime": "test_runtime_on_gpu.py"}
@@ -79,12 +75,14 @@ def main() -> None:
 def choose_runtime(named: str | None, gpus: list[Gpu]) -> str:
     """The one named, or the first that computes on the first GPU; raises `BuildError`."""
     if not gpus:
-        raise BuildError("no NVIDIA GPU is to be seen here; run 'make doctor'")
+        raise BuildError("no NVIDIA GPU was found; run 'make doctor'")
     fitting = [name for name in RUNTIMES if step_of(name).can_compute(gpus[0])]
-    if named and named not in fitting:
-        raise BuildError(f"{named} does not compute on {gpus[0]}, there: {', '.join(fitting)}")
     if not fitting:
-        raise BuildError(f"no runtime computes NVFP4 on {gpus[0]}; see 'make doctor'")
+        raise BuildError(f"no runtime runs NVFP4 on {gpus[0]}; run 'make doctor'")
+    if named and named not in fitting:
+        raise BuildError(
+            f"{named} does not run on {gpus[0]}; --runtime must be one of {', '.join(fitting)}"
+        )
     return named or fitting[0]
 
 
@@ -138,16 +136,16 @@ def read_option(text: str) -> tuple[str, Any]:
     try:
         return key, json.loads(value)
     except ValueError:
-        raise BuildError(f"--option is {text!r}, allowed is KEY=JSON") from None
+        raise BuildError(f"--option must be KEY=JSON, not {text!r}") from None
 
 
 def prepare(runtime: str, python: str, gpu: Gpu, more: dict[str, Any]) -> Setting:
     """Both engines, and the prompts."""
     OUT.mkdir(parents=True, exist_ok=True)
     if not (LARGE / "hf_quant_config.json").exists():
-        shape = ["--shape", "llama-3.1-8b", "--random", "--tokenizer", str(DEMO)]
+        shape = ["--shape", "llama-3.1-8b", "--random", "--tokenizer", str(DEMO_CHECKPOINT)]
         build("make_checkpoint.py", *shape, "--output", str(LARGE))
-    checkpoints = {"demo": DEMO, "large": LARGE}
+    checkpoints = {"demo": DEMO_CHECKPOINT, "large": LARGE}
     engines = {}
     for size, checkpoint in checkpoints.items():
         engines[size] = str(OUT / f"{runtime}-{size}")
@@ -197,8 +195,8 @@ def toml(value: Any) -> str:
 
 def make_prompts() -> tuple[list[str], list[list[int]]]:
     """Texts of PROMPT_TOKENS tokens, of the demo's own words, that begin differently."""
-    tokenizer = load_tokenizer(DEMO)
-    golden = json.loads((BUILD / "demo" / "golden" / "greedy.json").read_text(encoding="utf-8"))
+    tokenizer = load_tokenizer(DEMO_CHECKPOINT)
+    golden = json.loads((DEMO / "golden" / "greedy.json").read_text(encoding="utf-8"))
     words = " ".join(one["text"] for one in golden["prompts"]).split()
     texts, ids = [], []
     for number in range(PROMPTS):
@@ -223,7 +221,7 @@ def run_tests(setting: Setting, parts: list[str]) -> list[str]:
         say(f"\n{PARTS[part]} in {pythons[part]}")
         test = str(TESTS / "with_gpu" / PARTS[part])
         command = [pythons[part], "-m", "pytest", test, "--timeout", "600", "-rP"]
-        if subprocess.call(command, env=environment, cwd=TESTS.parent) != 0:
+        if subprocess.call(command, env=environment, cwd=ROOT) != 0:
             failed.append(PARTS[part])
     return failed
 

@@ -18,7 +18,8 @@ from token_engine.sglang_runtime import loop as sglang_loop
 
 from tests.support.engine_answers import drain
 from tests.support.golden import ENDS, PROMPTS, Truth, guides_hold, without_end, words
-from tests.support.runtime_suite import RuntimeSuite, Subject, eventually
+from tests.support.processes import eventually
+from tests.support.runtime_suite import RuntimeSuite, Subject
 from tests.with_gpu.direct_calls import tokens_per_second
 from tests.with_gpu.gpu_settings import OUTPUT_TOKENS, STREAMS, Setting
 from tests.with_gpu.torch_reference import TorchReference

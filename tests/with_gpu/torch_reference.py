@@ -1,4 +1,4 @@
-"""The independent truth on a GPU: `nvfp4_reference.ReferenceLlama` with torch for numpy's arrays.
+"""The independent truth on a GPU: `numpy_llama.ReferenceLlama` with torch in place of numpy.
 
 Everything is computed in f32. Where the GPU's free memory holds the weights dequantized, they are
 kept so (32 GB for 8B parameters; a token then costs a tenth); else each is dequantized anew for

@@ -24,7 +24,7 @@ from serving.child_server import ServerProcess
 
 from tests.conftest import serving
 from tests.support.golden import PROMPTS, without_end
-from tests.support.processes import children, engine_of, eventually, is_alive
+from tests.support.processes import command_line, descendants, engine_of, eventually, is_alive
 from tests.support.triton_calls import generate_tokens
 
 
@@ -37,7 +37,7 @@ def server(
     write_description(vllm_engine_folder, dataclasses.replace(config, engine_python=python))
     folder = tmp_path_factory.mktemp("vllm-server")
     assemble(vllm_engine_folder, folder / "model_repository")
-    yield from serving(folder / "model_repository", folder / "server.log")
+    yield from serving(folder / "model_repository", folder)
 
 
 @pytest.fixture
@@ -113,18 +113,13 @@ def test_a_client_that_goes_away_frees_the_engine(server: ServerProcess) -> None
         assert ask(other, PROMPTS[0]) == PROMPTS[0]["text"]
 
 
-def descendants(pid: int) -> list[int]:
-    found = children(pid)
-    return found + [one for child in found for one in descendants(child)]
-
-
 @pytest.mark.parametrize("victim", ["engine process", "EngineCore"])
 def test_death_is_told_and_mended_and_leaves_nothing_behind(
     server: ServerProcess, client: Client, victim: str
 ) -> None:
     engine = engine_of(server.pid)
     below = descendants(engine)
-    core = next(pid for pid in below if "EngineCore" in title(pid))
+    core = next(pid for pid in below if "EngineCore" in command_line(pid))
     stream = client.stream("Once upon a time", max_tokens=1500, ignore_eos=True)
     next(stream)
     os.kill(engine if victim == "engine process" else core, signal.SIGKILL)
@@ -142,10 +137,6 @@ def test_death_is_told_and_mended_and_leaves_nothing_behind(
     while not works():
         assert time.monotonic() < end, server.log()[-3000:]
         time.sleep(1)
-
-
-def title(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
 
 
 def test_cost_through_the_server(server: ServerProcess, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,9 +24,9 @@ from token_engine.vllm_runtime.engine import VllmEngine
 
 from tests.support.engine_answers import drain
 from tests.support.golden import ENDS, GOLDEN, Truth, guides_hold, without_end, words
-from tests.support.paths import BUILD
-from tests.support.processes import children
-from tests.support.runtime_suite import RuntimeSuite, Subject, eventually
+from tests.support.paths import DEMO_CHECKPOINT
+from tests.support.processes import children, command_line, eventually
+from tests.support.runtime_suite import RuntimeSuite, Subject
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_cost_called_directly(engine: VllmEngine, capsys: pytest.CaptureFixture[
 
 def test_an_nvfp4_checkpoint_on_a_cpu_is_refused(vllm_engine_folder: Path) -> None:
     config = load_engine_config(vllm_engine_folder)
-    options = {**config.runtime_options, "model_directory": str(BUILD / "demo" / "checkpoint")}
+    options = {**config.runtime_options, "model_directory": str(DEMO_CHECKPOINT)}
     with pytest.raises(EngineLoadError, match=r"no NVFP4 kernel for a CPU"):
         VllmEngine(vllm_engine_folder, dataclasses.replace(config, runtime_options=options))
 
@@ -138,7 +138,7 @@ def test_a_killed_engine_core_ends_the_engine(vllm_engine_folder: Path) -> None:
     engine = load_warm_engine(vllm_engine_folder)
     try:
         started = [pid for pid in children(os.getpid()) if pid not in before]
-        core = next(pid for pid in started if "EngineCore" in title(pid))
+        core = next(pid for pid in started if "EngineCore" in command_line(pid))
         engine.submit(GenerationRequest(1, words(20, 3), 400, ()))
         while not engine.step():
             pass
@@ -147,7 +147,3 @@ def test_a_killed_engine_core_ends_the_engine(vllm_engine_folder: Path) -> None:
             drain(engine)
     finally:
         engine.shutdown()
-
-
-def title(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()

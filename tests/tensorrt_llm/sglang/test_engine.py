@@ -31,7 +31,8 @@ from tests.fakes.libraries.signatures import remove
 from tests.fakes.libraries.worker import Behaviour
 from tests.support.engine_answers import drain
 from tests.support.library_suite import LibrarySuite
-from tests.support.runtime_suite import SAMPLED, RuntimeSuite, Subject, eventually
+from tests.support.processes import eventually
+from tests.support.runtime_suite import SAMPLED, RuntimeSuite, Subject
 
 Start = Callable[..., Rig]
 SUBJECT: dict[str, Any] = {

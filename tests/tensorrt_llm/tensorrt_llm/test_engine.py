@@ -26,7 +26,8 @@ from tests.fakes.tensorrt_llm.rig import LIMITS, TORCH, VERSIONS, Rig, Start, as
 from tests.support.engine_answers import drain
 from tests.support.engine_fixtures import Answer, collect, generate
 from tests.support.library_suite import ToldDeathSuite
-from tests.support.runtime_suite import RuntimeSuite, Subject, eventually
+from tests.support.processes import eventually
+from tests.support.runtime_suite import RuntimeSuite, Subject
 
 EARLY_TORCH = frozenset(
     {"min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "bad_words"}

@@ -27,7 +27,8 @@ from tests.fakes.libraries.signatures import remove
 from tests.fakes.libraries.worker import BLOCKS, Behaviour
 from tests.support.engine_answers import drain
 from tests.support.library_suite import ToldDeathSuite
-from tests.support.runtime_suite import GREEDY, SAMPLED, RuntimeSuite, Subject, eventually
+from tests.support.processes import eventually
+from tests.support.runtime_suite import GREEDY, SAMPLED, RuntimeSuite, Subject
 
 Start = Callable[..., Rig]
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engines.profile import Profile, load_profile, profile_names
@@ -24,6 +24,20 @@ from host.console import BuildError, run_script, say
 from serving.child_server import Ports, ServerProcess, free_ports
 
 BUILD = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line."""
+
+    profile: str  # a name or a file
+    output: Path
+    runtime: str | None
+    checkpoint: Path | None
+    quantize: Path | None
+    calib_data: Path | None
+    unary: bool
+    no_verify: bool
 
 
 @dataclass(frozen=True)
@@ -44,9 +58,9 @@ class Step:
             raise SystemExit(code if code > 0 else 128 - code)
 
 
-def steps(options: argparse.Namespace, profile: Profile) -> Iterator[Step]:
+def steps(options: Options, profile: Profile) -> Iterator[Step]:
     """What is to be done before the server can be started, in order."""
-    output: Path = options.output
+    output = options.output
     checkpoint = options.checkpoint or output / "checkpoint"
     chosen = ("--profile", options.profile)
     runtime = ("--runtime", options.runtime) if options.runtime else ()
@@ -84,9 +98,9 @@ def _source(profile: Profile) -> tuple[str, ...]:
     return ("--repo", source.repo, *revision)
 
 
-def verify(options: argparse.Namespace, ports: Ports) -> None:
+def verify(options: Options, ports: Ports) -> None:
     """Serve what was assembled, compare it with the reference, stop; raises `BuildError`."""
-    output: Path = options.output
+    output = options.output
     checkpoint = options.checkpoint or output / "checkpoint"
     server = ServerProcess(output / "repository", ports, output / "verify.log")
     try:
@@ -103,9 +117,6 @@ def main() -> None:
     """The command line."""
     options = _arguments()
     profile = load_profile(options.profile)
-    options.output = (
-        options.output or BUILD / "out" / "deployments" / Path(options.profile).stem
-    ).resolve()
     options.output.mkdir(parents=True, exist_ok=True)
     planned = list(steps(options, profile))
     count = len(planned) + (not options.no_verify)
@@ -121,7 +132,7 @@ def main() -> None:
     say(f"  {Path(sys.executable).name} build/serve.py --model-repository {repository}")
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments() -> Options:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -134,12 +145,13 @@ def _arguments() -> argparse.Namespace:
     add("--calib-data", type=Path, metavar="FILE", help="for --quantize (cnn_dailymail)")
     add("--unary", action="store_true", help="the repository gives one response a request")
     add("--no-verify", action="store_true", help="leave out the comparison with the reference")
-    options = parser.parse_args()
+    options = Options(**vars(parser.parse_args()))
     if options.checkpoint and options.quantize:
         raise BuildError("--checkpoint and --quantize exclude each other; give one of them")
     if options.calib_data and not options.quantize:
         raise BuildError("--calib-data is for --quantize; leave it out")
-    return options
+    output = options.output or BUILD / "out" / "deployments" / Path(options.profile).stem
+    return replace(options, output=output.resolve())
 
 
 if __name__ == "__main__":

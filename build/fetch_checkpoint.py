@@ -17,10 +17,10 @@ import argparse
 import re
 from pathlib import Path
 
-from checkpoints.fetch_folder import download_folder
-from checkpoints.hub_download import COMMIT, fetch
+from checkpoints.fetch import COMMIT, fetch
 from checkpoints.local import check_in_place, take_from
 from host.console import BuildError, run_script, stop_resumable
+from host.output_folder import resumable_folder
 
 # One repository: it was published under the first name, and later under the second.
 REPOS = ("nvidia/Llama-3.1-8B-Instruct-FP4", "nvidia/Llama-3.1-8B-Instruct-NVFP4")
@@ -80,9 +80,9 @@ def main() -> None:
         run(options)
     except KeyboardInterrupt:
         from_hub = options.output is not None and options.source is None
-        if not from_hub or not download_folder(options.output).exists():
+        if not from_hub or not resumable_folder(options.output).exists():
             raise
-        stop_resumable("what has arrived", download_folder(options.output))
+        stop_resumable("what has arrived", resumable_folder(options.output))
 
 
 if __name__ == "__main__":

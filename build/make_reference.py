@@ -202,7 +202,17 @@ def likeliest(logits: NDArray[np.float32], count: int = TOP) -> Top:
     return tuple((int(token_id), round(float(logprobs[token_id]), 7)) for token_id in best)
 
 
-def _arguments() -> argparse.Namespace:
+@dataclass(frozen=True)
+class Options:
+    """The command line; None stands for the usual number."""
+
+    checkpoint: Path
+    output: Path
+    prompts: int | None
+    tokens: int | None
+
+
+def _arguments() -> Options:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -210,18 +220,9 @@ def _arguments() -> argparse.Namespace:
     add("--checkpoint", type=Path, help="folder with the NVFP4 checkpoint (the profile's)")
     add("--profile", metavar="NAME", help=f"a file, or one of {', '.join(profile_names())}")
     add("--output", type=Path, required=True, help="the reference file")
-    add(
-        "--prompts",
-        type=at_least_1,
-        help=f"of reference/prompts.json (all; {LARGE[0]} beyond 2 GB)",
-    )
+    add("--prompts", type=at_least_1, help=f"how many of them (all; {LARGE[0]} beyond 2 GB)")
     add("--tokens", type=at_least_1, help=f"of each prompt ({SMALL[1]}; {LARGE[1]} beyond 2 GB)")
-    return parser.parse_args()
-
-
-def main() -> None:
-    """The command line."""
-    options = _arguments()
+    options = parser.parse_args()
     checkpoint = options.checkpoint
     if checkpoint is None and options.profile:
         checkpoint = load_profile(options.profile).checkpoint.folder
@@ -231,8 +232,14 @@ def main() -> None:
             if options.profile
             else "there is no checkpoint; give --checkpoint or --profile"
         )
+    return Options(checkpoint, options.output, options.prompts, options.tokens)
+
+
+def main() -> None:
+    """The command line."""
+    options = _arguments()
     try:
-        make_reference(checkpoint, options.output, options.prompts, options.tokens)
+        make_reference(options.checkpoint, options.output, options.prompts, options.tokens)
     except KeyboardInterrupt:
         if not _work_folder(options.output).exists():
             raise

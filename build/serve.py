@@ -13,17 +13,30 @@ import argparse
 import re
 import socket
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from host.console import fail, say
 from repository.unary import kind_of
 from serving.find_triton import TritonInstallation, TritonNotFound, find_triton
 from serving.run import Settings, run
-from serving.start_watch import telling_rooms
-from serving.stop_watch import UNLOAD_S
+from serving.start_stop import UNLOAD_S
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGING = ROOT / "build" / "out" / "triton"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line."""
+
+    model_repository: Path
+    host: str  # an IPv4 address
+    http_port: int
+    grpc_port: int
+    metrics_port: int
+    exit_timeout: float
+    start_timeout: float
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,12 +60,11 @@ def main(arguments: list[str] | None = None) -> int:
         options.exit_timeout,
         options.start_timeout,
         (options.host, options.http_port),
-        telling_rooms(options.model_repository),
     )
     return run(triton, settings)
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
+def _parse(arguments: list[str] | None) -> Options:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--model-repository", type=Path, default=ROOT / "model_repository")
     parser.add_argument(
@@ -79,7 +91,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         help="how long the start of a model may show no progress, the load of the engine not "
         "counted, before Triton is started anew (default %(default)s)",
     )
-    return parser.parse_args(arguments)
+    return Options(**vars(parser.parse_args(arguments)))
 
 
 def _ipv4_address(text: str) -> str:
@@ -133,7 +145,7 @@ def check_path(path: Path) -> None:
         )
 
 
-def check_ports(options: argparse.Namespace) -> None:
+def check_ports(options: Options) -> None:
     """End with one sentence if a port is taken: Triton's own message hides in its log."""
     for name in ("http", "grpc", "metrics"):
         port = getattr(options, f"{name}_port")
@@ -148,7 +160,7 @@ def check_ports(options: argparse.Namespace) -> None:
                 )
 
 
-def command_line(triton: TritonInstallation, options: argparse.Namespace) -> list[str]:
+def command_line(triton: TritonInstallation, options: Options) -> list[str]:
     """Triton's command line for `options`."""
     command = [
         str(triton.binary),

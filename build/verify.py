@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,22 @@ HEADER = (
     f"{'':33}   {'mean':>10} {'max':>10}   {'served':>9} {'reference':>9}"
 )
 SAME, DIFFERS, NOT_COMPARED = "same", "differs", "not compared"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line; None stands for the profile's."""
+
+    reference: Path
+    profile: str | None
+    checkpoint: Path | None
+    host: str
+    grpc_port: int
+    metrics_port: int
+    timeout_s: float
+    same_tokens: bool | None
+    max_logprob_error: float | None
+    max_perplexity_ratio: float | None
 
 
 def verify(
@@ -198,7 +215,7 @@ def _row(name: str, figures: Figures, text: str) -> str:
     )
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments() -> Options:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -215,10 +232,10 @@ def _arguments() -> argparse.Namespace:
     add("--same-tokens", action=argparse.BooleanOptionalAction)
     add("--max-logprob-error", type=float, metavar="MEAN")
     add("--max-perplexity-ratio", type=float, metavar="RATIO")
-    return parser.parse_args()
+    return Options(**vars(parser.parse_args()))
 
 
-def _tolerances(options: argparse.Namespace, profile: Profile | None, precision: str) -> Tolerances:
+def _tolerances(options: Options, profile: Profile | None, precision: str) -> Tolerances:
     """Those of what the server runs; an option goes before them."""
     allowed = profile.tolerances(precision) if profile else Tolerances()
     names = [entry.name for entry in dataclasses.fields(Tolerances)]

@@ -14,6 +14,7 @@ from engines.tensorrt_llm_step import IMAGE
 from llama_fp4 import Client
 from serving.child_server import Ports, ServerProcess, free_ports
 
+from tests.conftest import MakeRepository
 from tests.support.paths import BUILD, DEMO_CHECKPOINT, ROOT
 from tests.support.processes import eventually
 
@@ -39,8 +40,14 @@ COMMANDS = [
 SNIPPETS = [text for kind, text in BLOCKS if kind == "python"]
 LIMIT_S = 500
 
-# Run elsewhere: this suite is `make test`, and the 8B shape needs 12 GB of disk.
-NOT_RUN_HERE = ("make test", "make_checkpoint.py --shape llama-3.1-8b", "CHECKPOINT=/tmp/llama-8b")
+# Run elsewhere: this suite is `make test`, training the demo takes an hour and torch, and the 8B
+# shape 12 GB of disk.
+NOT_RUN_HERE = (
+    "make test",
+    "make train-demo",
+    "make_checkpoint.py --shape llama-3.1-8b",
+    "CHECKPOINT=/tmp/llama-8b",
+)
 
 
 def selected(words: str) -> list[str]:
@@ -90,6 +97,9 @@ def test_every_command_is_run_by_some_test() -> None:
             "assemble_repository.py --check",
             "serve.py --model-repository",
             "-m pytest -q",
+            "-m tests.benchmarks.",
+            "make benchmark",
+            "make test-loadtest",
             *NOT_RUN_HERE,
         )
         assert any(words in command for words in known), command
@@ -156,6 +166,29 @@ def test_make_engine_and_make_serve() -> None:
         # As a terminal's Ctrl-C: to make and to what it runs.
         os.killpg(process.pid, 2)
         process.wait(LIMIT_S)
+
+
+def test_a_benchmark(make_repository: MakeRepository) -> None:
+    """The one that takes seconds; the others' commands are held against their options."""
+    (command,) = selected("tests.benchmarks.precisions")
+    repository = make_repository("--runtime", "openvino", "--precision", "f32")
+    engine = repository / "tensorrt_llm" / "1" / "engine"
+    command = command.replace("build/out/engine", str(engine)).replace(".venv", sys.prefix)
+    head, row = run(f"{command} --only /f32/f16 --steps 2", free_ports()).splitlines()
+    assert head.count("|") == row.count("|")
+    assert "| f32 | f16 |" in row
+
+
+@pytest.mark.parametrize(
+    "command", [*selected("make benchmark"), *selected("make test-"), *selected(".loadtest_truth")]
+)
+def test_a_benchmarks_options(command: str) -> None:
+    if command.startswith("make "):
+        command = run(f"{command} --dry-run", free_ports()).splitlines()[-1]
+    (module,) = re.findall(r"-m (tests\.benchmarks\.\w+)", command)
+    usage = run(f"{sys.executable} -m {module} --help", free_ports())
+    for option in re.findall(r"--[a-z-]+", command):
+        assert option in usage
 
 
 @pytest.mark.parametrize("command", selected("-m pytest -q"))

@@ -1,45 +1,44 @@
-"""The Hugging Face hub: a repository's files at one commit, and the bytes of one file, resumed.
+"""The Hugging Face hub: the files of a repository at one commit, and their download.
 
-The only module that imports huggingface_hub, and the one place where its errors become sentences.
-It knows nothing of checkpoints. A token is only ever handed to huggingface_hub; no message is made
-of a header or of a signed address.
+The only module that imports huggingface_hub; it turns that library's errors into sentences and
+knows nothing of checkpoints. A token is only handed to huggingface_hub, and no message contains a
+header or a signed address.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from host.console import BuildError, say
 
-from checkpoints.manifest import Advance, StatedFile
+from checkpoints.manifest import StatedFile
 
-# Its bars are for terminals, its warnings hold addresses; read when it is imported.
+# huggingface_hub's own bars are for terminals, its warnings contain addresses. Set before import.
 SETTINGS = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_VERBOSITY": "error",
 }
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
 LOCAL_FOLDER = "give --from a folder that has the checkpoint"
 OTHER_VERSION = "install the one that this project was tried with: pip install '.[fetch]'"
 NO_HUB = "look at HF_ENDPOINT, the proxy, and whether the network wants a login"
 AGAIN = "run the same command again, it goes on where it stopped"
 
 
-class HubTrouble(BuildError):
-    """The hub or the way to it fails; the same request may succeed later."""
-
-
 class RepositoryMissing(BuildError):
     """The hub has no such repository, or hides it."""
+
+
+class TransferBroken(BuildError):
+    """A file did not arrive whole; another attempt may bring the rest."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,19 @@ class HubFiles:
     repo: str
     commit: str
     files: dict[str, StatedFile]
+
+    def total(self, names: Iterable[str]) -> int:
+        """Their bytes; raises `BuildError` for a file that could not be checked after download."""
+        total = 0
+        for name in names:
+            stated = self.files.get(name)
+            if stated is None or stated.size is None or not stated.hash:
+                raise BuildError(
+                    f"the hub states no size and hash of {name} in {self.repo} at {self.commit}; "
+                    "give another --revision, or look at HF_ENDPOINT"
+                )
+            total += stated.size
+        return total
 
 
 def list_files(repo: str, revision: str) -> HubFiles:
@@ -70,8 +82,22 @@ def _stated(sibling: Any) -> tuple[str, StatedFile]:
     return sibling.rfilename, StatedFile(sibling.size, blob_sha1=sibling.blob_id or "")
 
 
+def download(source: HubFiles, name: str, folder: Path) -> None:
+    """Fetch a file into `folder`, whose `.cache` has it until it is whole; raises `BuildError`.
+
+    The content is not checked. Not `snapshot_download`: its threads hold Ctrl-C back until their
+    downloads end, and it returns without an error if the hub is gone and the folder is not empty.
+    """
+    hub = _huggingface_hub()
+    cache = folder / ".cache"  # the user's own may hold a damaged file, which would be taken
+    with _one_sentence(source.repo, source.commit, name):
+        hub.hf_hub_download(
+            source.repo, name, revision=source.commit, local_dir=folder, cache_dir=cache
+        )
+
+
 def dataset_file(repo: str, commit: str, name: str) -> Path:
-    """A dataset's file in huggingface_hub's own cache, fetched if it lacks; raises `BuildError`."""
+    """A dataset's file in huggingface_hub's own cache, fetched if need be; raises `BuildError`."""
     hub = _huggingface_hub()
     from huggingface_hub import constants
 
@@ -84,65 +110,12 @@ def dataset_file(repo: str, commit: str, name: str) -> Path:
         ) from error
 
 
-def download(source: HubFiles, name: str, partial: Path, advance: Advance) -> None:
-    """Append to `partial` what it lacks of the file; raises `BuildError`.
-
-    Tries again for as long as each attempt brings some bytes. The content is not checked.
-    """
-    advance(_size(partial))
-    while True:
-        before = _size(partial)
-        try:
-            return _attempt(source, name, partial, advance)
-        except HubTrouble:
-            if _size(partial) <= before:
-                raise
-            say(f"{name}: the connection broke; going on at byte {_size(partial):,}")
-
-
-def _attempt(source: HubFiles, name: str, partial: Path, advance: Advance) -> None:
-    hub = _huggingface_hub()
-    with _one_sentence(source.repo, source.commit):
-        address = hub.hf_hub_url(source.repo, name, revision=source.commit)
-        location = hub.get_hf_file_metadata(address).location
-        headers = hub.utils.build_hf_headers()
-    headers["Accept-Encoding"] = "identity"  # a range is of the bytes as they are stored
-    if urlsplit(location).netloc != urlsplit(address).netloc:
-        headers.pop("authorization", None)  # a storage host's address is signed; it gets no token
-    size = source.files[name].size
-    with _Counted(partial, advance) as file, _transfer(name):
-        hub.file_download.http_get(
-            location, file, resume_size=file.tell(), headers=headers, expected_size=size
-        )
-
-
-class _Counted(io.BufferedWriter):
-    """A file that is appended to, and says how much."""
-
-    def __init__(self, path: Path, advance: Advance) -> None:
-        super().__init__(io.FileIO(path, "ab"))
-        self._advance = advance
-
-    def write(self, data: Any) -> int:
-        count = super().write(data)
-        self._advance(count)
-        return count
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
 def _huggingface_hub() -> Any:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     try:
         import huggingface_hub
-
-        # Since version 1.18 its hf_hub_download starts a file anew after every kill; `http_get`,
-        # which that is made of, takes up where a file ends.
         import huggingface_hub.errors
-        import huggingface_hub.file_download
     except ImportError as error:
         raise BuildError(
             f"huggingface_hub cannot be imported ({error}); {OTHER_VERSION}, or {LOCAL_FOLDER}"
@@ -151,40 +124,51 @@ def _huggingface_hub() -> Any:
 
 
 @contextlib.contextmanager
-def _one_sentence(repo: str, revision: str) -> Iterator[None]:
-    """Map what the hub answers, the most specific first."""
+def _one_sentence(repo: str, revision: str, name: str = "") -> Iterator[None]:
+    """Turn the library's errors into a `BuildError`; those of this machine's disk stay."""
     from huggingface_hub import constants, errors
 
-    page = f"{constants.ENDPOINT}/{repo}"
     try:
         yield
-    except errors.GatedRepoError as error:
-        raise BuildError(_gated(page, error.response.status_code)) from error
-    except errors.RepositoryNotFoundError as error:
-        raise RepositoryMissing(
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            raise
+        cause: BaseException = error
+        if isinstance(error, errors.LocalEntryNotFoundError):  # any trouble before the first byte
+            cause = error.__cause__ or error
+        page = f"{constants.ENDPOINT}/{repo}"
+        refusal = _refusal_of(cause, page, repo, revision)
+        raise refusal or _failure(cause, constants.ENDPOINT, page, name) from error
+
+
+def _refusal_of(error: BaseException, page: str, repo: str, revision: str) -> BuildError | None:
+    """What the hub itself says, the most specific first."""
+    from huggingface_hub import constants, errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return BuildError(_gated(page, error.response.status_code))
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return RepositoryMissing(
             f"{constants.ENDPOINT} has no repository {repo}, or shows it only to accounts with "
             "access: look at the spelling of --repo, log in with 'hf auth login', or "
             f"{LOCAL_FOLDER}"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise BuildError(
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return BuildError(
             f"{repo} has no revision {revision} any more, or never had; give --revision a commit "
             f"id from {page}/commits/main"
-        ) from error
-    except errors.EntryNotFoundError as error:
-        raise BuildError(
+        )
+    if isinstance(error, errors.EntryNotFoundError):
+        return BuildError(
             f"{page} lists a file that it does not have at {revision}; give another --revision"
-        ) from error
-    except errors.OfflineModeIsEnabled as error:
-        raise BuildError(
+        )
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return BuildError(
             f"HF_HUB_OFFLINE is set, so the hub is not asked; unset it, or {LOCAL_FOLDER}"
-        ) from error
-    except errors.HFValidationError as error:
-        raise BuildError(f"--repo is {repo!r}, allowed is 'owner/name'") from error
-    except errors.HfHubHTTPError as error:
-        raise _refusal(constants.ENDPOINT, page, error.response.status_code) from error
-    except Exception as error:
-        raise _other(constants.ENDPOINT, page, error) from error
+        )
+    if isinstance(error, errors.HFValidationError):
+        return BuildError(f"--repo must be 'owner/name', not {repo!r}")
+    return None
 
 
 def _gated(page: str, status: int) -> str:
@@ -199,7 +183,27 @@ def _gated(page: str, status: int) -> str:
     )
 
 
-def _refusal(endpoint: str, page: str, status: int) -> BuildError:
+def _failure(error: BaseException, endpoint: str, page: str, name: str) -> BuildError:
+    """Errors of HTTP, whose library changes with huggingface_hub's versions, and of the answers."""
+    response = getattr(error, "response", None)
+    library = type(error).__module__.partition(".")[0]
+    if response is not None and (not name or str(response.url).startswith(f"{endpoint}/")):
+        return _refused_status(endpoint, page, response.status_code)
+    if isinstance(error, json.JSONDecodeError):
+        return BuildError(f"{endpoint} does not answer as a hub does; {NO_HUB}")
+    if response is None and not (
+        isinstance(error, OSError) or library.startswith(("httpx", "httpcore", "requests"))
+    ):
+        return BuildError(f"huggingface_hub failed with {type(error).__name__}; {OTHER_VERSION}")
+    if name:  # the storage host, whose signed address expires after an hour, or the way to it
+        return TransferBroken(f"{name} did not arrive whole ({type(error).__name__}); {AGAIN}")
+    return BuildError(
+        f"{endpoint} cannot be reached ({type(error).__name__}); look at the network, the proxy "
+        f"and HF_ENDPOINT and {AGAIN}, or {LOCAL_FOLDER}"
+    )
+
+
+def _refused_status(endpoint: str, page: str, status: int) -> BuildError:
     if status == 401:
         return BuildError(
             f"{endpoint} refuses the token (401); log in anew with 'hf auth login', or correct or "
@@ -211,43 +215,7 @@ def _refusal(endpoint: str, page: str, status: int) -> BuildError:
             f"to it, or {LOCAL_FOLDER}"
         )
     if status == 429:
-        return HubTrouble(f"{endpoint} wants fewer requests (429); wait some minutes and {AGAIN}")
+        return BuildError(f"{endpoint} wants fewer requests (429); wait some minutes and {AGAIN}")
     if status == 408 or status >= 500:
-        return HubTrouble(f"{endpoint} answers {status}; wait some minutes and {AGAIN}")
+        return BuildError(f"{endpoint} answers {status}; wait some minutes and {AGAIN}")
     return BuildError(f"{page} is answered with {status}; {NO_HUB}")
-
-
-def _other(endpoint: str, page: str, error: Exception) -> BuildError:
-    """Errors of the HTTP library below, whichever it is: each release line brings another one."""
-    response = getattr(error, "response", None)  # which 0.36 lets through when its retries end
-    if response is not None:
-        return _refusal(endpoint, page, response.status_code)
-    library = type(error).__module__.partition(".")[0]
-    if isinstance(error, json.JSONDecodeError):
-        return BuildError(f"{endpoint} does not answer as a hub does; {NO_HUB}")
-    if isinstance(error, OSError) or library.startswith(("httpx", "httpcore", "requests")):
-        return HubTrouble(
-            f"{endpoint} cannot be reached ({type(error).__name__}); look at the network, the "
-            f"proxy and HF_ENDPOINT and {AGAIN}, or {LOCAL_FOLDER}"
-        )
-    return BuildError(f"huggingface_hub failed with {type(error).__name__}; {OTHER_VERSION}")
-
-
-@contextlib.contextmanager
-def _transfer(name: str) -> Iterator[None]:
-    """Whatever ends a transfer but our own disk is worth another attempt at a fresh address: a
-    signed one expires after an hour, and is then refused as if access were."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
-            raise
-        raise _broken(name, error) from error
-    except (TypeError, AttributeError) as error:
-        raise BuildError(f"http_get is another one ({error}); {OTHER_VERSION}") from error
-    except Exception as error:
-        raise _broken(name, error) from error
-
-
-def _broken(name: str, error: Exception) -> HubTrouble:
-    return HubTrouble(f"{name} did not arrive whole ({type(error).__name__}); {AGAIN}")

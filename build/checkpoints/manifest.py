@@ -144,7 +144,7 @@ def read_manifest(directory: Path) -> Manifest | None:
         files = {name: _entry(name, entry) for name, entry in document["files"].items()}
         repo, commit = str(document["repo"]), str(document["commit"])
         verified_by = str(document["verified_by"])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BuildError(f"{path} is damaged ({error!r}); {remedy}") from error

@@ -1,14 +1,23 @@
 """A Llama 3.x forward pass as an OpenVINO graph over a checkpoint's own packed bytes; its files.
 
 Inputs: `input_ids` i64 [B, S], `attention_mask` i64 [B, T], `position_ids` i64 [B, S], `beam_idx`
-i32 [B]; output `logits` f32 [B, S, vocab + 1], of which the last one is the alarm
-(`openvino_alarm.py`). The KV cache is the model's state, in the form in which
-OpenVINO GenAI finds it and replaces it by paged attention.
+i32 [B]; output `logits` f32 [B, S, vocab + 1], of which the last one is the alarm. The KV cache is
+the model's state, in the form in which OpenVINO GenAI finds it and replaces it by paged attention.
 
 Each linear's e2m1 and e4m3 constants are the checkpoint's mapped bytes: OpenVINO's nibble order is
 Model Optimizer's. The CPU plugin computes on the 4-bit weights as long as the pattern
 `Convert(e2m1) * Convert(e4m3) -> Reshape -> Convert -> MatMul` stands. `weight_scale_2` multiplies
 the MatMul's result: exact, where folding it into the e4m3 scales would round or underflow.
+
+The alarm. OpenVINO GenAI (2026.4) chooses token 0 where all logits are NaN, as if it were the
+likeliest. So the graph replaces a row of hidden states that is not finite by one whose logits are,
+and whose alarm is chosen however the token is: greedily, or drawn with any temperature, penalty,
+top_k or top_p. The engine then reads the token id `vocab_size`, which no checkpoint has. The alarm
+is a row of the LM head and an entry of its bias, so it takes no operation of its own:
+
+    alarm = WEIGHT * hidden[0] - HEIGHT
+
+That is at most -HEIGHT / 2 for a sound row, and HEIGHT for the row that replaces an unsound one.
 
 `openvino.serialize` writes both files in one call that can neither be interrupted nor report, and
 says "iostream error" for a full disk. So it writes the XML alone here, and this module lays out and
@@ -20,23 +29,30 @@ from __future__ import annotations
 import math
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 import openvino as ov
 import openvino.opset13 as op
 from checkpoints.llama_config import LlamaConfig
 from checkpoints.nvfp4 import BLOCK, EMBEDDING, HEAD, Bytes, Checkpoint, linear_shapes
 from host.console import BuildError, Phase
 
-from engines.openvino_alarm import ALARMS, LARGEST, alarm_bias, unsound_row, with_alarm
-
 Node = Any  # ov.Node or ov.Output; OpenVINO's Python package has no usable type hints
 ALL = -1  # "whatever is left" in a reshape
 KEEP = 0  # "as in the input" in a reshape
 ALIGNMENT = 64  # bytes; a cache line
 CHUNK_BYTES = 16 * 2**20
+ALARMS = 1  # rows of the LM head, and logits, beside the vocabulary's
+# Powers of two: exact in BF16. HEIGHT times 1e15, the engine's widest factor, is finite in F32; an
+# alarm divided by as much still outweighs everything else.
+HEIGHT = 2.0**76
+LARGEST = 2.0**22  # of a sound row's absolute values, summed up; real models have about 1e4
+INSTEAD = 2.0**24  # the first value of the row that replaces an unsound one; the others are 0
+WEIGHT = 2 * HEIGHT / INSTEAD
 
 
 def write_openvino_model(checkpoint: Checkpoint, max_seq_len: int, folder: Path) -> None:
@@ -64,6 +80,37 @@ def build_graph(checkpoint: Checkpoint, max_seq_len: int) -> ov.Model:
     Its large constants are views of the checkpoint's pages: keep `checkpoint` as long as the model.
     """
     return _GraphBuilder(checkpoint, max_seq_len).build()
+
+
+def with_alarm(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with the alarm's row below its LM head (or the embedding that is its head)."""
+    name = EMBEDDING if checkpoint.config.tie_word_embeddings else HEAD
+    head = checkpoint.tensors[name]
+    rows, columns = head.shape
+    data = np.concatenate([head.data, _alarm_row(columns)])
+    tensors = {**checkpoint.tensors, name: replace(head, shape=(rows + ALARMS, columns), data=data)}
+    return replace(checkpoint, tensors=tensors)
+
+
+def alarm_bias(rows: int) -> npt.NDArray[np.float32]:
+    """Of an LM head with the alarm: [rows]."""
+    bias = np.zeros(rows, np.float32)
+    bias[-1] = -HEIGHT
+    return bias
+
+
+def unsound_row(columns: int) -> npt.NDArray[np.float32]:
+    """The hidden states that stand in for a row that is not finite: [columns]."""
+    row = np.zeros(columns, np.float32)
+    row[0] = INSTEAD
+    return row
+
+
+def _alarm_row(columns: int) -> Bytes:
+    """In BF16, the upper half of F32."""
+    row = np.zeros(columns, np.float32)
+    row[0] = WEIGHT
+    return (row.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
 
 
 def rope_inverse_frequencies(config: LlamaConfig) -> np.ndarray[Any, np.dtype[np.float64]]:

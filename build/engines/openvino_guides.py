@@ -21,8 +21,7 @@ import numpy as np
 import openvino as ov
 import openvino.opset13 as op
 
-from engines.openvino_alarm import ALARMS
-from engines.openvino_graph import graph_input
+from engines.openvino_graph import ALARMS, graph_input
 from engines.token_table import TokenTable
 
 FOLDER = "guides"

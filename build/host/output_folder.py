@@ -1,7 +1,8 @@
-"""An output folder that is there whole or not at all: written aside, renamed at the very end.
+"""An output folder that appears whole or not at all: written aside, renamed at the very end.
 
-The folder being written is called `OUTPUT.partial-XXXX` and holds a file lock for as long as its
-writer lives. A folder that a killed run left behind is unlocked, and the next run removes it.
+The folder being written is called `OUTPUT.partial-XXXX`, or `OUTPUT.download` if a later run may go
+on with it. Its writer holds a file lock on it for as long as it lives. A `.partial-XXXX` without a
+lock was left by a killed run, and the next run removes it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from host.console import BuildError, say
@@ -31,7 +32,7 @@ def written_whole(output: Path, marker: str, needed_bytes: int = 0) -> Iterator[
     output = output.absolute()
     _check_replaceable(output, marker)
     output.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(output)
+    remove_stale(output)
     _check_space(output, needed_bytes)
     partial = Path(tempfile.mkdtemp(prefix=f"{output.name}.partial-", dir=output.parent))
     lock = _locked(partial)
@@ -40,7 +41,7 @@ def written_whole(output: Path, marker: str, needed_bytes: int = 0) -> Iterator[
         partial.chmod(0o755)
         yield partial
         for path in [*partial.rglob("*"), partial]:
-            _sync(path)
+            sync(path)
         _replace(partial, output)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -51,6 +52,57 @@ def written_whole(output: Path, marker: str, needed_bytes: int = 0) -> Iterator[
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        os.close(lock)
+
+
+def resumable_folder(output: Path) -> Path:
+    """Where `resumable_output` gathers what becomes `output`."""
+    return output.with_name(f"{output.name}.download")
+
+
+@contextlib.contextmanager
+def resumable_output(output: Path, marker: str, own_files: Collection[str]) -> Iterator[Path]:
+    """Yield `OUTPUT.download` with what an earlier run left in it; it becomes `output` when the
+    block ends without an exception, and stays where it is otherwise.
+
+    `marker` as in `written_whole`. A folder that is not empty and holds none of `own_files` was not
+    written by an earlier run: it is left alone with a `BuildError`, as is one that another run
+    works in.
+    """
+    _check_replaceable(output, marker)
+    remove_stale(output)
+    folder = resumable_folder(output)
+    lock = _make_locked(folder)
+    try:
+        if any(folder.iterdir()) and not any((folder / name).exists() for name in own_files):
+            raise BuildError(
+                f"{folder} is not empty and no earlier run wrote it; move it away or give "
+                "another --output"
+            )
+        yield folder
+        sync(folder)
+        _replace(folder, output)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # if nothing has arrived
+        raise
+    finally:
+        os.close(lock)
+
+
+def _make_locked(folder: Path) -> int:
+    """Make the folder if need be; returns its lock's descriptor."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _locked(folder)
+        if lock is None and folder.exists():
+            raise BuildError(
+                f"another run is writing {folder}; wait for it, or give another --output"
+            )
+        if lock is None:
+            continue  # the other run ended meanwhile, and renamed or removed the folder
+        if folder.exists() and os.path.samestat(os.fstat(lock), folder.stat()):
+            return lock
         os.close(lock)
 
 
@@ -72,7 +124,8 @@ def _check_space(output: Path, needed_bytes: int) -> None:
         )
 
 
-def _remove_stale(output: Path) -> None:
+def remove_stale(output: Path) -> None:
+    """Remove what killed runs left beside `output`."""
     for folder in output.parent.glob(f"{output.name}.partial-*"):
         lock = _locked(folder)
         if lock is not None:
@@ -105,10 +158,11 @@ def _replace(partial: Path, output: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
     else:
         partial.rename(output)
-    _sync(output.parent)
+    sync(output.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Return when the disk has the file or folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -20,8 +20,7 @@ from serve_signals import ANSWER, DIRECTORY_VARIABLE, KILLED, OPEN, REQUEST
 from serving.cleanup import STUB_GRACE_S, remove_dead_servers, watched_folder, write_note
 from serving.find_triton import TritonInstallation
 from serving.processes import end_with_parent, region_option, remove_leftovers, stubs_of
-from serving.start_watch import StartWatch
-from serving.stop_watch import StopWatch
+from serving.start_stop import StartWatch, StopWatch
 
 # Triton quotes the message and writes a line break in it as the two characters \\n.
 LOAD_FAILURE = re.compile(
@@ -42,7 +41,6 @@ class Settings:
     drain_s: float
     start_limit_s: float
     address: tuple[str, int]  # of the HTTP frontend
-    telling_rooms: set[str]  # those that say how far their start has come
 
 
 @dataclass(frozen=True)
@@ -111,9 +109,7 @@ class Server:
         self._folder = folder
         self._rooms_folder = folder / name  # a start must not see the signs of the one before
         self._rooms_folder.mkdir()
-        self._start = StartWatch(
-            self._rooms_folder, settings.telling_rooms, settings.start_limit_s, settings.address
-        )
+        self._start = StartWatch(self._rooms_folder, settings.start_limit_s, settings.address)
         self._stop = StopWatch(self._rooms_folder)
         self._stuck = ""  # one clause: why it was ended here, at its start
         self._overdue = ""  # or at its stop
@@ -137,24 +133,24 @@ class Server:
             while self.process.poll() is None:
                 self.drain.stop_when_done(self.process)
                 if self.drain.stopped:
-                    self._look_at_stop()
+                    self._check_stop()
                 elif not (self._start.started or self.drain.asked or self._stuck):
-                    self._look_at_start()
+                    self._check_start()
                 self._rest()
         finally:
             grace_s = 0 if self._stuck or self._overdue else STUB_GRACE_S
             remove_leftovers(self.process.pid, self._folder.name, grace_s)
         self._log.finish()
 
-    def _look_at_start(self) -> None:
-        self._stuck = self._start.look(stubs_of(self.process.pid))
+    def _check_start(self) -> None:
+        self._stuck = self._start.check(stubs_of(self.process.pid))
         if self._stuck:
             self.process.kill()
         elif self._start.started:
             print("tritonserver is ready", flush=True)
 
-    def _look_at_stop(self) -> None:
-        overdue = self._stop.look(stubs_of(self.process.pid), self._log.found)
+    def _check_stop(self) -> None:
+        overdue = self._stop.check(stubs_of(self.process.pid), self._log.found)
         if overdue and not self._overdue:
             self._overdue = overdue
             os.killpg(self.process.pid, signal.SIGKILL)  # its stubs too, which would complain

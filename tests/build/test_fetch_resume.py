@@ -9,41 +9,37 @@ import signal
 from pathlib import Path
 
 import pytest
-from checkpoints.fetch_folder import PLAN, REPLACED
+from checkpoints.fetch import PLAN
 from checkpoints.manifest import read_manifest
 from fetch_checkpoint import REPOS
 
 from tests.support.engine_fixtures import write_checkpoint
-from tests.support.hub_fetcher import COMMIT, FULL, OLDER, SECOND, Fetcher, stalled
-from tests.support.hub_server import Fault, LocalHub, git_sha1
+from tests.support.hub_fetcher import COMMIT, FIRST, FULL, OLDER, SECOND, Fetcher, stalled
+from tests.support.hub_server import Fault, LocalHub
 
 pytest_plugins = ("tests.support.hub_fixtures",)
 
 
-def test_killed_fetch_goes_on_with_the_missing_bytes(fetch: Fetcher, large_hub: LocalHub) -> None:
-    process = stalled(fetch, large_hub, SECOND, 15_000_000)
+def test_killed_fetch_goes_on_with_the_missing_file(fetch: Fetcher, large_hub: LocalHub) -> None:
+    process = stalled(fetch, large_hub, SECOND)
     process.kill()
     process.communicate()
     assert not fetch.output.exists()
-    (partial,) = fetch.partials(SECOND)
-    kept = partial.stat().st_size
-    size = (large_hub.repositories[REPOS[0]].commits[COMMIT] / SECOND).stat().st_size
-    assert 0 < kept < size
     large_hub.faults.clear()
     large_hub.forget()
     # What main is now does not matter: the fetch began with another commit.
     large_hub.repositories[REPOS[0]].main = OLDER
     out = fetch()
-    assert f"{SECOND}: going on at byte {kept:,}\n" in out
-    assert large_hub.downloads(SECOND) == [kept]
-    assert large_hub.sent == {SECOND: size - kept}
+    assert f"checking {FIRST}, fetched before: " in out
+    assert large_hub.sent.keys() == {SECOND}
     manifest = read_manifest(fetch.output)
     assert manifest is not None
     assert manifest.commit == COMMIT
+    assert sorted(path.name for path in fetch.output.parent.iterdir()) == ["checkpoint"]
 
 
 def test_interrupted_fetch_says_that_it_can_go_on(fetch: Fetcher, large_hub: LocalHub) -> None:
-    process = stalled(fetch, large_hub, SECOND, 15_000_000)
+    process = stalled(fetch, large_hub, SECOND)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=500)
     assert process.returncode == 130
@@ -56,8 +52,8 @@ def test_interrupted_fetch_says_that_it_can_go_on(fetch: Fetcher, large_hub: Loc
 
 
 def test_two_fetches_do_not_meet_in_one_folder(fetch: Fetcher, large_hub: LocalHub) -> None:
-    process = stalled(fetch, large_hub, SECOND, 15_000_000)
-    assert f"another run is fetching into {fetch.download}; wait for it" in fetch.refused()
+    process = stalled(fetch, large_hub, SECOND)
+    assert f"another run is writing {fetch.download}; wait for it" in fetch.refused()
     process.kill()
     process.communicate()
 
@@ -71,26 +67,30 @@ def test_broken_connection_is_taken_up(fetch: Fetcher, large_hub: LocalHub) -> N
     assert all(begin >= 10 * 2**20 for begin in others)
 
 
-def test_partial_of_another_file_is_not_taken(fetch: Fetcher, large_hub: LocalHub) -> None:
-    """The same name at another commit: its bytes have another hash, and so another partial."""
-    process = stalled(fetch, large_hub, SECOND, 15_000_000)
+def test_file_of_another_commit_is_not_taken(fetch: Fetcher, large_hub: LocalHub) -> None:
+    """Killed at one commit, then asked for another that has other files of the same names."""
+    process = stalled(fetch, large_hub, SECOND)
     process.kill()
     process.communicate()
     other = large_hub.repositories[REPOS[0]].commits[OLDER] = fetch.output.parent / "other"
     write_checkpoint(other, seed=2, shard_bytes=21_000_000, vocab_size=160_000)
     large_hub.faults.clear()
-    large_hub.forget()
-    fetch("--revision", OLDER)
-    assert large_hub.downloads(SECOND) == [0]
-    assert (fetch.output / SECOND).read_bytes() == (other / SECOND).read_bytes()
+    out = fetch("--revision", OLDER)
+    assert re.search(rf"{FIRST} has the SHA-256 \w+, the hub states \w+; fetching it again", out)
+    for name in (FIRST, SECOND):
+        assert (fetch.output / name).read_bytes() == (other / name).read_bytes()
 
 
-def test_overlong_partial_is_thrown_away(fetch: Fetcher, hub: LocalHub) -> None:
-    partial = f"LICENSE.{git_sha1(b'the text of LICENSE')[:16]}.part"
+@pytest.mark.parametrize(
+    "plan", ["", "one word", "three more words", "\\", "nvidia/other " + OLDER]
+)
+def test_damaged_plan_is_not_followed(fetch: Fetcher, hub: LocalHub, plan: str) -> None:
+    """The machine lost its power, or a repository was asked for that is no longer asked for."""
     fetch.download.mkdir()
-    (fetch.download / PLAN).write_text("not even JSON")
-    (fetch.download / partial).write_text("more bytes than the licence has")
-    assert "going on" not in fetch()
+    (fetch.download / PLAN).write_text(plan)
+    (fetch.download / "LICENSE").write_text("the licence of something else")
+    out = fetch()
+    assert re.search(r"LICENSE has 29 bytes, the hub states 19; fetching it again", out)
     assert (fetch.output / "LICENSE").read_text() == "the text of LICENSE"
 
 
@@ -102,7 +102,9 @@ def test_corrupted_bytes_are_refused_and_fetched_again(
     content[-1] ^= 1
     hub.faults[name] = Fault(content=bytes(content))
     error = fetch.refused()
-    assert re.search(rf"{name}.*\.part has the SHA-256 \w+, the hub states \w+; the damaged", error)
+    assert re.search(
+        rf"{name} has the SHA-256 \w+, the hub states \w+; the damaged file was", error
+    )
     assert not fetch.output.exists()
     hub.faults.clear()
     hub.forget()
@@ -114,42 +116,44 @@ def test_corrupted_bytes_are_refused_and_fetched_again(
 
 
 def test_what_is_there_needs_no_space(fetch: Fetcher, large_hub: LocalHub) -> None:
-    process = stalled(fetch, large_hub, SECOND, 15_000_000)
+    process = stalled(fetch, large_hub, SECOND)
     process.kill()
     process.communicate()
     large_hub.faults.clear()
-    fetch(prelude=FULL.format(64 * 2**20 + 11_000_000))
+    assert "still needs 0.09 GB" in fetch.refused(prelude=FULL.format(64 * 2**20 + 20_000_000))
+    fetch(prelude=FULL.format(64 * 2**20 + 21_000_000))
 
 
 def test_disk_that_fills_up_keeps_what_has_arrived(fetch: Fetcher, large_hub: LocalHub) -> None:
-    prelude = """
-def write(self, data, write=checkpoints.hub._Counted.write):
-    if self.tell() > 9e6:
+    prelude = f"""
+import huggingface_hub
+def fetch_file(repo, name, *, fetch=huggingface_hub.hf_hub_download, **options):
+    if name == {SECOND!r}:
         raise OSError(28, 'No space left on device')
-    return write(self, data)
-checkpoints.hub._Counted.write = write
+    return fetch(repo, name, **options)
+huggingface_hub.hf_hub_download = fetch_file
 """
     error = fetch.refused(prelude=prelude)
     assert "the disk is full" in error
     assert "run the same command again" in error
     large_hub.forget()
     fetch()
-    assert large_hub.downloads("model-00001-of-00002.safetensors") == [10 * 2**20]
+    assert large_hub.downloads(FIRST) == []
 
 
 def test_death_between_the_two_renames_is_mended(fetch: Fetcher, hub: LocalHub) -> None:
-    """Of OUTPUT into the folder that replaces it, and of that one to OUTPUT."""
+    """Of OUTPUT away from its place, and of the new folder to OUTPUT."""
     fetch()
-    old = shutil.copytree(fetch.output, fetch.output.with_name("old"))
+    old = fetch.output.with_name("checkpoint.partial-abcd1234")
+    shutil.copytree(fetch.output, old)
     fetch.output.rename(fetch.download)
-    old.rename(fetch.download / REPLACED)
     hub.forget()
     assert f"is ready: {REPOS[0]} at {COMMIT}" in fetch()
     assert hub.requests == []
     assert [path.name for path in fetch.output.parent.iterdir()] == ["checkpoint"]
-    (fetch.output / REPLACED).mkdir()  # killed before it was removed
+    old.mkdir()  # killed before it was removed
     assert "is up to date" in fetch()
-    assert not (fetch.output / REPLACED).exists()
+    assert not old.exists()
 
 
 DIE_AT_A_RENAME = """

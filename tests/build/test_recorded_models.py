@@ -21,8 +21,10 @@ TOLERANCE = 2e-5  # f32 in another order
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_reference_and_graph_compute_what_transformers_recorded(tmp_path: Path, name: str) -> None:
-    from engines.openvino_alarm import with_alarm
-    from engines.openvino_graph import build_graph  # after engine_fixtures' import of OpenVINO
+    from engines.openvino_graph import (
+        build_graph,  # after engine_fixtures' import of OpenVINO
+        with_alarm,
+    )
 
     folder = write_model(tmp_path / "model", name)
     expected = np.array(LOGITS[name])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from prompt_encoder import PromptEncoder
 from prompt_inputs import InvalidPrompt, UnsupportedPrompt
-from request_inputs.word_list import read_word_list
+from request_inputs.rows import read_word_list
 from request_preparation import RequestPreparation
 from tokenizers import Tokenizer
 

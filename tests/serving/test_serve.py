@@ -18,11 +18,12 @@ import pytest
 import serve
 from assemble_repository import assemble
 from llama_fp4 import Client, LlamaError
-from serve_signals import DIRECTORY_VARIABLE, REQUEST, DrainRequest
+from serve_signals import DIRECTORY_VARIABLE, OPEN, REQUEST, SIGNS, DrainRequest
 from serving import find_triton as triton_installation
 from serving import run as triton_run
 from serving.child_server import ServerProcess, free_ports
 from serving.find_triton import TritonNotFound
+from serving.processes import server_of
 
 from tests.support.paths import BUILD, ROOT
 from tests.support.processes import (
@@ -34,8 +35,19 @@ from tests.support.processes import (
 from tests.support.triton_calls import post
 
 
+def signs_of(server: ServerProcess) -> set[str]:
+    """The files by which its rooms have said how far they are."""
+    triton = server_of(server.pid)
+    variables = Path(f"/proc/{triton}/environ").read_bytes().decode().split("\0")
+    (folder,) = (
+        text.partition("=")[2] for text in variables if text.startswith(f"{DIRECTORY_VARIABLE}=")
+    )
+    return set(os.listdir(folder))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_with_exit_code_0(server: ServerProcess, number: int) -> None:
+    assert {*SIGNS.values(), OPEN} <= signs_of(server)  # without one, a start is taken for stuck
     remains = Remains(server)
     os.kill(server.pid, number)
     assert server.wait() == 0

@@ -13,11 +13,11 @@ import pytest
 import serve
 from host.console import BuildError
 from llama_fp4 import Client
-from serve_signals import OPEN
-from serving import start_watch
+from serve_signals import OPEN, SIGNS
+from serving import start_stop
 from serving.child_server import ServerProcess, free_ports
 from serving.processes import Stub, server_of, stubs_of
-from serving.start_watch import SIGNS, StartWatch, telling_rooms
+from serving.start_stop import StartWatch
 
 from tests.support.fake_clock import Clock
 from tests.support.processes import eventually, is_alive, regions
@@ -181,9 +181,10 @@ def test_an_abort_after_the_start_ends_it(server: ServerProcess) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_a_start_is_stuck_ends_it(
-    server: ServerProcess, repository: Path, number: int
+    repository: Path, tmp_path: Path, number: int
 ) -> None:
     hang(repository, 3)
+    server = ServerProcess(repository, free_ports(), tmp_path / "server.log")
     server.launch()
     first = FirstStart(server, "preprocessing")
     folder = repository / "preprocessing" / "1"
@@ -196,14 +197,14 @@ def test_a_signal_while_a_start_is_stuck_ends_it(
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock.of(start_watch, monkeypatch)
+    return Clock.of(start_stop, monkeypatch)
 
 
 STUBS = {Stub(number, f"region-{number}", room) for number, room in enumerate(SIGNS)}
 
 
-def watch(folder: Path, rooms: set[str]) -> StartWatch:
-    return StartWatch(folder, rooms, 10.0, ("127.0.0.1", free_ports().http))
+def watch(folder: Path) -> StartWatch:
+    return StartWatch(folder, 10.0, ("127.0.0.1", free_ports().http))
 
 
 def load(folder: Path, *rooms: str) -> None:
@@ -212,69 +213,55 @@ def load(folder: Path, *rooms: str) -> None:
 
 
 def test_an_engine_may_take_as_long_as_it_likes(tmp_path: Path, clock: Clock) -> None:
-    start = watch(tmp_path, set(SIGNS))
-    assert start.look(STUBS) == ""
+    start = watch(tmp_path)
+    assert start.check(STUBS) == ""
     load(tmp_path, *SIGNS)
     clock.now = 1e6
-    assert start.look(STUBS) == ""
+    assert start.check(STUBS) == ""
     (tmp_path / OPEN).touch()
-    assert start.look(STUBS) == ""
+    assert start.check(STUBS) == ""
     clock.now += 9
-    assert start.look(STUBS) == ""
+    assert start.check(STUBS) == ""
     clock.now += 2  # all is loaded, and the server does not listen: Triton waits for a stub
-    assert start.look(STUBS) == "none of its models made progress in 10 s"
+    assert start.check(STUBS) == "none of its models made progress in 10 s"
 
 
 @pytest.mark.parametrize("stuck", SIGNS)
 def test_a_room_that_does_not_load_is_named(tmp_path: Path, clock: Clock, stuck: str) -> None:
-    start = watch(tmp_path, set(SIGNS))
-    assert start.look(STUBS) == ""
+    start = watch(tmp_path)
+    assert start.check(STUBS) == ""
     load(tmp_path, *SIGNS.keys() - {stuck})
     clock.now = 9
-    assert start.look(STUBS) == ""
+    assert start.check(STUBS) == ""
     clock.now = 11
-    assert start.look(STUBS) == f"its model {stuck} made no progress in 10 s"
+    assert start.check(STUBS) == f"its model {stuck} made no progress in 10 s"
 
 
 def test_every_new_stub_is_progress(tmp_path: Path, clock: Clock) -> None:
-    start = watch(tmp_path, set(SIGNS))
+    start = watch(tmp_path)
     for clock.now in range(0, 90, 9):
-        assert start.look({Stub(int(clock.now), "region", "preprocessing")}) == ""
+        assert start.check({Stub(int(clock.now), "region", "preprocessing")}) == ""
     clock.now += 11
-    assert start.look(set()) == "its model preprocessing made no progress in 10 s"
+    assert start.check(set()) == "its model preprocessing made no progress in 10 s"
 
 
 def test_a_server_without_any_stub_is_stuck(tmp_path: Path, clock: Clock) -> None:
-    start = watch(tmp_path, set(SIGNS))
+    start = watch(tmp_path)
     clock.now = 11
-    assert start.look(set()) == "none of its models made progress in 10 s"
+    assert start.check(set()) == "none of its models made progress in 10 s"
 
 
 def test_a_model_of_somebody_else_may_take_as_long_as_it_likes(
     tmp_path: Path, clock: Clock
 ) -> None:
-    start = watch(tmp_path, set(SIGNS))
+    start = watch(tmp_path)
     stubs = STUBS | {Stub(99, "region-99", "reranker")}
     load(tmp_path, *SIGNS)
     (tmp_path / OPEN).touch()
-    assert start.look(stubs) == ""
+    assert start.check(stubs) == ""
     clock.now = 1e6
-    assert start.look(stubs) == ""
-    assert start.look(STUBS) == "none of its models made progress in 10 s"
-
-
-def test_rooms_of_an_older_checkout_give_no_sign(
-    repository: Path, tmp_path: Path, clock: Clock
-) -> None:
-    assert telling_rooms(repository) == set(SIGNS)
-    for room in SIGNS:
-        model = repository / room / "1" / "model.py"
-        model.write_text(model.read_text().replace(SIGNS[room], "nothing"))
-    assert telling_rooms(repository) == set()
-    start = watch(tmp_path, set())
-    assert start.look(STUBS) == ""
-    clock.now = 1e6
-    assert start.look(STUBS) == ""
+    assert start.check(stubs) == ""
+    assert start.check(STUBS) == "none of its models made progress in 10 s"
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "soon"])

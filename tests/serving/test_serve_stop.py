@@ -20,13 +20,12 @@ from assemble_repository import assemble
 from engine_config import load_engine_config
 from engines.engine_json import write_description
 from generation_room import GenerationRoom
-from serve_signals import ANSWER, DIRECTORY_VARIABLE, ENDED, KILLED, REQUEST
-from serving import stop_watch
+from serve_signals import ANSWER, DIRECTORY_VARIABLE, ENDED, KILLED, REQUEST, SIGNS
+from serving import start_stop
 from serving.child_server import ServerProcess, free_ports
 from serving.cleanup import SERVER_GRACE_S
 from serving.processes import Stub
-from serving.start_watch import SIGNS
-from serving.stop_watch import CLIENTS_S, LONGEST_S, ROOMS_S, UNLOAD_S, StopWatch
+from serving.start_stop import CLIENTS_S, LONGEST_S, ROOMS_S, UNLOAD_S, StopWatch
 
 from tests.support.fake_clock import Clock
 from tests.support.paths import FAKES
@@ -105,7 +104,7 @@ def test_an_idle_grpc_stream_does_not_keep_a_server_from_ending(server: ServerPr
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock.of(stop_watch, monkeypatch)
+    return Clock.of(start_stop, monkeypatch)
 
 
 ROOMS = {Stub(number, f"region-{number}", room) for number, room in enumerate(SIGNS)}
@@ -119,62 +118,62 @@ def test_the_limits_leave_the_engine_its_time() -> None:
 
 def test_clients_are_waited_for_beside_the_engine(tmp_path: Path, clock: Clock) -> None:
     watch = StopWatch(tmp_path)
-    assert watch.look(ROOMS | {STRANGER}, OF_CLIENTS) == ""
+    assert watch.check(ROOMS | {STRANGER}, OF_CLIENTS) == ""
     clock.now = CLIENTS_S + 1
-    assert watch.look(ROOMS | {STRANGER}, OF_CLIENTS) == ""
+    assert watch.check(ROOMS | {STRANGER}, OF_CLIENTS) == ""
     assert not watch.waits_for_clients
     (tmp_path / ENDED).touch()
-    assert "idle clients alone" in watch.look(ROOMS | {STRANGER}, OF_CLIENTS)
+    assert "idle clients alone" in watch.check(ROOMS | {STRANGER}, OF_CLIENTS)
     assert watch.waits_for_clients
 
 
 def test_a_client_that_goes_away_gives_the_others_their_time(tmp_path: Path, clock: Clock) -> None:
     (tmp_path / KILLED).touch()
     watch = StopWatch(tmp_path)
-    assert watch.look(ROOMS, "2 HTTP service connections") == ""
+    assert watch.check(ROOMS, "2 HTTP service connections") == ""
     clock.now = CLIENTS_S - 1
-    assert watch.look(ROOMS, OF_CLIENTS) == ""
+    assert watch.check(ROOMS, OF_CLIENTS) == ""
     clock.now += CLIENTS_S - 1
-    assert watch.look(ROOMS, OF_CLIENTS) == ""
+    assert watch.check(ROOMS, OF_CLIENTS) == ""
     clock.now += 2
-    assert "idle clients alone" in watch.look(ROOMS, OF_CLIENTS)
+    assert "idle clients alone" in watch.check(ROOMS, OF_CLIENTS)
 
 
 def test_the_rooms_are_waited_for_from_the_engine_s_end_on(tmp_path: Path, clock: Clock) -> None:
     watch = StopWatch(tmp_path)
-    assert watch.look(ROOMS, OF_MODELS) == ""
+    assert watch.check(ROOMS, OF_MODELS) == ""
     clock.now = ROOMS_S + 1
-    assert watch.look(ROOMS, OF_MODELS) == ""
+    assert watch.check(ROOMS, OF_MODELS) == ""
     (tmp_path / ENDED).touch()
-    assert watch.look(ROOMS, OF_MODELS) == ""
+    assert watch.check(ROOMS, OF_MODELS) == ""
     clock.now += ROOMS_S - 1
     left = {stub for stub in ROOMS if stub.model == "tensorrt_llm"}
-    assert watch.look(left, OF_MODELS) == ""
+    assert watch.check(left, OF_MODELS) == ""
     clock.now += ROOMS_S - 1
-    assert watch.look(left, OF_MODELS) == ""
+    assert watch.check(left, OF_MODELS) == ""
     clock.now += 2
-    assert f"it waited ({OF_MODELS})" in watch.look(left, OF_MODELS)
+    assert f"it waited ({OF_MODELS})" in watch.check(left, OF_MODELS)
     assert watch.models == ["tensorrt_llm"]
 
 
 def test_a_model_of_somebody_else_may_take_its_time_to_end(tmp_path: Path, clock: Clock) -> None:
     (tmp_path / ENDED).touch()
     watch = StopWatch(tmp_path)
-    assert watch.look({STRANGER}, OF_MODELS) == ""
+    assert watch.check({STRANGER}, OF_MODELS) == ""
     clock.now = LONGEST_S - 1
-    assert watch.look({STRANGER}, OF_MODELS) == ""
+    assert watch.check({STRANGER}, OF_MODELS) == ""
     clock.now += 2
-    assert watch.look({STRANGER}, OF_MODELS) == "it did not end within 30 s"
+    assert watch.check({STRANGER}, OF_MODELS) == "it did not end within 30 s"
     assert not watch.waits_for_clients
 
 
 def test_a_server_without_models_is_waited_for(tmp_path: Path, clock: Clock) -> None:
     watch = StopWatch(tmp_path)
-    assert watch.look(set(), "") == ""
+    assert watch.check(set(), "") == ""
     clock.now = ROOMS_S - 1
-    assert watch.look(set(), "") == ""
+    assert watch.check(set(), "") == ""
     clock.now += 2
-    assert "as it does for idle gRPC streams" in watch.look(set(), "")
+    assert "as it does for idle gRPC streams" in watch.check(set(), "")
 
 
 @pytest.mark.parametrize("hangs", [False, True])

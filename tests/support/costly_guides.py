@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from token_engine.openvino_runtime.guide_grammar.guides import MAX_BYTES
+from request_inputs.guide_bounds import MAX_BYTES
 
 SIZE = 16 * 1024  # enough to tell a square from a line
 Part = str | Callable[[int], str]

@@ -3,6 +3,7 @@ fixtures: test modules import these functions and wrap them as they need."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from engine_config import EngineConfig, Limits, ModelFacts
 from request_inputs.generation import GenerationInputs, read_inputs
-from token_engine.registry import RUNTIMES, Feature, Runtime
+from token_engine.registry import RUNTIMES, Feature
 
 VOCAB = 100
 ENDS = [97, 98]
@@ -20,7 +21,7 @@ Array = npt.NDArray[Any]
 def able_config(monkeypatch: pytest.MonkeyPatch) -> EngineConfig:
     """An engine whose runtime honours everything there is."""
     everything = frozenset[Feature](get_args(Feature))
-    monkeypatch.setitem(RUNTIMES, "all", Runtime(RUNTIMES["replay"].load, everything))
+    monkeypatch.setitem(RUNTIMES, "all", replace(RUNTIMES["openvino"], features=everything))
     model = ModelFacts("model", VOCAB, 1, ENDS, "")
     return EngineConfig(1, "all", model, Limits(64, 4, 64, 4))
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from random import Random
+from typing import cast
 
+from request_inputs.guide_bounds import check_bounds
+from token_engine.interface import Guide, GuideKind
 from token_engine.openvino_runtime.guide_grammar.automaton import (
     START,
     Deterministic,
@@ -14,6 +17,7 @@ from token_engine.openvino_runtime.guide_grammar.automaton import (
 from token_engine.openvino_runtime.guide_grammar.ebnf import parse_ebnf
 from token_engine.openvino_runtime.guide_grammar.grammar import Grammar
 from token_engine.openvino_runtime.guide_grammar.guides import guide_to_ebnf, read_guide
+from token_engine.registry import RUNTIMES
 
 
 def compiled(kind: str, text: str) -> Deterministic:
@@ -143,3 +147,12 @@ def _ways_out(grammar: Deterministic) -> dict[tuple[str, int], Choice]:
 
 def _state(grammar: Deterministic, place: tuple[str, int]) -> State:
     return grammar.automata[place[0]][place[1]]
+
+
+def check_guide(kind: str, text: str) -> None:
+    """As room 2 checks a guide for the OpenVINO runtime; raises `ValueError`."""
+    guide = Guide(cast(GuideKind, kind), text)
+    check_bounds(guide)
+    check = RUNTIMES["openvino"].check_guide
+    assert check is not None
+    check(guide)

@@ -21,17 +21,16 @@ from tests.support.processes import eventually
 TOKEN = "hf_thistokenisnevertobeseen"
 NAMED_TEMPLATE = "additional_chat_templates/tool_use.jinja"
 COMMIT, OLDER = "a1" * 20, "b2" * 20
-SECOND = "model-00002-of-00002.safetensors"  # of `large_hub`
+FIRST, SECOND = (f"model-0000{n}-of-00002.safetensors" for n in (1, 2))  # of `large_hub`
 # A prelude: the disk has that many bytes free.
 FULL = (
-    "checkpoints.hub_download.shutil.disk_usage = "
-    "lambda _: __import__('types').SimpleNamespace(free={})"
+    "checkpoints.fetch.shutil.disk_usage = lambda _: __import__('types').SimpleNamespace(free={})"
 )
 ERROR = re.compile(r"error: [^\n]+\n")
 DRIVER = """
 import sys
 sys.path.insert(0, {build!r})
-import fetch_checkpoint, checkpoints.hub, checkpoints.hub_download, host.console
+import fetch_checkpoint, checkpoints.fetch, host.console
 {prelude}
 host.console.run_script(fetch_checkpoint.main)
 """
@@ -107,16 +106,10 @@ class Fetcher:
         assert TOKEN not in text
         assert "Signature" not in text
 
-    def partials(self, name: str) -> list[Path]:
-        return list(self.download.glob(f"{name}.*.part"))
 
-
-def stalled(fetch: Fetcher, hub: LocalHub, name: str, at: int) -> subprocess.Popen[str]:
-    """A fetch that has the first 10 MB of a file and waits for more."""
-    hub.faults[name] = Fault(stall_after=at)
-    process = fetch.start()
-    eventually(
-        lambda: any(path.stat().st_size >= 10 * 2**20 for path in fetch.partials(name)),
-        "the first 10 MB are written",
-    )
+def stalled(fetch: Fetcher, hub: LocalHub, name: str, prelude: str = "") -> subprocess.Popen[str]:
+    """A fetch that has the first 15 MB of a file and waits for more."""
+    hub.faults[name] = Fault(stall_after=15_000_000)
+    process = fetch.start(prelude=prelude)
+    eventually(lambda: hub.sent.get(name) == 15_000_000, "the hub has sent 15 MB")
     return process

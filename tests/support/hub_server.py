@@ -231,7 +231,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _content(self, path: Path, headers: dict[str, str] | None = None) -> None:
         fault = self.hub.faults.get(path.name, Fault())
-        if fault.status:
+        if fault.status and self.command == "GET":  # a HEAD is tried again for 23 s
             return self._answer(fault.status)
         content = io.BytesIO(fault.content) if fault.content else path.open("rb")
         with content:

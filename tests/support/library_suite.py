@@ -17,8 +17,9 @@ from typing import Any, ClassVar
 import pytest
 from token_engine import async_engine, async_loop
 from token_engine.async_loop import EngineLost
-from token_engine.interface import GenerationRequest
+from token_engine.interface import GenerationRequest, Guide, GuideKind
 
+from tests.fakes.libraries.grammars import UNCOMPILABLE
 from tests.fakes.libraries.rigs import LIMITS, Rig, prompt, subject_of
 from tests.support.engine_answers import Answer, collect, drain
 from tests.support.processes import eventually
@@ -274,3 +275,35 @@ class ToldDeathSuite(LibrarySuite):
         told = rf"{self.library}('s workers are dead| has failed: .*(signal 9|EngineCore))"
         with pytest.raises(EngineLost, match=told):
             eventually(lambda: bool(rig.engine.step()) and False, "the death is seen")
+
+    @pytest.mark.parametrize(
+        ("kind", "text", "said"),
+        [
+            ("regex", "(", "unterminated subpattern"),
+            ("json_schema", '{"type": "strin"}', "Unsupported type 'strin'"),
+            ("json_schema", "[]", "Schema should be an object"),
+            ("ebnf_grammar", "start ::= x", "root rule"),
+        ],
+    )
+    def test_a_guide_that_the_library_refuses_ends_its_request_alone(
+        self, started: Start, kind: GuideKind, text: str, said: str
+    ) -> None:
+        rig = started(behaviour=self.behaviour(step_seconds=0.002))
+        expected = self.ask(rig, 1, 4, 20)
+        self.ask(rig, 2, 4, 20, guide=Guide(kind, text), end_ids=(2,))
+        answers = drain(rig.engine)
+        assert (answers[2].reason, answers[2].fault) == ("error", "invalid")
+        assert said in answers[2].error
+        assert answers[1].tokens == expected
+        assert self.ask(rig, 3, 4, 5) == drain(rig.engine)[3].tokens
+
+    def test_a_guide_that_the_library_cannot_compile_ends_its_request_alone(
+        self, started: Start
+    ) -> None:
+        rig = started(behaviour=self.behaviour(step_seconds=0.002))
+        expected = self.ask(rig, 1, 4, 20)
+        self.ask(rig, 2, 4, 20, guide=Guide("json_schema", UNCOMPILABLE), end_ids=(2,))
+        answers = drain(rig.engine)
+        assert (answers[2].reason, answers[2].fault) == ("error", "invalid")
+        assert "compile" in answers[2].error or "nowhere" in answers[2].error
+        assert answers[1].tokens == expected

@@ -23,7 +23,7 @@ from engines.engine_json import write_description
 from generation_room import GenerationRoom
 from request_inputs.generation import read_inputs
 from request_inputs.rows import EngineUnavailable
-from request_sequences import RoomResponse
+from response_outputs.room_response import RoomResponse
 from token_engine.interface import EngineLoadError
 
 from tests.fakes.tensorrt_llm.fake_sampler import model_logits

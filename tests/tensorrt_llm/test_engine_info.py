@@ -8,7 +8,7 @@ import weakref
 from typing import Any
 
 from engine_config import EngineConfig, Limits, ModelFacts
-from response_outputs.engine_info import EngineInfo
+from response_outputs.metrics import EngineInfo
 
 CONFIG = EngineConfig(1, "openvino", ModelFacts("demo", 9, 0, [1], "ab" * 32), Limits(8, 1, 8, 0))
 CHOICE = {"precision": "bf16", "precision_reason": "the CPU has AMX"}

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import numpy as np
 import pytest
 from engine_config import EngineConfig
 from request_inputs.generation import read_inputs
+from request_inputs.guide_bounds import check_bounds
 from request_inputs.refused import MEANINGLESS
 from request_inputs.rows import InvalidRequest, UnsupportedRequest
-from token_engine.interface import SamplingParams
-from token_engine.openvino_runtime.guide_grammar.check import check_guide
+from token_engine.interface import Guide, SamplingParams
 from token_engine.registry import RUNTIMES, Runtime
 
 from tests.support.generation_rows import VOCAB, able_config, arrays, read, word_list
@@ -204,16 +205,50 @@ def test_each_guide_of_a_batch_is_looked_at_once_and_last(
     assert checked_guides == ["a", "b", "("]
 
 
+# What OpenVINO's reader lacks and the libraries of the other runtimes have, or may get.
+SCHEMAS = [
+    {"patternProperties": {"^a": {"type": "string"}}}, {"type": "integer", "multipleOf": 3},
+    {"not": {"type": "null"}}, {"type": "object", "minProperties": 1}, {"uniqueItems": True},
+    {"if": {"type": "null"}, "then": False}, {"nullable": True}, {"x": 1},
+]  # fmt: skip
+LIBRARY_RUNTIMES = ["vllm", "sglang", "tensorrt_llm"]
+
+
+@pytest.mark.parametrize("runtime", LIBRARY_RUNTIMES)
+@pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: next(iter(schema)))
+def test_a_librarys_runtime_takes_what_only_our_reader_lacks(
+    config: EngineConfig, runtime: str, schema: dict[str, Any]
+) -> None:
+    text = json.dumps(schema)
+    given = {"guided_decoding_guide_type": b"json_schema", "guided_decoding_guide": text.encode()}
+    guide = read(dataclasses.replace(config, runtime=runtime), **given).guide
+    assert guide == Guide("json_schema", text)
+    with pytest.raises(InvalidRequest, match=r"^guided_decoding_guide has "):
+        read(dataclasses.replace(config, runtime="openvino"), **given)
+
+
+@pytest.mark.parametrize("runtime", [*LIBRARY_RUNTIMES, "openvino"])
+def test_no_runtime_gets_a_guide_beyond_the_bounds(config: EngineConfig, runtime: str) -> None:
+    named = dataclasses.replace(config, runtime=runtime)
+    for kind, text in (("yaml", "a"), ("regex", "(" * 65 + ")" * 65), ("json_schema", "[" * 65)):
+        given = {
+            "guided_decoding_guide_type": kind.encode(),
+            "guided_decoding_guide": text.encode(),
+        }
+        with pytest.raises(InvalidRequest, match=r"^guided_decoding_guide"):
+            read(named, **given)
+
+
 @pytest.fixture
 def checked_guides(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The texts that were checked, so far."""
     texts: list[str] = []
 
-    def check(kind: str, text: str) -> None:
-        texts.append(text)
-        check_guide(kind, text)
+    def check(guide: Guide) -> None:
+        texts.append(guide.text)
+        check_bounds(guide)
 
-    monkeypatch.setattr("request_inputs.generation.check_guide", check)
+    monkeypatch.setattr("request_inputs.generation.check_bounds", check)
     return texts
 
 

@@ -11,7 +11,7 @@ import pytest
 from generation_room import GenerationRoom
 from request_inputs.generation import read_inputs
 from request_inputs.rows import EngineUnavailable, InvalidRequest
-from request_sequences import RoomResponse
+from response_outputs.room_response import RoomResponse
 from token_engine.interface import TokenDelta
 
 from tests.support.deployments import compile_engine

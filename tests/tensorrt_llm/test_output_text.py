@@ -69,12 +69,12 @@ def generate(
         since += delta
         stopped = text.feed(delta) is not None
         if takes[turn % len(takes)] and not stopped:
-            texts.append(span_text(decoder, since, text.take()))
+            texts.append(span_text(decoder, since, text.next_span()))
             since = []
         turn += 1
     if not stopped:
         text.finish()
-    texts.append(span_text(decoder, since, text.take()))
+    texts.append(span_text(decoder, since, text.next_span()))
     return texts, stopped
 
 
@@ -136,7 +136,7 @@ def test_only_what_may_still_change_is_held_back(
     for index, token in enumerate(ids):
         if text.feed([token]) is not None:
             return
-        span = text.take()
+        span = text.next_span()
         sent += len(span.carry) + len(plain_bytes([token])) - span.hold
         data = plain_bytes(ids[: index + 1])
         begins = (stop.encode()[:size] for stop in stops for size in range(1, len(stop.encode())))
@@ -178,9 +178,9 @@ def test_stop_inside_a_token_and_across_tokens(table: Path) -> None:
     text = OutputText(TokenBytes(table), [b"ca", b"zz"])
     abc, a = VOCABULARY.index(b"abc"), VOCABULARY.index(b"a")
     assert text.feed([abc]) is None
-    assert text.take() == TextSpan(b"", 1)  # "ab" goes out, "c" may begin "ca"
+    assert text.next_span() == TextSpan(b"", 1)  # "ab" goes out, "c" may begin "ca"
     assert text.feed([a]) == b"ca"
-    assert text.take() == TextSpan(b"", 1)  # neither the held "c" nor "a" is text
+    assert text.next_span() == TextSpan(b"", 1)  # neither the held "c" nor "a" is text
 
 
 @given(ids=TOKENS, chunks=CHUNKS, stops=st.lists(st.sampled_from(STOPS), max_size=4))
@@ -201,7 +201,7 @@ def test_a_stop_word_counts_only_after_the_tokens_that_may_not_stop(
     """Nothing of the tokens before is part of a match, not even its beginning."""
     text, decoder = OutputText(TokenBytes(table), [b"ab", b"c"]), TokenText(table)
     text.feed(ids[:early], may_stop=False)
-    before = span_text(decoder, ids[:early], text.take())
+    before = span_text(decoder, ids[:early], text.next_span())
     after = fed_in_chunks(text, decoder, ids[early:], chunks)
     found = first_stop(plain_bytes(ids[early:]), ["ab", "c"])
     end = len(plain_bytes(ids)) if found is None else len(plain_bytes(ids[:early])) + found[1]
@@ -230,11 +230,11 @@ def fed_in_chunks(
         delta = ids[position : position + chunks[turn % len(chunks)]]
         position, turn = position + len(delta), turn + 1
         stopped = text.feed(delta) is not None
-        span = text.take()
+        span = text.next_span()
         joined += decoder.decode(delta, span.carry, span.hold, keep_special)
     if not stopped:
         text.finish()
-        joined += span_text(decoder, [], text.take())
+        joined += span_text(decoder, [], text.next_span())
     return joined
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from engine_config import EngineConfig, Limits, ModelFacts
 from request_inputs.generation import read_inputs
-from request_sequences import RoomResponse, Sequence, make_request
+from request_sequences import Sequence, make_request
+from response_outputs.room_response import RoomResponse
 from response_outputs.text import TokenBytes
 from token_engine.interface import TokenDelta
 
@@ -62,21 +63,21 @@ def test_a_stop_word_that_names_a_special_token_stops_at_the_token_and_at_its_na
 ) -> None:
     one = sequence(table, stop_words=[b"<|end|>"])
     assert one.engine_request([]).end_ids == (END,)
-    one.take(TokenDelta(1, (A,), "stop", end_id=END))
+    one.add_delta(TokenDelta(1, (A,), "stop", end_id=END))
     last = one.response(final=True)
     assert (last.finish_reason, last.stop_reason) == ("stop", "<|end|>")
 
     one = sequence(table, stop_words=[b"<|end|>"])
-    assert not one.take(TokenDelta(1, (A, OPEN, NAME)))
+    assert not one.add_delta(TokenDelta(1, (A, OPEN, NAME)))
     assert text(one) == b"a"
-    assert one.take(TokenDelta(1, (CLOSE,)))
+    assert one.add_delta(TokenDelta(1, (CLOSE,)))
     assert text(one) == b""
     assert one.finish_reason == "stop"
 
 
 def test_another_end_id_is_no_stop_word(table: TokenBytes) -> None:
     one = sequence(table, stop_words=[b"<|end|>"])
-    one.take(TokenDelta(1, (A,), "stop", end_id=B))
+    one.add_delta(TokenDelta(1, (A,), "stop", end_id=B))
     assert one.response(final=True).stop_reason == ""
 
 
@@ -87,7 +88,7 @@ def test_the_first_min_tokens_hold_no_stop_word(table: TokenBytes, size: int) ->
     one = sequence(table, stop_words=[b"ab"], min_tokens=[3])
     ids, joined = [A, B, A, B, AB], b""
     for start in range(0, len(ids), size):
-        stopped = one.take(TokenDelta(1, tuple(ids[start : start + size])))
+        stopped = one.add_delta(TokenDelta(1, tuple(ids[start : start + size])))
         assert stopped == (start + size >= len(ids))
         joined += text(one)
     assert (joined, one.finish_reason) == (b"abab", "stop")

@@ -14,28 +14,17 @@ from collections import deque
 from collections.abc import Callable, Set
 from pathlib import Path
 
-from engine_config import EngineConfigError, load_engine_config
+from engine_config import load_engine_config
 from engine_supervisor import EngineSupervisor
 from request_inputs.generation import GenerationInputs
 from request_inputs.rows import EngineUnavailable, InvalidRequest
 from request_sequences import Reply, Request, Sequence, make_request
-from response_outputs.text import TokenBytes
+from response_outputs.text import load_token_bytes
 from serve_signals import DrainRequest
 from token_engine.interface import EngineStats, FinishReason, TokenDelta
 
 SHUTTING_DOWN = "the server is shutting down"
 CANCEL_POLL_S = 0.1  # as upstream's cancellation_check_period_ms
-
-
-def load_token_bytes(engine_directory: Path) -> TokenBytes:
-    """The token table beside the engine; raises `EngineConfigError`."""
-    path = engine_directory / "token_bytes.npz"
-    try:
-        return TokenBytes(path)
-    except (OSError, KeyError, ValueError) as error:
-        raise EngineConfigError(
-            f"{path} cannot be read ({error}); rebuild the engine with 'make engine'"
-        ) from error
 
 
 class GenerationRoom:
@@ -101,7 +90,7 @@ class GenerationRoom:
         self,
         rows: list[GenerationInputs],
         reply: Reply,
-        names: Set[str] = frozenset(),
+        ids: Set[str] = frozenset(),
         one_response: bool = False,
     ) -> None:
         """Admit a request, or raise `EngineUnavailable` and use no reply.
@@ -111,7 +100,7 @@ class GenerationRoom:
         with self._changed:
             self._check_room_for(sum(row.num_sequences for row in rows))
             request = make_request(
-                self._next_key, names, reply, rows, self._token_bytes, one_response
+                self._next_key, ids, reply, rows, self._token_bytes, one_response
             )
             self._next_key += len(request.sequences)
             for sequence in request.sequences:
@@ -150,11 +139,11 @@ class GenerationRoom:
                 self._end(sequence, "cancelled")
             self._changed.notify()
 
-    def cancel_named(self, name: str) -> None:
-        """End every request of that name."""
+    def cancel_id(self, client_id: str) -> None:
+        """End every request to which a client gave that id."""
         with self._changed:
             for key, request in list(self._requests.items()):
-                if name in request.names:
+                if client_id in request.ids:
                     self.cancel(key)
 
     def _end(self, sequence: Sequence, reason: FinishReason) -> None:
@@ -186,11 +175,11 @@ class GenerationRoom:
             for delta in deltas:
                 sequence = self._sequences.get(delta.key)
                 if sequence is not None:  # else it ended here while its tokens were on their way
-                    self._take_delta(sequence, delta)
+                    self._add_delta(sequence, delta)
             self._changed.notify()
 
-    def _take_delta(self, sequence: Sequence, delta: TokenDelta) -> None:
-        if sequence.take(delta):
+    def _add_delta(self, sequence: Sequence, delta: TokenDelta) -> None:
+        if sequence.add_delta(delta):
             self._supervisor.cancel(delta.key)
         if sequence.finish_reason is not None:
             self._leave(sequence)

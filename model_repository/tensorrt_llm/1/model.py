@@ -15,11 +15,9 @@ from generation_room import GenerationRoom
 from request_inputs.generation import read_inputs, refuse_several_responses
 from request_inputs.parameters import UnknownParameter, read_parameters, wants_named_errors
 from request_inputs.rows import InvalidRequest, Refusal
-from request_sequences import RoomResponse
-from response_outputs.arrays import STOPPED, response_arrays, stacked
-from response_outputs.engine_info import EngineInfo
-from response_outputs.metrics import EngineMetrics
-from serve_signals import tell_serve
+from response_outputs.metrics import EngineInfo, EngineMetrics
+from response_outputs.room_response import STOPPED, RoomResponse, response_arrays, stacked
+from serve_signals import ENGINE_ROOM, SIGNS, tell_serve
 from token_engine.interface import EngineLoadError
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -30,7 +28,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the engine beside this file and wait until it is warm."""
-        tell_serve("tensorrt_llm.begun")  # what follows may take minutes
+        tell_serve(SIGNS[ENGINE_ROOM])  # what follows may take minutes
         engine = Path(__file__).with_name("engine")
         log = pb_utils.Logger.log_info
         self._echo_prompt = _parameter(args, "exclude_input_in_output") == "false"
@@ -48,7 +46,7 @@ class TritonPythonModel:
         for request in requests:
             reply = TritonReply(request.get_response_sender(), self._metrics.count)
             try:
-                self._take(request, reply)
+                self._admit(request, reply)
             except UnknownParameter as error:
                 reply.fail(str(error), "INVALID_ARG")
             except Refusal as error:
@@ -57,27 +55,27 @@ class TritonPythonModel:
                 pb_utils.Logger.log_error(traceback.format_exc())
                 reply.fail("the request could not be read", "INTERNAL")
 
-    def _take(self, request: Any, reply: TritonReply) -> None:
+    def _admit(self, request: Any, reply: TritonReply) -> None:
         given = _parameters(request)
         reply.named_errors = wants_named_errors(given)
         parameters = read_parameters(given)
-        names = {request.request_id(), *parameters.names} - {""}
+        ids = {request.request_id(), *parameters.ids} - {""}
         arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         if "stop" in arrays and arrays["stop"].any():
-            self._stop(names, parameters.stream_key)
+            self._stop(ids, parameters.key)
             reply.send_arrays(STOPPED, final=True)
         else:
             rows = read_inputs(arrays, self._room.config, self._echo_prompt)
             if self._unary:
                 refuse_several_responses(rows, packed=parameters.one_response)
-            self._room.submit(rows, reply, names, parameters.one_response)
+            self._room.submit(rows, reply, ids, parameters.one_response)
 
-    def _stop(self, names: set[str], key: int | None) -> None:
-        """Upstream's way to cancel; also room 3's, which names the request by its key."""
-        if not names and key is None:
+    def _stop(self, ids: set[str], key: int | None) -> None:
+        """Cancel as upstream's clients do, by id; room 3 cancels by the request's key."""
+        if not ids and key is None:
             raise InvalidRequest("stop is true, allowed only with a request id")
-        for name in names:
-            self._room.cancel_named(name)
+        for client_id in ids:
+            self._room.cancel_id(client_id)
         if key is not None:
             self._room.cancel(key)
 

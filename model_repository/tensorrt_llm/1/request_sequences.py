@@ -13,9 +13,10 @@ from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from request_inputs.generation import GenerationInputs, OutputOptions
+from request_inputs.generation import GenerationInputs
 from request_inputs.sampling import with_seed_of
-from response_outputs.text import OutputText, TextSpan, TokenBytes, find_stops
+from response_outputs.room_response import RoomResponse, Timing
+from response_outputs.text import OutputText, TokenBytes, find_stops
 from token_engine.interface import (
     FinishReason,
     GenerationRequest,
@@ -24,37 +25,6 @@ from token_engine.interface import (
 )
 
 FAULT_CODES = {"engine": "UNAVAILABLE", "invalid": "INVALID_ARG", "unsupported": "UNSUPPORTED"}
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Of one sequence, in nanoseconds since the epoch; 0 where nothing happened yet."""
-
-    arrival_ns: int
-    first_scheduled_ns: int
-    first_token_ns: int
-    last_token_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class RoomResponse:
-    """One response of one sequence. Token counts are of this response alone."""
-
-    key: int  # of the request; what `cancel` takes
-    token_ids: tuple[int, ...]
-    span: TextSpan
-    options: OutputOptions
-    finish_reason: FinishReason | None  # of the sequence
-    stop_reason: str
-    final: bool  # whether the request has no other response to come
-    num_input_tokens: int
-    num_output_tokens: int
-    batch_index: int | None  # None in a batch of one
-    sequence_index: int | None  # None for a row's only sequence
-    log_probs: tuple[float, ...]
-    cum_log_prob: float  # of the whole sequence so far
-    top_logprobs: str  # JSON; "" if not asked for
-    timing: Timing
 
 
 class Reply(Protocol):
@@ -75,7 +45,7 @@ class Request:
     """What the sequences of one Triton request share."""
 
     key: int
-    names: Set[str]  # the client's own, by which it is cancelled; may not be unique
+    ids: Set[str]  # the client's, by which it is cancelled; others may have the same
     reply: Reply
     one_response: bool = False  # for all sequences together, when all are finished
     sequences: list[Sequence] = field(default_factory=list)
@@ -92,7 +62,7 @@ class Request:
 
 
 class Sequence:
-    """One sequence: tokens come in through `take`, responses go out through `response`."""
+    """One sequence: tokens come in through `add_delta`, responses go out through `response`."""
 
     def __init__(
         self,
@@ -141,7 +111,7 @@ class Sequence:
             priority=inputs.priority,
         )
 
-    def take(self, delta: TokenDelta) -> bool:
+    def add_delta(self, delta: TokenDelta) -> bool:
         """Add what the engine made. Returns whether it must be told to stop."""
         self._count(delta)
         stop = self._feed(delta.token_ids)
@@ -192,7 +162,7 @@ class Sequence:
         return RoomResponse(
             key=self.request.key,
             token_ids=echo + made,
-            span=self._text.take(),
+            span=self._text.next_span(),
             options=options,
             finish_reason=self.finish_reason,
             stop_reason=self._stop_reason,
@@ -237,14 +207,14 @@ class Sequence:
 
 def make_request(
     first_key: int,
-    names: Set[str],
+    ids: Set[str],
     reply: Reply,
     rows: list[GenerationInputs],
     token_bytes: TokenBytes,
     one_response: bool = False,
 ) -> Request:
     """A request with its sequences, whose keys count up from `first_key`, which is its own."""
-    request = Request(first_key, names, reply, one_response)
+    request = Request(first_key, ids, reply, one_response)
     for batch_index, inputs in enumerate(rows):
         for sequence_index in range(inputs.num_sequences):
             key = first_key + len(request.sequences)

@@ -19,6 +19,14 @@ OPEN = "open"  # there once the room takes requests
 REQUEST = "drain"  # holds the seconds that requests in flight may still take
 ANSWER = "drained"
 ENDED, KILLED = "engine.ended", "engine.killed"  # the engine process is gone: by itself, by force
+ENGINE_ROOM = "tensorrt_llm"
+# The file by which each room says that what takes seconds of its start is done.
+SIGNS = {
+    "preprocessing": "preprocessing.loaded",
+    "postprocessing": "postprocessing.loaded",
+    "tensorrt_llm_bls": "tensorrt_llm_bls.loaded",
+    ENGINE_ROOM: "tensorrt_llm.begun",
+}
 
 
 def tell_serve(sign: str) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from tests.fakes.libraries.choices import Chooser, Wishes
+from tests.fakes.libraries.grammars import UNCOMPILABLE, check_grammar
 from tests.fakes.libraries.signatures import bound, load_signatures, module, record_class
 from tests.fakes.libraries.spawned import spawn_a_process
 from tests.fakes.libraries.worker import BLOCKS, Behaviour, Emission, Work, Worker, emit_on
@@ -51,6 +52,21 @@ def check_params(params: Any) -> None:
     guides = (params.json_schema, params.regex, params.ebnf, params.structural_tag)
     if sum(one is not None for one in guides) > 1:
         raise ValueError("Only one of json_schema, regex, ebnf, or structural_tag can be set.")
+
+
+def grammar_refusal(params: Any) -> str:
+    """`GrammarManager`: what a request's abort says whose grammar does not compile."""
+    named = {"json": params.json_schema, "regex": params.regex, "ebnf": params.ebnf}
+    for name, text in named.items():
+        kind = {"json": "json_schema", "ebnf": "ebnf_grammar"}.get(name, name)
+        try:
+            if text == UNCOMPILABLE:
+                raise RuntimeError("Cannot find field nowhere in #/nowhere")
+            if text is not None and text != "$$ANY$$":
+                check_grammar(kind, text)
+        except RuntimeError as error:
+            return f"Failed to compile {name} grammar: {error}"
+    return ""
 
 
 class Package:
@@ -162,6 +178,11 @@ class Engine:
         if len(ids) >= longest - 5:
             del self._states[rid]
             yield self._refusal(rid, f"Input length ({len(ids)} tokens) exceeds the maximum")
+            return
+        said = grammar_refusal(params)
+        if said:
+            del self._states[rid]
+            yield self._refusal(rid, said)
             return
         limit = min(params.max_new_tokens, longest - len(ids) - 1)
         loop = asyncio.get_running_loop()

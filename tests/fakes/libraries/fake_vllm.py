@@ -18,6 +18,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from tests.fakes.libraries.choices import Chooser, Wishes
+from tests.fakes.libraries.grammars import UNCOMPILABLE, check_grammar
 from tests.fakes.libraries.signatures import bound, load_signatures, module, record_class
 from tests.fakes.libraries.spawned import spawn_a_process
 from tests.fakes.libraries.worker import BLOCKS, Behaviour, Emission, Work, Worker, emit_on
@@ -269,7 +270,11 @@ class AsyncLLM:
         if self.errored:
             raise EngineDeadError("EngineCore encountered an issue.")
         self._collectors[key] = collector
-        self.worker.submit(work)
+        if guide_text(given["sampling_params"].structured_outputs) == UNCOMPILABLE:
+            # `grammar_compile_error_reqs`: the scheduler ends it, and says no more than that.
+            collector.put(self._output(Emission(work, None, finish="error")))
+        else:
+            self.worker.submit(work)
         try:
             finished = False
             while not finished:
@@ -299,6 +304,8 @@ class AsyncLLM:
             raise AssertionError("the kind DELTA is what the runtime reads")
         if params.structured_outputs is not None and self.args.skip_tokenizer_init:
             raise VLLMValidationError("Structured outputs requires a tokenizer")
+        if params.structured_outputs is not None:
+            validate_guide(params.structured_outputs)
         if given["priority"] and self.args.scheduling_policy != "priority":
             raise VLLMValidationError("Got priority but Priority scheduling is not enabled.")
         if params.logprobs is not None and self.args.logprobs_mode != "raw_logprobs":
@@ -408,7 +415,20 @@ class AsyncLLM:
                 self._loop.call_soon_threadsafe(collector.put, error)
 
 
+def validate_guide(guide: Any) -> None:
+    """`SamplingParams._validate_structured_outputs`: before the core gets the request."""
+    kind = "json_schema" if guide.json else "regex" if guide.regex else "ebnf_grammar"
+    try:
+        check_grammar(kind, guide_text(guide))
+    except RuntimeError as error:
+        raise ValueError(f"Failed to transform {kind} into a grammar: {error}") from error
+
+
+def guide_text(guide: Any) -> str:
+    """ "" without a guide."""
+    return "" if guide is None else str(guide.json or guide.regex or guide.grammar)
+
+
 def guide_tokens(guide: Any) -> list[int]:
     """The fake's grammars have one word each: the guide's own bytes."""
-    text = "{}" if guide.json_object else guide.json or guide.regex or guide.grammar
-    return list(str(text).encode())
+    return list(guide_text(guide).encode())

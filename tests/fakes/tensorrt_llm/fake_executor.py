@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.fakes.libraries.grammars import UNCOMPILABLE, check_grammar
 from tests.fakes.libraries.spawned import note_shutdown
 from tests.fakes.tensorrt_llm.fake_results import (
     IterationResult,
@@ -68,9 +69,17 @@ class Job:
 class Executor:
     """Of one `LLM`."""
 
-    def __init__(self, arguments: dict[str, Any], kind: Kind, vocab: int, how: Behaviour) -> None:
+    def __init__(
+        self,
+        arguments: dict[str, Any],
+        kind: Kind,
+        vocab: int,
+        how: Behaviour,
+        ends_on_guides: bool,
+    ) -> None:
         self._arguments = arguments
         self._kind = kind
+        self._ends_on_guides = ends_on_guides
         self._vocab_size = vocab
         self._how = how
         self._lock = threading.Condition()
@@ -190,6 +199,8 @@ class Executor:
                     return
                 if self._ends_its_loop():
                     return
+                if self._stumbles_over_a_guide():
+                    return
                 self._step()
             time.sleep(self._how.step_seconds)
 
@@ -204,6 +215,19 @@ class Executor:
                 job.result.queue.put(Response([], error=said))
             self._waiting, self._active = [], []
         return ends
+
+    def _stumbles_over_a_guide(self) -> bool:
+        """`GuidedDecoder`: what does not compile ends the loop (1.0, 1.1), or its request."""
+        for job in list(self._waiting):
+            said = guide_error(job.result.sampling_params.guided_decoding)
+            if said and self._ends_on_guides:
+                self.dead = True
+                self._errors.put(RuntimeError(said))
+                return True
+            if said:
+                self._waiting.remove(job)
+                job.result.queue.put(Response([], error=f"Guided decoding error: {said}"))
+        return False
 
     def _step(self) -> None:
         self._drop_aborted()
@@ -311,6 +335,19 @@ class Executor:
                 },
             }
         )
+
+
+def guide_error(guide: Any) -> str:
+    """What the grammar compiler raises; "" for a guide that it compiles, and for none."""
+    if guide is None or guide.json_object:
+        return ""
+    kind = "json_schema" if guide.json else "regex" if guide.regex else "ebnf_grammar"
+    text = guide.json or guide.regex or guide.grammar
+    try:
+        check_grammar(kind, text)
+    except RuntimeError as error:
+        return str(error)
+    return "Cannot find field nowhere in #/nowhere" if text == UNCOMPILABLE else ""
 
 
 def sampling_config_error(params: Any) -> str:

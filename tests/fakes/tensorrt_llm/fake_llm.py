@@ -85,7 +85,11 @@ class LLM:
         if not self.arguments["skip_tokenizer_init"]:
             self.tokenizer = SimpleNamespace(eos_token_id=2, pad_token_id=None)
         self._executor = Executor(
-            self.arguments, self.kind, config["vocab_size"], package.behaviour
+            self.arguments,
+            self.kind,
+            config["vocab_size"],
+            package.behaviour,
+            ends_on_guides=package.signatures["version"].startswith("1.0"),
         )
         package.llms.append(self)
         if package.behaviour.spawns:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tests.fakes.libraries.grammars import grammar_packages
 from tests.fakes.tensorrt_llm.fake_executor import Behaviour
 from tests.fakes.tensorrt_llm.fake_llm import LLM, DecodingConfig
 from tests.fakes.tensorrt_llm.fake_results import RequestError
@@ -90,7 +91,7 @@ class Package:
         torch_args = SimpleNamespace(
             model_fields={**self.signatures["llm_explicit"], **self.signatures["llm_arguments"]}
         )
-        modules = {
+        modules = grammar_packages() | {
             "torch": self.torch,
             "tensorrt_llm": module(
                 "tensorrt_llm",
@@ -178,6 +179,6 @@ def install(version: str, behaviour: Behaviour) -> Package:
 
 def remove() -> None:
     """Take them away again."""
-    for name in [name for name in sys.modules if name.partition(".")[0] == "tensorrt_llm"]:
+    packages = ("tensorrt_llm", "torch", "xgrammar", "llguidance")
+    for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
         del sys.modules[name]
-    sys.modules.pop("torch", None)

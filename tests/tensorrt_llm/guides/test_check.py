@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from token_engine.openvino_runtime.guide_grammar.check import check_guide
-from token_engine.openvino_runtime.guide_grammar.guides import MAX_BYTES
+from request_inputs.guide_bounds import MAX_BYTES
+
+from tests.support.guide_matching import check_guide
 
 WHOLE = json.dumps({"type": "object", "properties": {"é": {"type": "string"}}, "required": ["é"]})
 
@@ -20,6 +21,9 @@ WHOLE = json.dumps({"type": "object", "properties": {"é": {"type": "string"}}, 
         ("json_schema", '{"items":' * 32 + "{}" + "}" * 32),
         ("json_schema", json.dumps({"const": "[[[[" * 100})),
         ("regex", "é{2,3}|日本"),
+        ("regex", "[(]" * 65 + r"\(" * 65 + "()" * 65),
+        ("ebnf_grammar", 'root ::= "((" [(]' + ' "("' * 65 + " # (((" + "(" * 65),
+        ("json_schema", json.dumps({"pattern": r"\(" * 65})),
         ("regex", "a" * MAX_BYTES),
         ("ebnf_grammar", 'root ::= "é" root | "."'),
     ],
@@ -31,32 +35,43 @@ def test_admitted(kind: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "text", "message"),
     [
-        ("", "{}", "guided_decoding_guide_type is missing, allowed is one of json, json_schema, "),
-        ("yaml", "a", "guided_decoding_guide_type is 'yaml', allowed is one of json, json_schema"),
-        ("JSON", "", "guided_decoding_guide_type is 'JSON'"),
-        ("x" * 1000, "", "guided_decoding_guide_type is 'xxx"),
-        ("json", "{}", "guided_decoding_guide has 2 characters, allowed is none with the type"),
-        ("json_schema", "", "guided_decoding_guide is empty, allowed with the type json_schema is"),
+        ("", "{}", "guided_decoding_guide_type must be one of json, .*, and is missing"),
+        ("yaml", "a", "guided_decoding_guide_type must be one of json, .*, not 'yaml'"),
+        ("JSON", "", "guided_decoding_guide_type must be .*, not 'JSON'"),
+        ("x" * 1000, "", "guided_decoding_guide_type must be .*, not 'xxx"),
+        ("json", "{}", "guided_decoding_guide has 2 characters, and must be empty with the type"),
+        (
+            "json_schema",
+            "",
+            "guided_decoding_guide is empty, and must be a text with the type json_",
+        ),
         ("regex", "", "guided_decoding_guide is empty"),
-        ("regex", "a\0b", r"guided_decoding_guide has U\+0000 at character 1, allowed"),
+        ("regex", "a\0b", r"guided_decoding_guide has U\+0000 at character 1, and must"),
         ("regex", "a\ud800", r"guided_decoding_guide has U\+D800 at character 1"),
         ("ebnf_grammar", 'root ::= "\udfff"', r"has U\+DFFF"),
         (
             "regex",
             "a" * (MAX_BYTES + 1),
-            "guided_decoding_guide has 65537 bytes, allowed are 65536",
+            "guided_decoding_guide has 65537 bytes, and must have at most 65536",
         ),
         ("regex", "é" * MAX_BYTES, "has 131072 bytes"),
-        ("json_schema", "{", "guided_decoding_guide is no JSON .*, allowed is a JSON schema"),
+        ("json_schema", "{", "guided_decoding_guide must be a JSON schema, and is no JSON"),
         ("json_schema", "{'type': 'string'}", "is no JSON"),
         ("json_schema", "NaN", "is no JSON .NaN is no JSON number"),
+        ("json_schema", '{"const": Infinity}', "Infinity is no JSON number"),
         ("json_schema", "1" * 5000, "is no JSON"),
         ("json_schema", '{"const": "\\ud800"}', "half a surrogate pair"),
-        ("json_schema", "[" * 60_000, "nests 60000 deep, allowed is 64"),
+        ("json_schema", "[" * 60_000, "nests 60000 deep, and must nest at most 64 deep"),
         ("json_schema", '{"a":' * 65 + "1" + "}" * 65, "nests 65 deep"),
+        ("json_schema", json.dumps({"pattern": "(" * 65}), "nests 65 deep"),
+        ("json_schema", '{"a": "\\u0028' + "(" * 64 + '"}', "nests 65 deep"),
+        ("regex", "([)]" * 65, "nests 65 deep"),
+        ("regex", r"\\(" * 65, "nests 65 deep"),
+        ("ebnf_grammar", 'root ::= ")"' + '( ")"' * 65, "nests 65 deep"),
+        ("ebnf_grammar", "# )\n" + "( # )\n" * 65, "nests 65 deep"),
         ("json_schema", '{"$ref": "https://example.com"}', "https://example.com"),
-        ("regex", "(" * 60_000, "nests groups too deeply"),
-        ("ebnf_grammar", "root ::= " + "(" * 60_000, "nests parentheses"),
+        ("regex", "(" * 60_000, "nests 60000 deep, and must nest at most 64 deep"),
+        ("ebnf_grammar", "root ::= " + "(" * 60_000, "nests 60000 deep"),
         ("ebnf_grammar", 'start ::= "a"', "guided_decoding_guide has no rule 'root'"),
         ("ebnf_grammar", f"root ::= {'a' * 60_000}", "calls the rule 'a{40}' in line 1"),
         ("ebnf_grammar", 'root ::= "a"{1\n2}', "has the count {1 2} in line 1"),
@@ -73,7 +88,7 @@ def test_refused(kind: str, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         check_guide(kind, text)
     sentence = str(error.value)
-    assert ", allowed " in sentence
+    assert ", allowed " in sentence or " must " in sentence
     assert "\n" not in sentence
     assert len(sentence) < 400
     sentence.encode()

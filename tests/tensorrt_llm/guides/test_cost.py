@@ -13,10 +13,10 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from token_engine.openvino_runtime.guide_grammar.check import check_guide
-from token_engine.openvino_runtime.guide_grammar.guides import MAX_BYTES
+from request_inputs.guide_bounds import MAX_BYTES
 
 from tests.support.costly_guides import GUIDES, filled
+from tests.support.guide_matching import check_guide
 
 CALLS_PER_BYTE = 30  # the most that is needed is 17
 CALLS_BESIDE = 5_000

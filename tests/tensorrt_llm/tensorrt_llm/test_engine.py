@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from token_engine import async_loop
 from token_engine.async_loop import EngineLost, Job
-from token_engine.interface import Guide
+from token_engine.interface import Guide, GuideKind
 from token_engine.library_results import IncompleteResponse, RefusedRequest
 from token_engine.tensorrt_llm_runtime import engine as tensorrt_llm_engine
 from token_engine.tensorrt_llm_runtime import loop as tensorrt_llm_loop
@@ -79,6 +79,31 @@ class TestTensorRtLlm(RuntimeSuite, ToldDeathSuite):
             one = subject.request(prompt(9), 60, end_ids=subject.eos, guide=guide)
             (answer,) = subject.answer(one)
             assert (bytes(answer.tokens), answer.reason) == (expected, "stop")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("backend", "kind", "text"),
+    [
+        ("xgrammar", "json_schema", "[]"),
+        ("xgrammar", "regex", "("),
+        ("xgrammar", "ebnf_grammar", "start ::= x"),
+        ("llguidance", "json_schema", "[]"),
+        ("llguidance", "regex", "("),
+    ],
+)
+def test_a_guide_that_cannot_be_read_does_not_reach_the_library(
+    started: Start, version: str, backend: str, kind: GuideKind, text: str
+) -> None:
+    """TensorRT-LLM 1.0 would end everybody's requests."""
+    rig = started(version, guided_decoding_backend=backend)
+    rig.engine.submit(ask(1, prompt(9), 5))
+    rig.engine.submit(ask(2, prompt(9), 5, (2,), guide=Guide(kind, text)))
+    answers = drain(rig.engine)
+    assert (answers[2].reason, answers[2].fault) == ("error", "invalid")
+    assert answers[2].error.startswith(f"guided_decoding_guide is refused by {backend}: ")
+    assert answers[1].tokens == greedy(prompt(9), 5)
+    assert len(rig.llm.requests) == 1
 
 
 def test_tokens_that_are_handed_over_together(started: Start) -> None:
@@ -223,7 +248,7 @@ def test_a_failure_of_one_batch_is_not_the_engines_end(started: Start) -> None:
 
 def test_a_guide_that_the_library_cannot_compile_is_the_requests_fault(started: Start) -> None:
     """Whatever it quotes of the guide: words that tell of a dead engine are the client's here."""
-    text = "(unrecoverable: device-side assert"
+    text = "unrecoverable: device-side assert"
     engine = started(behaviour=Behaviour(refuse_guides=(text,))).engine
     bad = ask(1, prompt(4), 9, (2,), guide=Guide("regex", text))
     answers = generate(engine, bad, ask(2, prompt(4), 9))

@@ -98,6 +98,20 @@ def test_what_the_library_is_told(started: Start) -> None:
     assert params.seed is None
 
 
+@pytest.mark.parametrize("error", [TypeError("not a mapping"), RecursionError("too deep")])
+def test_a_guide_that_vllm_stumbles_over_is_the_requests_error(
+    started: Start, error: Exception
+) -> None:
+    first = prompt(4, 1)[0]
+    rig = started(behaviour=Behaviour(trouble={first: error}))
+    ask(rig, 1, 4, 5, guide=Guide("regex", "a"), end_ids=(2,))
+    ask(rig, 2, 4, 5)
+    answers = drain(rig.engine)
+    assert (answers[1].reason, answers[1].fault) == ("error", "invalid")
+    assert answers[1].error.startswith("guided_decoding_guide is refused by vLLM: ")
+    assert answers[2].reason == "length"
+
+
 def test_without_a_backend_for_guides_no_tokenizer_is_loaded(started: Start) -> None:
     rig = started(structured_outputs_backend="")
     assert rig.llm.args.skip_tokenizer_init

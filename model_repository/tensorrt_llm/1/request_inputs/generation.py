@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 from engine_config import EngineConfig
+from response_outputs.room_response import OutputOptions
 from response_outputs.text import StopWord
 from token_engine.interface import Guide, GuideKind, SamplingParams
-from token_engine.openvino_runtime.guide_grammar.check import check_guide
 from token_engine.registry import Feature, find_runtime
 
+from request_inputs.guide_bounds import check_bounds
 from request_inputs.refused import refuse_beams, refuse_meaningless
-from request_inputs.rows import Arrays, InvalidRequest, Row, UnsupportedRequest, shorten
+from request_inputs.rows import (
+    Arrays,
+    InvalidRequest,
+    Row,
+    UnsupportedRequest,
+    read_word_list,
+    shorten,
+)
 from request_inputs.sampling import LARGEST_INT32, read_sampling
-from request_inputs.word_list import read_word_list
 
 MAX_STOP_WORDS = 16
 MAX_STOP_BYTES = 256
@@ -36,22 +43,6 @@ OLD_NAMES = {
     "random_seed": "seed",
     "return_kv_cache_reuse_stats": "return_perf_metrics",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class OutputOptions:
-    """What the responses hold beside the tokens."""
-
-    streaming: bool
-    echo_prompt: bool
-    include_stop: bool  # whether the text ends with the stop word that ended it
-    skip_special_tokens: bool
-    log_probs: bool  # of the chosen tokens, as tensors
-    top_logprobs: bool  # of the likeliest too, as JSON
-    perf_metrics: bool
-    num_input_tokens: Literal["never", "last", "always"]
-    num_output_tokens: bool
-    token_ids: bool  # once more, without an echoed prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +87,7 @@ def read_inputs(
             raise InvalidRequest(f"{name} is missing, it is required")
     refuse_meaningless(arrays)
     read = [_read_row(row, config, echo_prompt) for row in _rows(arrays, sent)]
-    _check_guides(read)
+    _check_guides(read, config.runtime)
     return read
 
 
@@ -267,11 +258,14 @@ def _guide(row: Row) -> Guide | None:
     return Guide(cast(GuideKind, kind), text) if kind or text else None
 
 
-def _check_guides(rows: list[GenerationInputs]) -> None:
+def _check_guides(rows: list[GenerationInputs], runtime: str) -> None:
     """Each that differs once, after all that is cheaper to look at."""
+    check_guide = find_runtime(runtime).check_guide
     for guide in dict.fromkeys(row.guide for row in rows if row.guide):
         try:
-            check_guide(guide.kind, guide.text)
+            check_bounds(guide)
+            if check_guide is not None:
+                check_guide(guide)
         except ValueError as error:
             raise InvalidRequest(str(error)) from None
 

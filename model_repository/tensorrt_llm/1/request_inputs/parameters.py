@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-# Names under which `stop` finds the request, beside its id: a client's (HTTP's `generate` has no
-# other place for an id in Triton 2.51), and the unary model's.
-NAMES = ("id", "cancel_id")
+# More ids by which `stop` finds the request: the client's (HTTP's `generate` has no other place for
+# one in Triton 2.51), and the unary model's own.
+IDS = ("id", "cancel_id")
 # What upstream's clients and benchmarks send, and upstream's models never read.
 WITHOUT_EFFECT = ("Streaming", "accumulate_tokens")
 # Whether an error's message begins with "[CODE] ". The unary model asks for it: from one model to
@@ -19,8 +19,8 @@ WITHOUT_EFFECT = ("Streaming", "accumulate_tokens")
 NAMED_ERRORS = "named_errors"
 # The unary model's: one response for all sequences, and only when all of them are finished.
 ONE_RESPONSE = "one_response"
-# Room 3's: which request `stop` means, by the key that came with its responses.
-STREAM_KEY = "stream_key"
+# Room 3's: the key of the request that `stop` means, as it came with the request's responses.
+KEY = "stream_key"
 
 
 class UnknownParameter(ValueError):
@@ -31,9 +31,9 @@ class UnknownParameter(ValueError):
 class Parameters:
     """What the parameters say."""
 
-    names: frozenset[str] = frozenset()
+    ids: frozenset[str] = frozenset()
     one_response: bool = False
-    stream_key: int | None = None
+    key: int | None = None
 
 
 def wants_named_errors(parameters: str) -> bool:
@@ -48,18 +48,18 @@ def read_parameters(parameters: str) -> Parameters:
         given.pop(name, None)
     _flag(given, NAMED_ERRORS)
     one_response = _flag(given, ONE_RESPONSE)
-    stream_key = given.pop(STREAM_KEY, None)
-    if not isinstance(stream_key, int | None):
-        raise UnknownParameter(f"{STREAM_KEY} is {stream_key!r:.60}, allowed is an integer")
+    key = given.pop(KEY, None)
+    if not isinstance(key, int | None):
+        raise UnknownParameter(f"{KEY} is {key!r:.60}, allowed is an integer")
     for name, value in given.items():
-        if name not in NAMES:
+        if name not in IDS:
             raise UnknownParameter(
                 f"{name[:60]!r} is neither an input nor a request parameter, "
-                f"allowed are the inputs that config.pbtxt lists, {NAMES[0]} and {NAMED_ERRORS}"
+                f"allowed are the inputs that config.pbtxt lists, {IDS[0]} and {NAMED_ERRORS}"
             )
         if not isinstance(value, str):
             raise UnknownParameter(f"{name} is {value!r:.60}, allowed is a string")
-    return Parameters(frozenset(given.values()), one_response, stream_key)
+    return Parameters(frozenset(given.values()), one_response, key)
 
 
 def _flag(given: dict[str, object], name: str) -> bool:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 LONGEST_VALUE = 60  # characters of a value that a refusal repeats
+MOST_PADDED_IDS = 8  # times the ids allowed: a row of a batch is as long as the longest
 MOST_GIVEN = 4096  # strings of a list, with the empty ones and the repeats
 
 
@@ -112,6 +113,46 @@ class Row:
         if array.size != 1:
             raise InvalidRequest(f"{said or name} holds {array.size} values, allowed is 1")
         return array.reshape(-1).tolist()[0]
+
+
+def read_word_list(
+    name: str, array: npt.NDArray[Any] | None, vocab_size: int, most_words: int, most_ids: int
+) -> tuple[tuple[int, ...], ...]:
+    """The words of a list of token ids; raises `InvalidRequest`.
+
+    Upstream's form is int32 [2, n]: row 0 holds the ids of all words, one after the other; row 1
+    holds where each word ends, then -1 (tensorrtllm_backend, `_to_word_list_format`).
+    """
+    if array is None or not array.size:
+        return ()
+    if array.ndim != 2 or array.shape[0] != 2:
+        raise InvalidRequest(f"{name} has the shape {list(array.shape)}, allowed is [2, n]")
+    if array.shape[1] > MOST_PADDED_IDS * most_ids:  # before the cost of looking at them
+        raise InvalidRequest(
+            f"{name} has the shape {list(array.shape)}, allowed are {most_ids} ids in all"
+        )
+    ids, ends = array.tolist()
+    words: list[tuple[int, ...]] = []
+    start = 0
+    for end in ends:
+        if end < 0:
+            break
+        if not start <= end <= len(ids):
+            raise InvalidRequest(
+                f"{name} has the end {end} after {start}, allowed is {start} to {len(ids)}"
+            )
+        if end > start:
+            words.append(tuple(ids[start:end]))
+        start = end
+    for token_id in (token_id for word in words for token_id in word):
+        if not 0 <= token_id < vocab_size:
+            raise InvalidRequest(f"{name} holds {token_id}, allowed is 0 to {vocab_size - 1}")
+    if len(words) > most_words or start > most_ids:
+        raise InvalidRequest(
+            f"{name} holds {len(words)} words of {start} ids, "
+            f"allowed are {most_words} words of {most_ids} ids together"
+        )
+    return tuple(dict.fromkeys(words))
 
 
 def shorten(value: object) -> str:

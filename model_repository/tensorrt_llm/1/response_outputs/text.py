@@ -17,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from engine_config import EngineConfigError
 
 UTF8_LEAD_LENGTHS = ((0xF0, 4), (0xE0, 3), (0xC0, 2))  # first byte at least this -> length
 
@@ -50,6 +51,17 @@ class TokenBytes:
     def special_id(self, text: bytes) -> int | None:
         """The id of the special token that is written so, if there is one."""
         return self._special_ids.get(text)
+
+
+def load_token_bytes(engine_directory: Path) -> TokenBytes:
+    """The token table beside the engine; raises `EngineConfigError`."""
+    path = engine_directory / "token_bytes.npz"
+    try:
+        return TokenBytes(path)
+    except (OSError, KeyError, ValueError) as error:
+        raise EngineConfigError(
+            f"{path} cannot be read ({error}); rebuild the engine with 'make engine'"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +101,7 @@ class TextSpan:
 
 
 class OutputText:
-    """The text of one sequence: `feed` its deltas in order, `take` a span for each response."""
+    """The text of one sequence: `feed` its deltas in order, `next_span` for each response."""
 
     def __init__(
         self,
@@ -131,7 +143,7 @@ class OutputText:
         self._released += len(self._held)
         self._held = b""
 
-    def take(self) -> TextSpan:
+    def next_span(self) -> TextSpan:
         """The span of a response that carries the tokens fed since the last one."""
         carried = len(self._carried)
         span = TextSpan(

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from engine_config import EngineConfig, EngineConfigError
 
-from token_engine.interface import TokenEngine
+from token_engine.interface import Guide, TokenEngine
 
 # What a request may ask for that not every runtime has. The room refuses the others by name.
 Feature = Literal[
@@ -32,6 +32,9 @@ class Runtime:
 
     load: Callable[[Path, EngineConfig], TokenEngine]
     features: frozenset[Feature]
+    # Raises `ValueError` for a guide that the runtime cannot serve. None: the library behind it
+    # decides when it has the request, and its refusal ends that request alone.
+    check_guide: Callable[[Guide], None] | None = None
     samples: bool = True  # whether it chooses tokens by their probabilities at all
 
 
@@ -39,6 +42,12 @@ def _openvino(directory: Path, config: EngineConfig) -> TokenEngine:
     from token_engine.openvino_runtime.engine import OpenVinoEngine
 
     return OpenVinoEngine(directory, config)
+
+
+def _check_openvino_guide(guide: Guide) -> None:
+    from token_engine.openvino_runtime.guide_grammar.guides import check_guide
+
+    check_guide(guide)
 
 
 def _replay(directory: Path, config: EngineConfig) -> TokenEngine:
@@ -70,6 +79,7 @@ RUNTIMES: dict[str, Runtime] = {
     "openvino": Runtime(
         _openvino,
         frozenset({"min_p", "repetition_penalty", "min_tokens", "logprobs", "guided_decoding"}),
+        _check_openvino_guide,
     ),
     "replay": Runtime(
         _replay,

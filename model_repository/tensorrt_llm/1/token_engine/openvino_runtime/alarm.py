@@ -1,7 +1,7 @@
 """How a request is known whose logits are not finite, of which the library says nothing.
 
 The graph of an engine has one logit more than the vocabulary has, the alarm, and makes it the
-largest where the others mean nothing (`build/engines/openvino_alarm.py`): the token id that is
+largest where the others mean nothing (`build/engines/openvino_graph.py`): the token id that is
 chosen is then `vocab_size`. Only a guide bans the alarm, as it does every token that is none of its
 own. So a guided request always asks for log-probabilities: what is chosen beside the alarm has one
 that no sound logits give.

@@ -7,6 +7,7 @@ it, and this file is what the engine process drives. `versions.py` knows the ver
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from token_engine.async_engine import AsyncEngine
 from token_engine.interface import EngineLoadError, EngineStats, GenerationRequest, TokenDelta
 from token_engine.library_results import one_line
 from token_engine.tensorrt_llm_runtime.arguments import check_deployment, llm_arguments
+from token_engine.tensorrt_llm_runtime.guides import check_guide
 from token_engine.tensorrt_llm_runtime.loop import GenerationLoop
 from token_engine.tensorrt_llm_runtime.options import TensorRtLlmOptions
 from token_engine.tensorrt_llm_runtime.refusals import refuse_unsupported
@@ -38,6 +40,7 @@ class TensorRtLlmEngine(AsyncEngine):
         loop = GenerationLoop(
             self._llm,
             self._params,
+            functools.partial(check_guide, backend=self._options.guided_decoding_backend),
             self._library.request_error,
             # Each stage of a pipeline has a batch of its own under way.
             limits.max_batch_size * self._options.pipeline_parallel_size,

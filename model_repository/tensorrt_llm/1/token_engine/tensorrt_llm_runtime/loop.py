@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from token_engine.async_loop import WATCH_S, AsyncLoop, EngineLost, Job
+from token_engine.interface import Guide
 from token_engine.library_results import (
     ODDITIES,
     IncompleteResponse,
@@ -63,6 +64,7 @@ class GenerationLoop(AsyncLoop):
         self,
         llm: Any,
         make_params: Callable[[Part], Any],
+        check_guide: Callable[[Guide], None],
         request_error: type[Exception],
         most_running: int,
         hang_timeout_s: float,
@@ -71,6 +73,7 @@ class GenerationLoop(AsyncLoop):
         self._llm = llm
         self._by_priority = by_priority
         self._make_params = make_params
+        self._check_guide = check_guide
         self._request_error = request_error
         self.refusals = (request_error, ValueError)
         self._reads_stats = False
@@ -99,6 +102,9 @@ class GenerationLoop(AsyncLoop):
             job.task.cancel()
 
     async def _generate(self, job: Job) -> None:
+        if job.request.guide is not None:
+            # On a thread, for a large schema takes its time and the other requests go on.
+            await asyncio.to_thread(self._check_guide, job.request.guide)
         part: Part | None = first_part(job.request)
         while part is not None and not job.cancelled:
             part = await self._run_part(job, part)

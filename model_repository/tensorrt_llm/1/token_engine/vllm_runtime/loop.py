@@ -13,6 +13,7 @@ from token_engine.library_results import (
     ODDITIES,
     Gain,
     IncompleteResponse,
+    RefusedRequest,
     epoch_ns,
     kind_and_message,
     read_logprobs,
@@ -119,6 +120,11 @@ class VllmLoop(AsyncLoop):
             cause = error.__cause__ or error
             if isinstance(cause, self.refusals):
                 raise cause from error
+            guide = job.request.guide
+            if guide is not None and isinstance(cause, (*ODDITIES, RecursionError)):
+                # It has stumbled over the only text that it was given.
+                said = f"guided_decoding_guide is refused by vLLM: {kind_and_message(cause)}"
+                raise RefusedRequest(said) from error
             said = f"vLLM failed at the request ({kind_and_message(cause)})"
             raise IncompleteResponse(said) from error
 
@@ -138,6 +144,9 @@ class VllmLoop(AsyncLoop):
                     continue
                 gain = readable(self.library, read_gain, output, request)
                 job.made += gain.token_ids
+                if gain.finish_reason == "error" and request.guide and not job.made:
+                    # The scheduler says no more of a guide that does not compile.
+                    raise RefusedRequest("guided_decoding_guide cannot be compiled by vLLM")
                 if gain.token_ids or gain.finish_reason is not None:
                     self._put(job, gain.as_delta(request.key, gain.first_scheduled_ns))
                 if gain.finish_reason is not None:

@@ -1,20 +1,21 @@
-"""A `RoomResponse` -> the arrays of Triton's response, by tensor name.
+"""One response of room 2, and its arrays by the names of Triton's tensors.
 
-Only what says something: every tensor of a token costs the server tens of microseconds.
+A response has only the tensors that say something: each costs the server tens of microseconds.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from request_sequences import RoomResponse
+from token_engine.interface import FinishReason
+
+from response_outputs.text import TextSpan
 
 Named = dict[str, npt.NDArray[Any]]
-
-
-NOT_TOLD = (
+ALWAYS_ZERO = (
     "kv_cache_alloc_new_blocks",
     "kv_cache_reused_blocks",
     "kv_cache_alloc_total_blocks",
@@ -28,6 +29,53 @@ STOPPED: Named = {
     "finish_reason": np.array([[b"cancelled"]], object),
     "is_finished": np.array([[True]]),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class OutputOptions:
+    """What the responses hold beside the tokens."""
+
+    streaming: bool
+    echo_prompt: bool
+    include_stop: bool  # whether the text ends with the stop word that ended it
+    skip_special_tokens: bool
+    log_probs: bool  # of the chosen tokens, as tensors
+    top_logprobs: bool  # of the likeliest too, as JSON
+    perf_metrics: bool
+    num_input_tokens: Literal["never", "last", "always"]
+    num_output_tokens: bool
+    token_ids: bool  # once more, without an echoed prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Of one sequence, in nanoseconds since the epoch; 0 where nothing happened yet."""
+
+    arrival_ns: int
+    first_scheduled_ns: int
+    first_token_ns: int
+    last_token_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoomResponse:
+    """One response of one sequence. Token counts are of this response alone."""
+
+    key: int  # of the request; what `cancel` takes
+    token_ids: tuple[int, ...]
+    span: TextSpan
+    options: OutputOptions
+    finish_reason: FinishReason | None  # of the sequence
+    stop_reason: str
+    final: bool  # whether the request has no other response to come
+    num_input_tokens: int
+    num_output_tokens: int
+    batch_index: int | None  # None in a batch of one
+    sequence_index: int | None  # None for a row's only sequence
+    log_probs: tuple[float, ...]
+    cum_log_prob: float  # of the whole sequence so far
+    top_logprobs: str  # JSON; "" if not asked for
+    timing: Timing
 
 
 def response_arrays(response: RoomResponse) -> Named:
@@ -73,7 +121,7 @@ def _perf_metrics(response: RoomResponse) -> Named:
         "last_token_time_ns": timing.last_token_ns,
     }
     arrays = {name: np.array([[value]], np.int64) for name, value in times.items()}
-    arrays |= {name: _int32([[0]]) for name in NOT_TOLD}
+    arrays |= {name: _int32([[0]]) for name in ALWAYS_ZERO}
     arrays["acceptance_rate"] = np.zeros((1, 1), np.float32)
     return arrays
 

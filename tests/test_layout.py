@@ -1,0 +1,147 @@
+"""The READMEs name only what is there, and every module can be imported alone."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import ROOT
+
+PRODUCT = ("build", "client", "loadtest", "model_repository")
+DOCUMENTED = (*PRODUCT, "tests", "tests/benchmarks", "build/demo")
+WRITTEN_BY_THE_BUILD = re.compile(r"(build/out|model_repository/\w+/1/engine)(/|$)")
+
+
+def files(pattern: str, *folders: str) -> list[Path]:
+    """The project's own, relative to the checkout."""
+    found = (path.relative_to(ROOT) for top in folders for path in (ROOT / top).rglob(pattern))
+    return sorted(path for path in found if not WRITTEN_BY_THE_BUILD.match(path.as_posix()))
+
+
+MODULES = [path for path in files("*.py", *PRODUCT) if path.name != "__init__.py"]
+TEXTS = [Path("README.md"), *files("*.md", *PRODUCT, "tests")]
+each_text = pytest.mark.parametrize("text", TEXTS, ids=str)
+
+
+def code(text: Path) -> list[str]:
+    """Every line of code in a text: those of its blocks, and what stands in backticks."""
+    content = (ROOT / text).read_text(encoding="utf-8")
+    block = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    lines = [line for lines in block.findall(content) for line in lines.splitlines()]
+    return [*lines, *re.findall(r"`([^`]+)`", block.sub("", content))]
+
+
+@pytest.mark.parametrize("folder", DOCUMENTED)
+def test_folder_has_a_readme(folder: str) -> None:
+    assert (ROOT / folder / "README.md").is_file()
+
+
+@each_text
+def test_links_lead_somewhere(text: Path) -> None:
+    content = (ROOT / text).read_text(encoding="utf-8")
+    targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", content)]
+    local = [target for target in targets if target and "://" not in target]
+    assert [target for target in local if not (ROOT / text.parent / target).exists()] == []
+
+
+@each_text
+def test_named_files_exist(text: Path) -> None:
+    """Paths are relative to the text or the checkout; a file of Python may be named alone."""
+    words = [word.strip("\"',;:()") for line in code(text) for word in line.split()]
+    assert [word for word in words if is_path(word) and not exists(word, text.parent)] == []
+
+
+def is_path(word: str) -> bool:
+    """Whether a word of code names a file or folder of the checkout, which is not built."""
+    if not re.fullmatch(r"[a-z][\w./<>*-]*", word) or WRITTEN_BY_THE_BUILD.match(word):
+        return False
+    inside = word.partition("/")[0] in (*PRODUCT, "tests") and "/" in word
+    return inside or word.endswith((".py", ".md", ".toml")) or bool(re.search(r"\w/$", word))
+
+
+def exists(word: str, folder: Path) -> bool:
+    pattern = re.sub(r"<\w+>", "*", word)
+    if any(list((ROOT / base).glob(pattern)) for base in (folder, Path())):
+        return True
+    tail = "/" + word
+    return word.endswith(".py") and any(f"/{path}".endswith(tail) for path in PYTHON_FILES)
+
+
+PYTHON_FILES = [path.as_posix() for path in files("*.py", *PRODUCT, "tests")]
+
+
+@each_text
+def test_named_make_targets_exist(text: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    commands = [
+        found for line in code(text) for found in re.findall(r"^make((?: [a-z-]+\b)+)", line)
+    ]
+    assert {name for command in commands for name in command.split()} <= targets
+
+
+@each_text
+def test_named_modules_exist(text: Path) -> None:
+    names = {name for line in code(text) for name in re.findall(r"python3? -m ([\w.]+)", line)}
+    assert [name for name in names if importlib.util.find_spec(name) is None] == []
+
+
+def test_the_root_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_one_module_changes_the_import_path() -> None:
+    """Beside the load test's entry scripts, which Locust's own loader starts."""
+    statement = re.compile(r"sys\.path\s*(\[.*\]\s*=|\+=|=|\.(append|extend|insert)\()")
+    changing = [path for path in MODULES if statement.search((ROOT / path).read_text("utf-8"))]
+    entry = [path for path in changing if path.parent == Path("loadtest")]
+    assert [path for path in changing if path not in entry] == [Path("build/host/room_paths.py")]
+
+
+# Where imports begin, and the libraries that most of the modules there import.
+ROOTS = {
+    "build": "numpy tritonclient.grpc tokenizers openvino huggingface_hub",
+    "client": "tritonclient.grpc",
+    "loadtest": "numpy locust tritonclient.grpc",
+    "model_repository/preprocessing/1": "numpy jinja2 tokenizers",
+    "model_repository/tensorrt_llm/1": "numpy openvino",
+    "model_repository/postprocessing/1": "numpy",
+}
+# Each module in a process of its own, forked after the libraries are loaded: they cost most.
+IMPORTER = """
+import importlib, os, sys
+for library in sys.argv[1].split():
+    importlib.import_module(library)
+for name in sys.argv[2:]:
+    pid = os.fork()
+    if not pid:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name not in ("torch", "modelopt", "triton_python_backend_utils"):
+                print(f"{name}: {error}", flush=True)
+        except BaseException as error:
+            print(f"{name}: {error!r}", flush=True)
+        os._exit(0)
+    os.waitpid(pid, 0)
+"""
+
+
+@pytest.mark.parametrize("folder", ROOTS)
+def test_each_module_can_be_imported_alone(folder: str, tmp_path: Path) -> None:
+    modules = [path.relative_to(folder) for path in MODULES if path.is_relative_to(folder)]
+    names = [".".join(path.with_suffix("").parts) for path in modules]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", IMPORTER, ROOTS[folder], *names],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{ROOT / folder}{os.pathsep}{ROOT / 'client'}"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "")

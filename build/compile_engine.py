@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.check import check_content
-from checkpoints.digest import MEMORY, digest_checkpoint
 from checkpoints.llama_config import LlamaConfig, load_llama_config, plain_config
+from checkpoints.manifest import MEMORY, digest_checkpoint
 from checkpoints.nvfp4 import open_checkpoint
 from checkpoints.text import (
     FILES_READ,

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Write an NVFP4 checkpoint's weights out in BF16, for runtimes without an NVFP4 kernel.
+"""Copy an NVFP4 checkpoint with its weights in BF16, for runtimes without an NVFP4 kernel.
 
     python build/dense_checkpoint.py --checkpoint DIR --output DIR
 
-Each weight is e2m1 * weight_scale * weight_scale_2 in f32, rounded once to BF16. The copy has four
-times the bytes, and no quantization_config. vLLM on a CPU needs one: it has no NVFP4 kernel there.
+Each weight is e2m1 * weight_scale * weight_scale_2 in f32, rounded once to BF16. The copy is about
+three times as large and has no quantization_config. vLLM on a CPU needs one: it has no NVFP4 kernel
+there.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from checkpoints.check import e4m3_values
+from checkpoints.layout import BLOCK
 from checkpoints.llama_config import plain_config
-from checkpoints.nvfp4 import BLOCK, Checkpoint, open_checkpoint
-from checkpoints.safetensors_file import SINGLE_SHARD
-from checkpoints.values import e4m3_values
+from checkpoints.nvfp4 import Checkpoint, open_checkpoint
+from checkpoints.safetensors_file import SINGLE_SHARD, header_bytes
 from host.console import BuildError, Phase, run_script, say
 from host.output_folder import written_whole
 
@@ -32,7 +34,7 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
-WHOLE = "config.json"  # written last: a folder that has it is whole
+WHOLE = "config.json"  # written last
 
 Bf16 = npt.NDArray[np.uint16]  # the upper halves of f32 numbers
 
@@ -50,7 +52,7 @@ def write_dense_checkpoint(source: Path, output: Path) -> None:
             Phase("writing the weights in BF16", total) as phase,
             (folder / SINGLE_SHARD).open("wb") as file,
         ):
-            file.write(_header(layout))
+            file.write(header_bytes((name, "BF16", shape) for name, shape in layout))
             for values in _dense_tensors(checkpoint, [name for name, _ in layout]):
                 file.write(values.tobytes())
                 phase.advance(values.nbytes)
@@ -61,7 +63,7 @@ def write_dense_checkpoint(source: Path, output: Path) -> None:
 
 
 def _layout(checkpoint: Checkpoint) -> list[tuple[str, tuple[int, ...]]]:
-    """(name, shape) of the weights, in the order in which they are written."""
+    """(name, shape) of the weights in the order of the file."""
     shapes: list[tuple[str, tuple[int, ...]]] = []
     for name, tensor in sorted(checkpoint.tensors.items()):
         if not name.endswith(".weight"):
@@ -71,20 +73,8 @@ def _layout(checkpoint: Checkpoint) -> list[tuple[str, tuple[int, ...]]]:
         elif tensor.dtype == "BF16":
             shapes.append((name, tensor.shape))
         else:
-            raise BuildError(f"{tensor.path}: {name} is {tensor.dtype}, allowed is U8 or BF16")
+            raise BuildError(f"{tensor.path}: {name} must be U8 or BF16, not {tensor.dtype}")
     return shapes
-
-
-def _header(layout: list[tuple[str, tuple[int, ...]]]) -> bytes:
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    begin = 0
-    for name, shape in layout:
-        end = begin + 2 * int(np.prod(shape))
-        entries[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
-        begin = end
-    text = json.dumps(entries).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
 
 
 def _dense_tensors(checkpoint: Checkpoint, names: list[str]) -> Iterator[Bf16]:
@@ -118,7 +108,9 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of the copy")
     options = parser.parse_args()
-    write_dense_checkpoint(options.checkpoint, options.output)
+    checkpoint: Path = options.checkpoint
+    output: Path = options.output
+    write_dense_checkpoint(checkpoint, output)
 
 
 if __name__ == "__main__":

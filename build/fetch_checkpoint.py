@@ -5,16 +5,16 @@
     python build/fetch_checkpoint.py --from FOLDER --output DIR        from this machine
     python build/fetch_checkpoint.py --check DIR                       in place
 
-A fetch from the hub goes on where it stopped, after Ctrl-C, kill -9 or a broken line, and takes
-the same commit again. Every file is held against the size and hash that are stated of it, every
-tensor against config.json, every value against what the format allows. DIR is there whole or not
-at all.
+A fetch from the hub that was interrupted or killed goes on with the missing files of the same
+commit. Every file is compared with its stated size and hash, every tensor with config.json, every
+value with what the format allows. DIR appears whole or not at all.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoints.fetch import COMMIT, fetch
@@ -27,7 +27,19 @@ REPOS = ("nvidia/Llama-3.1-8B-Instruct-FP4", "nvidia/Llama-3.1-8B-Instruct-NVFP4
 REPO = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def _arguments() -> argparse.Namespace:
+@dataclass(frozen=True)
+class Options:
+    """The command line; None stands for an option that was not given."""
+
+    output: Path | None
+    repo: str | None
+    revision: str | None
+    source: Path | None
+    check: Path | None
+    sha256: Path | None
+
+
+def _arguments() -> Options:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -37,22 +49,26 @@ def _arguments() -> argparse.Namespace:
     add("--revision", help="a commit id (what `main` is at the first fetch)")
     add("--from", dest="source", type=Path, metavar="DIR", help="a folder with the checkpoint")
     add("--check", type=Path, metavar="DIR", help="check this folder, copy nothing")
-    add("--sha256", type=Path, metavar="FILE", help="what --from or --check has to be: sha256sum's")
-    return parser.parse_args()
+    add("--sha256", type=Path, metavar="FILE",
+        help="hashes that --from or --check must have, as sha256sum prints them")  # fmt: skip
+    return Options(**vars(parser.parse_args()))
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: Options) -> None:
     """Do what the options say; raises `BuildError`."""
     _check_options(options)
     if options.check:
         check_in_place(options.check, options.sha256)
-    elif options.source:
+        return
+    if options.output is None:
+        raise BuildError("--output is missing; give the folder that the checkpoint goes to")
+    if options.source:
         take_from(options.source, options.output, options.sha256)
     else:
         fetch((options.repo,) if options.repo else REPOS, options.revision or "", options.output)
 
 
-def _check_options(options: argparse.Namespace) -> None:
+def _check_options(options: Options) -> None:
     local = "--check" if options.check else "--from" if options.source else ""
     if options.check and options.source:
         raise BuildError("--check and --from exclude each other; give one of them")
@@ -62,14 +78,12 @@ def _check_options(options: argparse.Namespace) -> None:
         raise BuildError(f"{local} does not ask the hub; leave out --repo and --revision")
     if options.sha256 and not local:
         raise BuildError("--sha256 is for --from and --check; the hub states its own hashes")
-    if not options.check and not options.output:
-        raise BuildError("--output is missing; give the folder that the checkpoint goes to")
     if options.repo and not REPO.fullmatch(options.repo):
-        raise BuildError(f"--repo is {options.repo!r}, allowed is 'owner/name'")
+        raise BuildError(f"--repo must be 'owner/name', not {options.repo!r}")
     if options.revision and not COMMIT.fullmatch(options.revision):
         raise BuildError(
-            f"--revision is {options.revision!r}, allowed is a commit id of 40 hex digits; without "
-            "--revision the first fetch takes what `main` is and writes its id down"
+            f"--revision must be a commit id of 40 hex digits, not {options.revision!r}; without "
+            "--revision the first fetch takes what `main` is and remembers its id"
         )
 
 
@@ -79,10 +93,12 @@ def main() -> None:
     try:
         run(options)
     except KeyboardInterrupt:
-        from_hub = options.output is not None and options.source is None
-        if not from_hub or not resumable_folder(options.output).exists():
+        if options.output is None or options.source:
             raise
-        stop_resumable("what has arrived", resumable_folder(options.output))
+        folder = resumable_folder(options.output)
+        if not folder.exists():
+            raise
+        stop_resumable("what has arrived", folder)
 
 
 if __name__ == "__main__":

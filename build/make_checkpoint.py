@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Write an NVFP4 checkpoint with random weights, in the true layout, byte for byte as large.
+"""Write an NVFP4 checkpoint with random weights, in the layout and size of a real one.
 
     python build/make_checkpoint.py --shape llama-3.1-8b --random --output DIR
 
-For loading, memory and speed at full size without the real weights. The linears are written as
-packed bytes right away, so it needs no more memory than one tensor.
+To try loading, memory and speed at full size without the real weights. Tensors are made and written
+in chunks, so it needs little memory.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from checkpoints.layout import BLOCK, complete_layout
 from checkpoints.llama_config import parse_llama_config
-from checkpoints.nvfp4 import BLOCK, DTYPE_BYTES, Bytes, expected_tensors, linear_shapes
-from checkpoints.shapes import SHAPES
-from host.console import BuildError, Phase, run_script, say
+from checkpoints.safetensors_file import DTYPE_BYTES, Bytes, header_bytes
+from host.console import BuildError, Phase, at_least_1, run_script, say
 from host.output_folder import written_whole
 
 TOKENIZER_FILES = (
@@ -35,6 +35,34 @@ CHUNK_BYTES = 64 * 2**20
 E2M1_RMS = 2.93  # of sixteen equally likely codes
 SCALE_BYTES = (0x68, 0x7F)  # e4m3 64 to 448, as Model Optimizer's scales mostly are
 SCALE_RMS = 232.0
+# config.json of the shapes that can be made.
+LLAMA3_ROPE = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}  # fmt: skip
+LLAMA3_IDS = {"bos_token_id": 128000, "eos_token_id": [128001, 128008, 128009]}
+
+
+def _shape(
+    hidden: int, inner: int, layers: int, heads: int, kv_heads: int, **more: Any
+) -> dict[str, Any]:
+    return {
+        "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": hidden // heads,
+        "vocab_size": 128256, "max_position_embeddings": 131072, "tie_word_embeddings": False,
+        "rope_theta": 500000.0, "rope_scaling": LLAMA3_ROPE, **LLAMA3_IDS, **more,
+    }  # fmt: skip
+
+
+_32 = {"tie_word_embeddings": True, "rope_scaling": {**LLAMA3_ROPE, "factor": 32.0}}
+_SMALL = {"max_position_embeddings": 4096, "bos_token_id": 0, "eos_token_id": [1, 2, 3]}
+SHAPES = {
+    "llama-3.1-8b": _shape(4096, 14336, 32, 32, 8),
+    "llama-3.2-1b": _shape(2048, 8192, 16, 32, 8, **_32),
+    "llama-3.2-3b": _shape(3072, 8192, 28, 24, 8, **_32),
+    "demo": _shape(256, 768, 4, 8, 2, vocab_size=4096, **_SMALL),
+    "tiny": _shape(64, 160, 2, 4, 2, vocab_size=512, **_SMALL),
+}
 
 
 @dataclass(frozen=True)
@@ -42,9 +70,9 @@ class TensorPlan:
     """One tensor to write."""
 
     name: str
-    dtype: str
+    dtype: str  # as in the safetensors header
     shape: tuple[int, ...]
-    hidden_size: int = 1  # of the model: sets the magnitude of the global scales
+    hidden_size: int = 1  # the model's: sets the magnitude of the global scales
 
     @property
     def size(self) -> int:
@@ -55,7 +83,7 @@ class TensorPlan:
 def make_checkpoint(
     output: Path, shape: dict[str, Any], seed: int, shard_bytes: int, tokenizer: Path | None = None
 ) -> None:
-    """Write the checkpoint; `shard_bytes` is the most that the tensors of one file take."""
+    """Write the checkpoint, with at most `shard_bytes` of tensors in each file."""
     plans = plan_tensors(shape)
     total = sum(plan.size for plan in plans)
     shards = into_shards(plans, shard_bytes)
@@ -75,20 +103,15 @@ def make_checkpoint(
 def plan_tensors(shape: dict[str, Any]) -> list[TensorPlan]:
     """Every tensor in the order of the files: layers first, `lm_head.weight` last."""
     config = parse_llama_config(Path("config.json"), _config_document(shape), {})
-    hidden = config.hidden_size
-    plans = [TensorPlan(name, *kind, hidden) for name, kind in expected_tensors(config).items()]
-    for layer in range(config.num_hidden_layers):
-        prefix = f"model.layers.{layer}."
-        plans += [
-            TensorPlan(f"{prefix}{linear}.input_scale", "F32", ())
-            for linear in linear_shapes(config)
-        ]
-        plans += [TensorPlan(f"{prefix}self_attn.{x}_proj.{x}_scale", "F32", ()) for x in "kv"]
+    plans = [
+        TensorPlan(name, *kind, config.hidden_size)
+        for name, kind in complete_layout(config).items()
+    ]
     return sorted(plans, key=lambda plan: plan.name == "lm_head.weight")
 
 
 def into_shards(plans: list[TensorPlan], shard_bytes: int) -> list[list[TensorPlan]]:
-    """Cut the list where a file's tensors would exceed `shard_bytes`; order each file's tensors."""
+    """Cut the list where a file would exceed `shard_bytes`, and order the tensors of each file."""
     shards: list[list[TensorPlan]] = [[]]
     for plan in plans:
         if shards[-1] and sum(other.size for other in shards[-1]) + plan.size > shard_bytes:
@@ -102,24 +125,11 @@ def _shard_name(number: int, count: int) -> str:
     return "model.safetensors" if count == 1 else f"model-{number:05}-of-{count:05}.safetensors"
 
 
-def shard_header(plans: list[TensorPlan]) -> bytes:
-    """A safetensors file up to its first tensor's bytes, which follow in the order of `plans`."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for plan in plans:
-        start, end = end, end + plan.size
-        entry = {"dtype": plan.dtype, "shape": list(plan.shape), "data_offsets": [start, end]}
-        header[plan.name] = entry
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
-
 def _write_shard(
     path: Path, plans: list[TensorPlan], generator: np.random.Generator, phase: Phase
 ) -> None:
     with path.open("wb") as file:
-        file.write(shard_header(plans))
+        file.write(header_bytes((plan.name, plan.dtype, plan.shape) for plan in plans))
         for plan in plans:
             for chunk in _random_bytes(plan, generator):
                 file.write(chunk.data)
@@ -210,26 +220,39 @@ def _copy_tokenizer(source: Path, folder: Path) -> None:
             shutil.copyfile(source / name, folder / name)
 
 
-def _arguments() -> argparse.Namespace:
+@dataclass(frozen=True)
+class Options:
+    """The command line."""
+
+    shape: str
+    random: bool
+    seed: int
+    output: Path
+    tokenizer: Path | None
+    shard_bytes: int
+
+
+def _arguments() -> Options:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shape", choices=sorted(SHAPES), required=True)
-    parser.add_argument(
-        "--random", action="store_true", required=True, help="say that the weights are noise"
+    add = parser.add_argument
+    add("--shape", choices=sorted(SHAPES), required=True)
+    add("--random", action="store_true", required=True, help="confirm that the weights are noise")
+    add("--seed", type=int, default=0)
+    add("--output", type=Path, required=True)
+    add("--tokenizer", type=Path, help="a checkpoint whose tokenizer files are copied")
+    add(
+        "--shard-bytes", type=at_least_1, default=5_000_000_000, help="most bytes of tensors a file"
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument(
-        "--tokenizer", type=Path, help="a checkpoint whose tokenizer files are copied"
-    )
-    parser.add_argument("--shard-bytes", type=int, default=5_000_000_000)
-    return parser.parse_args()
+    return Options(**vars(parser.parse_args()))
 
 
 def main() -> None:
-    """The command line."""
+    """The command line's entry."""
     options = _arguments()
+    if options.seed < 0:
+        raise BuildError(f"--seed must be at least 0, not {options.seed}")
     make_checkpoint(
         options.output, SHAPES[options.shape], options.seed, options.shard_bytes, options.tokenizer
     )

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from checkpoints.digest import MEMORY, digest_checkpoint
 from checkpoints.llama_config import LlamaConfig
+from checkpoints.manifest import MEMORY, digest_checkpoint
 from checkpoints.nvfp4 import open_checkpoint
 from engines.profile import load_profile, profile_names
 from host.console import BuildError, Phase, at_least_1, run_script, say, stop_resumable

@@ -5,9 +5,9 @@
     python build/quantize.py --model DIR --output DIR --calib-data FILE.jsonl    on local text
 
 The layout is that of nvidia/Llama-3.1-8B-Instruct-FP4: NVFP4 weights and activations in blocks of
-16, FP8 scales for the KV cache. The result is checked as a fetched checkpoint is, measured (weight
-error of every layer, perplexity before and after) and then takes its place; a result that is up to
-date is left alone. A calibration that was killed goes on where it stood.
+16, FP8 scales for the KV cache. The result is checked like a fetched checkpoint and measured
+(weight error of every layer, perplexity before and after) before it appears; a result that is up to
+date is left alone. A calibration that was killed goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from checkpoints.check import check_content
 from checkpoints.layout import complete_layout, layout_bytes
 from host.console import BuildError, run_script, say, stop_resumable
 from host.output_folder import written_whole
-from quantization.memory import memory_needed
 from quantization.report import REPORT, Report, lines_of, read_report, write_report
 from quantization.source_model import SourceModel, open_source
 from quantization.texts import TextOptions, Texts, encode, gather_texts
@@ -93,16 +92,14 @@ def _fill(
     folder: Path, job: Job, source: SourceModel, texts: Texts, made_of: dict[str, Any]
 ) -> Report:
     # Imported here: torch and modelopt take seconds, and none is needed to refuse bad input.
-    from quantization.torch_device import check_memory, pick_device
+    from quantization.device import check_memory, memory_needed, pick_device
 
     device = pick_device(job.device)
     check_memory(device, memory_needed(source), f"quantizing {job.model} on {device}")
 
-    from quantization.calibration_state import CalibrationState
-    from quantization.measure import perplexities, weight_errors
-    from quantization.modelopt import calibrate, export, load_model
-    from quantization.perplexity import predicted_tokens
-    from quantization.transformers_llama import quiet
+    from quantization.measure import perplexities, predicted_tokens, weight_errors
+    from quantization.modelopt import CalibrationState, calibrate, export, load_model
+    from quantization.torch_checkpoint import quiet
 
     quiet()
     limits = job.texts.calib_tokens, source.config.vocab_size
@@ -131,7 +128,7 @@ def _state_file(output: Path) -> Path:
     return output.absolute().with_name(f"{output.name}.calibration")
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments() -> Job:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -141,7 +138,7 @@ def _arguments() -> argparse.Namespace:
     add("--calib-data", type=Path, metavar="FILE.jsonl",
         help='{"text": ...} a line (default: cnn_dailymail 3.0.0 from the hub)')  # fmt: skip
     add("--eval-data", type=Path, metavar="FILE.jsonl",
-        help="to measure perplexity on (default: the texts behind the calibration's)")  # fmt: skip
+        help="to measure perplexity on (default: texts not calibrated on)")  # fmt: skip
     for name, what in (
         ("calib-samples", "texts to calibrate on"),
         ("calib-tokens", "tokens taken of each text"),
@@ -150,31 +147,25 @@ def _arguments() -> argparse.Namespace:
         default = getattr(texts, name.replace("-", "_"))
         add(f"--{name}", type=int, metavar="N", default=default, help=f"{what} ({default})")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    return parser.parse_args()
+    options = vars(parser.parse_args())
+    job = {name: options.pop(name) for name in ("model", "output", "device")}
+    return Job(texts=TextOptions(**options), **job)
 
 
 def main() -> None:
-    """The command line."""
-    options = _arguments()
+    """The command line's entry."""
+    job = _arguments()
     for name, least in (("calib_samples", 1), ("calib_tokens", 2), ("eval_samples", 1)):
-        if getattr(options, name) < least:
-            raise BuildError(
-                f"--{name.replace('_', '-')} is {getattr(options, name)}, allowed is at least "
-                f"{least}"
-            )
-    texts = TextOptions(
-        calib_data=options.calib_data,
-        calib_samples=options.calib_samples,
-        calib_tokens=options.calib_tokens,
-        eval_data=options.eval_data,
-        eval_samples=options.eval_samples,
-    )
+        value = getattr(job.texts, name)
+        if value < least:
+            option = name.replace("_", "-")
+            raise BuildError(f"--{option} must be at least {least}, not {value}")
     try:
-        quantize(Job(options.model, options.output, texts, options.device))
+        quantize(job)
     except KeyboardInterrupt:
-        if not _state_file(options.output).exists():
+        if not _state_file(job.output).exists():
             raise
-        stop_resumable("the calibration so far", _state_file(options.output))
+        stop_resumable("the calibration so far", _state_file(job.output))
 
 
 if __name__ == "__main__":

@@ -7,14 +7,13 @@ and that the engine does not implement stops the build.
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from host.console import BuildError
 from host.json_document import Values, read_json
-
-from checkpoints.llama_oddities import check_family, check_plain
 
 # The most that any published Llama or its descendants come near to. Names of tensors and tables of
 # positions are made from these numbers.
@@ -32,6 +31,23 @@ FREQ_FACTOR_RANGE = (1e-6, 1e6)
 DEFAULT_THETA = 10000.0  # of transformers, where a file has none
 MOST_END_IDS = 256
 GENERATION = "generation_config.json"
+# Descendants of Llama keep its `model_type` and add keys of their own: multipliers (Granite), soft
+# caps (Gemma), norms of queries and keys, layers without rotation, sliding windows, experts.
+# transformers' Llama ignores most of them, other runtimes obey some, and the weights were trained
+# with them. So a key that names such a thing, and says more than "off", stops the build.
+ODD = re.compile(
+    r"adapter|alibi|attention|attn|bias|block_config|clip|cross|embed|expert|layer_types|logit|lora"
+    r"|moe|mtp|multiplier|mup|nextn|nope|norm|parallel|residual|rope|rotary|router|scal|softcap"
+    r"|sparse|window"
+)
+# Names that hold such a word and are read elsewhere, or change nothing when a model generates.
+HARMLESS = re.compile(
+    r"num_attention_heads|max_position_embeddings|original_max_position_embeddings|rms_norm_eps"
+    r"|tie_word_embeddings|rope_theta|rope_scaling|rope_parameters|partial_rotary_factor"
+    r"|.*dropout.*|.*pdrop|_?attn_implementation.*|output_attentions|output_router_logits"
+    r"|router_.*loss.*|max_window_layers|.*init.*|quantization_config|.*_lr|.*flash.*"
+)
+PLAIN = "a plain Llama 3.x has none; remove the key if the model was trained without it"
 
 
 @dataclass(frozen=True)
@@ -83,7 +99,7 @@ def parse_llama_config(
 ) -> LlamaConfig:
     """Check the two files' content; `path` is config.json's. Raises `BuildError`."""
     values = Values(path, document)
-    check_family(values)
+    _check_family(values)
     vocab_size = values.count("vocab_size", 1, MOST_VOCAB)
     hidden_size = values.count("hidden_size", 1, MOST_HIDDEN)
     heads = values.count("num_attention_heads", 1, MOST_HEADS)
@@ -105,7 +121,7 @@ def parse_llama_config(
         bos_token_id=values.count("bos_token_id", 0, vocab_size - 1),
         eos_token_ids=_end_ids(values, Values(path.parent / GENERATION, generation), vocab_size),
     )
-    check_plain(values, config.head_dim, positions)
+    _check_plain(values, config.head_dim, positions)
     _check_divisibility(path, config)
     return config
 
@@ -230,3 +246,50 @@ def _check_divisibility(path: Path, config: LlamaConfig) -> None:
     for name, (value, divisor) in rules.items():
         if value % divisor:
             raise BuildError(f"{path}: {name} is {value}, but must be a multiple of {divisor}")
+
+
+def _check_family(values: Values) -> None:
+    """Raise `BuildError` for another model than a Llama that writes text."""
+    if values.text("model_type") != "llama":
+        raise values.wrong("model_type", "'llama'; give a Llama 3.x checkpoint")
+    architectures = values.texts("architectures")
+    if architectures and not any(name.endswith("ForCausalLM") for name in architectures):
+        raise values.wrong("architectures", "['LlamaForCausalLM']: a model that writes text")
+    if values.document.get("hidden_act", "silu") != "silu":
+        raise values.wrong("hidden_act", "'silu'")
+    for key in ("attention_bias", "mlp_bias"):
+        if values.flag(key):
+            raise values.wrong(key, "false")
+
+
+def _check_plain(values: Values, head_dim: int, positions: int) -> None:
+    """Raise `BuildError` for a key that makes another forward pass than Llama 3.x's."""
+    for key, value in values.document.items():
+        if ODD.search(key) and not HARMLESS.fullmatch(key):
+            _check_off(values, key, value, head_dim, positions)
+
+
+def _check_off(values: Values, key: str, value: Any, head_dim: int, positions: int) -> None:
+    if value in (None, False, 0, "", [], {}):
+        return
+    neutral: BuildError | None = None
+    if re.search(r"multiplier|scal", key):
+        neutral = _unless(value == 1 or value == head_dim**-0.5, values, key, "1")
+    elif key == "sliding_window":
+        off = values.document.get("use_sliding_window") is False
+        reaches = type(value) is int and value >= positions
+        neutral = _unless(off or reaches, values, key, f"null or at least {positions}")
+    elif key == "layer_types":
+        full = isinstance(value, list) and all(kind == "full_attention" for kind in value)
+        neutral = _unless(full, values, key, "'full_attention' for every layer")
+    elif key in ("no_rope_layers", "rope_layers"):
+        rotated = isinstance(value, list) and all(flag == 1 for flag in value)
+        neutral = _unless(rotated, values, key, "1 for every layer")
+    else:
+        neutral = values.wrong(key, f"absent: {PLAIN}")
+    if neutral is not None:
+        raise neutral
+
+
+def _unless(is_off: bool, values: Values, key: str, off: str) -> BuildError | None:
+    return None if is_off else values.wrong(key, f"{off} or absent: {PLAIN}")

@@ -149,8 +149,8 @@ def _read_list(path: Path) -> dict[str, StatedFile]:
             files[found[2]] = StatedFile(sha256=found[1].lower())
         elif line.strip() and not line.startswith("#"):
             raise BuildError(
-                f"{path}:{number} is {line[:80]!r}, allowed is '<64 hex digits>  <file name>' as "
-                "sha256sum prints it"
+                f"{path}:{number} must be '<64 hex digits>  <file name>', as sha256sum prints it, "
+                f"not {line[:80]!r}"
             )
     return files
 

@@ -1,7 +1,8 @@
-"""`checkpoint_manifest.json`: a checkpoint's files, their sizes and SHA-256, whence they are.
+"""A checkpoint's files: which ones a build needs, and their sizes and hashes.
 
-Written last, so a folder that holds it is whole. Also: which of a repository's files are needed,
-and how a file is held against the size and hash that somebody states.
+`checkpoint_manifest.json` is written last, so a folder that holds it is whole. `check_file`
+compares a file with the size and hash that a hub, a list or the manifest states.
+`digest_checkpoint` gives one SHA-256 for the whole folder.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from host.console import BuildError
+from host.console import BuildError, Phase
 
 from checkpoints.safetensors_file import INDEX, SINGLE_SHARD, shards
 
@@ -32,6 +33,7 @@ OPTIONAL = (
     INDEX,
 )
 TEMPLATES = "additional_chat_templates"  # a folder of NAME.jinja
+MEMORY = "checkpoint_files.json"  # in an engine's folder: the files that its digest covers
 LEGAL = ("license", "licence", "notice", "use_policy")  # how such files' names begin
 
 Advance = Callable[[int], None]
@@ -170,3 +172,42 @@ def is_unchanged(directory: Path, manifest: Manifest) -> bool:
         if facts.st_size != stated.size or facts.st_mtime_ns > written:
             return False
     return True
+
+
+def digest_checkpoint(checkpoint: Path, engine: Path) -> dict[str, Any]:
+    """Return `{"sha256": hex, "files": {name: [size, mtime_ns]}}`, to be saved with the engine.
+
+    The digest covers name, size and bytes of every file in the checkpoint's folder, in name order,
+    but for the manifest that fetching adds: a copy is the same checkpoint.
+    """
+    paths = sorted(path for path in checkpoint.iterdir() if _counts(path))
+    paths += sorted((checkpoint / TEMPLATES).glob("*.jinja"))
+    if not paths:
+        raise BuildError(f"{checkpoint} holds no files; fetch the checkpoint into it")
+    names = {path: path.relative_to(checkpoint).as_posix() for path in paths}
+    files = {names[path]: [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
+    remembered = _remembered(engine / MEMORY)
+    if remembered.get("files") == files and isinstance(remembered.get("sha256"), str):
+        return remembered
+    digest = hashlib.sha256()
+    total = sum(size for size, _ in files.values())
+    with Phase("reading the checkpoint's digest", total) as phase:
+        for path in paths:
+            digest.update(f"{names[path]}\0{path.stat().st_size}\0".encode())
+            with path.open("rb") as file:
+                while chunk := file.read(CHUNK_BYTES):
+                    digest.update(chunk)
+                    phase.advance(len(chunk))
+    return {"sha256": digest.hexdigest(), "files": files}
+
+
+def _counts(path: Path) -> bool:
+    return path.is_file() and path.name[0] != "." and path.name != MANIFEST
+
+
+def _remembered(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}

@@ -17,15 +17,9 @@ import numpy as np
 from host.console import BuildError
 from host.json_document import Values, read_json, shown
 
-from checkpoints.layout import BLOCK as BLOCK
-from checkpoints.layout import check_forward_tensors, layer_prefix
-from checkpoints.layout import expected_tensors as expected_tensors
-from checkpoints.layout import linear_shapes as linear_shapes
+from checkpoints.layout import BLOCK, check_forward_tensors, layer_prefix, linear_shapes
 from checkpoints.llama_config import LlamaConfig, load_llama_config
-from checkpoints.safetensors_file import DTYPE_BYTES as DTYPE_BYTES
-from checkpoints.safetensors_file import Bytes as Bytes
-from checkpoints.safetensors_file import StoredTensor as StoredTensor
-from checkpoints.safetensors_file import read_shards
+from checkpoints.safetensors_file import StoredTensor, read_shards
 
 QUANTIZATION = "quantization_config"  # in config.json
 MOST_GROUP = 2**16  # columns
@@ -52,7 +46,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     """Map the checkpoint and check what its weights' arithmetic needs.
 
     Raises `BuildError` naming file or tensor and the remedy. The values are not read, but for the
-    scalars: `checkpoint_values.check_values` does that.
+    scalars: `check.check_values` does that.
     """
     if not directory.is_dir():
         raise BuildError(

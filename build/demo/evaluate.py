@@ -19,9 +19,8 @@ from typing import Any
 
 import torch
 from host.console import BuildError
-from quantization.stored_weights import StoredWeights
-from quantization.torch_device import DEVICES, pick_device
-from quantization.transformers_llama import Llama, transformers_config
+from quantization.device import DEVICES, pick_device
+from quantization.torch_checkpoint import Llama, StoredWeights, transformers_config
 from reference.prompts import load_tokenizer
 from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM

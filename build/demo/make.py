@@ -28,8 +28,8 @@ def make(output: Path, work: Path, device_name: str, steps: int | None, per_kind
     """Run the stages that are not done yet; raises ValueError or OSError with one sentence."""
     from dataclasses import replace
 
+    from quantization.device import pick_device
     from quantization.texts import TextOptions
-    from quantization.torch_device import pick_device
     from quantize import Job, quantize
 
     from demo import corpus

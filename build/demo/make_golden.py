@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import transformers
-from quantization.transformers_llama import Llama
+from quantization.torch_checkpoint import Llama
 from reference.prompts import load_tokenizer
 from tokenizers import Tokenizer
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 from host.console import BuildError
-from quantization.torch_device import DEVICES, pick_device
-from quantization.transformers_llama import Llama
+from quantization.device import DEVICES, pick_device
+from quantization.torch_checkpoint import Llama
 from reference.prompts import load_tokenizer
 from safetensors.torch import save_file
 from tokenizers import Tokenizer

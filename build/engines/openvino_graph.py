@@ -37,8 +37,10 @@ import numpy as np
 import numpy.typing as npt
 import openvino as ov
 import openvino.opset13 as op
+from checkpoints.layout import BLOCK, linear_shapes
 from checkpoints.llama_config import LlamaConfig
-from checkpoints.nvfp4 import BLOCK, EMBEDDING, HEAD, Bytes, Checkpoint, linear_shapes
+from checkpoints.nvfp4 import EMBEDDING, HEAD, Checkpoint
+from checkpoints.safetensors_file import Bytes
 from host.console import BuildError, Phase
 
 Node = Any  # ov.Node or ov.Output; OpenVINO's Python package has no usable type hints

@@ -142,9 +142,8 @@ def encode(directory: Path, texts: list[str], max_tokens: int, vocab_size: int) 
     largest = max((max(ids) for ids in encoded if ids), default=-1)
     if not 0 <= largest < vocab_size:
         raise BuildError(
-            f"{directory / 'tokenizer.json'} makes the token id {largest} of the text, allowed is "
-            f"0 to {vocab_size - 1} as config.json's vocab_size says; give the model its own "
-            "tokenizer"
+            f"{directory / 'tokenizer.json'}: token ids must be 0 to {vocab_size - 1} as "
+            f"config.json's vocab_size says, not {largest}; give the model its own tokenizer"
         )
     return encoded
 

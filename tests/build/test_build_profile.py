@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 from checkpoints.llama_config import parse_llama_config
-from checkpoints.shapes import SHAPES
 from compile_engine import parse_arguments
 from engines.gpu_step import fit_gpu
 from engines.hardware import GIB
 from engines.profile import PROFILES, load_profile, profile_names
 from host.console import BuildError
+from make_checkpoint import SHAPES
 
 GOOD = """
 description = "d"

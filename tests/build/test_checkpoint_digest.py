@@ -5,9 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from checkpoints.digest import digest_checkpoint
 from checkpoints.local import take_from
-from checkpoints.manifest import MANIFEST
+from checkpoints.manifest import MANIFEST, digest_checkpoint
 
 from tests.support.paths import DEMO_CHECKPOINT
 

@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints.check import check_content
+from checkpoints.check import check_content, check_values, e4m3_values
 from checkpoints.layout import check_names, complete_layout, layout_bytes
 from checkpoints.llama_config import load_llama_config, parse_llama_config
 from checkpoints.nvfp4 import open_checkpoint
-from checkpoints.shapes import SHAPES
-from checkpoints.values import check_values, e4m3_values
 from host.console import BuildError
+from make_checkpoint import SHAPES
 from quantization.source_model import open_source
 from reference.numpy_llama import E4M3
 
@@ -369,7 +368,7 @@ def test_one_odd_linear_is_a_warning(checkpoint: Path) -> None:
 def test_a_small_chunk_size_changes_nothing(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("checkpoints.values.CHUNK_BYTES", 64)
+    monkeypatch.setattr("checkpoints.check.CHUNK_BYTES", 64)
     assert check(checkpoint) == []
     zeros("lm_head.weight", 0.25, 0.5)(checkpoint)
     with pytest.raises(BuildError, match="8192 of the 32768 values"):

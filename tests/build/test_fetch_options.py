@@ -34,7 +34,7 @@ def test_options_that_do_not_fit_together(tmp_path: Path) -> None:
         (("--from", checkpoint), "--output is missing"),
         (("--check", checkpoint, "--repo", "a/b"), "--check does not ask the hub; leave out"),
         (("--output", tmp_path / "o", "--sha256", checkpoint), "--sha256 is for --from and"),
-        (("--output", tmp_path / "o", "--repo", "nvidia"), "--repo is 'nvidia', allowed is 'own"),
+        (("--output", tmp_path / "o", "--repo", "nvidia"), "--repo must be 'owner/name', not 'nvi"),
         (("--from", checkpoint, "--output", checkpoint), "--from and --output are both"),
         (("--check", tmp_path / "nowhere"), "nowhere is no folder; give one with an NVFP4 check"),
         (("--from", checkpoint, "--output", shard), "is no folder; give another"),

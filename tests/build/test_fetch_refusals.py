@@ -75,7 +75,9 @@ def test_missing_revision(fetch: Fetcher, hub: LocalHub) -> None:
 
 @pytest.mark.parametrize("revision", ["main", "v1.0", COMMIT[:10], COMMIT.upper()])
 def test_revision_is_a_commit_id(fetch: Fetcher, hub: LocalHub, revision: str) -> None:
-    assert "allowed is a commit id of 40 hex digits" in fetch.refused("--revision", revision)
+    assert "--revision must be a commit id of 40 hex digits, not" in fetch.refused(
+        "--revision", revision
+    )
     assert hub.requests == []
 
 

@@ -16,10 +16,9 @@ from typing import Any
 import pytest
 from checkpoints.llama_config import LlamaConfig, load_llama_config, parse_llama_config, plain_rope
 from checkpoints.nvfp4 import check_quantization
-from checkpoints.shapes import SHAPES
 from host.console import BuildError
 from host.json_document import read_json
-from make_checkpoint import quantization_config
+from make_checkpoint import SHAPES, quantization_config
 from reference import numpy_llama as nvfp4_reference
 from transformers import LlamaConfig as TransformersConfig
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER

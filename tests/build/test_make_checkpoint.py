@@ -10,9 +10,9 @@ import make_checkpoint as maker
 import numpy as np
 import pytest
 from checkpoints.nvfp4 import open_checkpoint
-from checkpoints.shapes import SHAPES
+from checkpoints.safetensors_file import header_bytes
 from host.console import BuildError, run_script
-from make_checkpoint import into_shards, make_checkpoint, plan_tensors, shard_header
+from make_checkpoint import SHAPES, TensorPlan, into_shards, make_checkpoint, plan_tensors
 
 from tests.support.engine_fixtures import load_reference, random_prompt, write_checkpoint
 from tests.support.paths import DEMO
@@ -22,10 +22,14 @@ def test_8b_shape_has_the_published_sizes() -> None:
     """File sizes of nvidia/Llama-3.1-8B-Instruct-FP4's two shards."""
     plans = plan_tensors(SHAPES["llama-3.1-8b"])
     shards = into_shards(plans, 5_000_000_000)
-    sizes = [len(shard_header(shard)) + sum(plan.size for plan in shard) for shard in shards]
+    sizes = [len(header(shard)) + sum(plan.size for plan in shard) for shard in shards]
     assert len(plans) == 1027
     assert sum(plan.size for plan in plans) == 6_027_749_376
     assert sizes == [4_977_188_096, 1_050_673_280]
+
+
+def header(shard: list[TensorPlan]) -> bytes:
+    return header_bytes((plan.name, plan.dtype, plan.shape) for plan in shard)
 
 
 def test_seed_decides_the_bytes(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ pytest_plugins = ("tests.support.quantize_fixtures",)
 # Preludes: die behind the fifth text, or when the whole export lies there unchecked.
 AT_TEXT_5 = """
 import os, signal
-from quantization import calibration_state
+from quantization import modelopt as calibration_state
 calibration_state.SAVE_INTERVAL_S = 0.0
 save = calibration_state.CalibrationState.save
 def save_and_die(self, model, done, last):
@@ -62,7 +62,7 @@ def test_a_killed_run_is_finished_by_the_next(
     assert left == {"out.calibration", "out.partial"}
     quantize(Job(bf16, output, texts, "cpu"))
     said = capsys.readouterr().out
-    assert f"calibration goes on behind text {done} of {len(TEXTS)}\n" in said
+    assert f"calibration goes on after text {done} of {len(TEXTS)}\n" in said
     assert "left by an interrupted run" in said
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     for path in nvfp4.iterdir():

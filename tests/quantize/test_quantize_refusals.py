@@ -139,7 +139,7 @@ def test_too_little_disk(
 def test_too_little_memory(
     bf16: Path, texts: TextOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quantization.torch_device.available_bytes", lambda: 100_000_000)
+    monkeypatch.setattr("quantization.device.available_bytes", lambda: 100_000_000)
     expected = (
         r"on cpu needs \d\.\d GB of memory and this machine has 0\.1 GB free; free memory, or"
     )
@@ -160,16 +160,16 @@ def test_missing_extra(
 
 
 def test_the_tokenizer_of_another_model(bf16: Path) -> None:
-    with pytest.raises(BuildError, match=r"makes the token id 1792 .* allowed is 0 to 999 as"):
+    with pytest.raises(BuildError, match=r"token ids must be 0 to 999 as .*, not 1792"):
         encode(bf16, ["Hello there."], 16, 1000)
 
 
 @pytest.mark.parametrize(
     ("option", "expected"),
     [
-        (("--calib-samples", 0), "--calib-samples is 0, allowed is at least 1"),
-        (("--calib-tokens", 1), "--calib-tokens is 1, allowed is at least 2"),
-        (("--eval-samples", -1), "--eval-samples is -1, allowed is at least 1"),
+        (("--calib-samples", 0), "--calib-samples must be at least 1, not 0"),
+        (("--calib-tokens", 1), "--calib-tokens must be at least 2, not 1"),
+        (("--eval-samples", -1), "--eval-samples must be at least 1, not -1"),
         (("--calib-samples", 3), r".*bad\.jsonl:3 is not a JSON object with a \"text\""),
     ],
 )

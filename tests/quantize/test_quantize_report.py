@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from quantization.nvfp4_torch import quantize_activation
 from quantization.report import REPORT, Report, error_table, lines_of, relative_rms
 from quantization.texts import TextOptions
+from quantization.torch_checkpoint import quantize_activation
 from quantize import Job, quantize
 from reference.numpy_llama import load_checkpoint
 from torch.nn import functional

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from checkpoints.shapes import SHAPES
 from compile_engine import compile_engine, parse_arguments
 from engine_config import EngineConfig, load_engine_config
-from make_checkpoint import make_checkpoint
+from make_checkpoint import SHAPES, make_checkpoint
 from reference.numpy_llama import ReferenceLlama, load_checkpoint
 from token_engine.interface import GenerationRequest, SamplingParams
 from token_engine.openvino_runtime.engine import OpenVinoEngine

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 from checkpoints.nvfp4 import open_checkpoint
-from make_checkpoint import TensorPlan, into_shards, shard_header
+from checkpoints.safetensors_file import header_bytes
+from make_checkpoint import TensorPlan, into_shards
 
 from tests.support.hub_server import Fault, LocalHub
 from tests.support.paths import BUILD
@@ -48,7 +49,8 @@ def in_shards(checkpoint: Path, folder: Path, shard_bytes: int) -> Path:
     for number, plans in enumerate(shards, 1):
         name = f"model-{number:05}-of-{len(shards):05}.safetensors"
         content = b"".join(tensors[plan.name].data.tobytes() for plan in plans)
-        (folder / name).write_bytes(shard_header(plans) + content)
+        header = header_bytes((plan.name, plan.dtype, plan.shape) for plan in plans)
+        (folder / name).write_bytes(header + content)
         weight_map |= {plan.name: name for plan in plans}
     index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from checkpoints.shapes import SHAPES
-from make_checkpoint import make_checkpoint
+from make_checkpoint import SHAPES, make_checkpoint
 from reference.numpy_llama import load_checkpoint
 
 RECORDED = Path(__file__).with_suffix(".json")

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpoints.shapes import SHAPES
 from doctor import repositories
 from engine_config import load_engine_config
 from engines.profile import load_profile
+from make_checkpoint import SHAPES
 from reference.numpy_llama import ReferenceLlama
 from token_engine.interface import EngineLoadError
 from token_engine.openvino_runtime import requirements as openvino_requirements

@@ -60,16 +60,6 @@ print(json.dumps([told, "BF16" in able]))
 """
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint")
-
-
-@pytest.fixture(scope="module")
-def folder(checkpoint: Path) -> Path:
-    return build_engine(checkpoint, checkpoint.parent / "engine")
-
-
 @pytest.mark.parametrize(
     ("flags", "limit", "name", "bf16"),
     [

@@ -23,11 +23,9 @@ from tests.support.engine_fixtures import (
     drain,
     generate,
     load_engine,
-    load_reference,
     random_prompt,
     request,
     sure_greedy,
-    write_checkpoint,
 )
 from tests.support.golden import Truth
 from tests.support.runtime_suite import RuntimeSuite, Subject
@@ -38,23 +36,8 @@ PROMPT = random_prompt(20, seed=1)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint")
-
-
-@pytest.fixture(scope="module")
-def folder(checkpoint: Path) -> Path:
-    return build_engine(checkpoint, checkpoint.parent / "engine")
-
-
-@pytest.fixture(scope="module")
 def engine(folder: Path) -> OpenVinoEngine:
     return load_engine(folder)
-
-
-@pytest.fixture(scope="module")
-def reference(checkpoint: Path) -> ReferenceLlama:
-    return load_reference(checkpoint)
 
 
 @pytest.fixture(scope="module")

@@ -41,17 +41,11 @@ from tests.support.engine_fixtures import (
     random_prompt,
     request,
     sure_greedy,
-    write_checkpoint,
 )
 
 NAN = np.uint16(0x7FC0).tobytes()  # in BF16
 VOCAB_SIZE = 512  # of the shape "tiny"
 POISON = 7  # the token id whose embedding is NaN
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("finite") / "checkpoint")
 
 
 def poisoned(checkpoint: Path, folder: Path, tensor: str, begin: int, end: int) -> Path:

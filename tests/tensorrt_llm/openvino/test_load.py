@@ -16,18 +16,10 @@ from token_engine.openvino_runtime import requirements as openvino_requirements
 from token_engine.openvino_runtime.engine import OpenVinoEngine
 
 from tests.support.engine_fixtures import (
-    build_engine,
     changed_config,
     load_engine,
-    write_checkpoint,
 )
 from tests.support.paths import BUILD, ROOM_2, ROOT
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    checkpoint = write_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint")
-    return build_engine(checkpoint, checkpoint.parent / "engine")
 
 
 def _truncate(name: str) -> Callable[[Path], None]:

@@ -8,29 +8,15 @@ import pytest
 from reference.numpy_llama import ReferenceLlama
 
 from tests.support.engine_fixtures import (
-    build_engine,
     drain,
     generate,
     load_engine,
-    load_reference,
     random_prompt,
     request,
-    write_checkpoint,
 )
 
 PROMPT = random_prompt(200, seed=77)
 CHUNK = 48  # tokens of a step: not whole blocks of the KV cache
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    checkpoint = write_checkpoint(tmp_path_factory.mktemp("prefix") / "checkpoint")
-    return build_engine(checkpoint, checkpoint.parent / "engine")
-
-
-@pytest.fixture(scope="module")
-def reference(folder: Path) -> ReferenceLlama:
-    return load_reference(folder.parent / "checkpoint")
 
 
 def gap_after_a_cancelled_prefill(

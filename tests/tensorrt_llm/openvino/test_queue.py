@@ -6,28 +6,19 @@ import time
 from pathlib import Path
 from random import Random
 
-import pytest
 from token_engine.openvino_runtime.engine import OpenVinoEngine
 
 from tests.support.engine_fixtures import (
     Answer,
-    build_engine,
     collect,
     drain,
     generate,
     load_engine,
     random_prompt,
     request,
-    write_checkpoint,
 )
 
 PROMPT = random_prompt(20, seed=1)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny")
-    return build_engine(write_checkpoint(folder / "checkpoint"), folder / "engine")
 
 
 def timed_steps(engine: OpenVinoEngine, answers: dict[int, Answer]) -> list[int]:

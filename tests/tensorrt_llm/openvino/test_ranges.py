@@ -18,14 +18,11 @@ from token_engine.openvino_runtime.sampling import generation_config
 
 from tests.support.engine_fixtures import (
     Floats,
-    build_engine,
     generate,
     load_engine,
-    load_reference,
     random_prompt,
     request,
     sure_greedy,
-    write_checkpoint,
 )
 
 VOCAB = 512
@@ -35,18 +32,8 @@ SAMPLED = replace(GREEDY, greedy=False)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint")
-
-
-@pytest.fixture(scope="module")
-def engine(checkpoint: Path) -> OpenVinoEngine:
-    return load_engine(build_engine(checkpoint, checkpoint.parent / "engine"))
-
-
-@pytest.fixture(scope="module")
-def reference(checkpoint: Path) -> ReferenceLlama:
-    return load_reference(checkpoint)
+def engine(folder: Path) -> OpenVinoEngine:
+    return load_engine(folder)
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,10 @@ from token_engine.openvino_runtime.engine import OpenVinoEngine
 
 from tests.support.engine_fixtures import (
     Floats,
-    build_engine,
     generate,
     load_engine,
-    load_reference,
     random_prompt,
     request,
-    write_checkpoint,
 )
 
 VOCAB = 512
@@ -30,23 +27,8 @@ SAMPLED = replace(GREEDY, greedy=False, seed=0)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint")
-
-
-@pytest.fixture(scope="module")
-def folder(checkpoint: Path) -> Path:
-    return build_engine(checkpoint, checkpoint.parent / "engine")
-
-
-@pytest.fixture(scope="module")
 def engine(folder: Path) -> OpenVinoEngine:
     return load_engine(folder)
-
-
-@pytest.fixture(scope="module")
-def reference(checkpoint: Path) -> ReferenceLlama:
-    return load_reference(checkpoint)
 
 
 def plain_distribution(logits: Floats, sampling: SamplingParams, banned: Sequence[int]) -> Floats:

@@ -17,7 +17,7 @@ import tritonclient.grpc as triton
 from llama_fp4 import Client, LlamaError, Stream, Timeouts
 from serving.child_server import ServerProcess, free_ports
 
-from tests.conftest import MakeRepository
+from tests.conftest import MakeRepository, serving
 from tests.support.processes import (
     PATIENCE_S,
     STEP_S,
@@ -41,12 +41,7 @@ def paced_server(
     """An engine for two sequences at a time, at 33 tokens a second each."""
     arguments = ("--runtime", "replay", "--step-seconds", str(STEP_S), "--max-batch-size", "2")
     repository = make_repository(*arguments)
-    server = ServerProcess(
-        repository, free_ports(), tmp_path_factory.mktemp("paced") / "server.log"
-    )
-    server.start()
-    yield server
-    assert server.stop() == 0
+    yield from serving(repository, tmp_path_factory.mktemp("paced"))
 
 
 @pytest.fixture

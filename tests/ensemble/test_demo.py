@@ -13,16 +13,10 @@ import pytest
 from llama_fp4 import Client
 from serving.child_server import ServerProcess
 
-from tests.support.paths import BUILD
+from tests.support.golden import PROMPTS, without_end
 from tests.support.triton_calls import generate_tokens, post
 
-GOLDEN = json.loads((BUILD / "demo" / "golden" / "greedy.json").read_text(encoding="utf-8"))
-PROMPTS: list[dict[str, Any]] = GOLDEN["prompts"]
 CHATS = [prompt for prompt in PROMPTS if prompt["messages"] is not None]
-
-
-def without_end(tokens: list[int]) -> list[int]:
-    return tokens[:-1] if tokens[-1] in GOLDEN["eos_ids"] else tokens
 
 
 @pytest.mark.parametrize("prompt", PROMPTS, ids=lambda prompt: str(prompt["name"]))

@@ -27,10 +27,10 @@ from llama_fp4 import AsyncClient, Client, InvalidRequest, Timeouts
 from reference.served_model import ServedModel
 from repository.manifest import MANIFEST, check_manifest
 from repository.unary import kind_of
-from serving.child_server import ServerProcess, free_ports
+from serving.child_server import ServerProcess
 from tritonclient.utils import InferenceServerException
 
-from tests.conftest import MakeRepository
+from tests.conftest import MakeRepository, serving
 from tests.support.cli_calls import call as command
 from tests.support.paths import BUILD
 from tests.support.processes import eventually, figure
@@ -62,11 +62,7 @@ def unary_repository(make_repository: MakeRepository) -> Path:
 def unary_server(
     unary_repository: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
-    log = tmp_path_factory.mktemp("unary") / "server.log"
-    server = ServerProcess(unary_repository, free_ports(), log)
-    server.start()
-    yield server
-    assert server.stop() == 0
+    yield from serving(unary_repository, tmp_path_factory.mktemp("unary"))
 
 
 def words(**more: Any) -> Arrays:

@@ -13,10 +13,10 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 from llama_fp4 import Client
-from serving.child_server import ServerProcess, free_ports
+from serving.child_server import ServerProcess
 from tritonclient.utils import InferenceServerException
 
-from tests.conftest import MakeRepository
+from tests.conftest import MakeRepository, serving
 from tests.support.upstream_calls import (
     UpstreamStream,
     answers,
@@ -58,11 +58,7 @@ def echoing_server(
     lines = config.read_text(encoding="utf-8")
     assert ECHO % "true" in lines
     config.write_text(lines.replace(ECHO % "true", ECHO % "false"), encoding="utf-8")
-    log = tmp_path_factory.mktemp("echoing") / "server.log"
-    server = ServerProcess(repository, free_ports(), log)
-    server.start()
-    yield server
-    assert server.stop() == 0
+    yield from serving(repository, tmp_path_factory.mktemp("echoing"))
 
 
 # --- inflight_batcher_llm/client/inflight_batcher_llm_client.py ---

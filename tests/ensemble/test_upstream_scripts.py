@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 from assemble_repository import assemble
-from serving.child_server import ServerProcess, free_ports
+from serving.child_server import ServerProcess
 
-from tests.conftest import MakeRepository
+from tests.conftest import MakeRepository, serving
 from tests.support.paths import DEMO_CHECKPOINT
 
 CLIENTS = os.environ.get("UPSTREAM_CLIENTS", "")
@@ -56,10 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def unary_server(make_repository: MakeRepository, folder: Path) -> Iterator[ServerProcess]:
     made = make_repository("--runtime", "replay", "--step-seconds", "0.01")
     assemble(made.with_name("engine"), made.with_name("unary"), unary=True)
-    server = ServerProcess(made.with_name("unary"), free_ports(), folder / "server.log")
-    server.start()
-    yield server
-    assert server.stop() == 0
+    yield from serving(made.with_name("unary"), folder)
 
 
 def run(script: Path, folder: Path, *arguments: str) -> str:

@@ -10,12 +10,10 @@ import numpy as np
 from token_engine.interface import Guide
 
 from tests.support.engine_answers import Floats
-from tests.support.paths import BUILD
-from tests.support.runtime_suite import Subject
+from tests.support.paths import DEMO, DEMO_CHECKPOINT
+from tests.support.runtime_subject import Subject
 
-GOLDEN: dict[str, Any] = json.loads(
-    (BUILD / "demo" / "golden" / "greedy.json").read_text(encoding="utf-8")
-)
+GOLDEN: dict[str, Any] = json.loads((DEMO / "golden" / "greedy.json").read_text(encoding="utf-8"))
 PROMPTS: list[dict[str, Any]] = GOLDEN["prompts"]
 ENDS = set(GOLDEN["eos_ids"])
 WORDS = [token for prompt in PROMPTS for token in prompt["prompt_ids"] if token not in ENDS]
@@ -63,7 +61,7 @@ def without_end(tokens: list[int]) -> list[int]:
 
 def guides_hold(subject: Subject) -> None:
     """Each kind of guide, on the demo checkpoint's tokenizer."""
-    vocabulary = json.loads((BUILD / "demo" / "checkpoint" / "tokenizer.json").read_text())
+    vocabulary = json.loads((DEMO_CHECKPOINT / "tokenizer.json").read_text())
     for opening in ("[", "{"):
         first = vocabulary["model"]["vocab"][opening]
         one = subject.request(

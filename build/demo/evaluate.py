@@ -2,7 +2,7 @@
 
 Three variants: the BF16 weights, NVFP4 weights with f32 activations (W4A16, what a CPU runs) and
 NVFP4 weights and activations (W4A4, what a Blackwell GPU runs; the FP8 KV cache is left out).
-All arithmetic beside the quantization is f32, so that the variants differ in nothing else.
+All other arithmetic is f32, so that the variants differ in the quantization alone.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ import argparse
 import itertools
 import json
 import math
-import sys
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from host.console import BuildError
+from host.console import BuildError, at_least_1, run_script
 from quantization.device import DEVICES, pick_device
 from quantization.torch_checkpoint import Llama, StoredWeights, transformers_config
 from reference.prompts import load_tokenizer
@@ -115,7 +114,7 @@ def exact_match(
 
 
 def perplexity(model: Llama, tokenizer: Tokenizer) -> float:
-    """Of the answer tokens in held-out documents, in rows of 512 tokens."""
+    """Perplexity of the answer tokens in held-out documents, in rows of 512 tokens."""
     rows = PERPLEXITY_ROWS
     packed = pack(tokenizer, corpus.EVAL_SEED + 1, rows, 512)
     losses, counts = [], []
@@ -174,52 +173,57 @@ def format_table(scores: list[Score], seen: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def _parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+@dataclass(frozen=True)
+class Options:
+    """The command line."""
+
+    bf16: Path | None
+    nvfp4: Path | None
+    per_kind: int
+    seen: bool
+    device: str
+    json: Path | None
+
+
+def _arguments() -> Options:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
-    add("--bf16", type=Path, help="BF16 directory")
-    add("--nvfp4", type=Path, help="NVFP4 directory")
-    add("--per-kind", type=int, default=50, help="questions per kind (default 50)")
-    add("--seen", action="store_true", help="also tell which questions the training text holds")
+    add("--bf16", type=Path, help="BF16 folder")
+    add("--nvfp4", type=Path, help="NVFP4 folder")
+    add("--per-kind", type=at_least_1, default=50, help="questions a kind (50)")
+    add("--seen", action="store_true", help="show how many questions the training text contains")
     add("--device", choices=DEVICES, default="auto")
     add("--json", type=Path, help="also write the results here")
-    return parser.parse_args()
+    return Options(**vars(parser.parse_args()))
 
 
-def measure(arguments: argparse.Namespace) -> str:
-    """Measure what the command line names; returns the table. Raises ValueError or OSError."""
-    variants = [
-        ("BF16", arguments.bf16),
-        ("NVFP4 W4A16", arguments.nvfp4),
-        ("NVFP4 W4A4", arguments.nvfp4),
-    ]
-    device, scores, results = pick_device(arguments.device), list[Score](), list[dict[str, Any]]()
+def measure(options: Options) -> str:
+    """Measure the folders that the options name; returns the table. Raises `BuildError`."""
+    variants = (
+        ("BF16", options.bf16),
+        ("NVFP4 W4A16", options.nvfp4),
+        ("NVFP4 W4A4", options.nvfp4),
+    )
+    device, scores, results = pick_device(options.device), list[Score](), list[dict[str, Any]]()
     for variant, directory in variants:
         if directory is None:
             continue
         wrong: list[str] = []
-        score = evaluate(directory, variant, device, arguments.per_kind, wrong)
+        score = evaluate(directory, variant, device, options.per_kind, wrong)
         print(f"evaluate: {variant} {score.total:.1%} exact", flush=True)
         scores.append(score)
         results.append({**asdict(score), "mean": score.total, "wrong": wrong})
     if not scores:
-        raise ValueError("give --bf16 or --nvfp4")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    seen = seen_share(arguments.per_kind) if arguments.seen else {}
-    return format_table(scores, seen)
+        raise BuildError("give --bf16 or --nvfp4")
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    return format_table(scores, seen_share(options.per_kind) if options.seen else {})
 
 
-def main() -> int:
-    """Command line: `python -m demo.evaluate --help`, from `build/`."""
-    arguments = _parse_arguments()
-    try:
-        print(measure(arguments))
-    except (BuildError, OSError, ValueError) as error:
-        print(f"evaluate: {error}", file=sys.stderr)
-        return 1
-    return 0
+def main() -> None:
+    """The command line's entry: `python -m demo.evaluate`."""
+    print(measure(_arguments()))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

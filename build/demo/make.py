@@ -1,23 +1,45 @@
 """Make the demo checkpoint from nothing: text, tokenizer, training, NVFP4, check, measurement.
 
-Everything is seeded and no data is downloaded. A run that was killed goes on where it stood when
-it is started again with the same options; a finished stage is not repeated.
+Everything is seeded and no data is downloaded. A finished stage is not repeated, and a run that was
+killed goes on when it is started again with the same options.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
-import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from host.console import BuildError
+from host.console import BuildError, at_least_1, run_script
 
 CALIBRATION_TEXTS, HELD_OUT_TEXTS = 128, 64
 OUTPUT = Path(__file__).resolve().parents[1] / "out" / "demo"
+FILES = (
+    "config.json",
+    "generation_config.json",
+    "hf_quant_config.json",
+    "model.safetensors",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
+MAX_BYTES = 8_000_000  # it is committed
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line."""
+
+    output: Path
+    work: Path | None
+    device: str
+    steps: int | None
+    per_kind: int
 
 
 def _say(started: float, text: str) -> None:
@@ -25,7 +47,7 @@ def _say(started: float, text: str) -> None:
 
 
 def make(output: Path, work: Path, device_name: str, steps: int | None, per_kind: int) -> None:
-    """Run the stages that are not done yet; raises ValueError or OSError with one sentence."""
+    """Run the stages that are not done yet; raises `BuildError` or OSError."""
     from dataclasses import replace
 
     from quantization.device import pick_device
@@ -33,9 +55,8 @@ def make(output: Path, work: Path, device_name: str, steps: int | None, per_kind
     from quantize import Job, quantize
 
     from demo import corpus
-    from demo.check_layout import check_layout
-    from demo.make_tokenizer import write_tokenizer
     from demo.shape import Recipe
+    from demo.tokenizer import write_tokenizer
     from demo.train import train
 
     started = time.perf_counter()
@@ -58,8 +79,48 @@ def make(output: Path, work: Path, device_name: str, steps: int | None, per_kind
     corpus.write_calibration(calibration, CALIBRATION_TEXTS + HELD_OUT_TEXTS)
     texts = TextOptions(calibration, CALIBRATION_TEXTS, recipe.row_length)
     quantize(Job(bf16, output, texts, device.type))
-    _say(started, f"check: the layout is right, {check_layout(output):,} bytes")
+    _say(started, f"check: the layout is right, {check_shipped(output):,} bytes")
     _evaluate(started, bf16, output, device, per_kind)
+
+
+def check_shipped(directory: Path) -> int:
+    """Check that the folder has all that the published checkpoint has; returns its bytes.
+
+    Raises `BuildError` for the first fault. `quantize` has checked the tensors that it needs.
+    """
+    from checkpoints.layout import complete_layout
+    from checkpoints.nvfp4 import open_checkpoint
+
+    missing = [name for name in FILES if not (directory / name).is_file()]
+    if missing:
+        raise BuildError(f"{directory} lacks {', '.join(missing)}")
+    size = sum((directory / name).stat().st_size for name in FILES)
+    if size > MAX_BYTES:
+        raise BuildError(f"{directory} must have at most {MAX_BYTES} bytes, not {size}")
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    for key in ("rope_theta", "rope_scaling", "torch_dtype", "quantization_config"):
+        if key not in config:
+            raise BuildError(f"{directory / 'config.json'} lacks {key}")
+    checkpoint = open_checkpoint(directory)
+    for name in sorted(complete_layout(checkpoint.config).keys() ^ checkpoint.tensors.keys()):
+        raise BuildError(f"{directory} and Model Optimizer's layout differ in the tensor {name}")
+    _check_template(directory)
+    return size
+
+
+def _check_template(directory: Path) -> None:
+    """The training text and the shipped chat template must render alike."""
+    from transformers import AutoTokenizer
+
+    from demo import corpus
+
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    for chat in corpus.evaluation_chats(corpus.EVAL_SEED, 1):
+        rendered = tokenizer.apply_chat_template(
+            list(chat.messages), tokenize=False, add_generation_prompt=True
+        )
+        if rendered != corpus.render_prompt(chat.messages):
+            raise BuildError(f"the chat template renders {rendered!r} for {chat.messages}")
 
 
 def _evaluate(started: float, bf16: Path, output: Path, device: Any, per_kind: int) -> None:
@@ -77,42 +138,22 @@ def _evaluate(started: float, bf16: Path, output: Path, device: Any, per_kind: i
     print(evaluate.format_table(scores, seen={}))
 
 
-def main() -> int:
-    """Command line; see --help."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--output", type=Path, default=OUTPUT, help=f"NVFP4 directory (default {OUTPUT})"
-    )
-    parser.add_argument("--work", type=Path, help="resumable state (default: OUTPUT.work)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--steps", type=int, help="training steps (default: the recipe's)")
-    parser.add_argument(
-        "--per-kind",
-        type=int,
-        default=50,
-        metavar="N",
-        help="evaluation questions of every kind (default 50)",
-    )
-    arguments = parser.parse_args()
-    output: Path = arguments.output
-    work = arguments.work or output.with_name(output.name + ".work")
+def main() -> None:
+    """The command line's entry: `python -m demo.make`."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--output", type=Path, default=OUTPUT, help=f"NVFP4 folder (default {OUTPUT})")
+    add("--work", type=Path, help="what a later run goes on from (default: OUTPUT.work)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--steps", type=at_least_1, help="training steps (default: the recipe's)")
+    add("--per-kind", type=at_least_1, default=50, metavar="N", help="questions a kind (50)")
+    options = Options(**vars(parser.parse_args()))
+    work = options.work or options.output.with_name(f"{options.output.name}.work")
     try:
-        for name in ("steps", "per_kind"):
-            value = getattr(arguments, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
-        make(output, work, arguments.device, arguments.steps, arguments.per_kind)
-    except (BuildError, OSError, ValueError) as error:
-        print(f"make_demo_checkpoint: {error}", file=sys.stderr)
-        return 1
+        make(options.output, work, options.device, options.steps, options.per_kind)
     except ImportError as error:
-        print(
-            f"make_demo_checkpoint: {error.name} is missing; install the `quantize` extra",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
+        raise BuildError(f"{error.name} is missing; install the `quantize` extra") from error
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

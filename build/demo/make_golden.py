@@ -1,4 +1,4 @@
-"""Write golden/greedy.json: what transformers computes in f32 on the dequantized checkpoint.
+"""Writes golden/greedy.json: what transformers computes in f32 on the dequantized checkpoint.
 
 Prompts on which the two best tokens come closer than `MIN_MARGIN` logits at any step are left
 out, so that any correct f32 engine must give exactly these tokens.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -17,6 +16,7 @@ from typing import Any
 
 import torch
 import transformers
+from host.console import run_script, say
 from quantization.torch_checkpoint import Llama
 from reference.prompts import load_tokenizer
 from tokenizers import Tokenizer
@@ -51,7 +51,7 @@ def user(*turns: str) -> tuple[corpus.Message, ...]:
 
 
 def long_chat(rng: Random, characters: int) -> tuple[corpus.Message, ...]:
-    """Short exchanges up to this many characters, then one question more."""
+    """Short exchanges of about this many characters, then one more question."""
     turns: list[str] = []
     while sum(map(len, turns)) < characters:
         exchange = corpus.draw_short(rng)
@@ -60,7 +60,7 @@ def long_chat(rng: Random, characters: int) -> tuple[corpus.Message, ...]:
 
 
 def candidates() -> list[Prompt]:
-    """More prompts than are needed, for some fail on their margins."""
+    """More prompts than are needed: some are dropped for their margins."""
     rng = Random(SEED)
     prompts = [
         Prompt(f"raw-{index}", corpus.BOS + text, 64)
@@ -161,21 +161,17 @@ def make_golden(directory: Path, path: Path) -> int:
     return len(kept)
 
 
-def main() -> int:
-    """Command line: `python -m demo.make_golden`, from `build/`."""
+def main() -> None:
+    """The command line's entry: `python -m demo.make_golden`."""
     here = Path(__file__).parent
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, default=here / "checkpoint")
     parser.add_argument("--output", type=Path, default=here / "golden" / "greedy.json")
-    arguments = parser.parse_args()
-    try:
-        count = make_golden(arguments.checkpoint, arguments.output)
-    except (OSError, ValueError) as error:
-        print(f"make_golden: {error}", file=sys.stderr)
-        return 1
-    print(f"make_golden: {count} prompts in {arguments.output}")
-    return 0
+    options = parser.parse_args()
+    checkpoint: Path = options.checkpoint
+    output: Path = options.output
+    say(f"{make_golden(checkpoint, output)} prompts in {output}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

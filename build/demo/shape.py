@@ -1,9 +1,9 @@
-"""The demo model's shape, its training numbers and its config files; knows no torch."""
+"""The demo model's shape, training numbers and config files; imports no torch."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -28,26 +28,13 @@ class Recipe:
     weight_decay: float = 0.1
     seed: int = 1
 
-    def with_values(self, assignments: list[str]) -> Recipe:
-        """Apply `name=value` pairs; raises ValueError for an unknown name or a bad value."""
-        types: dict[str, type] = {
-            field.name: float if "float" in str(field.type) else int for field in fields(self)
-        }
-        values: dict[str, Any] = {}
-        for assignment in assignments:
-            name, _, text = assignment.partition("=")
-            if name not in types:
-                raise ValueError(f"unknown setting {name!r}; known are {', '.join(types)}")
-            values[name] = types[name](text)
-        return replace(self, **values)
-
     @property
     def total_steps(self) -> int:
-        """Of both parts."""
+        """Steps of both parts."""
         return self.steps + self.drill_steps
 
     def learning_rate_at(self, step: int) -> float:
-        """In each part a linear warm-up, then a cosine down to zero at the part's last step."""
+        """Learning rate: in each part a linear warm-up, then a cosine to zero at its last step."""
         peak, steps = self.learning_rate, self.steps
         if step >= self.steps:
             peak, steps, step = self.drill_learning_rate, self.drill_steps, step - self.steps

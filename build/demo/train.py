@@ -1,15 +1,13 @@
 """Train the demo model in BF16 and write it as a Hugging Face directory.
 
-Resumable: the state is written every `save_every` steps, aside and then renamed, and a run that
-is started again goes on from there. On the CPU and on a GPU the recipe is the same.
+The state is saved every `save_every` steps, and a run that is started again goes on from there. The
+recipe is the same on a CPU and on a GPU.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,6 @@ from typing import Any
 
 import torch
 from host.console import BuildError
-from quantization.device import DEVICES, pick_device
 from quantization.torch_checkpoint import Llama
 from reference.prompts import load_tokenizer
 from safetensors.torch import save_file
@@ -44,7 +41,7 @@ def build_model(recipe: Recipe, vocab_size: int) -> Llama:
 def make_optimizers(model: Llama, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the layers' matrices, AdamW for embeddings, head and norms.
 
-    Muon learns the question kinds in about half the tokens that AdamW alone needs.
+    With Muon the model needs about half the tokens that it needs with AdamW alone.
     """
     named = list(model.named_parameters())
     matrices = [value for name, value in named if value.ndim == 2 and ".layers." in name]
@@ -111,7 +108,7 @@ def write_model(model: Llama, recipe: Recipe, directory: Path) -> None:
 
 
 def _load_data(tokenizer: Tokenizer, recipe: Recipe, work: Path) -> Packed:
-    """The rows of the whole run: from the files of an earlier start, or made now."""
+    """The rows of the whole run: read if an earlier run packed them, else made."""
     parts: list[Packed] = []
     for name, seed, steps, share in (
         ("rows", corpus.TRAIN_SEED, recipe.steps, 0.0),
@@ -128,7 +125,7 @@ def _load_data(tokenizer: Tokenizer, recipe: Recipe, work: Path) -> Packed:
 
 @dataclass
 class Run:
-    """A training run in the middle of its recipe."""
+    """An unfinished training run."""
 
     recipe: Recipe
     model: Llama
@@ -136,10 +133,10 @@ class Run:
     step: int = 0  # steps done
 
     def resume(self, path: Path, device: torch.device) -> None:
-        """Take over the state in `path`; raises ValueError when it is another recipe's."""
+        """Load the state in `path`; raises `BuildError` if it belongs to another recipe."""
         state = torch.load(path, map_location=device, weights_only=True)
         if state["recipe"] != repr(self.recipe):
-            raise ValueError(f"{path} belongs to another recipe; remove it to start anew")
+            raise BuildError(f"{path} belongs to another recipe; remove it to start anew")
         self.model.load_state_dict(state["model"])
         for optimizer, values in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(values)
@@ -182,7 +179,7 @@ def train(
     device: torch.device,
     save_every: int = 250,
 ) -> None:
-    """Run the recipe, or the rest of it, and write the BF16 directory `output`."""
+    """Run the rest of the recipe and write the BF16 folder `output`; raises `BuildError`."""
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(tokenizer_file.parent)
     packed = _load_data(tokenizer, recipe, work)
@@ -208,33 +205,3 @@ def train(
         if run.step % save_every == 0 or last:
             run.save(state_file)
     write_model(model, recipe, output)
-
-
-def main() -> int:
-    """Command line: `python -m demo.train --help`, from `build/`."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json")
-    parser.add_argument("--work", type=Path, required=True, help="directory of the resumable state")
-    parser.add_argument("--output", type=Path, required=True, help="BF16 directory to write")
-    parser.add_argument("--device", choices=DEVICES, default="auto")
-    parser.add_argument(
-        "--set",
-        nargs="*",
-        default=[],
-        metavar="NAME=VALUE",
-        dest="values",
-        help="change numbers of the recipe",
-    )
-    arguments = parser.parse_args()
-    try:
-        recipe = Recipe().with_values(arguments.values)
-        device = pick_device(arguments.device)
-        train(arguments.tokenizer, recipe, arguments.work, arguments.output, device)
-    except (BuildError, OSError, ValueError) as error:
-        print(f"train: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from demo.chat_template import CHAT_TEMPLATE
+from demo.tokenizer import CHAT_TEMPLATE
 
 from tests.support.paths import DEMO_CHECKPOINT as CHECKPOINT
 

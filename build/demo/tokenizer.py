@@ -1,4 +1,4 @@
-"""Train the demo checkpoint's tokenizer: Llama 3.1's layout with a small vocabulary.
+"""The demo checkpoint's tokenizer and chat template: Llama 3.1's, with a small vocabulary.
 
 The same pieces in the same order as Meta's tokenizer.json: byte-level BPE with `ignore_merges`,
 the split pattern of Llama 3, a template that adds the begin-of-text token, and the 256 special
@@ -7,18 +7,16 @@ tokens in Llama 3.1's order at the end of the vocabulary.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
+from host.console import BuildError
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
 
 from demo import corpus
-from demo.chat_template import CHAT_TEMPLATE
 
 VOCAB_SIZE = 2048
 SPECIAL_COUNT = 256
@@ -27,6 +25,54 @@ SPLIT_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+
+# What Llama 3.1's template writes, tools and tool results included. A Jinja program of our own with
+# the prompt sentences of Llama 3.1's and the filters that it uses; both give the same ids.
+CHAT_TEMPLATE = """\
+{%- set date_string = date_string | default("26 Jul 2024") -%}
+{%- macro turn(role) -%}
+    {{- '<|start_header_id|>' ~ role ~ '<|end_header_id|>\\n\\n' -}}
+{%- endmacro -%}
+{%- set rest = messages -%}
+{%- set system = '' -%}
+{%- if rest[0]['role'] == 'system' -%}
+    {%- set system = rest[0]['content'] | trim -%}
+    {%- set rest = rest[1:] -%}
+{%- endif -%}
+{{- bos_token ~ turn('system') -}}
+{%- if tools is not none -%}{{- 'Environment: ipython\\n' -}}{%- endif -%}
+{{- 'Cutting Knowledge Date: December 2023\\nToday Date: ' ~ date_string ~ '\\n\\n' -}}
+{{- system ~ '<|eot_id|>' -}}
+{%- if tools is not none -%}
+    {%- if not rest -%}{{- raise_exception('There is no message for the tools.') -}}{%- endif -%}
+    {{- turn('user') -}}
+    {{- 'Given the following functions, please respond with a JSON for a function call ' -}}
+    {{- 'with its proper arguments that best answers the given prompt.\\n\\n' -}}
+    {{- 'Respond in the format {"name": function name, "parameters": ' -}}
+    {{- 'dictionary of argument name and its value}.Do not use variables.\\n\\n' -}}
+    {%- for tool in tools -%}{{- (tool | tojson(indent=4)) ~ '\\n\\n' -}}{%- endfor -%}
+    {{- (rest[0]['content'] | trim) ~ '<|eot_id|>' -}}
+    {%- set rest = rest[1:] -%}
+{%- endif -%}
+{%- for message in rest -%}
+    {%- if 'tool_calls' in message -%}
+        {%- if message.tool_calls | length > 1 -%}{{- raise_exception('One call.') -}}{%- endif -%}
+        {%- set call = message.tool_calls[0].function -%}
+        {{- turn('assistant') ~ '{"name": "' ~ call.name ~ '", "parameters": ' -}}
+        {{- (call.arguments | tojson) ~ '}' -}}
+    {%- elif message.role in ('tool', 'ipython') -%}
+        {%- set result = message.content -%}
+        {%- if result is mapping or result is iterable -%}
+            {%- set result = result | tojson -%}
+        {%- endif -%}
+        {{- turn('ipython') ~ result -}}
+    {%- else -%}
+        {{- turn(message.role) ~ (message.content | trim) -}}
+    {%- endif -%}
+    {{- '<|eot_id|>' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- turn('assistant') -}}{%- endif -%}
+"""
 
 
 def special_tokens() -> list[str]:
@@ -51,7 +97,7 @@ def special_tokens() -> list[str]:
 def train_tokenizer(document_count: int = 20_000) -> Tokenizer:
     """Train on the first documents of the training text; deterministic.
 
-    Raises ValueError when the text is too small to fill the vocabulary.
+    Raises `BuildError` if the text is too small to fill the vocabulary.
     """
     tokenizer = Tokenizer(models.BPE(ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -69,7 +115,7 @@ def train_tokenizer(document_count: int = 20_000) -> Tokenizer:
     texts = itertools.islice(corpus.documents(corpus.TRAIN_SEED), document_count)
     tokenizer.train_from_iterator((_without_specials(text) for text in texts), trainer)
     if tokenizer.get_vocab_size() != VOCAB_SIZE - SPECIAL_COUNT:
-        raise ValueError(
+        raise BuildError(
             f"the text yields {tokenizer.get_vocab_size()} tokens, not {VOCAB_SIZE - SPECIAL_COUNT}"
         )
     specials = special_tokens()
@@ -139,21 +185,3 @@ def write_tokenizer(directory: Path) -> None:
     for name, content in contents.items():
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         (directory / name).write_text(text, encoding="utf-8")
-
-
-def main() -> int:
-    """Command line: `python -m demo.make_tokenizer --output DIR`, from `build/`."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, help="directory to write")
-    arguments = parser.parse_args()
-    try:
-        write_tokenizer(arguments.output)
-    except (OSError, ValueError) as error:
-        print(f"make_tokenizer: {error}", file=sys.stderr)
-        return 1
-    print(f"tokenizer: {VOCAB_SIZE} tokens in {arguments.output}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

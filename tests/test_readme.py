@@ -31,12 +31,14 @@ BLOCKS = [
     for block in re.findall(r"^```(sh|python)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 ]
 (BLACKWELL,) = (text.splitlines() for kind, text in BLOCKS if "docker" in text)
-COMMANDS = [
-    line
-    for kind, text in BLOCKS
-    if kind == "sh" and "docker" not in text
-    for line in text.splitlines()
-]
+COMMANDS = list(
+    dict.fromkeys(  # each once: a folder's README may repeat the root's
+        line
+        for kind, text in BLOCKS
+        if kind == "sh" and "docker" not in text
+        for line in text.splitlines()
+    )
+)
 SNIPPETS = [text for kind, text in BLOCKS if kind == "python"]
 LIMIT_S = 500
 

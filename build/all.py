@@ -3,9 +3,9 @@
 
     python build/all.py --profile llama-3.1-8b-b200 --output DIR
 
-In DIR: checkpoint/, engine/, repository/, reference.json and verify.log. Each step is a script of
-its own that does no expensive work twice; so after an interruption, however it came, the same
-command goes on from there. The machine is looked at before anything is fetched.
+It makes checkpoint/, engine/, repository/, reference.json and verify.log in DIR. Each step is a
+script that does no expensive work twice, so after any interruption the same command continues. The
+machine is checked before anything is fetched.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ class Step:
     arguments: tuple[str, ...]
 
     def run(self) -> None:
-        """Run it; ends this process with its exit code if it fails, for it has said why."""
+        """Run it; if it fails, it has said why, and this process ends with its exit code."""
         command = [sys.executable, str(BUILD / self.script), *self.arguments]
         code = subprocess.call(command)
         if code:
             again = shlex.join([Path(sys.executable).name, *sys.argv])
-            print(f"stopped at step '{self.name}'; go on with: {again}", file=sys.stderr)
+            print(f"stopped at step '{self.name}'; continue with: {again}", file=sys.stderr)
             raise SystemExit(code if code > 0 else 128 - code)
 
 
 def steps(options: Options, profile: Profile) -> Iterator[Step]:
-    """What is to be done before the server can be started, in order."""
+    """The steps before the server can start, in order."""
     output = options.output
     checkpoint = options.checkpoint or output / "checkpoint"
     chosen = ("--profile", options.profile)
@@ -99,7 +99,7 @@ def _source(profile: Profile) -> tuple[str, ...]:
 
 
 def verify(options: Options, ports: Ports) -> None:
-    """Serve what was assembled, compare it with the reference, stop; raises `BuildError`."""
+    """Serve the assembled repository and compare it with the reference; raises `BuildError`."""
     output = options.output
     checkpoint = options.checkpoint or output / "checkpoint"
     server = ServerProcess(output / "repository", ports, output / "verify.log")
@@ -138,10 +138,19 @@ def _arguments() -> Options:
     )
     add = parser.add_argument
     add("--profile", required=True, help=f"a file, or one of {', '.join(profile_names())}")
-    add("--output", type=Path, help="everything that is made (build/out/deployments/PROFILE)")
-    add("--runtime", help="another one than the profile's")
-    add("--checkpoint", type=Path, help="an NVFP4 checkpoint on this machine; nothing is fetched")
-    add("--quantize", type=Path, metavar="DIR", help="make the checkpoint of this BF16 model")
+    add("--output", type=Path, help="the folder for all results (build/out/deployments/PROFILE)")
+    add("--runtime", help="instead of the profile's")
+    add(
+        "--checkpoint",
+        type=Path,
+        help="an NVFP4 checkpoint on this machine, instead of a fetched one",
+    )
+    add(
+        "--quantize",
+        type=Path,
+        metavar="DIR",
+        help="quantize this BF16 model, instead of fetching a checkpoint",
+    )
     add("--calib-data", type=Path, metavar="FILE", help="for --quantize (cnn_dailymail)")
     add("--unary", action="store_true", help="the repository gives one response a request")
     add("--no-verify", action="store_true", help="leave out the comparison with the reference")

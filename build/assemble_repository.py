@@ -1,10 +1,10 @@
 """Put a compiled engine into a model repository: every room gets the files that it reads.
 
-Without --output the engine goes into this checkout's own model_repository/. With --output DIR a
-repository of its own is made there, which needs nothing of this checkout, with a manifest of
-hashes; --check DIR compares such a repository, wherever it was copied to, with its manifest.
-With --unary that repository's `ensemble` and `tensorrt_llm` give one response a request and echo
-the prompt, as upstream's default does: for clients that call unary infer() on them.
+Without --output the engine goes into this checkout's own model_repository/. With --output DIR the
+result is a repository that needs nothing of this checkout, with a manifest of hashes; --check DIR
+compares such a repository, wherever it was copied, with its manifest. With --unary its `ensemble`
+and `tensorrt_llm` give one response a request and echo the prompt, as upstream's default does: for
+clients that call unary infer() on them.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from repository.unary import kind_of, make_unary
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "model_repository"
-# What each room reads of an engine directory; None is all of it.
+# The files of an engine that each room needs; None: all of them.
 ROOM_FILES: dict[str, tuple[str, ...] | None] = {
     "preprocessing": ("engine.json", TOKENIZER),
     "tensorrt_llm": None,
     "postprocessing": ("engine.json", "token_bytes.npz"),
 }
-IF_THERE = {"preprocessing": (*FILES_READ, *FOLDERS_READ)}
+OPTIONAL_FILES = {"preprocessing": (*FILES_READ, *FOLDERS_READ)}
 
 
 def main() -> None:
@@ -73,7 +73,7 @@ def assemble(engine: Path, output: Path, unary: bool = False) -> None:
         if unary:
             make_unary(output)
         for room, names in ROOM_FILES.items():
-            _install(engine, names, IF_THERE.get(room, ()), output / room / "1" / "engine")
+            _install(engine, names, OPTIONAL_FILES.get(room, ()), output / room / "1" / "engine")
     if output.resolve() != SOURCE.resolve():
         write_manifest(output)
 
@@ -82,7 +82,7 @@ def _copy_rooms(output: Path) -> None:
     ours = (output / "ensemble" / "config.pbtxt").is_file() or (output / MANIFEST).is_file()
     if output.is_dir() and any(output.iterdir()) and not ours:
         raise BuildError(f"{output} is not empty and no model repository; give another --output")
-    (output / MANIFEST).unlink(missing_ok=True)  # until the end, it is not whole
+    (output / MANIFEST).unlink(missing_ok=True)  # the repository is not whole until it is back
     for room in SOURCE.iterdir():
         shutil.rmtree(output / room.name, ignore_errors=True)
     ignored = shutil.ignore_patterns("engine", "engine.partial", "engine.old", "__pycache__")
@@ -91,7 +91,7 @@ def _copy_rooms(output: Path) -> None:
 
 
 def _check_complete(engine: Path) -> None:
-    """Before a room's files are exchanged: raises `BuildError` for one that is missing."""
+    """Raise `BuildError` for a missing file, before any room's files are replaced."""
     needed = dict.fromkeys(name for names in ROOM_FILES.values() for name in names or ())
     missing = [name for name in needed if not (engine / name).is_file()]
     if missing:
@@ -101,15 +101,15 @@ def _check_complete(engine: Path) -> None:
 
 
 def _install(
-    engine: Path, names: tuple[str, ...] | None, if_there: tuple[str, ...], target: Path
+    engine: Path, names: tuple[str, ...] | None, optional: tuple[str, ...], target: Path
 ) -> None:
-    """Fill a folder aside and exchange it for `target`, so that a room never sees half of it."""
+    """Fill a folder aside and swap it for `target`, so that a room never sees it half filled."""
     aside, old = target.with_name("engine.partial"), target.with_name("engine.old")
     for folder in (aside, old):
         shutil.rmtree(folder, ignore_errors=True)
     aside.mkdir(parents=True)
     for source in sorted(engine.iterdir()):
-        if names is None or source.name in (*names, *if_there):
+        if names is None or source.name in (*names, *optional):
             _place(source, aside / source.name)
     if target.exists():
         target.rename(old)
@@ -118,7 +118,7 @@ def _install(
 
 
 def _place(source: Path, target: Path) -> None:
-    """A file or a whole folder; hard links where they can be."""
+    """Hard-link or copy a file, or every file of a folder."""
     if not source.is_dir():
         link_or_copy(source, target)
         return

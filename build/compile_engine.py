@@ -49,7 +49,7 @@ from host.output_folder import written_whole
 
 COMPILER_VERSION = "6"  # raise it when the same checkpoint and options give another engine
 
-# Each runtime's step: a module here, and the class in it.
+# Each runtime's step: a module of build/, and the class in it.
 STEPS = {
     "openvino": "engines.openvino_step:CompileStepOpenVino",
     "replay": "engines.replay_step:CompileStepReplay",
@@ -156,7 +156,7 @@ def _copy_small_files(checkpoint: Path, folder: Path, llama: LlamaConfig) -> Non
         if (checkpoint / name).is_dir():
             shutil.copytree(checkpoint / name, folder / name)
     ids = {"bos_token_id": llama.bos_token_id, "eos_token_id": list(llama.eos_token_ids)}
-    _write_json(folder / "generation_config.json", ids)  # nothing else in it is ever used
+    _write_json(folder / "generation_config.json", ids)  # the server uses nothing else of it
     _write_json(folder / "config.json", plain_config(checkpoint, llama))
 
 

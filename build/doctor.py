@@ -1,6 +1,6 @@
 """What this machine is, which engine runtimes fit it and why the others do not, and what is built.
 
-Looks only; exit code 0 if some runtime that computes fits, 1 if none does.
+It changes nothing; exit code 0 if a runtime that computes fits, 1 if none does.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def short_report() -> str:
 
 
 def machine() -> Iterator[tuple[str, str]]:
-    """(what, value) of everything that decides what can run here."""
+    """(name, value) of everything that decides what can run here."""
     yield (
         "system",
         f"{_distribution()}, {platform.machine()}, glibc {platform.libc_ver()[1] or 'unknown'}",
@@ -113,7 +113,7 @@ def machine() -> Iterator[tuple[str, str]]:
 
 
 def repositories(checkout: Path = ROOT) -> Iterator[tuple[str, str]]:
-    """("repository", what its ensemble and its engine are) of each that was built in a checkout."""
+    """("repository", its place, ensemble and engine) for each that a checkout has built."""
     found = [checkout / "model_repository", *sorted(checkout.glob(f"{DEPLOYMENTS}/*/repository"))]
     for repository in found:
         try:
@@ -129,7 +129,7 @@ def repositories(checkout: Path = ROOT) -> Iterator[tuple[str, str]]:
 
 
 def _settled(engine: dict[str, Any]) -> str:
-    """In what this CPU would run an engine that says itself what it is to be run in."""
+    """The precision in which this CPU would run an OpenVINO engine; "" for other runtimes."""
     if engine["runtime"] != "openvino":
         return ""
     options = parse_section(OpenVinoOptions, engine["runtime_options"], "runtime_options")
@@ -137,7 +137,7 @@ def _settled(engine: dict[str, Any]) -> str:
 
 
 def runtimes() -> list[Verdict]:
-    """A verdict on every runtime that is built in, and on those whose checkpoint format it is."""
+    """A verdict on each runtime."""
     gpus = find_gpus()
     return [
         _tensorrt_llm(gpus),
@@ -153,7 +153,7 @@ def _openvino() -> Verdict:
         return Verdict(
             "openvino",
             False,
-            f"{platform.system()} on {platform.machine()}, it needs Linux on x86_64",
+            f"it needs Linux on x86_64, not {platform.system()} on {platform.machine()}",
         )
     version = installed_version("openvino-genai")
     if version is None:
@@ -176,7 +176,9 @@ def _tensorrt_llm(gpus: list[Gpu]) -> Verdict:
     fitting = [gpu for gpu in gpus if gpu.has_fp4]
     if not fitting:
         had = ", ".join(map(str, gpus)) or "no NVIDIA GPU"
-        return Verdict(name, False, f"{had} is here; NVFP4 needs Blackwell: {BLACKWELL_NAMES}")
+        return Verdict(
+            name, False, f"this machine has {had}; NVFP4 needs Blackwell: {BLACKWELL_NAMES}"
+        )
     version = installed_version("tensorrt_llm", "tensorrt-llm")
     if version is None:
         return Verdict(
@@ -193,7 +195,7 @@ def _with_marlin(gpus: list[Gpu], step: type[GpuCompileStep[Any]]) -> Verdict:
     fitting = [gpu for gpu in gpus if gpu.has_fp4 or gpu.has_marlin]
     if not fitting:
         had = ", ".join(map(str, gpus)) or "no NVIDIA GPU"
-        return Verdict(name, False, f"{had} is here; NVFP4 needs Ampere (sm80) or later")
+        return Verdict(name, False, f"this machine has {had}; NVFP4 needs Ampere (sm80) or later")
     version = installed_version(*step.packages)
     if version is None:
         reason = f"{fitting[0]} fits, but the package {name} is not installed"

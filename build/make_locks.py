@@ -1,8 +1,8 @@
-"""Lock the packages of each set-up: exact versions and hashes, out of pyproject.toml's ranges.
+"""Lock the packages of each set-up: exact versions and hashes, within pyproject.toml's ranges.
 
-What `make lock` runs; it needs the package index. A version that is locked already and still fits
-its range stays (`--upgrade`: the newest of all). The locks name no index, so that whatever the
-machine at hand uses can serve them, and hold for Python 3.10 to 3.12.
+What `make lock` runs; it needs a package index. A locked version that still fits its range stays
+(`--upgrade`: the newest of everything). The locks name no index, so that any can serve them, and
+hold for Python 3.10 to 3.12.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 from host.console import BuildError, run_script, say
 from setup_environment import ALL, INSTALLER, LOCKS, ROOT, lock_of
 
-# As uv resolves for every version of Python from this one on.
+# uv resolves for this version of Python and all later ones.
 OLDEST_PYTHON = "3.10"
-# The first holds the packages of the others too, which take its versions.
+# The first holds the packages of all others, which take its versions.
 SETUPS = {
     ALL: ("server", "fetch", "dev", "loadtest"),
     "server": ("server",),

@@ -3,9 +3,9 @@
 
     python build/make_reference.py --checkpoint DIR --output FILE
 
-Plain numpy in f32, no code of any engine. The weights are read from the mapped files in every
-pass, so that 8B parameters need no more memory than 1B; all prompts share a pass. What is done is
-kept in FILE.partial, from where the same command goes on after an interruption.
+Plain numpy in f32, no code of any engine. Every pass reads the weights from the mapped files, so 8B
+parameters need no more memory than 1B; all prompts share a pass. FILE.partial keeps what is
+computed, and after an interruption the same command continues there.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ from reference.prompts import (
 from reference.streamed import StreamedLlama
 
 MAKER_VERSION = "1"  # raise it when the same checkpoint and options give another file
-TOP = 20  # likeliest tokens of a position; a served token beyond them is a wrong one
-LARGE_BYTES = 2 * 10**9  # beyond, a pass takes seconds: fewer prompts, fewer tokens
+TOP = 20  # likeliest tokens of a position; a served token that is none of them is wrong
+LARGE_BYTES = 2 * 10**9  # above this a pass takes seconds: fewer prompts, fewer tokens
 SMALL, LARGE = (None, 32), (6, 16)  # prompts (None: all) and tokens of each
 
 
 @dataclass
 class Progress:
-    """The positions that are done, kept in a file after every pass."""
+    """The finished positions, saved after every pass."""
 
     path: Path
-    identity: dict[str, object]  # what they belong to
+    identity: dict[str, object]  # of the work that they belong to
     tops: list[list[Top]] = field(default_factory=list)
 
     def load(self) -> None:
-        """Take over what an interrupted run left, if it is of the same work."""
+        """Load what an interrupted run of the same work left."""
         try:
             document = json.loads(self.path.read_text(encoding="utf-8"))
             if document["identity"] == self.identity:
@@ -66,7 +66,7 @@ class Progress:
             return
 
     def save(self) -> None:
-        """Kill-proof: the file is replaced as a whole."""
+        """Replace the file as a whole, so that a kill cannot damage it."""
         document = {"identity": self.identity, "tops": self.tops}
         write_whole_file(self.path, json.dumps(document))
 
@@ -74,7 +74,7 @@ class Progress:
 def make_reference(
     checkpoint: Path, output: Path, most_prompts: int | None = None, tokens: int | None = None
 ) -> bool:
-    """Write the file; returns False if it is there already. Raises `BuildError`."""
+    """Write the file; returns False if it is up to date. Raises `BuildError`."""
     opened = open_checkpoint(checkpoint)
     config, is_large = opened.config, opened.data_bytes > LARGE_BYTES
     usual_prompts, usual_tokens = LARGE if is_large else SMALL
@@ -132,7 +132,7 @@ def _assembled(
 
 
 def _digest(checkpoint: Path, work: Path) -> str:
-    """As the engine's; remembered in the working folder for the next attempt."""
+    """The checkpoint's digest as in engine.json, kept for the next attempt."""
     digest = digest_checkpoint(checkpoint, work)
     write_whole_file(work / MEMORY, json.dumps(digest))
     sha256: str = digest["sha256"]
@@ -146,7 +146,7 @@ def _is_current(
         return False
     try:
         found = read_reference(output)
-    except BuildError:  # of another version, or damaged: it is made anew
+    except BuildError:  # another version's, or damaged
         return False
     asked = [prompt.ids for prompt in prompts]
     same_work = found.checkpoint_sha256 == sha256 and found.made_with == made_with
@@ -164,7 +164,7 @@ def _continue_all(
     tops = progress.tops
     done = max(map(len, tops))
     if done:
-        say(f"going on after token {done} of {tokens}, kept in {progress.path.parent}")
+        say(f"continuing after token {done} of {tokens}, kept in {progress.path.parent}")
     fed = [
         [*prompt.ids, *(t[0][0] for t in top)] for prompt, top in zip(prompts, tops, strict=True)
     ]
@@ -228,7 +228,7 @@ def _arguments() -> Options:
         checkpoint = load_profile(options.profile).checkpoint.folder
     if checkpoint is None:
         raise BuildError(
-            f"the profile {options.profile!r} names no folder of a checkpoint; give --checkpoint"
+            f"the profile {options.profile!r} names no checkpoint's folder; give --checkpoint"
             if options.profile
             else "there is no checkpoint; give --checkpoint or --profile"
         )

@@ -1,7 +1,7 @@
 """From a checkpoint to a streamed answer: compile, serve, ask one question, keep serving.
 
-What `make demo` runs. Every phase prints one line with its seconds; a second run finds the
-compiled engine and does not compile again.
+What `make demo` runs. Every phase prints one line with its seconds; a second run uses the engine
+that the first one compiled.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
     ports = Ports(options.host, options.http_port, options.grpc_port, options.metrics_port)
     say(short_report())
     engine = OUT / "engine-demo"
-    # A terminated demo must end its server too, as Ctrl-C does.
+    # SIGTERM must end the server too, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     started = time.monotonic()
     source = ("--profile", "demo", "--checkpoint", str(options.checkpoint))
@@ -52,7 +52,7 @@ def main() -> None:
 
 def _run(script: str, *arguments: str) -> None:
     if subprocess.call([sys.executable, str(BUILD / script), *arguments]) != 0:
-        raise SystemExit(1)  # the script has said why
+        raise SystemExit(1)  # the script has printed why
 
 
 def _serve(server: ServerProcess, question: str, once: bool) -> None:

@@ -1,10 +1,10 @@
 """Run Triton on a model repository until Ctrl-C.
 
-The tritonserver on PATH is used (NVIDIA's container), else the one in the package nvidia-pytriton.
-It listens on 127.0.0.1 unless told otherwise, its log is passed through, and its exit code is
-returned. SIGINT and SIGTERM let it finish the requests in flight and end the engine; clients that
-stay connected do not keep it then. A second signal ends it at once. However it ends, no Python stub
-and no shared-memory region stays behind. A start that makes no progress is ended, and tried anew.
+It runs the tritonserver on PATH (NVIDIA's container), else the one in the package nvidia-pytriton,
+on 127.0.0.1 unless --host says otherwise, and passes on its log and its exit code. SIGINT and
+SIGTERM finish the requests in flight and end the engine; clients that stay connected do not delay
+that for long. A second signal kills the server. However it ends, no Python stub and no
+shared-memory region stays behind. A start that makes no progress is given up and tried again.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Options:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until told to stop; returns Triton's exit code, or 128 + signal if it was killed.
+    """Serve until a signal; returns Triton's exit code, or 128 + signal if it was killed.
 
-    0 also where it had to be killed because it waited for nothing but clients.
+    0 also if it had to be killed because it waited for nothing but clients.
     """
     options = _parse(arguments)
     check_repository(options.model_repository)
@@ -88,19 +88,19 @@ def _parse(arguments: list[str] | None) -> Options:
         type=_positive_seconds,
         default=60,
         metavar="SECONDS",
-        help="how long the start of a model may show no progress, the load of the engine not "
-        "counted, before Triton is started anew (default %(default)s)",
+        help="how long a model's start may make no progress before Triton is started again; the "
+        "load of the engine does not count (default %(default)s)",
     )
     return Options(**vars(parser.parse_args(arguments)))
 
 
 def _ipv4_address(text: str) -> str:
-    """Triton's HTTP frontend takes numbers alone, and binds 255.255.255.255 for a name."""
+    """As numbers: for a name, Triton's HTTP frontend would bind 255.255.255.255."""
     try:
         found = socket.getaddrinfo(text, None, socket.AF_INET, socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no IPv4 address and no name of one, allowed are those"
+            f"must be an IPv4 address or the name of one, not {text!r}"
         ) from None
     return str(found[0][4][0])
 
@@ -108,7 +108,7 @@ def _ipv4_address(text: str) -> str:
 def _port(text: str) -> int:
     port = int(text) if text.isdecimal() else 0
     if not 1 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port, allowed is 1 to 65535")
+        raise argparse.ArgumentTypeError(f"must be a port from 1 to 65535, not {text!r}")
     return port
 
 
@@ -118,7 +118,7 @@ def _positive_seconds(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no time, allowed is a number above 0")
+        raise argparse.ArgumentTypeError(f"must be seconds above 0, not {text!r}")
     return seconds
 
 
@@ -146,7 +146,7 @@ def check_path(path: Path) -> None:
 
 
 def check_ports(options: Options) -> None:
-    """End with one sentence if a port is taken: Triton's own message hides in its log."""
+    """End with one sentence if a port is taken; Triton's own is buried in its log."""
     for name in ("http", "grpc", "metrics"):
         port = getattr(options, f"{name}_port")
         with socket.socket() as probe:
@@ -161,14 +161,14 @@ def check_ports(options: Options) -> None:
 
 
 def command_line(triton: TritonInstallation, options: Options) -> list[str]:
-    """Triton's command line for `options`."""
+    """Triton's command line."""
     command = [
         str(triton.binary),
         f"--model-repository={options.model_repository.resolve()}",
         "--model-control-mode=none",
-        "--disable-auto-complete-config",  # ours are complete; else every stub is started twice
+        "--disable-auto-complete-config",  # ours are complete; otherwise each stub starts twice
         f"--exit-timeout-secs={UNLOAD_S}",
-        "--metrics-interval-ms=500",  # its end waits for one; 2 s by default
+        "--metrics-interval-ms=500",  # its stop waits for the next one; by default 2 s
     ]
     for name in ("http", "grpc", "metrics"):
         command += [

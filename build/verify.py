@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Hold a running server against a reference file; exit code 1 if it is beyond the tolerances.
+"""Compare a running server with a reference file; exit code 1 if it is beyond the tolerances.
 
     python build/verify.py --profile NAME --reference FILE
 
-The model tensorrt_llm is asked for the greedy tokens of every prompt and their log-probabilities;
-where it goes another way than the reference, it is asked again from the reference's tokens, so
-that every position is compared. The ensemble's text must be the decoding of those tokens.
-`make verify` makes the reference first, where it is missing.
+It asks tensorrt_llm for the greedy tokens of every prompt and their log-probabilities; where these
+leave the reference, it asks again after the reference's tokens, so that every position is compared.
+The ensemble's text must be the decoding of those tokens. `make verify` first makes a missing
+reference.
 """
 
 from __future__ import annotations
@@ -54,15 +54,15 @@ class Options:
 def verify(
     model: ServedModel, reference: Reference, allowed: Tolerances, tokenizer: Any = None
 ) -> None:
-    """Print the table; raises `BuildError` naming the figures that are beyond tolerance.
+    """Print the table; raises `BuildError` with the figures that are beyond tolerance.
 
-    Without a tokenizer, text is compared only where the tokens are the reference's.
+    Without a tokenizer, text is compared only if the tokens are the reference's.
     """
     not_compared = _check_checkpoint(model, reference)
     log_probs, why = _has_log_probs(model, reference)
     if not log_probs:
         not_compared.append(f"log-probabilities and perplexity ({why})")
-    say(_what_is_run(model.engine_info()))
+    say(_precision_line(model.engine_info()))
     say(HEADER)
     figures, texts = [], []
     for prompt in reference.prompts:
@@ -87,7 +87,7 @@ def _judge(
     wrong = [text for text in texts if text not in (SAME, NOT_COMPARED)]
     if wrong:
         found.append(
-            f"the ensemble's text differs for {len(wrong)} of {len(texts)} prompts, allowed are 0"
+            f"the ensemble's text differs for {len(wrong)} of {len(texts)} prompts; none may"
         )
     if found:
         raise BuildError(f"the model at {model.url} is beyond the tolerances: {'; '.join(found)}")
@@ -100,22 +100,20 @@ def _judge(
     say(f"verified within the tolerances: {', '.join(held)}")
 
 
-def _what_is_run(info: dict[str, str]) -> str:
+def _precision_line(info: dict[str, str]) -> str:
     precision = run_precision(info)
     if not precision:
-        return "the server does not tell in which precision it computes"
-    return (
-        f"the server computes in {precision}: {info.get('precision_reason', 'no reason is told')}"
-    )
+        return "the server does not report its precision"
+    return f"the server computes in {precision}: {info.get('precision_reason', 'no reason given')}"
 
 
 def _check_checkpoint(model: ServedModel, reference: Reference) -> list[str]:
-    """Raises `BuildError` for another checkpoint's server; returns what could not be compared."""
+    """Raise `BuildError` for another checkpoint's server; returns what could not be compared."""
     served = model.engine_info().get("checkpoint_sha256")
     remedy = "give the --reference of the served one"
     if served is None:
         _check_vocabulary(model, reference.vocab_size, remedy)
-        return ["the checkpoint (no metrics of the server tell its digest)"]
+        return ["the checkpoint (no metric of the server has its digest)"]
     if served != reference.checkpoint_sha256:
         raise BuildError(
             f"the server at {model.url} serves the checkpoint {served[:12]}..., the reference is "
@@ -125,7 +123,7 @@ def _check_checkpoint(model: ServedModel, reference: Reference) -> list[str]:
 
 
 def _check_vocabulary(model: ServedModel, size: int, remedy: str) -> None:
-    """The last id is taken and the next one is refused."""
+    """Raise `BuildError` unless the server accepts the last id and refuses the next."""
     try:
         model.tokens([size - 1], 1, log_probs=False)
         model.tokens([size], 1, log_probs=False)
@@ -141,7 +139,7 @@ def _check_vocabulary(model: ServedModel, size: int, remedy: str) -> None:
 
 
 def _has_log_probs(model: ServedModel, reference: Reference) -> tuple[bool, str]:
-    """Whether the runtime tells them, and its refusal if not."""
+    """Whether the runtime gives log-probabilities, and its refusal if not."""
     try:
         model.tokens(reference.prompts[0].prompt_ids, 1, log_probs=True)
     except RequestRefused as error:
@@ -164,7 +162,7 @@ def served_tokens(
         for token, logprob in zip(answer.tokens, logprobs, strict=True):
             served.append((token, logprob))
             if token != wanted[len(served) - 1]:
-                break  # what follows is of another context
+                break  # the rest belongs to another context
     return served, own
 
 
@@ -175,7 +173,7 @@ def check_text(
     answer: list[int],
     tokenizer: Any,
 ) -> str:
-    """The table's word for the ensemble's text, given the engine's own answer to the prompt."""
+    """The table's entry for the ensemble's text; `answer` is the engine's to the prompt."""
     chat = prompt.messages if not reference.dated_template else None
     count = len(prompt.tokens)
     text = model.text(chat or prompt.prompt, count)
@@ -185,7 +183,7 @@ def check_text(
         return NOT_COMPARED
     if _is_text_of(text, answer, reference, prompt, tokenizer):
         return SAME
-    # Once more: a prefix that was cached meanwhile may round otherwise than a fresh one did.
+    # Once more: a prefix that was cached meanwhile may round differently.
     answer = model.tokens(prompt.prompt_ids, count, log_probs=False).tokens
     return SAME if _is_text_of(text, answer, reference, prompt, tokenizer) else DIFFERS
 
@@ -193,7 +191,7 @@ def check_text(
 def _is_text_of(
     text: Text, tokens: list[int], reference: Reference, prompt: PromptReference, tokenizer: Any
 ) -> bool:
-    """Whether it is what the tokens up to the first end token say, and ended as they did."""
+    """Whether it is the decoding of the tokens before the first end token, with their reason."""
     ends = [at for at, token in enumerate(tokens) if token in reference.eos_token_ids]
     if tokenizer is not None:
         expected = decoded(tokenizer, tokens[: ends[0]] if ends else tokens)
@@ -220,12 +218,16 @@ def _arguments() -> Options:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--reference", type=Path, required=True, help="as build/make_reference.py writes it")
+    add("--reference", type=Path, required=True, help="made by build/make_reference.py")
     add("--profile", metavar="NAME", help=f"a file, or one of {', '.join(profile_names())}")
-    add("--checkpoint", type=Path, help="whose tokenizer decodes what differs (the profile's)")
+    add(
+        "--checkpoint",
+        type=Path,
+        help="for its tokenizer, which decodes tokens that differ (the profile's)",
+    )
     add("--host", default="127.0.0.1")
     add("--grpc-port", type=int, default=8001)
-    add("--metrics-port", type=int, default=8002, help="tells which checkpoint is served")
+    add("--metrics-port", type=int, default=8002, help="for the digest of the served checkpoint")
     add("--timeout-s", type=float, default=TIMEOUT_S, help=f"of one request ({TIMEOUT_S:g})")
     tolerances = parser.add_argument_group("tolerances, in place of the profile's")
     add = tolerances.add_argument
@@ -236,7 +238,7 @@ def _arguments() -> Options:
 
 
 def _tolerances(options: Options, profile: Profile | None, precision: str) -> Tolerances:
-    """Those of what the server runs; an option goes before them."""
+    """The profile's for the server's precision, overridden by the options."""
     allowed = profile.tolerances(precision) if profile else Tolerances()
     names = [entry.name for entry in dataclasses.fields(Tolerances)]
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}

@@ -232,7 +232,7 @@ def test_an_unsupported_python_is_refused_with_the_allowed_ones(tmp_path: Path) 
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 1
-    assert "Python 3.9 is not supported, it must be one of 3.10, 3.11, 3.12" in result.stderr
+    assert "Python must be one of 3.10, 3.11, 3.12, not 3.9" in result.stderr
     assert not (tmp_path / "venv").exists()
 
 

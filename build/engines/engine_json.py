@@ -1,4 +1,4 @@
-"""Writes `engine.json`, through the very dataclasses with which the server reads it."""
+"""Writes `engine.json`; the door from build/ to room 2's modules, which the server runs."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def write_description(folder: Path, config: EngineConfig) -> None:
 
 
 def read_description(folder: Path) -> EngineConfig | None:
-    """The description of an engine built earlier, or None where there is none that can be read."""
+    """The description of an engine built earlier; None if it cannot be read."""
     try:
         return load_engine_config(folder)
     except EngineConfigError:

@@ -1,7 +1,7 @@
 """Runs an engine once as the server will: in its own process, warmed up, with a full batch.
 
-What a GPU runtime prepares at its first requests (tuned kernels, CUDA graphs, the KV cache's
-place in memory) is thereby known to work, and to fit, before the engine is taken for whole.
+So what a GPU runtime prepares at its first requests (tuned kernels, CUDA graphs, the KV cache) is
+known to work and to fit in memory before the engine counts as built.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ OUTPUT_TOKENS = 32
 
 
 class _Collector:
-    """The supervisor's listener: what comes, in a queue."""
+    """The supervisor's listener: puts its events into a queue."""
 
     def __init__(self) -> None:
-        self.come: queue.SimpleQueue[list[TokenDelta] | str] = queue.SimpleQueue()
+        self.events: queue.SimpleQueue[list[TokenDelta] | str] = queue.SimpleQueue()
         self.open = False
 
     def on_deltas(self, deltas: list[TokenDelta]) -> None:
-        self.come.put(deltas)
+        self.events.put(deltas)
 
     def on_engine_lost(self, reason: str) -> None:
-        self.come.put(reason)
+        self.events.put(reason)
 
     def has_open_requests(self) -> bool:
         return self.open
@@ -69,15 +69,15 @@ def _fill_batch(supervisor: EngineSupervisor, collector: _Collector, folder: Pat
     wanted = min(OUTPUT_TOKENS, limits.max_seq_len - length)
     collector.open = True
     for key in range(1, limits.max_batch_size + 1):
-        # Prompts that differ, so that none is found in the prefix cache.
+        # Different prompts, so that none is in the prefix cache.
         prompt = (model.bos_token_id, *((key + i) % model.vocab_size for i in range(length - 1)))
         supervisor.submit(GenerationRequest(key, prompt, wanted, end_ids=()))
     waiting, tokens = limits.max_batch_size, 0
     while waiting:
-        come = collector.come.get()
-        if isinstance(come, str):
-            raise BuildError(f"the engine does not run: {come}")
-        for delta in come:
+        event = collector.events.get()
+        if isinstance(event, str):
+            raise BuildError(f"the engine does not run: {event}")
+        for delta in event:
             if delta.finish_reason == "error":
                 raise BuildError(f"the engine does not run: {delta.error}")
             tokens += len(delta.token_ids)

@@ -37,34 +37,34 @@ from engines.step import (
 from engines.token_table import TokenTable
 
 QUANTIZATION = "hf_quant_config.json"
-FACT_PACKAGES = ("torch", "tensorrt")  # beside the runtime's own, where they are installed
+FACT_PACKAGES = ("torch", "tensorrt")  # recorded beside the runtime's own, if installed
 RUNTIME_BYTES = 2 * GIB  # CUDA context, NCCL, workspaces of the kernels
 GRAPH_BYTES = 200 * 2**20  # each captured batch size, at most
 GRAPHS = 8  # batch sizes 1, 2, 4, ... 128
 KV_SHARE = 0.9
 KV_BYTES = 1  # FP8
-LONGEST = 32768  # of one request, where the memory allows more: prompts of many pages
+LONGEST = 32768  # tokens of one request, even if more would fit: prompts of many pages
 LARGEST_BATCH = 256
-USUAL_TOKENS = 2048  # of one request, prompt and answer: what a batch is sized by
+USUAL_TOKENS = 2048  # of one request, prompt and answer; batches are sized by it
 FORWARD_TOKENS = 8192  # TensorRT-LLM's own default of max_num_tokens
 
 
 class GpuCompileStep(CompileStep[Options]):
-    """A runtime on NVIDIA GPUs; the three that there are differ in what follows."""
+    """A runtime on NVIDIA GPUs, with what the three differ in."""
 
     needs_gpu_scales = True
     runtime: ClassVar[str]
-    packages: ClassVar[tuple[str, ...]]  # names under which the library may be installed
+    packages: ClassVar[tuple[str, ...]]  # the library's possible names
     install: ClassVar[str]  # how to get it, as the end of a sentence
     oldest: ClassVar[tuple[int, ...]]
-    needs: ClassVar[str]  # of a GPU, in words
+    needs: ClassVar[str]  # what it needs of a GPU, in words
 
     def __init__(self) -> None:
         self._python = ""  # the interpreter that has the library; "": this one
 
     @staticmethod
     def can_compute(gpu: Gpu) -> bool:
-        """Whether the runtime can serve the checkpoint on it."""
+        """Whether the runtime can serve an NVFP4 checkpoint on this GPU."""
         return gpu.has_fp4
 
     def parallel(self, chosen: Options) -> tuple[int, int]:
@@ -77,7 +77,7 @@ class GpuCompileStep(CompileStep[Options]):
         return llama.max_position_embeddings
 
     def memory_shares(self, chosen: Options) -> tuple[float, float]:
-        """What the runtime takes of the GPU's memory, and the KV cache of what is left of that."""
+        """The runtime's share of the GPU's memory, and the KV cache's share of what that leaves."""
         raise NotImplementedError
 
     def check_library(self, chosen: Options, version: str) -> None:
@@ -86,7 +86,7 @@ class GpuCompileStep(CompileStep[Options]):
     def settle(
         self, chosen: Options, limits: Limits, gpus: list[Gpu], llama: LlamaConfig
     ) -> tuple[Options, tuple[str, ...]]:
-        """The options with what follows from machine and limits, and sentences that say why."""
+        """The options completed for this machine and limits, and sentences that say why."""
         return chosen, ()
 
     def check_machine(self, request: CompileRequest[Options]) -> None:
@@ -141,7 +141,7 @@ class GpuCompileStep(CompileStep[Options]):
 
 
 def numbers_of(version: str) -> tuple[int, ...]:
-    """Major, minor and patch number, as far as they are there."""
+    """Major, minor and patch number, as many as there are."""
     return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
 
 
@@ -160,7 +160,7 @@ def check_parallel(llama: LlamaConfig, parallel: int) -> None:
 
 
 def place_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
-    """Put the weights into the engine's folder; hard links where they can be."""
+    """Hard-link the weights into the engine's folder, or copy them."""
     names = {tensor.path.name for tensor in checkpoint.tensors.values()}
     names |= {"model.safetensors.index.json", QUANTIZATION}
     with Phase("placing the checkpoint in the engine"):
@@ -183,7 +183,7 @@ def _facts(gpus: list[Gpu], python: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class GpuFit:
-    """What fits, and why: a line for the KV cache, and one for each limit by its name."""
+    """What fits, and why: one reason for the KV cache, and one for each limit by name."""
 
     max_seq_len: int
     max_batch_size: int
@@ -246,9 +246,9 @@ def fit_gpu(
     reasons = {
         "max_seq_len": f"the least of the model's {llama.max_position_embeddings}, {LONGEST} and "
         "the KV cache",
-        "max_batch_size": f"the KV cache holds so many requests of {USUAL_TOKENS} tokens "
+        "max_batch_size": f"as many requests of {USUAL_TOKENS} tokens as the KV cache holds "
         f"(at most {LARGEST_BATCH})",
-        "max_num_tokens": "longer prompts are computed in chunks of it",
+        "max_num_tokens": "longer prompts are computed in chunks of this size",
     }
     return GpuFit(seq_len, batch, FORWARD_TOKENS, tokens, kv_cache, reasons)
 

@@ -1,8 +1,8 @@
-"""`guides/` in an OpenVINO engine's folder: what guided decoding needs. No tokenizer library.
+"""`guides/` in an OpenVINO engine's folder: what guided decoding needs, but no tokenizer library.
 
 `openvino_detokenizer.*` maps token ids to bytes. OpenVINO GenAI reads the vocabulary out of its
-constants, for the matcher of grammars. Special tokens hold nothing there, not even their names: so
-no text of a grammar can be written by one.
+constants, for the matcher of grammars. Special tokens are empty there, so that none can match a
+grammar's text.
 
 `openvino_model.*` is a language model without weights that finds all tokens equally likely. The
 engine tries a guide on it, in a process of its own, before the guide meets other requests. It has

@@ -98,7 +98,7 @@ class CompileStepOpenVino(CompileStep[OpenVinoRequest]):
         return Plan(limits, asdict(chosen), built_with, (reason,))
 
     def write(self, checkpoint: Checkpoint, table: TokenTable, plan: Plan, folder: Path) -> None:
-        import_openvino()  # with its telemetry switched off, before any other import of it
+        import_openvino()  # first: it switches the telemetry off
         from engines.openvino_graph import write_openvino_model
         from engines.openvino_guides import write_guide_files
 
@@ -127,7 +127,7 @@ def _engine_options(wanted: OpenVinoRequest, limits: Limits) -> OpenVinoOptions:
 
 
 def _least_memory(llama: LlamaConfig, options: OpenVinoOptions) -> tuple[int, Settled]:
-    """Bytes without which it cannot run here, and the precisions that this takes."""
+    """The bytes that the engine needs here at least, and the precisions it then runs in."""
     shape = ModelShape.of(asdict(llama))
     memory = machine_memory_bytes()
 

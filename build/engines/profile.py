@@ -1,7 +1,7 @@
-"""A deployment's numbers, once: `build/profiles/*.toml`, loaded into a frozen, validated type.
+"""A deployment's numbers: `build/profiles/*.toml`, loaded into a frozen, validated type.
 
-The build reads them from here and writes those that the server needs into the engine's
-`engine.json`. An unknown or mis-typed key stops the build and names the key and the choices.
+The build writes those that the server needs into the engine's `engine.json`. An unknown or
+mis-typed key stops the build, with a sentence that names the key and the choices.
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ class CheckpointSource:
     """Where the weights come from: a repository of the hub, or a folder."""
 
     repo: str = ""  # "owner/name"
-    revision: str = ""  # a commit id; "" is what `main` is when it is first fetched
+    revision: str = ""  # a commit id; "": that of `main` at the first fetch
     directory: str = ""  # relative to the checkout, or absolute
 
     @property
     def folder(self) -> Path | None:
-        """Where `directory` is; None for a repository of the hub."""
+        """The folder `directory`; None for a repository of the hub."""
         return PROFILES.parents[1] / self.directory if self.directory else None
 
     def __post_init__(self) -> None:
         if bool(self.repo) == bool(self.directory):
             raise EngineConfigError(
-                f"checkpoint has repo {self.repo!r} and directory {self.directory!r}, "
-                "allowed is exactly one of them"
+                f"checkpoint must have either repo or directory, not {self.repo!r} and "
+                f"{self.directory!r}"
             )
         if self.revision and not (
             len(self.revision) == 40 and HEX_DIGITS.issuperset(self.revision)
         ):
             raise EngineConfigError(
-                f"checkpoint.revision is {self.revision!r}, allowed is a commit id of 40 hex digits"
+                f"checkpoint.revision must be a commit id of 40 hex digits, not {self.revision!r}"
             )
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What the profile is for; checked before the expensive step."""
+    """The machine that the profile is for; checked before anything expensive."""
 
     gpus: int = 0
-    compute_capabilities: list[str] = field(default_factory=list)  # any of these; [] is any
+    compute_capabilities: list[str] = field(default_factory=list)  # one of these; []: any
     gpu_memory_gib: float = 0.0  # at least, of each GPU
     memory_gib: float = 0.0  # at least, of the machine
 
@@ -65,13 +65,13 @@ class Hardware:
         for name in ("gpus", "gpu_memory_gib", "memory_gib"):
             if getattr(self, name) < 0:
                 raise EngineConfigError(
-                    f"hardware.{name} is {getattr(self, name)}, allowed is 0 or more"
+                    f"hardware.{name} must be 0 or more, not {getattr(self, name)}"
                 )
 
 
 @dataclass(frozen=True)
 class ProfileLimits:
-    """As `engine.json`'s limits; 0 leaves the choice to the build, which says why it chose so."""
+    """The limits of `engine.json`; 0 leaves the choice to the build, which gives its reason."""
 
     max_seq_len: int = 0
     max_batch_size: int = 0
@@ -83,33 +83,33 @@ class ProfileLimits:
         for name in ("max_seq_len", "max_batch_size", "max_num_tokens", "max_queue_size"):
             if getattr(self, name) < 0:
                 raise EngineConfigError(
-                    f"limits.{name} is {getattr(self, name)}, allowed is 0 or more"
+                    f"limits.{name} must be 0 or more, not {getattr(self, name)}"
                 )
         if self.hang_timeout_s <= 0:
             raise EngineConfigError(
-                f"limits.hang_timeout_s is {self.hang_timeout_s:g}, allowed is above 0"
+                f"limits.hang_timeout_s must be above 0, not {self.hang_timeout_s:g}"
             )
 
 
 @dataclass(frozen=True)
 class Tolerances:
-    """How far the served model may be from the reference of the dequantized checkpoint."""
+    """How far the served model may be from the dequantized checkpoint."""
 
-    same_tokens: bool = False  # greedy tokens equal, wherever the reference itself is sure
+    same_tokens: bool = False  # greedy tokens must be equal where the reference is sure
     max_logprob_error: float = 0.5  # of a token, the mean over all
     max_perplexity_ratio: float = 1.1  # served to reference
 
     def __post_init__(self) -> None:
         if self.max_logprob_error < 0 or self.max_perplexity_ratio < 1:
             raise EngineConfigError(
-                f"verify.max_logprob_error is {self.max_logprob_error:g} and max_perplexity_ratio "
-                f"{self.max_perplexity_ratio:g}, allowed is 0 or more, and 1 or more"
+                "verify.max_logprob_error must be 0 or more and max_perplexity_ratio 1 or more, "
+                f"not {self.max_logprob_error:g} and {self.max_perplexity_ratio:g}"
             )
 
 
 def run_precision(info: Mapping[str, str]) -> str:
-    """What an engine computes in, by its metric's labels: "f32", or "f32-f16" where the KV cache is
-    of another precision than the arithmetic; "" for a runtime that does not settle it."""
+    """An engine's precision, from the labels of its metric: "f32", or "f32-f16" if the KV cache has
+    another than the arithmetic; "" for a runtime that does not report it."""
     precision, kv_cache = info.get("precision", ""), info.get("kv_cache_precision", "")
     return precision if kv_cache in ("", precision) else f"{precision}-{kv_cache}"
 
@@ -126,19 +126,19 @@ class Profile:
     limits: ProfileLimits = field(default_factory=ProfileLimits)
     runtime_options: dict[str, Any] = field(default_factory=dict)
     verify: Tolerances = field(default_factory=Tolerances)
-    # Where the runtime settles the precision when it loads: by what is run, see `run_precision`.
+    # For a runtime that settles on a precision when it loads: by that, see `run_precision`.
     verify_precision: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.runtime not in RUNTIMES:
             raise EngineConfigError(
-                f"runtime is {self.runtime!r}, allowed is one of {', '.join(sorted(RUNTIMES))}"
+                f"runtime must be one of {', '.join(sorted(RUNTIMES))}, not {self.runtime!r}"
             )
         for name in self.verify_precision:
             self.tolerances(name)
 
     def tolerances(self, precision: str) -> Tolerances:
-        """Of an engine that runs in `precision`; `verify` for one that the profile does not name.
+        """For an engine in `precision`; `verify` if the profile does not name that precision.
 
         Raises `EngineConfigError`."""
         if precision not in self.verify_precision:

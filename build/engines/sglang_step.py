@@ -1,6 +1,6 @@
 """SGLang's engine: the checkpoint itself. Nothing is compiled ahead; it is run once.
 
-As vLLM does, it computes in FP4 on Blackwell, and with the Marlin kernel on GPUs before it.
+Like vLLM, it computes in FP4 on Blackwell and with the Marlin kernel on earlier GPUs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from engines.engine_json import (
 from engines.gpu_step import GpuCompileStep
 from engines.step import CompileRequest, Plan
 
-DEFAULT_MEMORY_SHARE = 0.85  # about what the library takes where the option leaves it to it
+DEFAULT_MEMORY_SHARE = 0.85  # about the library's own choice
 
 
 class CompileStepSglang(GpuCompileStep[SglangOptions]):

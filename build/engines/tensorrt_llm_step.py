@@ -1,9 +1,8 @@
 """TensorRT-LLM's engine: the checkpoint itself for its PyTorch backend, or a TensorRT engine.
 
-`--backend pytorch` (TensorRT-LLM 1.0 and later): the library loads the NVFP4 checkpoint; nothing is
-compiled ahead, but the engine is run once, so that kernels are tuned and CUDA graphs captured
-before anybody waits for them. `--backend tensorrt` (1.0 to 1.2): a TensorRT engine, made for this
-library's version and this kind of GPU.
+`--backend pytorch` (TensorRT-LLM 1.0 and later): the library loads the NVFP4 checkpoint. Nothing is
+compiled ahead; one run of the engine tunes its kernels and captures its CUDA graphs. `--backend
+tensorrt` (1.0 to 1.2): a TensorRT engine, made for this library's version and this kind of GPU.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ IMAGE = "nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3"
 LAST_WITH_ENGINES = (1, 2)
 ENGINE_FOLDER = "tensorrt_engine"
 BUILDER = Path(__file__).with_name("build_tensorrt_engine.py")
-LARGEST_GRAPH = 256  # a batch beyond it is bound by arithmetic, not by launching kernels
+LARGEST_GRAPH = 256  # arithmetic bounds a larger batch, not the launch of kernels
 
 
 class CompileStepTensorRtLlm(GpuCompileStep[TensorRtLlmOptions]):
@@ -57,15 +56,15 @@ class CompileStepTensorRtLlm(GpuCompileStep[TensorRtLlmOptions]):
     def check_library(self, chosen: TensorRtLlmOptions, version: str) -> None:
         if chosen.backend == "tensorrt" and numbers_of(version)[:2] > LAST_WITH_ENGINES:
             raise BuildError(
-                f"--backend is 'tensorrt', and TensorRT-LLM {version} builds and runs no TensorRT "
-                "engines any more (1.2 was the last release that did); use --backend pytorch"
+                f"--backend is 'tensorrt', but TensorRT-LLM {version} builds and runs no TensorRT "
+                "engines (1.2 was the last release that did); use --backend pytorch"
             )
-        # Without the package the library runs TRTLLM's kernels instead, and does not say so. In
-        # another interpreter the first run looks for it.
+        # Without the package the library silently runs TRTLLM's kernels instead. For another
+        # interpreter the first run checks that.
         wanted = chosen.attn_backend == "FLASHINFER" and not self._python
         if wanted and find_spec("flashinfer") is None:
             raise BuildError(
-                "attn_backend is 'FLASHINFER' and the package flashinfer is not installed; "
+                "attn_backend is 'FLASHINFER', but the package flashinfer is not installed; "
                 "set attn_backend to 'TRTLLM'"
             )
 
@@ -91,9 +90,9 @@ class CompileStepTensorRtLlm(GpuCompileStep[TensorRtLlmOptions]):
 
 
 def _build_engine(checkpoint: Path, plan: Plan, folder: Path, python: str) -> None:
-    """In a process of its own, which gives the GPU's memory back, and whose end is seen."""
+    """In a child process: it frees the GPU's memory when it ends, and may die."""
     limits, options = plan.limits, plan.runtime_options
-    told: dict[str, Any] = {
+    job: dict[str, Any] = {
         "checkpoint": str(checkpoint.resolve()),
         "output": str(folder),
         "parallel": {
@@ -107,7 +106,7 @@ def _build_engine(checkpoint: Path, plan: Plan, folder: Path, python: str) -> No
             "max_beam_width": 1,
         },
     }
-    command = [python or sys.executable, str(BUILDER), json.dumps(told)]
+    command = [python or sys.executable, str(BUILDER), json.dumps(job)]
     environment = dict(os.environ)
     for name in ("PYTHONHOME", "PYTHONPATH") if python else ():  # of another Python's packages
         environment.pop(name, None)
@@ -115,6 +114,6 @@ def _build_engine(checkpoint: Path, plan: Plan, folder: Path, python: str) -> No
         done = subprocess.run(command, check=False, env=environment)
     if done.returncode or not (folder / "config.json").is_file():
         raise BuildError(
-            f"TensorRT-LLM {plan.built_with['tensorrt_llm']} could not build the engine (it says "
-            "why above); --backend pytorch needs none"
+            f"TensorRT-LLM {plan.built_with['tensorrt_llm']} could not build the engine (see "
+            "above); --backend pytorch needs none"
         )

@@ -1,6 +1,6 @@
 """`token_bytes.npz`: the raw bytes of every token id, from the checkpoint's `tokenizer.json`.
 
-Room 3 turns token ids into exact text with it, without a tokenizer library. Arrays: `offsets`
+With it room 3 turns token ids into exact text without a tokenizer library. Arrays: `offsets`
 u32 [vocab_size + 1], `data` u8 [total bytes], `special` bool [vocab_size]; token `i` is
 `data[offsets[i]:offsets[i + 1]]`. A special token holds its text's bytes; an id without a token
 (the model's vocabulary may be padded) holds none.
@@ -40,8 +40,8 @@ def read_token_table(
 ) -> TokenTable:
     """Build the table from a byte-level BPE `tokenizer.json`; raises `BuildError`.
 
-    Special, and no text, are beside the tokens that the file calls so `special_tokens`, which the
-    files beside it name (transformers makes those special too), and what ends a generation.
+    Special, and so not text, are the tokens that the file marks so, `special_tokens` (named by the
+    files beside it; special in transformers too) and the end tokens.
     """
     document = read_json(tokenizer)
     added_tokens = document.get("added_tokens") or []
@@ -51,7 +51,7 @@ def read_token_table(
     byte_of = _byte_of_character()
     for text, token_id in _vocabulary(tokenizer, document).items():
         _check_id(tokenizer, text, token_id, vocab_size)
-        if text in spelled_out:  # in no byte-level form
+        if text in spelled_out:  # not in byte-level form
             continue
         try:
             pieces[token_id] = bytes(byte_of[character] for character in text)
@@ -79,7 +79,7 @@ def _vocabulary(tokenizer: Path, document: dict[str, Any]) -> dict[str, int]:
     vocabulary = model.get("vocab")
     if model.get("type") != "BPE" or not isinstance(vocabulary, dict):
         raise BuildError(
-            f"{tokenizer}: the model's type is {model.get('type')!r}, allowed is 'BPE'; {_REMEDY}"
+            f"{tokenizer}: the model's type must be 'BPE', not {model.get('type')!r}; {_REMEDY}"
         )
     return vocabulary
 

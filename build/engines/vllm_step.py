@@ -1,7 +1,7 @@
 """vLLM's engine: the checkpoint itself. Nothing is compiled ahead; it is run once.
 
-On Blackwell its kernels compute in FP4; on Hopper, Ada and Ampere the Marlin kernel multiplies the
-4-bit weights in BF16.
+On Blackwell its kernels compute in FP4; on Hopper, Ada and Ampere the Marlin kernel computes in
+BF16 from the 4-bit weights.
 """
 
 from __future__ import annotations
@@ -35,6 +35,6 @@ class CompileStepVllm(GpuCompileStep[VllmOptions]):
     def settle(
         self, chosen: VllmOptions, limits: Limits, gpus: list[Gpu], llama: LlamaConfig
     ) -> tuple[VllmOptions, tuple[str, ...]]:
-        """The checkpoint is one of Model Optimizer's in NVFP4: it was checked to be."""
+        """Name the quantization: the checkpoint has been checked to be Model Optimizer's NVFP4."""
         note = marlin_note(gpus[0].name, gpus[0].capability)
         return replace(chosen, quantization="modelopt_fp4"), (note,) if note else ()

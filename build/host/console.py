@@ -1,4 +1,4 @@
-"""What a build script says: phase lines with seconds and progress, and one-line failures."""
+"""A build script's output: phase lines with seconds and progress, and failures of one line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLAIN_PROGRESS_INTERVAL_S = 10.0  # in a log file, where a line cannot be overwr
 
 
 class BuildError(RuntimeError):
-    """The build cannot go on; the message is one sentence: what is wrong, and its remedy."""
+    """The build cannot continue; the message is one sentence: what is wrong, and its remedy."""
 
 
 def fail(sentence: str) -> NoReturn:
@@ -34,8 +34,7 @@ def say(line: str) -> None:
 class Phase:
     """`with Phase("writing the weights", total_bytes) as phase: ... phase.advance(n)`.
 
-    Prints the phase's name, its progress while it works, in GB or else in whole things that
-    `unit` calls by name, and its seconds at the end.
+    Prints the phase's name, its progress in GB or in `unit`, and its seconds at the end.
     """
 
     def __init__(self, name: str, total: int = 0, unit: str = "") -> None:
@@ -54,7 +53,7 @@ class Phase:
         return self
 
     def advance(self, count: int) -> None:
-        """Say that `count` more bytes, or things, are done."""
+        """Count `count` more bytes, or units, as done."""
         self._done += count
         now = time.monotonic()
         if self._total and now - self._last >= self._interval:
@@ -89,12 +88,12 @@ def _one_line_failures() -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             fail(f"the disk is full ({error}); free space there and run the same command again")
-        fail(f"{error}; mend that and run the same command again")
+        fail(f"{error}; fix that and run the same command again")
 
 
 def stop_resumable(what: str, place: Path) -> NoReturn:
-    """End an interrupted script whose progress stays: `what` is kept in `place`."""
-    message = f"interrupted; {what} is kept in {place}, the same command goes on from there"
+    """End an interrupted script whose progress, `what`, is kept in `place`."""
+    message = f"interrupted; {what} is kept in {place}, the same command continues there"
     print(message, file=sys.stderr, flush=True)
     raise SystemExit(130) from None
 

@@ -1,4 +1,4 @@
-"""The machine's NVIDIA GPUs, and which engine runtime computes this checkpoint on which of them.
+"""The machine's NVIDIA GPUs, and which runtime serves an NVFP4 checkpoint on which GPU.
 
 Compute capabilities and what runs on them: TensorRT-LLM's support matrix (NVFP4 needs the FP4
 tensor cores of Blackwell), vLLM's and SGLang's Marlin kernel (4-bit weights, BF16 arithmetic).
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 BLACKWELL = ("10.0", "10.3", "12.0", "12.1")  # with FP4 tensor cores
 MARLIN_SINCE = (8, 0)  # Ampere
 NVIDIA_SMI_S = 20.0
-# Compute capability, what it is sold as, the runtimes for this checkpoint, and how they compute.
+# Compute capability, product names, runtimes, and how they compute.
 FAMILIES = (
     ("10.0", "B200, GB200", "tensorrt_llm, vllm, sglang", "FP4 tensor cores"),
     ("10.3", "B300, GB300", "tensorrt_llm, vllm, sglang", "FP4 tensor cores"),
@@ -27,7 +27,7 @@ FAMILIES = (
 
 @dataclass(frozen=True)
 class Gpu:
-    """One NVIDIA GPU as nvidia-smi tells of it."""
+    """One NVIDIA GPU, as nvidia-smi describes it."""
 
     name: str
     compute_capability: str  # "10.0"

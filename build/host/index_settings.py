@@ -1,7 +1,7 @@
-"""What a machine's pip is set to, said to uv, which reads neither pip's files nor PIP_*.
+"""Translates pip's settings for uv, which reads neither pip's files nor PIP_*.
 
-A machine behind a mirror is set up for pip: the same index must serve uv. What the environment
-says to uv itself (UV_*) comes first.
+A machine behind a mirror is set up for pip, and uv must use the same index. UV_* variables of the
+environment take precedence.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import subprocess
 from pathlib import Path
 
-# pip's setting, uv's variable, and what parts several values there. Of `cert` uv takes one file.
+# pip's setting, uv's variable, and the separator of several values there.
 VARIABLES = (
     ("index-url", "UV_DEFAULT_INDEX", " "),
     ("extra-index-url", "UV_INDEX", " "),
@@ -26,8 +26,8 @@ VARIABLES = (
 )
 # uv takes a package from the first index that knows its name, pip from any: hashes make it safe.
 ANY_INDEX = {"UV_INDEX_STRATEGY": "unsafe-best-match"}
-# The machine says where pip finds packages, but not what to install, or where to: the environment
-# and the locks say that. (NVIDIA's images set PIP_CONSTRAINT.)
+# The machine decides where pip finds packages, but not what it installs, or where to. (NVIDIA's
+# images set PIP_CONSTRAINT.)
 NOT_OURS = (
     *("user", "target", "prefix", "root", "python", "dry-run", "editable", "requirement"),
     *("constraint", "require-hashes", "quiet", "verbose", "config-file"),
@@ -37,9 +37,8 @@ ON = ("1", "true", "yes", "on")
 
 
 def pip_settings(python: Path) -> dict[str, str]:
-    """What pip of this interpreter would install by: its files, then PIP_* over them."""
+    """The settings of this interpreter's pip: its files, and PIP_*, which override them."""
     command = [str(python), "-m", "pip", "config", "list"]
-    # pip logs its version check and the like to the standard error: of no matter here.
     environment = {name: text for name, text in os.environ.items() if name != "PIP_PYTHON"}
     environment.update({"PIP_QUIET": "0", "PIP_VERBOSE": "0"})
     listed = subprocess.run(
@@ -58,8 +57,7 @@ SECTIONS = ("global", "install", ":env:")  # the later ones are stronger
 
 
 def pip_environment(settings: dict[str, str]) -> dict[str, str]:
-    """The environment in which pip finds packages as its settings say, and installs what it is
-    asked to."""
+    """An environment in which pip finds packages by these settings, and installs what we name."""
     environment = {name: text for name, text in os.environ.items() if not name.startswith("PIP_")}
     environment["PIP_CONFIG_FILE"] = os.devnull  # no file is read
     for key, value in settings.items():
@@ -71,7 +69,7 @@ def pip_environment(settings: dict[str, str]) -> dict[str, str]:
 def uv_settings(
     settings: dict[str, str], given: dict[str, str] | None = None
 ) -> tuple[list[str], dict[str, str]]:
-    """uv's flags and whole environment for pip's settings; `given` is the environment as it is."""
+    """uv's flags and environment for pip's settings; `given` stands for this process's own."""
     environment = dict(os.environ if given is None else given)
     for name in NOT_FOR_UV:
         environment.pop(name, None)
@@ -82,7 +80,7 @@ def uv_settings(
         values = settings.get(name, "").split()
         if values and variable not in named:
             environment[variable] = between.join(values)
-            if variable == "UV_HTTP_TIMEOUT":  # in whole seconds, where pip takes parts too
+            if variable == "UV_HTTP_TIMEOUT":  # whole seconds; pip takes fractions too
                 environment[variable] = str(math.ceil(float(values[0])))
     if "UV_INDEX" in environment and "UV_INDEX_STRATEGY" not in named:
         environment.update(ANY_INDEX)

@@ -1,7 +1,7 @@
-"""A checkpoint's JSON files: read whole, then value by value, each of its type and in its range.
+"""A checkpoint's JSON files: read whole, then value by value, each checked for type and range.
 
-Python's json takes what other readers of the same file refuse or read otherwise: NaN and Infinity,
-a key that stands twice, whole numbers without bound. None of them gets past `read_json`.
+Python's json accepts what other readers of the same file refuse or read differently: NaN and
+Infinity, repeated keys, unbounded integers. `read_json` refuses them.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ MEND = "correct it, or fetch it again"
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; raises `BuildError` if it is missing, damaged or no object, and for
-    numbers that are not finite or beyond any double."""
+    """Read a JSON object; raises `BuildError` if it is missing, damaged or no object, or holds
+    numbers that are not finite or larger than any double."""
     try:
         content = path.read_bytes()
         if content.startswith(BYTE_ORDER_MARK):
@@ -62,28 +62,28 @@ def shown(value: object) -> str:
 
 @dataclass(frozen=True)
 class Values:
-    """The keys of one object in a file; `inside` names the object, "" stands for the file."""
+    """The keys of one object in a file; `inside` names the object, "" the whole file."""
 
     path: Path
     document: dict[str, Any]
     inside: str = ""
 
     def count(self, key: str, least: int, most: int, default: int | None = None) -> int:
-        """A whole number of that range; raises `BuildError`."""
+        """An integer in that range; raises `BuildError`."""
         value = self._value(key, default)
         if type(value) is not int or not least <= value <= most:
             raise self.wrong(key, f"a whole number from {least} to {most}")
         return value
 
     def number(self, key: str, least: float, most: float, default: float | None = None) -> float:
-        """A finite number of that range; raises `BuildError`."""
+        """A finite number in that range; raises `BuildError`."""
         value = self._value(key, default)
         if type(value) not in (int, float) or not least <= value <= most:  # NaN is in no range
             raise self.wrong(key, f"a number from {least:g} to {most:g}")
         return float(value)
 
     def flag(self, key: str, default: bool = False) -> bool:
-        """True or false; raises `BuildError` for what only looks like it, null too."""
+        """True or false; raises `BuildError` for anything else, null too."""
         value = self.document.get(key, default)
         if type(value) is not bool:
             raise self.wrong(key, "true or false")
@@ -111,7 +111,7 @@ class Values:
         return Values(self.path, value, f"{self.inside}{key}.")
 
     def wrong(self, key: str, must_be: str) -> BuildError:
-        """The sentence about a value: file, key, value, and what it must be."""
+        """An error that names file, key, value, and what the value must be."""
         if key not in self.document:
             return BuildError(f"{self.path} has no {self.inside}{key}, which must be {must_be}")
         value = shown(self.document[key])
@@ -123,13 +123,13 @@ class Values:
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of a key that stands twice one reader takes the first value and another the last."""
+    """Of a repeated key, one reader takes the first value and another the last."""
     document = dict(pairs)
     if len(document) < len(pairs):
         for key, value in pairs:
             if value != document[key]:
                 raise ValueError(
-                    f"the key {key!r} stands twice, as {shown(value)} and {shown(document[key])}"
+                    f"the key {key!r} appears twice, as {shown(value)} and {shown(document[key])}"
                 )
     return document
 

@@ -1,8 +1,8 @@
-"""An output folder that appears whole or not at all: written aside, renamed at the very end.
+"""An output folder that appears whole or not at all: written aside, renamed at the end.
 
-The folder being written is called `OUTPUT.partial-XXXX`, or `OUTPUT.download` if a later run may go
-on with it. Its writer holds a file lock on it for as long as it lives. A `.partial-XXXX` without a
-lock was left by a killed run, and the next run removes it.
+It is written as `OUTPUT.partial-XXXX`, or as `OUTPUT.download` if a later run may continue it. Its
+writer holds a file lock on it as long as it lives. A killed run leaves a `.partial-XXXX` without a
+lock, which the next run removes.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def written_whole(output: Path, marker: str, needed_bytes: int = 0) -> Iterator[
 
 
 def resumable_folder(output: Path) -> Path:
-    """Where `resumable_output` gathers what becomes `output`."""
+    """Where `resumable_output` writes `output`."""
     return output.with_name(f"{output.name}.download")
 
 

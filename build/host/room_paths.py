@@ -1,7 +1,7 @@
-"""Puts the rooms' folders on `sys.path`: the build reads with the very modules that serve.
+"""Puts the rooms' folders on `sys.path`: the build uses the modules that serve.
 
-Nothing of the project is installed in the server, and the rooms import their own siblings. Imported
-for that effect alone, before any of their modules.
+The rooms are no installed packages, and their modules import their siblings. Import this module
+before any of theirs.
 """
 
 from __future__ import annotations

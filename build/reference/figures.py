@@ -1,8 +1,8 @@
-"""How far served tokens are from a reference, in figures, and which of them are beyond tolerance.
+"""How far served tokens are from a reference, in figures, and which figures are beyond tolerance.
 
-Knows no server. Every position is looked at in the reference's own context: the prompt and the
-reference's tokens before it. The served token there is scored by both sides, so that an error is
-always of the same token in the same context, also where the two would choose differently.
+Knows no server. Every position is compared in the reference's own context: the prompt and the
+reference's tokens before it. Both sides score the served token, so an error is always about the
+same token in the same context, even where the two would choose differently.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from engines.profile import Tolerances
 
 from reference.file import PromptReference
 
-# The lead in log-probability above which f32 arithmetic in another order, which moves it by about
-# 1e-6, chooses no other token.
+# With this lead in log-probability, f32 arithmetic in another order, which moves it by about 1e-6,
+# chooses no other token.
 SURE_MARGIN = 1e-3
 
-ServedToken = tuple[int, float | None]  # token id, log-probability (None: not told)
+ServedToken = tuple[int, float | None]  # token id, log-probability (None: not given)
 
 
 @dataclass
 class Figures:
-    """Of one prompt, or of all of them."""
+    """The figures of one prompt, or of all."""
 
     positions: int = 0
     agreed: int = 0
     unsure: int = 0  # differ, where the reference's two best are within SURE_MARGIN
     differing: int = 0  # differ, where the reference is sure
-    outside: int = 0  # served tokens that the reference does not have among its likeliest
+    outside: int = 0  # served tokens that are not among the reference's likeliest
     errors: list[float] = field(default_factory=list)  # |served - reference| log-probability
     served: list[float] = field(default_factory=list)  # log-probabilities of the served tokens
     reference: list[float] = field(default_factory=list)  # of the same tokens
@@ -94,20 +94,20 @@ def total(parts: Iterable[Figures]) -> Figures:
 
 
 def beyond(figures: Figures, allowed: Tolerances, logprobs: bool) -> list[str]:
-    """What is not within tolerance: figure, value and what is allowed; none for a verified model.
+    """A sentence for each figure beyond tolerance; none for a verified model.
 
-    Without `logprobs` the tokens are all that can be held, and they must be the same.
+    Without `logprobs` only the tokens can be compared, and they must be the same.
     """
     found = []
     if (allowed.same_tokens or not logprobs) and figures.differing:
         found.append(
             f"{figures.differing} of {figures.positions} tokens differ where the reference is "
-            "sure, allowed are 0"
+            "sure; none may"
         )
     if figures.outside:
         found.append(
             f"{figures.outside} of {figures.positions} tokens are not among the reference's "
-            "likeliest, allowed are 0"
+            "likeliest; all must be"
         )
     if not logprobs:
         return found
@@ -116,6 +116,6 @@ def beyond(figures: Figures, allowed: Tolerances, logprobs: bool) -> list[str]:
         ("the perplexity ratio", figures.perplexity_ratio, allowed.max_perplexity_ratio),
     )
     for name, value, limit in limits:
-        if not value <= limit:  # NaN is beyond as well
-            found.append(f"{name} is {value:.6g}, allowed is at most {limit:.6g}")
+        if not value <= limit:  # true for NaN
+            found.append(f"{name} must be at most {limit:.6g}, not {value:.6g}")
     return found

@@ -1,4 +1,4 @@
-"""The reference file: what the dequantized checkpoint says to a set of prompts, as JSON."""
+"""The reference file: the dequantized checkpoint's answers to a set of prompts, as JSON."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Top = tuple[tuple[int, float], ...]
 
 @dataclass(frozen=True)
 class PromptReference:
-    """A prompt and its greedy continuation; an end token, where one came, is the last of it."""
+    """A prompt and its greedy continuation, up to and including an end token."""
 
     name: str
     messages: list[dict[str, str]] | None
-    prompt: str  # the text, a chat's as the template rendered it
+    prompt: str  # the text; a chat's is rendered by the template
     prompt_ids: list[int]
     top: list[Top]  # one for each token of the continuation, whose first entry is that token
     text: str  # of the continuation, without special tokens
@@ -61,7 +61,7 @@ def write_reference(path: Path, reference: Reference) -> None:
 
 
 def write_whole_file(path: Path, text: str) -> None:
-    """A reader finds the old file or the new one, whenever the writer is killed."""
+    """A reader finds the old file or the new one, even if the writer is killed."""
     aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         aside.write_text(text, encoding="utf-8")
@@ -71,13 +71,13 @@ def write_whole_file(path: Path, text: str) -> None:
 
 
 def read_reference(path: Path) -> Reference:
-    """Raises `BuildError` naming the file, what is wrong and how to make it."""
+    """Read the file; raises `BuildError` with what is wrong and how to make it."""
     make = f"make it with 'python build/make_reference.py --checkpoint DIR --output {path}'"
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document["format_version"] != FORMAT_VERSION:
             raise ValueError(
-                f"format_version is {document['format_version']}, allowed is {FORMAT_VERSION}"
+                f"format_version must be {FORMAT_VERSION}, not {document['format_version']}"
             )
         reference = _reference(document)
     except FileNotFoundError:

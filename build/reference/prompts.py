@@ -1,7 +1,7 @@
 """The prompts of `prompts.json` as token ids, by a checkpoint's own tokenizer.
 
-Rendered with plain Jinja and tokenizers, as transformers does it, and by no code of the server:
-whether its preprocessing makes the same tokens is a thing to be verified.
+Rendered with plain Jinja and tokenizers, as transformers does it, and not by the server's code:
+that its preprocessing makes the same tokens has to be verified.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def load_tokenizer(folder: Path) -> Any:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
         raise BuildError(f"{path} cannot be read ({error}); {MEND}") from None
-    tokenizer.no_truncation()  # training's; transformers obeys neither of them in a prompt
+    tokenizer.no_truncation()  # left by training; transformers ignores both in a prompt
     tokenizer.no_padding()
     return tokenizer
 
@@ -55,7 +55,7 @@ def decoded(tokenizer: Any, ids: Sequence[int]) -> str:
 
 
 def template_source(checkpoint: Path) -> str | None:
-    """The chat template for messages without tools, None where a checkpoint has none; raises
+    """The chat template for messages without tools; None if the checkpoint has none. Raises
     `BuildError`."""
     beside = checkpoint / "chat_template.jinja"
     if beside.exists():
@@ -68,24 +68,24 @@ def template_source(checkpoint: Path) -> str | None:
         source = source.get("default")
     if source is not None and not isinstance(source, str):
         raise BuildError(
-            f"{path}: chat_template is a {type(source).__name__}, must be a template or a list of "
-            "objects with name and template"
+            f"{path}: chat_template must be a template or a list of objects with name and "
+            f"template, not a {type(source).__name__}"
         )
     return source
 
 
 def is_dated(source: str | None) -> bool:
-    """Whether a template writes today's date: its prompts are others tomorrow."""
+    """Whether a template writes today's date, so that its prompts change tomorrow."""
     return source is not None and "strftime_now" in source
 
 
 def render_prompts(checkpoint: Path, config: LlamaConfig, most: int | None) -> list[Prompt]:
-    """The first `most` prompts; without a chat template those of plain text alone."""
+    """The first `most` prompts; without a chat template only those of plain text."""
     tokenizer = load_tokenizer(checkpoint)
     source = template_source(checkpoint)
     entries = json.loads(PROMPTS.read_text(encoding="utf-8"))
     if source is None:
-        say(f"{checkpoint} has no chat template: the prompts are those of plain text alone")
+        say(f"{checkpoint} has no chat template: only the prompts of plain text are used")
         entries = [entry for entry in entries if "text" in entry]
     prompts = []
     for entry in entries[:most]:
@@ -96,15 +96,15 @@ def render_prompts(checkpoint: Path, config: LlamaConfig, most: int | None) -> l
             ids = [config.bos_token_id, *ids]
         if max(ids) >= config.vocab_size:
             raise BuildError(
-                f"{checkpoint / 'tokenizer.json'} gives the id {max(ids)}, allowed is below the "
-                f"model's vocab_size {config.vocab_size}; fetch the tokenizer of this checkpoint"
+                f"{checkpoint / 'tokenizer.json'} gives the id {max(ids)}, but ids must be "
+                f"below the model's vocab_size {config.vocab_size}; fetch its own tokenizer"
             )
         prompts.append(Prompt(entry["name"], messages, text, ids))
     return prompts
 
 
 def starts_with_bos(tokenizer: Any, bos_token_id: int) -> bool:
-    """Whether the tokenizer puts BOS before a text; one that does not was trained without."""
+    """Whether the tokenizer puts BOS before a text; if not, the model was trained without it."""
     return bos_token_id in tokenizer.encode("a", add_special_tokens=True).ids[:-1]
 
 
@@ -140,7 +140,7 @@ def _raise(message: str) -> None:
 def _rendered(checkpoint: Path, source: str, messages: list[dict[str, str]]) -> str:
     try:
         template = _environment().from_string(source)
-        # transformers names tools and documents also where there are none.
+        # transformers passes tools and documents even if there are none.
         return template.render(
             messages=messages,
             tools=None,
@@ -151,7 +151,7 @@ def _rendered(checkpoint: Path, source: str, messages: list[dict[str, str]]) -> 
     except TemplateError as error:
         raise BuildError(
             f"the chat template of {checkpoint} cannot be rendered ({error}); correct it, or "
-            "remove it to serve raw prompts alone"
+            "remove it to serve only raw prompts"
         ) from None
 
 

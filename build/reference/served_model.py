@@ -1,6 +1,6 @@
-"""A running server as `verify.py` asks it: exact token ids, and text, over gRPC.
+"""A running server as `verify.py` asks it: for exact token ids, and text, over gRPC.
 
-Built on the KServe stubs that tritonclient ships, as the client is, which knows no token ids.
+Built on tritonclient's KServe stubs, since our client knows no token ids.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
 class RequestRefused(BuildError):
-    """The server took the request for wrong, or for more than its runtime can do."""
+    """The server refused the request as wrong, or as more than its runtime can do."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Generated:
     """An answer in tokens."""
 
     tokens: list[int]
-    logprobs: list[float] | None  # one for each token; None if they were not asked for
+    logprobs: list[float] | None  # one for each token; None if not requested
     finish_reason: str
 
 
@@ -55,11 +55,11 @@ class ServedModel:
         self.url = f"{host}:{grpc_port}"
         self._metrics = f"{host}:{metrics_port}"
         self._timeout_s = timeout_s
-        self._decoupled: bool | None = None  # until the server was asked
+        self._decoupled: bool | None = None  # None: not yet known
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(grpc.insecure_channel(self.url))
 
     def check_ready(self) -> None:
-        """Raises unless the server and both models answer."""
+        """Raise `BuildError` unless the server and both models are ready."""
         for model in ("tensorrt_llm", "ensemble"):
             try:
                 request = service_pb2.ModelReadyRequest(name=model)
@@ -71,12 +71,12 @@ class ServedModel:
                 ) from None
             if not ready:
                 raise BuildError(
-                    f"the server at {self.url} has no model {model!r} that is ready; "
+                    f"the server at {self.url} has no ready model {model!r}; "
                     "serve this repository with 'make serve'"
                 )
 
     def engine_info(self) -> dict[str, str]:
-        """The labels of the metric that says what is served; none where no metrics tell it."""
+        """The labels of the metric that describes the engine; {} if it cannot be read."""
         try:
             with urllib.request.urlopen(
                 f"http://{self._metrics}/metrics", timeout=READY_TIMEOUT_S
@@ -107,8 +107,8 @@ class ServedModel:
         if len(tokens) != count or len(logprobs) != expected:
             raise BuildError(
                 f"the server at {self.url} gave {len(tokens)} tokens and {len(logprobs)} "
-                f"log-probabilities where {count} and {expected} were asked for (finish reason "
-                f"{reason!r}); look into its log"
+                f"log-probabilities instead of {count} and {expected} (finish reason {reason!r}); "
+                "see its log"
             )
         return Generated(tokens, logprobs if log_probs else None, reason)
 
@@ -127,7 +127,7 @@ class ServedModel:
         return Text(text, chunks[-1].num_input_tokens, chunks[-1].finish_reason)
 
     def _streams(self) -> bool:
-        """Whether a request may have several responses: not of a repository made with --unary."""
+        """Whether a request may have several responses: not with a repository made --unary."""
         if self._decoupled is None:
             request = service_pb2.ModelConfigRequest(name="tensorrt_llm")
             try:
@@ -139,7 +139,7 @@ class ServedModel:
         return self._decoupled
 
     def _stream(self, model: str, arrays: dict[str, npt.NDArray[Any]]) -> list[dict[str, bytes]]:
-        """The outputs' raw bytes by name, of every response to one request."""
+        """The raw outputs by name of each response to one request."""
         request = service_pb2.ModelInferRequest(model_name=model)
         request.parameters["named_errors"].bool_param = True
         for name, array in arrays.items():
@@ -160,7 +160,7 @@ class ServedModel:
         return [_raw_outputs(message.infer_response) for message in messages]
 
     def _failed(self, model: str, said: str) -> str:
-        return f"{model} at {self.url} failed ({said}); look into the server's log"
+        return f"{model} at {self.url} failed ({said}); see the server's log"
 
 
 def _raw_outputs(response: Any) -> dict[str, bytes]:

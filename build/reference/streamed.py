@@ -1,7 +1,7 @@
-"""The reference for checkpoints that do not fit in memory in f32: read anew in every pass.
+"""The reference for checkpoints that do not fit in memory in f32: every pass reads them again.
 
-`numpy_llama.py`'s arithmetic, but a linear is dequantized a few rows at a time from the mapped
-files, used and dropped. What stays is the KV cache and a pass's rows of activations.
+The arithmetic of `numpy_llama.py`, but a linear is dequantized a few rows at a time from the mapped
+files, used and dropped. Only the KV cache and a pass's activations stay in memory.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ class StreamedLlama(ReferenceLlama):
     def __init__(self, directory: Path, sequences: int) -> None:
         """Maps every *.safetensors; raises ValueError when there is none."""
         self._stored = map_checkpoint(directory)
-        self.advance: Callable[[int], None] = lambda size: None  # told of a used linear's bytes
+        self.advance: Callable[[int], None] = lambda size: (
+            None
+        )  # gets a linear's bytes when it is done
         self._configure(read_config(directory), sequences, self._stored)
 
     @property
     def pass_bytes(self) -> int:
-        """What `advance` is told of in one pass with its logits, in all."""
+        """The bytes that one pass with its logits reports to `advance`."""
         names = [name for name in self._stored if name.endswith("_proj.weight")]
         return sum(self._stored[name].data.size for name in [*names, f"{self._head}.weight"])
 

@@ -1,8 +1,8 @@
 """`manifest.json` of an assembled model repository: every file's size and SHA-256, and whether the
 ensemble is streaming or unary.
 
-It lies in the repository's root, where Triton looks at folders only, and says with which commands
-a copy on another path, machine or object store is verified.
+It lies in the repository's root, where Triton looks only at folders. With it a copy on another
+path, machine or object store can be checked.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BuildError(f"{path} is damaged ({error!r}); {ASSEMBLE}") from None
     if not well_formed:
-        raise BuildError(f"{path} is of another version; {ASSEMBLE}")
+        raise BuildError(f"{path} is another version's; {ASSEMBLE}")
     return files
 
 
@@ -90,7 +90,7 @@ def _files(repository: Path) -> Iterator[str]:
 def _hashed(repository: Path, names: list[str]) -> dict[str, dict[str, Any]]:
     sizes = {name: (repository / name).stat().st_size for name in names}
     entries = {}
-    known: dict[tuple[int, int], str] = {}  # a file that several rooms share is read once
+    known: dict[tuple[int, int], str] = {}  # read a file that several rooms share once
     with Phase("hashing the repository", sum(sizes.values())) as phase:
         for name in names:
             stat = (repository / name).stat()

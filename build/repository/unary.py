@@ -1,7 +1,7 @@
 """The unary kind of a model repository: upstream's own default, one response a request.
 
-An ensemble is decoupled when one of its steps is, and of ours `tensorrt_llm` alone is. So two lines
-of its config.pbtxt make the difference: the transaction policy, and upstream's default echo.
+An ensemble is decoupled if one of its steps is; of ours only `tensorrt_llm` is. So two lines of its
+config.pbtxt make the difference: the transaction policy and upstream's default echo.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def make_unary(repository: Path) -> None:
 
 
 def kind_of(repository: Path) -> Kind:
-    """What the ensemble of `repository` is; of a repository that cannot be read, streaming."""
+    """The kind of `repository`; "streaming" if its configuration cannot be read."""
     try:
         found = DECOUPLED.search((repository / CONFIG).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):

@@ -41,7 +41,7 @@ class Ports:
     metrics: int = 8002
 
     def arguments(self) -> list[str]:
-        """As serve.py takes them."""
+        """The options of serve.py."""
         named = {"http": self.http, "grpc": self.grpc, "metrics": self.metrics}
         ports = [text for name, port in named.items() for text in (f"--{name}-port", str(port))]
         return ["--host", self.host, *ports]
@@ -53,7 +53,7 @@ class Ports:
 
 
 def free_ports() -> Ports:
-    """Ports that nobody listens on now, and that the system gives to no connection meanwhile."""
+    """Ports that are free, from a range in which the system opens no outgoing connections."""
     found: list[int] = []
     while len(found) < 3:
         port = random.SystemRandom().randrange(LOWEST_PORT, _first_ephemeral_port())
@@ -64,7 +64,7 @@ def free_ports() -> Ports:
 
 
 def _first_ephemeral_port() -> int:
-    """Where the ports begin that an outgoing connection may take at any time."""
+    """The first port that the system gives to outgoing connections."""
     with contextlib.suppress(OSError, ValueError):
         first = int(EPHEMERAL.read_text(encoding="ascii").split()[0])
         if first > LOWEST_PORT + 1000:
@@ -90,7 +90,7 @@ class ServerProcess:
         self.wait_until_ready(timeout_s)
 
     def launch(self) -> None:
-        """Start serve.py."""
+        """The first half of `start`: run serve.py."""
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         command: Sequence[str] = [
             sys.executable,
@@ -110,7 +110,7 @@ class ServerProcess:
             )
 
     def wait_until_ready(self, timeout_s: float = 600.0) -> None:
-        """As `start`, after `launch`."""
+        """The second half of `start`."""
         assert self._process is not None, "the server was not started"
         deadline = time.monotonic() + timeout_s
         with Client(self.ports.url("grpc")) as client:
@@ -126,7 +126,7 @@ class ServerProcess:
 
     @property
     def pid(self) -> int:
-        """Of serve.py, the parent of tritonserver."""
+        """The pid of serve.py, the parent of tritonserver."""
         assert self._process is not None, "the server was not started"
         return self._process.pid
 
@@ -145,7 +145,7 @@ class ServerProcess:
             yield match[1], float(match[2])
 
     def wait(self) -> int:
-        """Until the server ends by itself; returns its exit code."""
+        """Wait until the server ends by itself; returns its exit code."""
         assert self._process is not None, "the server was not started"
         return self._process.wait()
 
@@ -158,7 +158,7 @@ class ServerProcess:
         try:
             return self._process.wait(STOP_S)
         except subprocess.TimeoutExpired:
-            self._process.send_signal(signal.SIGTERM)  # the second one ends it at once
+            self._process.send_signal(signal.SIGTERM)  # a second one kills it
             return self._process.wait()
 
     def __enter__(self) -> ServerProcess:

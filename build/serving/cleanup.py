@@ -1,11 +1,11 @@
 """Removes what a tritonserver leaves behind when serve.py cannot, because both were killed.
 
-A stub looks for the death of its server by itself, but does not end if one of its threads waits for
-an answer of the server at that moment: Triton 2.51 lets it wait for ever, with the lock that the
-end needs (and with Python's, so nothing within the stub can help). So serve.py notes what it runs
-in a folder, and starts this script beside it: it waits for the end of its input, which is the end
-of serve.py, and removes what the note names, if it is still there. Where this script was killed as
-well, the next serve.py does it.
+A stub notices by itself that its server died, but it cannot end while one of its threads waits for
+the server's answer: Triton 2.51 lets it wait for ever, holding the lock that the end needs (and
+Python's, so nothing inside the stub can help). So serve.py writes a note of what it runs into a
+folder and starts this script beside it. The script waits for the end of its input, which is the end
+of serve.py, and then removes whatever the note names that is still there. If this script was killed
+as well, the next serve.py does it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SERVER_GRACE_S = 30.0  # for a server that gets SIGTERM because its serve.py is 
 
 @dataclass(frozen=True)
 class ServerNote:
-    """A process is named by its pid and its start, since pids are used again."""
+    """What a serve.py runs. A process is its pid and its start, since pids are reused."""
 
     boot: str
     pid_namespace: str  # pids mean nothing elsewhere, e.g. in another container
@@ -46,13 +46,13 @@ class ServerNote:
     server: tuple[int, int]
 
     @property
-    def is_of_here(self) -> bool:
-        """Whether its processes, if they live, can be seen from here."""
+    def is_local(self) -> bool:
+        """Whether its processes, if alive, are visible here."""
         return (self.boot, self.pid_namespace) == (_boot(), _pid_namespace())
 
 
 def write_note(folder: Path, server_pid: int) -> None:
-    """Say in `folder` that this process runs `server_pid`, with regions of the folder's name."""
+    """Note in `folder` that this process runs `server_pid`; its regions bear the folder's name."""
     serve, server = process_of(os.getpid()), process_of(server_pid)
     if serve is None or server is None:  # it has ended already
         return
@@ -68,7 +68,7 @@ def write_note(folder: Path, server_pid: int) -> None:
 
 
 def read_note(folder: Path) -> ServerNote | None:
-    """None if there is none, or none that this version wrote."""
+    """The folder's note; None if there is none that this version wrote."""
     try:
         fields = json.loads((folder / NOTE).read_text(encoding="utf-8"))
         note = ServerNote(**fields)
@@ -79,40 +79,42 @@ def read_note(folder: Path) -> ServerNote | None:
 
 
 def remove_dead_servers() -> None:
-    """What servers of this user left whose serve.py, and whatever it had beside it, are dead."""
+    """Remove what this user's servers left whose serve.py is dead, as is its cleanup."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         try:
             ours = folder.stat().st_uid == os.geteuid() and not folder.is_symlink()
         except OSError:
             continue
         note = read_note(folder) if ours else None
-        if note and note.is_of_here and not _runs(note.serve) and not _runs(note.server):
+        if note and note.is_local and not _runs(note.serve) and not _runs(note.server):
             _remove(folder, note)
 
 
 @contextlib.contextmanager
 def watched_folder() -> Iterator[Path]:
-    """A folder for the note, and a process that cleans up if this one cannot."""
+    """A folder for the note, with a process beside it that cleans up if this one cannot."""
     with tempfile.TemporaryDirectory(prefix=PREFIX) as name:
         watch = subprocess.Popen(
             [sys.executable, "-m", "serving.cleanup", name],
             env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])},
             stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,  # whoever reads ours need not wait for it
+            stdout=subprocess.DEVNULL,  # a reader of ours need not wait for it
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
         try:
             yield Path(name)
         finally:
-            shutil.rmtree(name, ignore_errors=True)  # first: without it, nothing is to be done
+            shutil.rmtree(
+                name, ignore_errors=True
+            )  # first: without it, the process has nothing to do
             assert watch.stdin is not None
             watch.stdin.close()
             watch.wait()
 
 
 def main(folder: Path) -> None:
-    """Until serve.py is gone; then clean up, if it did not do that itself."""
+    """Wait until serve.py is gone, then clean up what it did not."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # serve.py may still need its time to end
     sys.stdin.buffer.read()
@@ -130,7 +132,7 @@ def main(folder: Path) -> None:
 
 
 def _remove(folder: Path, note: ServerNote) -> None:
-    # While one of its processes is left, no other process gets the server's pid; so if another
+    # No other process gets the server's pid while one of the server's own is left. So if another
     # one has it, only the regions are left.
     if process_of(note.server[0]) is None:
         remove_leftovers(note.server[0], folder.name, STUB_GRACE_S)

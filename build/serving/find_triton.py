@@ -1,9 +1,9 @@
 """Where this machine's tritonserver is, and the environment in which it and its Python stubs run.
 
-Two places are known: the `tritonserver` on PATH (NVIDIA's container, complete by itself) and the
-one inside the PyPI package `nvidia-pytriton` (server 2.51 with the Python backend). The package
-lacks two things that this module adds: a backend folder in which the stub for the running Python
-lies beside the backend's library, and a library path on which the stub finds libpython.
+It looks in two places: on PATH (NVIDIA's container, which needs nothing else) and in the PyPI
+package `nvidia-pytriton` (server 2.51 with the Python backend). For the package this module adds
+two things: a backend folder in which the stub for the running Python lies beside the backend's
+library, and a library path on which the stub finds libpython.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class TritonNotFound(RuntimeError):
 
 @dataclass(frozen=True)
 class TritonInstallation:
-    """A tritonserver that can be started. `environment` is laid over the caller's own."""
+    """A tritonserver that can be started; `environment` is added to the caller's own."""
 
     binary: Path
     origin: str  # for people: "PATH" or "nvidia-pytriton 0.7.0"
@@ -51,8 +51,8 @@ def _stage_pytriton(staging_directory: Path) -> TritonInstallation:
     stub = server / "python_backend_stubs" / PYTHON / "triton_python_backend_stub"
     if PYTHON not in SUPPORTED_PYTHONS or not stub.is_file():
         raise TritonNotFound(
-            f"Python {PYTHON} is not supported, allowed is one of {', '.join(SUPPORTED_PYTHONS)}; "
-            "make the environment anew with 'make clean-venv demo PYTHON=python3.11'"
+            f"Python must be one of {', '.join(SUPPORTED_PYTHONS)}, not {PYTHON}; make another "
+            "environment with 'make clean-venv demo PYTHON=python3.11'"
         )
     version = importlib.metadata.version("nvidia-pytriton")
     backends = staging_directory / f"backends-{version}-python{PYTHON}"

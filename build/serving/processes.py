@@ -1,8 +1,8 @@
 """The processes of a tritonserver, and what they leave behind when it is killed.
 
-A server is started in a session of its own, so all its processes are known by that, also after its
-death. A stub is started as `triton_python_backend_stub MODEL_PY REGION ...`, so its command line
-names its model and its region in /dev/shm.
+A server starts in a session of its own, which identifies all its processes, even after its death.
+A stub runs as `triton_python_backend_stub MODEL_PY REGION ...`, so its command line names its model
+and its region in /dev/shm.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent() -> None:
-    """In a child before its exec: if its parent is killed outright, it gets SIGTERM."""
+    """For a child, before its exec: it gets SIGTERM when its parent dies, however that happens."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
@@ -40,7 +40,7 @@ class Process:
 
 
 def process_of(pid: int) -> Process | None:
-    """What runs as `pid` now; None if nothing does. A zombie does not run."""
+    """The process that runs as `pid` now; None if there is none, or a zombie."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -64,7 +64,7 @@ def _pids() -> list[int]:
 
 
 def server_of(serve_pid: int) -> int | None:
-    """The tritonserver that the serve.py `serve_pid` runs; None if there is none now."""
+    """The pid of the tritonserver that the serve.py `serve_pid` runs; None if there is none."""
     for process in filter(None, map(process_of, _pids())):
         if process.parent == serve_pid and Path(*_arguments(process.pid)[:1]).name == SERVER:
             return process.pid
@@ -81,7 +81,7 @@ class Stub:
 
 
 def stubs_of(server_pid: int) -> set[Stub]:
-    """The stubs that the server `server_pid` started, be it alive or not."""
+    """The stubs that the server `server_pid` started, whether it is alive or not."""
     found = set()
     for process in _members_of(server_pid):
         arguments = _arguments(process.pid)
@@ -91,27 +91,27 @@ def stubs_of(server_pid: int) -> set[Stub]:
 
 
 def region_prefix(name: str) -> str:
-    """How the regions in /dev/shm begin of a server that is started with `region_option(name)`.
+    """The prefix of the regions in /dev/shm of a server started with `region_option(name)`.
 
-    A prefix of one's own, since a server that is killed may have made a region that no stub has
-    yet. Triton refuses clients the regions that begin as its default prefix does; so does this one.
+    Each server has its own, since a killed one may have made a region that no stub has yet. It
+    begins with Triton's default prefix, because Triton refuses clients the regions that do.
     """
     return f"{DEFAULT_PREFIX}{name}_"
 
 
 def region_option(name: str) -> str:
-    """The argument of tritonserver for that."""
+    """The argument of tritonserver that sets `region_prefix(name)`."""
     return f"--backend-config=python,shm-region-prefix-name={region_prefix(name)}"
 
 
 def regions_of(name: str) -> list[Path]:
-    """The regions that exist of such a server."""
+    """The regions that a server with `region_option(name)` has."""
     prefix = region_prefix(name)
     return [path for path in SHARED_MEMORY.iterdir() if path.name.startswith(prefix)]
 
 
 def remove_leftovers(server_pid: int, name: str, grace_s: float) -> None:
-    """After the server is gone: wait for its processes, kill those that stay, free their memory."""
+    """When the server is gone: wait for its processes, kill those that stay, free their memory."""
     for process in _remaining(server_pid, grace_s):
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
@@ -120,7 +120,7 @@ def remove_leftovers(server_pid: int, name: str, grace_s: float) -> None:
 
 
 def _remaining(server_pid: int, patience_s: float) -> list[Process]:
-    """Those of its processes that have not ended within `patience_s`."""
+    """The server's processes that have not ended within `patience_s`."""
     deadline = time.monotonic() + patience_s
     while (alive := _members_of(server_pid)) and time.monotonic() < deadline:
         time.sleep(POLL_S)
@@ -134,6 +134,6 @@ def free_regions(name: str) -> None:
 
 
 def _members_of(server_pid: int) -> list[Process]:
-    """The processes that the server has started, and theirs: stubs, engine processes."""
+    """The processes that the server started, and theirs: stubs, engine processes."""
     processes = filter(None, map(process_of, _pids()))
     return [one for one in processes if one.session == server_pid != one.pid]

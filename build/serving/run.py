@@ -1,4 +1,4 @@
-"""One tritonserver after the other until one ends by itself: started, watched, drained, ended."""
+"""Runs tritonserver: starts it, again if the start hangs, drains it, stops it, cleans up."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from serving.start_stop import StartWatch, StopWatch
 LOAD_FAILURE = re.compile(
     r"failed to load '(\w+)' version \d+: [\w ]+: (?:TritonModelException: )?(.*?)(?:\\n|\"?$)"
 )
-# What Triton waits for while it ends, once a second; some versions write no quotation marks.
+# What Triton waits for while it stops, once a second; some versions write no quotation marks.
 FOUND = re.compile(r"Timeout \d+: Found ([^\"\n]+)")
 ATTEMPTS = 3
 LOOK_S = 0.5
@@ -35,7 +35,7 @@ DRAIN_LOOK_S = 0.05
 
 @dataclass(frozen=True)
 class Settings:
-    """What serve.py was told."""
+    """How to run the server."""
 
     command: list[str]
     drain_s: float
@@ -73,14 +73,14 @@ def _start_until_it_runs(
     end = End(0, "", "")
     for attempt in range(1, ATTEMPTS + 1):
         if signals.number is not None:
-            return End(-signals.number, f"stopped by signal {signals.number} at its start", "")
+            return End(-signals.number, f"stopped by signal {signals.number} while it started", "")
         end = _run_once(triton, settings, folder, f"start-{attempt}", signals)
         if not end.failed_start or signals.number is not None:
             return end
         if attempt < ATTEMPTS:
             print(
                 f"tritonserver did not start: {end.failed_start}; "
-                f"it is started anew, attempt {attempt + 1} of {ATTEMPTS}",
+                f"trying again, attempt {attempt + 1} of {ATTEMPTS}",
                 flush=True,
             )
     return End(
@@ -107,12 +107,12 @@ class Server:
         self, triton: TritonInstallation, settings: Settings, folder: Path, name: str
     ) -> None:
         self._folder = folder
-        self._rooms_folder = folder / name  # a start must not see the signs of the one before
+        self._rooms_folder = folder / name  # a start must not see the previous one's signs
         self._rooms_folder.mkdir()
         self._start = StartWatch(self._rooms_folder, settings.start_limit_s, settings.address)
         self._stop = StopWatch(self._rooms_folder)
-        self._stuck = ""  # one clause: why it was ended here, at its start
-        self._overdue = ""  # or at its stop
+        self._stuck = ""  # one clause: why its start was given up
+        self._overdue = ""  # one clause: why its stop was cut short
         self.drain = Drain(self._rooms_folder, settings.drain_s)
         self.process = subprocess.Popen(
             [*settings.command, region_option(folder.name)],
@@ -120,14 +120,14 @@ class Server:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            # Of its own session: a terminal's Ctrl-C comes here only, and is passed on in order.
+            # A session of its own: a terminal's Ctrl-C reaches serve.py alone, which drains first.
             start_new_session=True,
             preexec_fn=end_with_parent,
         )
         self._log = LogPassing(self.process)
 
     def attend(self) -> None:
-        """Until it has ended and nothing of it is left."""
+        """Return when the server has ended and nothing of it is left."""
         try:
             write_note(self._folder, self.process.pid)
             while self.process.poll() is None:
@@ -153,10 +153,10 @@ class Server:
         overdue = self._stop.check(stubs_of(self.process.pid), self._log.found)
         if overdue and not self._overdue:
             self._overdue = overdue
-            os.killpg(self.process.pid, signal.SIGKILL)  # its stubs too, which would complain
+            os.killpg(self.process.pid, signal.SIGKILL)  # with its stubs, which would complain
 
     def _rest(self) -> None:
-        """Until it has ended, or is to be looked at again."""
+        """Wait until the server has ended or the next check is due."""
         until = time.monotonic() + LOOK_S
         while self.process.poll() is None and time.monotonic() < until:
             time.sleep(DRAIN_LOOK_S)
@@ -164,7 +164,7 @@ class Server:
                 return
 
     def end(self) -> End:
-        """How it ended."""
+        """How the server ended."""
         code = self.process.returncode
         if (self._rooms_folder / KILLED).exists():
             warning = "warning: the engine did not end in time and was killed"
@@ -178,7 +178,7 @@ class Server:
         if code == 0:
             return End(0, "", "")
         if not (self._stuck or self._start.started) and code == -signal.SIGABRT:
-            # Triton 2.51, if a stub is not scheduled for a second while it holds a lock.
+            # Triton 2.51 does so if a stub is not scheduled for a second while it holds a lock.
             self._stuck = "it ended with signal 6"
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         if self.drain.stopped and self._stop.models:
@@ -188,18 +188,18 @@ class Server:
 
 
 class Drain:
-    """Lets the requests in flight end before Triton is told to, as serve_signals.py explains."""
+    """Finishes the requests in flight before Triton is stopped, as serve_signals.py explains."""
 
     def __init__(self, directory: Path, seconds: float) -> None:
         self.directory = directory
         self._seconds = seconds
         self._deadline = float("inf")
         self.asked = False
-        self.stopped = False  # Triton was told to end
-        self.was_idle = False  # at that moment
+        self.stopped = False  # Triton got SIGTERM
+        self.was_idle = False  # nothing was in flight at that moment
 
     def ask(self) -> None:
-        """Tell the engine's room; safe in a signal handler."""
+        """Ask the engine's room to drain; safe in a signal handler."""
         self.asked = True
         self._deadline = time.monotonic() + self._seconds + STUB_GRACE_S
         # Written aside and moved: the room must not read it half-written.
@@ -208,7 +208,7 @@ class Drain:
         aside.replace(self.directory / REQUEST)
 
     def stop_when_done(self, process: subprocess.Popen[bytes]) -> None:
-        """Tell Triton to end when nothing is in flight, or when the room does not answer."""
+        """Stop Triton when nothing is in flight, or when the room does not answer in time."""
         if not self.asked or self.stopped:
             return
         # Before the engine's room is open, nothing is in flight.
@@ -231,13 +231,13 @@ class SignalPassing:
         }
 
     def pass_to(self, process: subprocess.Popen[bytes], drain: Drain) -> None:
-        """From now on to this server."""
+        """Pass signals on to this server from now on."""
         self._process, self._drain = process, drain
-        if self.number is not None and not drain.asked:  # it came between two servers
+        if self.number is not None and not drain.asked:  # the signal came between two servers
             drain.ask()
 
     def restore(self) -> None:
-        """Handle them as before."""
+        """Restore the earlier handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -251,11 +251,11 @@ class SignalPassing:
 
 
 class LogPassing:
-    """Triton's log to our own output, and of it what we must know ourselves."""
+    """Copies Triton's log to our output and keeps what serve.py must know."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.load_failure = ""  # the sentence that says why a model did not load
-        self.found = ""  # what it waits for while it ends, as in "1 HTTP service connections"
+        self.found = ""  # what Triton waits for in its stop: "1 HTTP service connections"
         self._process = process
         # A daemon: a stub that outlives the server holds the pipe open.
         self._thread = threading.Thread(target=self._pass_on, daemon=True)
@@ -268,7 +268,7 @@ class LogPassing:
     def _pass_on(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            # Nobody reads any more: Triton must not block on a full pipe for that.
+            # If nobody reads our output any more, Triton must still not block on a full pipe.
             with contextlib.suppress(BrokenPipeError):
                 sys.stdout.buffer.write(line)
                 sys.stdout.buffer.flush()

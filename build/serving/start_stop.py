@@ -106,18 +106,21 @@ class StopWatch:
         self._began = now if self._began is None else self._began
         self.models = sorted(stub.model for stub in stubs)
         of_http = bool(found) and "model" not in found
-        gone = not stubs or any((self._folder / sign).exists() for sign in (ENDED, KILLED))
-        state = (stubs, found, gone and not of_http)  # the clients' time runs beside the engine's
+        engine_is_gone = not stubs or any(
+            (self._folder / sign).exists() for sign in (ENDED, KILLED)
+        )
+        # The clients' time runs beside the engine's.
+        state = (stubs, found, engine_is_gone and not of_http)
         if state != self._seen:
             self._seen, self._last_change = state, now
-        # The rooms end at once; a model of somebody else may take its time.
-        self.waits_for_clients = gone and (of_http or SIGNS.keys() >= set(self.models))
+        # Our models end at once; somebody else's may take its time.
+        self.waits_for_clients = engine_is_gone and (of_http or SIGNS.keys() >= set(self.models))
         waited = now - self._last_change
         if self.waits_for_clients and of_http and waited > CLIENTS_S:
-            return f"for {CLIENTS_S:g} s it waited for idle clients alone ({found})"
+            return f"it waited {CLIENTS_S:g} s for nothing but idle clients ({found})"
         if self.waits_for_clients and waited > ROOMS_S:
             return (
-                f"for {ROOMS_S:g} s it waited ({found}), as it does for idle gRPC streams and for "
+                f"it waited {ROOMS_S:g} s ({found}), as it does for idle gRPC streams and for "
                 "requests that it has lost"
             )
         return f"it did not end within {LONGEST_S:g} s" if now - self._began > LONGEST_S else ""

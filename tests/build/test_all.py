@@ -108,7 +108,7 @@ def test_a_machine_that_will_not_do_is_seen_before_anything_is_fetched(tmp_path:
     assert done.returncode == 1
     assert "error: runtime tensorrt_llm needs the FP4 tensor cores of Blackwell" in done.stderr
     assert all(names in done.stderr for _, names, _, _ in FAMILIES)
-    assert "stopped at step 'machine'; go on with: " in done.stderr
+    assert "stopped at step 'machine'; continue with: " in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -198,7 +198,7 @@ def test_special_is_also_what_is_named_so_and_what_ends_a_generation(tmp_path: P
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"model": {"type": "Unigram"}}, "type is 'Unigram', allowed is 'BPE'"),
+        ({"model": {"type": "Unigram"}}, "type must be 'BPE', not 'Unigram'"),
         ({"model": {"type": "BPE", "vocab": {"a": 600}}}, "id 600, but must have one below"),
         ({"model": {"type": "BPE", "vocab": {"猫": 6}}}, "'猫' is not byte-level"),
     ],

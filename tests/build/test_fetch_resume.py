@@ -44,8 +44,8 @@ def test_interrupted_fetch_says_that_it_can_go_on(fetch: Fetcher, large_hub: Loc
     _, err = process.communicate(timeout=500)
     assert process.returncode == 130
     assert err == (
-        f"interrupted; what has arrived is kept in {fetch.download}, the same command goes on "
-        "from there\n"
+        f"interrupted; what has arrived is kept in {fetch.download}, the same command continues "
+        "there\n"
     )
     large_hub.faults.clear()
     fetch()

@@ -303,7 +303,7 @@ FILES: dict[str, tuple[bytes, str]] = {
     "not UTF-8": (b'{"model_type": "\xff"}', "is not valid JSON .*utf-8"),
     "a key twice": (
         b'{"rms_norm_eps": 1e-5, "rms_norm_eps": 1e-6}',
-        "the key 'rms_norm_eps' stands twice, as 1e-05 and 1e-06",
+        "the key 'rms_norm_eps' appears twice, as 1e-05 and 1e-06",
     ),
     "deep": (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "is nested deeper than 64 levels"),
     "deeper than can be": (b'{"a":' * 70 + b"1" + b"}" * 70, "is nested deeper than 64 levels"),
@@ -327,7 +327,7 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path, file: str, name: str) ->
     assert len(str(error.value)) < 300
 
 
-def test_a_key_that_stands_twice_with_one_value_is_harmless(tmp_path: Path) -> None:
+def test_a_repeated_key_with_one_value_is_harmless(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"a": 1, "a": 1}')
     assert read_json(tmp_path / "a.json") == {"a": 1}
 

@@ -37,7 +37,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    """The demo checkpoint's, as `make verify` has it."""
+    """The demo checkpoint's, as `make verify` makes it."""
     path = tmp_path_factory.mktemp("reference") / "demo.json"
     assert make_reference.make_reference(DEMO_CHECKPOINT, path)
     return read_reference(path)
@@ -63,14 +63,14 @@ def test_the_streamed_reference_equals_the_one_in_memory(
         np.testing.assert_allclose(np.concatenate(parts), whole, atol=2e-5)
 
 
-def test_a_pass_tells_of_all_its_bytes(tiny: Path) -> None:
+def test_a_pass_reports_all_its_bytes(tiny: Path) -> None:
     llama, told = StreamedLlama(tiny, 1), list[int]()
     llama.advance = told.append
     llama.logits(llama.hidden_states([[4, 5]])[0])
     assert sum(told) == llama.pass_bytes
 
 
-def test_the_continuations_are_the_reference_s_own(demo: Reference) -> None:
+def test_the_continuations_are_the_references_own(demo: Reference) -> None:
     llama = load_reference(DEMO_CHECKPOINT)
     for prompt in demo.prompts:
         tokens = llama.generate(prompt.prompt_ids, len(prompt.tokens), demo.eos_token_ids)
@@ -125,8 +125,8 @@ def test_without_a_chat_template_there_are_raw_prompts(
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_an_interrupted_run_goes_on(tiny: Path, tmp_path: Path, number: signal.Signals) -> None:
-    """Killed between any two instructions: what is there then, another run goes on from."""
+def test_an_interrupted_run_continues(tiny: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """Killed between any two instructions, another run continues from what is there."""
     output, whole = tmp_path / "reference.json", tmp_path / "whole.json"
     make_reference.make_reference(tiny, whole, tokens=100)
     command = [*SCRIPT, "--checkpoint", str(tiny), "--output", str(output), "--tokens", "100"]
@@ -138,19 +138,19 @@ def test_an_interrupted_run_goes_on(tiny: Path, tmp_path: Path, number: signal.S
         said = process.communicate()[1]
     if number == signal.SIGINT:
         assert process.returncode == 130
-        kept = f"interrupted; what is computed is kept in {work}, the same command goes on from "
+        kept = f"interrupted; what is computed is kept in {work}, the same command continues "
         assert said == f"{kept}there\n"
     else:
         assert process.returncode == -signal.SIGKILL
     assert not output.exists()
     again = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert "going on after token " in again
+    assert "continuing after token " in again
     first, second = read_reference(whole), read_reference(output)
     assert [p.tokens for p in second.prompts] == [p.tokens for p in first.prompts]
     assert sorted(tmp_path.iterdir()) == [output, whole]
 
 
-def test_progress_of_other_work_or_half_of_it_is_not_taken(
+def test_progress_of_other_work_or_damaged_progress_is_ignored(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "reference.json"
@@ -164,7 +164,7 @@ def test_progress_of_other_work_or_half_of_it_is_not_taken(
         assert not work.exists()
 
 
-def test_what_is_current_is_left_alone(tmp_path: Path) -> None:
+def test_an_up_to_date_file_is_left_alone(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "checkpoint")
     output = tmp_path / "reference.json"
     assert make_reference.make_reference(checkpoint, output, 2, 2)
@@ -180,12 +180,12 @@ def test_what_is_current_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "checkpoint", vocab_size=64)
-    with pytest.raises(BuildError, match="allowed is below the model's vocab_size 64"):
+    with pytest.raises(BuildError, match="ids must be below the model's vocab_size 64"):
         make_reference.make_reference(checkpoint, tmp_path / "reference.json")
 
 
 def _changed(**changes: Any) -> str:
-    """A reference file of one token but for what is changed."""
+    """A reference file of one token, with these changes."""
     prompt = {"name": "a", "messages": None, "prompt": "", "prompt_ids": [1], "text": ""}
     document = {
         "format_version": 1,
@@ -214,7 +214,7 @@ def test_a_reference_file_of_one_token_is_read(tmp_path: Path) -> None:
         ("{", "is no reference file"),
         ("[]", "is no reference file"),
         ("{}", "it lacks 'format_version'"),
-        ('{"format_version": 9}', "format_version is 9, allowed is 1"),
+        ('{"format_version": 9}', "format_version must be 1, not 9"),
         (_changed(vocab_size="many"), "invalid literal for int"),
         (_changed(eos_token_ids=1), "not iterable"),
         (_changed(extra=1), "unexpected keyword argument 'extra'"),
@@ -250,7 +250,7 @@ def test_damaged_weights_are_one_sentence(tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         ([], "there is no checkpoint; give --checkpoint or --profile"),
-        (["--profile", "llama-3.1-8b-cpu"], "names no folder of a checkpoint"),
+        (["--profile", "llama-3.1-8b-cpu"], "names no checkpoint's folder"),
         (["--checkpoint", "/nowhere"], "/nowhere is no directory"),
     ],
 )

@@ -125,7 +125,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return made
 
 
-def begin_anew(project: Project) -> None:
+def start_over(project: Project) -> None:
     """As if nothing had been installed, in an environment that is there."""
     (project.folder / ".venv" / "installed.json").unlink(missing_ok=True)
     project.module().unlink(missing_ok=True)
@@ -133,8 +133,8 @@ def begin_anew(project: Project) -> None:
         shutil.rmtree(info)
 
 
-def test_pip_installs_the_lock_where_uv_cannot_be_had(project: Project) -> None:
-    """No uv on the index: said in one line, and the work is done."""
+def test_pip_installs_the_lock_if_uv_is_missing(project: Project) -> None:
+    """No uv on the index: one line says so, and pip does the work."""
     (wheel,) = project.wheels.glob("uv-*")
     wheel.rename(project.folder / wheel.name)
     try:
@@ -142,15 +142,15 @@ def test_pip_installs_the_lock_where_uv_cannot_be_had(project: Project) -> None:
     finally:
         (project.folder / wheel.name).rename(wheel)
     assert done.returncode == 0, done.stderr
-    said = "install: uv could not be installed (see above), so pip does: the same versions, slower"
+    said = "install: uv could not be installed (see above); pip installs the same versions, slower"
     assert said in done.stdout.splitlines()
     assert project.module().read_text() == "one = 1\n"
     assert project.install().stdout == ""  # nothing to do
-    begin_anew(project)
+    start_over(project)
 
 
 @with_uv
-def test_uv_installs_the_lock_from_where_pip_looks(project: Project) -> None:
+def test_uv_installs_the_lock_from_pips_index(project: Project) -> None:
     done = project.install()
     assert done.returncode == 0, done.stderr
     assert "pip" not in done.stdout
@@ -164,7 +164,7 @@ def test_uv_installs_the_lock_from_where_pip_looks(project: Project) -> None:
 
 
 @with_uv
-def test_an_install_that_was_killed_is_made_whole(project: Project) -> None:
+def test_a_killed_install_is_completed(project: Project) -> None:
     """The packages are half there, with their metadata: to an installer they look whole."""
     assert project.install().returncode == 0
     environment = project.folder / ".venv"
@@ -182,9 +182,9 @@ def test_an_install_that_was_killed_is_made_whole(project: Project) -> None:
 
 @with_uv
 @pytest.mark.parametrize("damage", ["missing", "may not be run", "of another machine"])
-def test_pip_goes_on_where_uv_cannot_be_run(project: Project, damage: str) -> None:
+def test_pip_takes_over_if_uv_cannot_run(project: Project, damage: str) -> None:
     assert project.install().returncode == 0
-    begin_anew(project)
+    start_over(project)
     uv = project.folder / ".venv" / "bin" / "uv"
     uv.unlink()
     if damage != "missing":
@@ -196,7 +196,7 @@ def test_pip_goes_on_where_uv_cannot_be_run(project: Project, damage: str) -> No
     assert "Traceback" not in done.stderr
     assert project.module().exists()
     (project.folder / ".venv" / "installing").touch()
-    begin_anew(project)
+    start_over(project)
     assert "pip" not in project.install().stdout  # and uv is there again
 
 
@@ -213,9 +213,7 @@ sys.exit(1)
 """
 
 
-def test_an_environment_that_could_not_be_made_is_made_anew(
-    project: Project, tmp_path: Path
-) -> None:
+def test_a_half_made_environment_is_made_again(project: Project, tmp_path: Path) -> None:
     (tmp_path / "venv.py").write_text(HALF_MADE)
     shutil.rmtree(project.folder / ".venv", ignore_errors=True)
     done = project.install(PYTHONPATH=str(tmp_path))
@@ -232,19 +230,19 @@ def test_an_environment_without_pip_gets_it(project: Project) -> None:
     subprocess.run(make, check=True)
     done = project.install()
     assert done.returncode == 0, done.stderr
-    assert f"install: {environment} has no pip, which is installed first" in done.stdout
+    assert f"install: {environment} has no pip; installing it first" in done.stdout
     assert project.module().exists()
 
 
 @pytest.mark.parametrize(
     ("python", "reason"),
     [
-        ("echo 3.13", "has Python 3.13, it must be one of 3.10, 3.11, 3.12"),
+        ("echo 3.13", "has Python 3.13, but must have one of 3.10, 3.11, 3.12"),
         ("exit 1", "is broken"),
-        ('test "$1" != -m && echo 3.11', "has no pip that works"),
+        ('test "$1" != -m && echo 3.11', "has no working pip"),
     ],
 )
-def test_an_environment_of_no_use_is_named_and_kept(
+def test_an_unusable_environment_is_named_and_kept(
     project: Project, tmp_path: Path, python: str, reason: str
 ) -> None:
     command = tmp_path / "bin" / "python"
@@ -264,7 +262,7 @@ def test_a_folder_of_other_things_is_left_alone(project: Project, tmp_path: Path
     assert (done.returncode, done.stderr) == (1, f"error: {sentence}\n")
     done = project.install("--venv", str(tmp_path / "mine"))
     assert done.returncode == 1
-    assert re.fullmatch(r"error: .*mine'; mend that and run the same command again\n", done.stderr)
+    assert re.fullmatch(r"error: .*mine'; fix that and run the same command again\n", done.stderr)
     assert (tmp_path / "mine").exists()
 
 
@@ -277,7 +275,7 @@ def test_ctrl_c_is_one_sentence(
     monkeypatch.setattr(setup_environment, "_set_up", stopped)
     monkeypatch.setattr(sys, "argv", ["setup_environment.py"])
     assert setup_environment.main() == 130
-    assert capsys.readouterr().err == "error: stopped; the same command goes on\n"
+    assert capsys.readouterr().err == "error: stopped; run the same command again to continue\n"
 
 
 # What pip does and where to, and a time that uv would not take.
@@ -296,16 +294,16 @@ ORDERS = {
 
 @with_uv
 @pytest.mark.parametrize("by", ["file", "environment"])
-def test_only_where_pip_looks_is_the_machines_to_say(
+def test_the_machine_decides_only_where_pip_looks(
     project: Project, tmp_path: Path, by: str
 ) -> None:
-    """And not what it installs, or where to; nor what is said to uv of that."""
+    """And neither what pip or uv installs, nor where to."""
     lines = [f"{name} = {value}\n" for name, value in ORDERS.items()]
     (tmp_path / "pip.conf").write_text(f"[global]\n{''.join(lines)}")
     more = {"PIP_CONFIG_FILE": str(tmp_path / "pip.conf"), "UV_REQUIRE_HASHES": "1"}
     if by == "environment":
         more = {f"PIP_{name.upper().replace('-', '_')}": ORDERS[name] for name in ORDERS}
-    begin_anew(project)
+    start_over(project)
     (project.folder / ".venv" / "installing").touch()  # uv is installed too
     done = project.install(**more)
     assert (done.returncode, done.stderr) == (0, "")
@@ -314,7 +312,7 @@ def test_only_where_pip_looks_is_the_machines_to_say(
 
 
 @with_uv
-def test_a_checkout_that_was_moved_is_installed_anew(project: Project, tmp_path: Path) -> None:
+def test_a_moved_checkout_is_installed_again(project: Project, tmp_path: Path) -> None:
     """Its packages name their old place: the project's own path, and each script's Python."""
     assert project.install().returncode == 0
     place = tmp_path / "moved #1 [here] é%20"
@@ -330,8 +328,8 @@ def test_a_checkout_that_was_moved_is_installed_anew(project: Project, tmp_path:
     assert moved.install().stdout == ""
 
 
-def test_a_wheel_that_is_not_the_locked_one_is_refused(project: Project) -> None:
-    begin_anew(project)
+def test_another_wheel_than_the_locked_one_is_refused(project: Project) -> None:
+    start_over(project)
     lock = project.folder / "build" / "locks" / "server.txt"
     right = lock.read_text()
     lock.write_text("small==1 --hash=sha256:" + "0" * 64 + "\n")
@@ -374,7 +372,7 @@ def test_pips_settings_are_read_from_its_files_and_the_environment(
     }
 
 
-def test_what_is_said_to_uv_itself_comes_first() -> None:
+def test_uvs_own_variables_take_precedence() -> None:
     pip = {"index-url": "https://pip.example/simple", "extra-index-url": "https://more.example"}
     pip |= {"timeout": "7"}
     given = {"UV_INDEX_URL": "https://uv.example/simple", "PATH": "/bin", "UV_HTTP_TIMEOUT": "9"}

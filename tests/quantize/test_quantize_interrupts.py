@@ -77,7 +77,9 @@ def test_ctrl_c_keeps_the_calibration_for_the_same_texts_alone(
     result = killed(bf16, output, texts, AT_TEXT_5.format(death="raise KeyboardInterrupt"))
     state = tmp_path / "out.calibration"
     assert result.returncode == 130
-    kept = f"interrupted; the calibration so far is kept in {state}, the same command goes on"
+    kept = (
+        f"interrupted; the calibration so far is kept in {state}, the same command continues there"
+    )
     assert result.stderr.splitlines()[-1].startswith(kept)
     assert [path.name for path in tmp_path.iterdir()] == [state.name]
     quantize(Job(bf16, output, dataclasses.replace(texts, calib_tokens=11), "cpu"))

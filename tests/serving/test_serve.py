@@ -36,7 +36,7 @@ from tests.support.triton_calls import post
 
 
 def signs_of(server: ServerProcess) -> set[str]:
-    """The files by which its rooms have said how far they are."""
+    """The files by which the server's models report their start."""
     triton = server_of(server.pid)
     variables = Path(f"/proc/{triton}/environ").read_bytes().decode().split("\0")
     (folder,) = (
@@ -46,8 +46,8 @@ def signs_of(server: ServerProcess) -> set[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_with_exit_code_0(server: ServerProcess, number: int) -> None:
-    assert {*SIGNS.values(), OPEN} <= signs_of(server)  # without one, a start is taken for stuck
+def test_a_signal_stops_the_server_with_exit_code_0(server: ServerProcess, number: int) -> None:
+    assert {*SIGNS.values(), OPEN} <= signs_of(server)  # without one, the start looks stuck
     remains = Remains(server)
     os.kill(server.pid, number)
     assert server.wait() == 0
@@ -55,7 +55,7 @@ def test_a_signal_ends_it_with_exit_code_0(server: ServerProcess, number: int) -
     assert "tritonserver was ended" not in server.log()
 
 
-def test_a_name_to_listen_on_is_resolved(replay_repository: Path, tmp_path: Path) -> None:
+def test_a_host_name_is_resolved(replay_repository: Path, tmp_path: Path) -> None:
     """Triton's HTTP frontend would bind 255.255.255.255 for a name, and say nothing."""
     named = dataclasses.replace(free_ports(), host="localhost")
     with ServerProcess(replay_repository, named, tmp_path / "server.log") as server:
@@ -71,12 +71,10 @@ def test_a_host_that_triton_cannot_listen_on_is_refused(
     with pytest.raises(SystemExit) as ended:
         serve.main(["--host", host])
     assert ended.value.code == 2
-    assert f"{host!r} is no IPv4 address and no name of one" in capsys.readouterr().err
+    assert f"must be an IPv4 address or the name of one, not {host!r}" in capsys.readouterr().err
 
 
-def test_a_drain_request_that_is_not_written_yet_is_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_empty_drain_request_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Read as 0 seconds, it would cut off every request in flight."""
     monkeypatch.setenv(DIRECTORY_VARIABLE, str(tmp_path))
     drain = DrainRequest()
@@ -87,7 +85,7 @@ def test_a_drain_request_that_is_not_written_yet_is_none(
     assert not drain.is_overdue()
 
 
-def test_requests_in_flight_are_finished_before_the_end(make_paced: Path, tmp_path: Path) -> None:
+def test_requests_in_flight_finish_before_the_stop(make_paced: Path, tmp_path: Path) -> None:
     server = ServerProcess(make_paced, free_ports(), tmp_path / "server.log")
     server.start()
     with Client(server.ports.url("grpc")) as client:
@@ -100,7 +98,7 @@ def test_requests_in_flight_are_finished_before_the_end(make_paced: Path, tmp_pa
     assert server.wait() == 0
 
 
-def test_a_unary_request_in_flight_is_finished_before_the_end(
+def test_a_unary_request_in_flight_finishes_before_the_stop(
     make_paced: Path, tmp_path: Path
 ) -> None:
     server = ServerProcess(make_paced, free_ports(), tmp_path / "server.log")
@@ -180,7 +178,7 @@ def test_no_engine(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["two words", "it's", "Müller", "a;b", "a$b", "(1)"])
-def test_a_path_that_triton_cannot_start_its_models_from(
+def test_a_path_that_tritons_shell_would_misread_is_refused(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its Python backend hands paths to a shell unquoted, and would wait for stubs for ever."""
@@ -244,7 +242,7 @@ def test_a_damaged_engine_is_named_with_the_remedy(
     assert_one_sentence(result, *words)
 
 
-def test_compiled_python_beside_the_links_is_no_obstacle(
+def test_compiled_python_beside_the_links_does_no_harm(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Python writes __pycache__ there, and an installer may later write one into the package."""
@@ -273,9 +271,7 @@ def test_an_unsupported_python_and_a_missing_libpython(
     ):
         triton_installation.find_triton(tmp_path)
     monkeypatch.setattr(triton_installation, "PYTHON", "3.14")
-    with pytest.raises(
-        TritonNotFound, match=r"Python 3.14 is not supported, allowed is one of 3.10"
-    ):
+    with pytest.raises(TritonNotFound, match=r"Python must be one of 3\.10, .*, not 3\.14"):
         triton_installation.find_triton(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""A start of tritonserver that gets stuck, or is aborted, is ended and tried anew."""
+"""A start of tritonserver that hangs or is aborted is given up and tried again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ load = TritonPythonModel.initialize
 
 
 def initialize(self, args):
-    """Hangs once for every file beside this one that is called so, until there is one called go."""
+    """Hang once for each such file beside this one, until there is one called go."""
     folder = Path(__file__).parent
     for marker in folder.glob("hang-*"):
         marker.unlink()
@@ -46,7 +46,7 @@ TritonPythonModel.initialize = initialize
 
 @pytest.fixture
 def repository(replay_repository: Path, tmp_path: Path) -> Path:
-    """Of its own; its preprocessing hangs as often as it has files called hang-*."""
+    """A copy whose preprocessing hangs once for each file hang-*."""
     copy = tmp_path / "model_repository"
     shutil.copytree(replay_repository, copy)
     model = copy / "preprocessing" / "1" / "model.py"
@@ -68,7 +68,7 @@ def hang(repository: Path, times: int) -> None:
 
 
 class FirstStart:
-    """The first tritonserver of a start that does not end, and what it could leave behind."""
+    """The first tritonserver of a start that hangs, and what it could leave behind."""
 
     def __init__(self, server: ServerProcess, model: str) -> None:
         self.triton = 0
@@ -96,7 +96,7 @@ def assert_serves(server: ServerProcess) -> None:
         assert client.generate("Hello", max_tokens=3).text.startswith("Hel")
 
 
-def test_a_model_that_hangs_is_started_anew(server: ServerProcess, repository: Path) -> None:
+def test_a_model_that_hangs_once_is_started_again(server: ServerProcess, repository: Path) -> None:
     hang(repository, 1)
     server.launch()
     first = FirstStart(server, "preprocessing")
@@ -105,12 +105,12 @@ def test_a_model_that_hangs_is_started_anew(server: ServerProcess, repository: P
     assert not first.found()
     assert (
         "tritonserver did not start: its model preprocessing made no progress in 5 s; "
-        "it is started anew, attempt 2 of 3" in server.log()
+        "trying again, attempt 2 of 3" in server.log()
     )
     assert server.stop() == 0
 
 
-def test_a_model_that_hangs_each_time_ends_it(server: ServerProcess, repository: Path) -> None:
+def test_a_model_that_always_hangs_ends_serve(server: ServerProcess, repository: Path) -> None:
     hang(repository, 3)
     with pytest.raises(BuildError, match="did not start in 3 attempts: its model preprocessing"):
         server.start()
@@ -119,7 +119,7 @@ def test_a_model_that_hangs_each_time_ends_it(server: ServerProcess, repository:
 
 
 @pytest.mark.parametrize("model", ["postprocessing", "tensorrt_llm"])
-def test_a_stub_that_stands_still_is_ended_and_started_anew(
+def test_a_stub_that_is_stopped_is_killed_and_started_again(
     server: ServerProcess, model: str
 ) -> None:
     """At its very start, long before the model's own code."""
@@ -133,10 +133,10 @@ def test_a_stub_that_stands_still_is_ended_and_started_anew(
     assert "attempt 2 of 3" in server.log()
 
 
-def test_a_stub_that_triton_takes_for_dead_is_ended(
+def test_a_stub_that_triton_takes_for_dead_is_killed(
     server: ServerProcess, repository: Path
 ) -> None:
-    """It stood still for a moment and goes on; but Triton only waits for its end from then on."""
+    """The stub was stopped for a moment and goes on, but Triton now only waits for its end."""
     hang(repository, 1)
     server.launch()
     first = FirstStart(server, "preprocessing")
@@ -158,7 +158,7 @@ def waits_for_a_child(pid: int) -> bool:
     return any(thread.read_text() == "do_wait" for thread in threads)
 
 
-def test_a_start_that_is_aborted_is_tried_anew(server: ServerProcess, repository: Path) -> None:
+def test_an_aborted_start_is_tried_again(server: ServerProcess, repository: Path) -> None:
     hang(repository, 1)  # it cannot be ready before it is aborted
     server.launch()
     first = FirstStart(server, "preprocessing")
@@ -166,23 +166,21 @@ def test_a_start_that_is_aborted_is_tried_anew(server: ServerProcess, repository
     server.wait_until_ready()
     assert_serves(server)
     assert not first.found()
-    assert "it ended with signal 6; it is started anew, attempt 2 of 3" in server.log()
+    assert "it ended with signal 6; trying again, attempt 2 of 3" in server.log()
 
 
-def test_an_abort_after_the_start_ends_it(server: ServerProcess) -> None:
+def test_an_abort_after_the_start_ends_serve(server: ServerProcess) -> None:
     server.start()
     assert_serves(server)
     # serve.py looks twice a second; it takes an abort before that for one of the start.
     eventually(lambda: "tritonserver is ready" in server.log(), "serve.py sees it")
     os.kill(server_of(server.pid) or 0, signal.SIGABRT)
     assert server.wait() == 128 + signal.SIGABRT
-    assert "anew" not in server.log()
+    assert "trying again" not in server.log()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_while_a_start_is_stuck_ends_it(
-    repository: Path, tmp_path: Path, number: int
-) -> None:
+def test_a_signal_ends_a_start_that_hangs(repository: Path, tmp_path: Path, number: int) -> None:
     hang(repository, 3)
     server = ServerProcess(repository, free_ports(), tmp_path / "server.log")
     server.launch()
@@ -192,7 +190,7 @@ def test_a_signal_while_a_start_is_stuck_ends_it(
     os.kill(server.pid, number)
     assert server.wait() == 128 + signal.SIGTERM
     assert not first.found()
-    assert "anew" not in server.log()
+    assert "trying again" not in server.log()
 
 
 @pytest.fixture
@@ -251,9 +249,7 @@ def test_a_server_without_any_stub_is_stuck(tmp_path: Path, clock: Clock) -> Non
     assert start.check(set()) == "none of its models made progress in 10 s"
 
 
-def test_a_model_of_somebody_else_may_take_as_long_as_it_likes(
-    tmp_path: Path, clock: Clock
-) -> None:
+def test_somebody_elses_model_may_take_as_long_as_it_likes(tmp_path: Path, clock: Clock) -> None:
     start = watch(tmp_path)
     stubs = STUBS | {Stub(99, "region-99", "reranker")}
     load(tmp_path, *SIGNS)
@@ -265,10 +261,10 @@ def test_a_model_of_somebody_else_may_take_as_long_as_it_likes(
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "soon"])
-def test_a_start_timeout_that_is_no_time_is_refused(
+def test_a_start_timeout_must_be_seconds_above_0(
     text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         serve.main([f"--start-timeout={text}"])
     assert ended.value.code == 2
-    assert f"{text!r} is no time, allowed is a number above 0" in capsys.readouterr().err
+    assert f"must be seconds above 0, not {text!r}" in capsys.readouterr().err

@@ -31,8 +31,8 @@ def test_killing_everything_under_load_leaves_nothing_behind(server: ServerProce
     eventually(lambda: not remains.found(), "the stubs see that the server died and clean up")
 
 
-def test_stubs_that_do_not_see_that_everything_was_killed_are_ended(server: ServerProcess) -> None:
-    """As one does that waits for an answer of the server at that moment, which holds its lock."""
+def test_stubs_that_hang_after_everything_was_killed_are_killed(server: ServerProcess) -> None:
+    """A stub that waits for the server's answer holds the lock that its end needs."""
     remains = Remains(server)
     for stub in remains.stubs:
         os.kill(stub.pid, signal.SIGSTOP)
@@ -65,7 +65,7 @@ def test_the_next_start_removes_what_dead_servers_left_and_nothing_else(
 
 @pytest.fixture
 def dead_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of a serve.py that is dead, as its server is, and that left one region."""
+    """The folder of a dead serve.py with a dead server, which left one region."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     folder = tmp_path / f"{PREFIX}dead"
     folder.mkdir()
@@ -88,7 +88,7 @@ def region_of(folder: Path) -> Path:
     return SHARED_MEMORY / f"{region_prefix(folder.name)}{os.getpid()}"
 
 
-def test_a_dead_server_s_region_is_freed(dead_note: Path) -> None:
+def test_a_dead_servers_region_is_freed(dead_note: Path) -> None:
     region = region_of(dead_note)
     another = region.with_name(f"{region_prefix('another')}{os.getpid()}")
     another.touch()
@@ -100,7 +100,7 @@ def test_a_dead_server_s_region_is_freed(dead_note: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["boot", "pid_namespace"])
-def test_what_cannot_be_judged_from_here_is_left(dead_note: Path, name: str) -> None:
+def test_what_another_container_may_run_is_left_alone(dead_note: Path, name: str) -> None:
     """Its server may live in another container that shares /dev/shm and /tmp with this one."""
     change_note(dead_note, **{name: "another"})
     remove_dead_servers()
@@ -108,7 +108,7 @@ def test_what_cannot_be_judged_from_here_is_left(dead_note: Path, name: str) -> 
 
 
 @pytest.mark.parametrize("name", ["serve", "server"])
-def test_what_belongs_to_the_living_is_left(dead_note: Path, name: str) -> None:
+def test_what_a_living_server_uses_is_left_alone(dead_note: Path, name: str) -> None:
     write_note(dead_note, os.getpid())
     living = read_note(dead_note)
     assert living is not None
@@ -117,7 +117,7 @@ def test_what_belongs_to_the_living_is_left(dead_note: Path, name: str) -> None:
     assert region_of(dead_note).exists()
 
 
-def test_another_process_with_a_dead_server_s_pid_is_left(dead_note: Path) -> None:
+def test_another_process_with_a_dead_servers_pid_is_left_alone(dead_note: Path) -> None:
     region = region_of(dead_note)
     shell = ["sh", "-c", "sleep 60; true"]
     with subprocess.Popen(shell, start_new_session=True) as stranger:
@@ -130,7 +130,7 @@ def test_another_process_with_a_dead_server_s_pid_is_left(dead_note: Path) -> No
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"serve": 1}'])
-def test_a_note_that_cannot_be_read_is_left(dead_note: Path, text: str) -> None:
+def test_an_unreadable_note_is_left_alone(dead_note: Path, text: str) -> None:
     (dead_note / NOTE).write_text(text)
     remove_dead_servers()
     assert (dead_note / NOTE).read_text() == text

@@ -20,7 +20,6 @@ from tests.fakes.libraries.grammars import UNCOMPILABLE, check_grammar
 from tests.fakes.libraries.spawned import note_shutdown
 from tests.fakes.tensorrt_llm.fake_results import (
     IterationResult,
-    RequestError,
     RequestOutput,
     Response,
     perf_metrics,
@@ -363,6 +362,3 @@ def sampling_config_error(params: Any) -> str:
     }
     wrong = [name for name, right in checks.items() if not right]
     return f"[TensorRT-LLM][ERROR] Assertion failed: {wrong[0]}" if wrong else ""
-
-
-__all__ = ["Behaviour", "Executor", "RequestError"]

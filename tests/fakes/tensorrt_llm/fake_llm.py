@@ -6,13 +6,13 @@ Source: tensorrt_llm/llmapi/llm.py of the versions that the signatures name.
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from tests.fakes.libraries.signatures import bound
 from tests.fakes.libraries.spawned import spawn_a_process
 from tests.fakes.tensorrt_llm.fake_executor import Executor
 from tests.fakes.tensorrt_llm.fake_results import RequestError, RequestOutput
@@ -21,7 +21,6 @@ from tests.fakes.tensorrt_llm.fake_sampler import Kind
 if TYPE_CHECKING:
     from tests.fakes.tensorrt_llm.fake_package import Package
 
-REQUIRED = "<required>"
 ENGINE_HINT = (
     "Please use 'from tensorrt_llm._tensorrt_engine import LLM' instead to use the TensorRT "
     "backend."
@@ -31,20 +30,6 @@ NO_TOKENIZER = (
     "tokenizer is required to reset end_id if it is None, or you can explicitly specify the "
     "end_id for sampling_params"
 )
-
-
-def signature(parameters: list[list[Any]]) -> inspect.Signature:
-    """Of parameters that are given by position or by keyword."""
-    return inspect.Signature(
-        [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.POSITIONAL_OR_KEYWORD,
-                default=inspect.Parameter.empty if default == REQUIRED else default,
-            )
-            for name, default in parameters
-        ]
-    )
 
 
 class DecodingConfig:
@@ -100,8 +85,7 @@ class LLM:
         explicit = signatures["llm_explicit"]
         more = signatures["llm_arguments" if self._backend == "pytorch" else "tensorrt_arguments"]
         named = {name: value for name, value in kwargs.items() if name in explicit}
-        bound = signature([*map(list, explicit.items())]).bind(*args, **named)
-        bound.apply_defaults()
+        given = bound([[*item, "position"] for item in explicit.items()], args, named)
         wrong = [name for name in kwargs if name in signatures["tensorrt_only"]]
         if wrong and self._backend == "pytorch":
             raise ValueError(
@@ -111,7 +95,7 @@ class LLM:
         for name in kwargs:
             if name not in explicit and name not in more:
                 raise ValueError(f"{type(self)} got invalid argument: {name}")
-        return {**more, **bound.arguments, **kwargs}
+        return {**more, **given, **kwargs}
 
     def _check_values(self) -> None:
         for name, fields in self._package.signatures["configs"].items():
@@ -150,9 +134,8 @@ class LLM:
         return "torch"
 
     def generate_async(self, *args: Any, **kwargs: Any) -> RequestOutput:
-        bound = signature(self._package.signatures["generate_async"]).bind(*args, **kwargs)
-        bound.apply_defaults()
-        given = bound.arguments
+        parameters = [[*one, "position"] for one in self._package.signatures["generate_async"]]
+        given = bound(parameters, args, kwargs)
         if self._executor is None or self._executor.doing_shutdown:
             raise RuntimeError("LLM is shutting down")
         if given["lora_request"] is not None:

@@ -1,35 +1,25 @@
 """A fake `tensorrt_llm` (and as much of torch as the adapter needs), made of recorded signatures.
 
-`signatures_<version>.json` holds the names and defaults of the real classes, and where they were
-read. A keyword that the real one lacks, a positional argument that is another one there, and a
-default that was relied on fail here as they would there.
+`libraries/signatures/tensorrt_llm_<version>.json` (1_0, 1_2 and head) holds the names and defaults
+of the real classes, and where they were read. A keyword that the real one lacks, a positional
+argument that is another one there, and a default that was relied on fail here as they would there.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import sys
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tests.fakes.libraries import signatures
 from tests.fakes.libraries.grammars import grammar_packages
+from tests.fakes.libraries.signatures import load_signatures, module
 from tests.fakes.tensorrt_llm.fake_executor import Behaviour
 from tests.fakes.tensorrt_llm.fake_llm import LLM, DecodingConfig
 from tests.fakes.tensorrt_llm.fake_results import RequestError
-
-HERE = Path(__file__).parent
-
-
-def load_signatures(version: str) -> dict[str, Any]:
-    """`version` is 1_0, 1_2 or head."""
-    path = HERE / f"signatures_{version}.json"
-    signatures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return signatures
 
 
 def keyword_dataclass(name: str, fields: dict[str, Any], **namespace: Any) -> Any:
@@ -72,7 +62,7 @@ class Package:
     """The modules of one version."""
 
     def __init__(self, version: str, behaviour: Behaviour) -> None:
-        self.signatures = load_signatures(version)
+        self.signatures = load_signatures(f"tensorrt_llm_{version}")
         self.behaviour = behaviour
         self.sampling_params = make_sampling_params(self.signatures)
         self.llms: list[Any] = []  # in order of their making
@@ -162,23 +152,14 @@ def make_torch(behaviour: Behaviour) -> ModuleType:
     return module("torch", from_numpy=from_numpy, cuda=cuda)
 
 
-def module(name: str, **values: Any) -> ModuleType:
-    """A module with these values."""
-    made = ModuleType(name)
-    made.__dict__.update(values)
-    return made
-
-
 def install(version: str, behaviour: Behaviour) -> Package:
     """Put the modules where `import` finds them, in this process."""
     package = Package(version, behaviour)
     remove()
-    sys.modules.update(package.modules())
+    signatures.install(package.modules())
     return package
 
 
 def remove() -> None:
     """Take them away again."""
-    packages = ("tensorrt_llm", "torch", "xgrammar", "llguidance")
-    for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
-        del sys.modules[name]
+    signatures.remove("tensorrt_llm", "torch", "xgrammar", "llguidance")

@@ -21,7 +21,8 @@ from token_engine.tensorrt_llm_runtime import loop as tensorrt_llm_loop
 
 from tests.fakes.libraries.rigs import Rig as LibraryRig
 from tests.fakes.libraries.rigs import subject_of
-from tests.fakes.tensorrt_llm.fake_executor import Behaviour, RequestError
+from tests.fakes.tensorrt_llm.fake_executor import Behaviour
+from tests.fakes.tensorrt_llm.fake_results import RequestError
 from tests.fakes.tensorrt_llm.rig import LIMITS, TORCH, VERSIONS, Rig, Start, ask, greedy, prompt
 from tests.support.engine_answers import drain
 from tests.support.engine_fixtures import Answer, collect, generate

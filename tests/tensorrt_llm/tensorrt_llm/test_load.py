@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from token_engine.interface import EngineLoadError
 
+from tests.fakes.libraries.signatures import load_signatures
 from tests.fakes.tensorrt_llm import fake_package
 from tests.fakes.tensorrt_llm.fake_executor import Behaviour
 from tests.fakes.tensorrt_llm.rig import LIMITS, VERSIONS, ask, greedy, prompt, start, write_model
@@ -163,13 +164,11 @@ def test_a_sampler_type_that_is_left_for_older_callers_is_not_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It takes "auto" and "TorchSampler", without effect, and raises of any other."""
-    fields = fake_package.load_signatures("head")["llm_arguments"]
+    head = load_signatures("tensorrt_llm_head")
     left = SimpleNamespace(json_schema_extra={"status": "deprecated"})
-    load = fake_package.load_signatures
+    fields = {**head["llm_arguments"], "sampler_type": left}
     monkeypatch.setattr(
-        fake_package,
-        "load_signatures",
-        lambda version: {**load(version), "llm_arguments": {**fields, "sampler_type": left}},
+        fake_package, "load_signatures", lambda _: {**head, "llm_arguments": fields}
     )
     for name in ("auto", "TorchSampler"):
         assert "sampler_type" not in arguments(tmp_path / "engine", "head", sampler_type=name)

@@ -1,4 +1,4 @@
-"""What comes back: chunks while the server generates, and the whole when it has."""
+"""What the server returns: chunks while it generates, and the whole answer."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What one response brought. The texts of a request's chunks, joined, are its answer."""
+    """One response. The texts of a request's chunks, joined, are its answer."""
 
     text: str
-    token_ids: tuple[int, ...]  # () if they were not asked for, or the server has none
+    token_ids: tuple[int, ...]  # () if not requested, or if the server has none
     index: int  # from 0
     final: bool
     finish_reason: str  # "" before the final chunk; stop, length, cancelled or timeout
@@ -21,7 +21,7 @@ class Chunk:
 
 @dataclass(slots=True)
 class Timing:
-    """When things happened: seconds of `time.perf_counter`, 0 what has not happened yet."""
+    """When things happened, in seconds of `time.perf_counter`; 0 before they have."""
 
     sent_at: float = 0.0  # of the last attempt
     first_token_at: float = 0.0  # the first response
@@ -33,17 +33,17 @@ class Timing:
 
     @property
     def ttft_s(self) -> float | None:
-        """Time to first token; None before it. Of one whole response: as `e2e_s`."""
+        """TTFT; None before the first token. With a single response the same as `e2e_s`."""
         return self.first_token_at - self.sent_at if self.first_token_at else None
 
     @property
     def e2e_s(self) -> float | None:
-        """From sending to the end; None before it."""
+        """From sending the request to its end; None before the end."""
         return self.ended_at - self.sent_at if self.ended_at else None
 
     @property
     def tpot_s(self) -> float | None:
-        """Time per output token after the first response; None of a single response."""
+        """Time per output token after the first response; None with a single response."""
         if self.num_responses < 2:
             return None
         tokens = max(self.num_output_tokens, self.num_responses) - 1
@@ -69,7 +69,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One input or output of a model; -1 in the shape is any number."""
+    """One input or output of a model; -1 in the shape means any size."""
 
     name: str
     datatype: str  # Triton's: BYTES, INT32, FP32, ...
@@ -78,7 +78,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class ModelMetadata:
-    """What a model takes and gives."""
+    """A model's inputs and outputs."""
 
     name: str
     versions: tuple[str, ...]
@@ -89,7 +89,7 @@ class ModelMetadata:
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """One line of the server's model repository."""
+    """One model of the server's repository."""
 
     name: str
     version: str
@@ -99,7 +99,7 @@ class ModelState:
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """Which server it is: `triton` and its version, as 2.51.0."""
+    """The server's name, `triton`, and its version, such as 2.51.0."""
 
     name: str
     version: str
@@ -107,7 +107,7 @@ class ServerInfo:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Whether the server lives, is ready, and can be asked for the client's model."""
+    """Whether the server is live, is ready, and has the client's model ready."""
 
     live: bool
     ready: bool

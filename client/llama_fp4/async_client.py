@@ -1,4 +1,4 @@
-"""The client for asyncio: `Client` in one event loop."""
+"""The client for asyncio: as `Client`, in one event loop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from llama_fp4.errors import (
     UnknownOption,
 )
 from llama_fp4.model_contract import Model, Prompt, Request
-from llama_fp4.request_state import Exchange
+from llama_fp4.request_state import RequestState
 from llama_fp4.sampling import SamplingParams, merged_params
 from llama_fp4.settings import Keepalive, Retries, Timeouts, Tls, limit_of
 from llama_fp4.transports.base import AsyncTransport
@@ -28,9 +28,9 @@ from llama_fp4.transports.choose import open_transport
 
 
 class AsyncClient:
-    """As `Client`: the same arguments, methods and errors, awaited.
+    """As `Client`, with the same arguments, methods and errors, awaited.
 
-    It belongs to the event loop of its first call; another one is refused with `InvalidRequest`.
+    It belongs to the event loop of its first call; in another one it raises `InvalidRequest`.
     """
 
     def __init__(
@@ -69,13 +69,13 @@ class AsyncClient:
         """As `Client.stream`; sent on entering the loop or the `async with` block."""
         merged = merged_params(params, options)
         limits, identity = timeouts or self._timeouts, checked_id(request_id)
-        exchange = Exchange(identity, limits, self._retries, time.perf_counter())
+        state = RequestState(identity, limits, self._retries, time.perf_counter())
 
         async def prepare() -> tuple[AsyncTransport, Request]:
             transport = self._transport()
-            return transport, await self._request(prompt, merged, exchange, stream)
+            return transport, await self._request(prompt, merged, state, stream)
 
-        return AsyncStream(prepare, exchange, self._spawn, self._refused)
+        return AsyncStream(prepare, state, self._spawn, self._refused)
 
     async def generate(
         self,
@@ -139,7 +139,7 @@ class AsyncClient:
             return False
 
     async def health(self, timeout_s: float | None = ASK_S) -> Health:
-        """What the server says of itself. Raises `LlamaError` if it says nothing."""
+        """As `Client.health`."""
         return await self._transport().health(self._name, limit_of(timeout_s))
 
     async def metadata(self, timeout_s: float | None = ASK_S) -> ModelMetadata:
@@ -151,11 +151,11 @@ class AsyncClient:
         return await self._transport().server(limit_of(timeout_s))
 
     async def models(self, timeout_s: float | None = ASK_S) -> list[ModelState]:
-        """The server's model repository."""
+        """As `Client.models`."""
         return await self._transport().models(limit_of(timeout_s))
 
     async def statistics(self, timeout_s: float | None = ASK_S) -> dict[str, Any]:
-        """Triton's statistics of the model, as its protocol's JSON has them."""
+        """As `Client.statistics`."""
         return await self._transport().statistics(self._name, limit_of(timeout_s))
 
     async def close(self) -> None:
@@ -202,41 +202,41 @@ class AsyncClient:
         task.add_done_callback(self._tasks.discard)
 
     async def _request(
-        self, prompt: Prompt, params: SamplingParams, exchange: Exchange, stream: bool | None
+        self, prompt: Prompt, params: SamplingParams, state: RequestState, stream: bool | None
     ) -> Request:
         known = self._model
-        model = known or await self._fetch(exchange, known)
+        model = known or await self._fetch(state, known)
         try:
-            streamed = await self._streamed(model, exchange, stream)
-            return model.request(prompt, params, exchange.request_id, streamed, self._token_ids)
+            streamed = await self._streamed(model, state, stream)
+            return model.request(prompt, params, state.request_id, streamed, self._token_ids)
         except UnknownOption:
             if known is None:
                 raise
-        model = await self._fetch(exchange, known)  # the server may have got another since
-        streamed = await self._streamed(model, exchange, stream)
-        return model.request(prompt, params, exchange.request_id, streamed, self._token_ids)
+        model = await self._fetch(state, known)  # the server may have loaded another since
+        streamed = await self._streamed(model, state, stream)
+        return model.request(prompt, params, state.request_id, streamed, self._token_ids)
 
-    async def _streamed(self, model: Model, exchange: Exchange, stream: bool | None) -> bool:
-        """Whether to ask for a response a token: as is said, else where the model may give them."""
+    async def _streamed(self, model: Model, state: RequestState, stream: bool | None) -> bool:
+        """As `Client._streamed`."""
         if stream is None and model.decoupled is None:
             try:
-                model.decoupled = await self._transport().decoupled(self._name, exchange.asking())
+                model.decoupled = await self._transport().decoupled(self._name, state.ask_limit_s())
             except LlamaError:
-                return True  # a proxy may hide it: then the model itself says so
+                return True
         return bool(model.decoupled if stream is None else stream)
 
     def _refused(self, error: LlamaError) -> None:
         if isinstance(error, (UnknownOption, UnknownModel)):
             self._model = None
 
-    async def _fetch(self, exchange: Exchange, known: Model | None) -> Model:
+    async def _fetch(self, state: RequestState, known: Model | None) -> Model:
         attempt = 1
         while True:
-            seconds = exchange.asking()
+            seconds = state.ask_limit_s()
             try:
                 return await self._ask(seconds, known)
             except LlamaError as error:
-                shown = exchange.unanswered(error, seconds)
+                shown = state.ask_error(error, seconds)
                 if not shown.retryable or attempt == self._retries.attempts:
                     raise shown from (None if shown is error else error)
             attempt += 1

@@ -14,7 +14,7 @@ from typing import Any
 from llama_fp4.answers import Chunk, Completion, Timing
 from llama_fp4.errors import LlamaError, RequestTimeout
 from llama_fp4.model_contract import Request
-from llama_fp4.request_state import Exchange
+from llama_fp4.request_state import RequestState
 from llama_fp4.transports.base import AsyncCall, AsyncTransport
 
 Prepare = Callable[[], Awaitable[tuple[AsyncTransport, Request]]]
@@ -23,20 +23,19 @@ Prepare = Callable[[], Awaitable[tuple[AsyncTransport, Request]]]
 class AsyncStream:
     """`async for chunk in stream`: the request is sent on entering the loop or the block.
 
-    Leaving the loop, the `async with` block, an exception in it or a cancelled task ends the
-    request on the server, as does `close()`, and as does dropping a stream that nobody refers to
-    any more. Reading raises `LlamaError`, and so does reading on after the stream was left; one
-    that was read to its end gives nothing more.
+    Leaving the loop or the `async with` block, an exception, a cancelled task, `close()` and the
+    garbage collector all cancel the request on the server. Reading raises `LlamaError`, also when
+    the stream was left before its end; after its end it gives nothing more.
     """
 
     def __init__(
         self,
         prepare: Prepare,
-        exchange: Exchange,
+        state: RequestState,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         refused: Callable[[LlamaError], None] | None = None,
     ) -> None:
-        self._prepare, self._exchange, self._spawn = prepare, exchange, spawn
+        self._prepare, self._state, self._spawn = prepare, state, spawn
         self._transport: AsyncTransport | None = None
         self._request: Request | None = None
         self._call: AsyncCall | None = None
@@ -47,21 +46,21 @@ class AsyncStream:
 
     @property
     def request_id(self) -> str:
-        """The request's id on the server."""
-        return self._exchange.request_id
+        """The id of the request on the server."""
+        return self._state.request_id
 
     @property
     def timing(self) -> Timing:
         """What has happened so far."""
-        return self._exchange.timing
+        return self._state.timing
 
     @property
     def completion(self) -> Completion:
         """The whole answer. Raises `IncompleteStream` before the final chunk was read."""
-        return self._exchange.completion
+        return self._state.completion
 
     async def close(self) -> None:
-        """End the request on the server if it still runs. Chunks that were not read are lost."""
+        """Cancel the request on the server if it still runs. Chunks that were not read are lost."""
         self._leave()
 
     async def __aiter__(self) -> AsyncIterator[Chunk]:
@@ -96,13 +95,13 @@ class AsyncStream:
         self._leave()
 
     def _check_not_left(self) -> None:
-        if self._begun and self._call is None and not self._exchange.finished:
-            raise self._exchange.left()
+        if self._begun and self._call is None and not self._state.finished:
+            raise self._state.left_error()
 
     async def _read(self) -> Chunk | None:
         if not self._begun:
             await self._begin()
-        call, exchange = self._call, self._exchange
+        call, state = self._call, self._state
         while call is not None:
             try:
                 chunk = await call.read()
@@ -115,11 +114,11 @@ class AsyncStream:
             if chunk is None:
                 if self._ended() is None:  # closed from elsewhere
                     return None
-                raise exchange.incomplete()
-            exchange.take(chunk)
+                raise state.incomplete_error()
+            state.add(chunk)
             if chunk.final:
                 self._ended()
-            elif chunk.index == 0 and exchange.narrows:
+            elif chunk.index == 0 and state.limits_gaps:
                 self._arm()
             return chunk
         return None
@@ -132,11 +131,11 @@ class AsyncStream:
             await self._start()
 
     async def _start(self) -> AsyncCall | None:
-        """Send the request, again if connecting fails and that is worth it; None once closed."""
+        """Send the request, and again after a retryable error; None if the stream was closed."""
         assert self._transport is not None
         assert self._request is not None
         while not self._closed:
-            left = self._exchange.begin()
+            left = self._state.begin_attempt()
             try:
                 self._call = await self._transport.start(self._request, left)
             except LlamaError as error:
@@ -144,50 +143,50 @@ class AsyncStream:
                 continue
             if self._closed:  # by another task, before there was a call to cancel
                 self._leave()
-            elif self._exchange.watched:
+            elif self._state.has_token_limits:
                 self._arm()
             return self._call
         return None
 
     async def _failed(self, error: LlamaError) -> AsyncCall | None:
-        """The call of the next attempt, None if the stream was closed, or raises the error."""
+        """The call of the next attempt; None if the stream was closed. May raise the error."""
         if self._ended() is None:
             return None
         await self._pause(error)
         return await self._start()
 
     async def _pause(self, error: LlamaError) -> None:
-        """Wait for the next attempt. Raises the error if there shall be none."""
-        exchange = self._exchange
-        shown = exchange.error(error)
-        pause = exchange.pause(shown)
+        """Wait for the next attempt. Raises the error if there is none."""
+        state = self._state
+        shown = state.shown_error(error)
+        pause = state.pause_before_retry(shown)
         if pause is None:
-            exchange.end()
+            state.end()
             if isinstance(shown, RequestTimeout):
                 self._stop()
             if self._refused is not None:
                 self._refused(shown)
             raise shown from (None if shown is error else error)
         await asyncio.sleep(pause)
-        exchange.timing.ended_at = 0.0
+        state.timing.ended_at = 0.0
 
     def _arm(self) -> None:
-        """Look again at the deadline; it is moved with every chunk, and the timer seldom."""
+        """Check the deadline, which every chunk moves; the timer is set again when it fires."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        left = self._exchange.deadline - perf_counter()
+        left = self._state.deadline - perf_counter()
         if self._call is None or left == math.inf:
             return
         if left > 0:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(left, _look, weakref.ref(self))
             return
-        self._exchange.expire()
+        self._state.expire()
         self._call.cancel()
 
     def __del__(self) -> None:
-        # The collector may run in another thread, and when the loop has ended there is no call.
+        # The collector may run in another thread; when the loop has ended there is no call.
         if getattr(self, "_call", None) is not None and self._loop is not None:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._leave)
@@ -200,23 +199,23 @@ class AsyncStream:
             self._stop()
 
     def _ended(self) -> AsyncCall | None:
-        """Take the call away: None if it was ended before."""
+        """Take the call away; None if it has ended."""
         call, self._call = self._call, None
         if call is not None:
-            self._exchange.end()
+            self._state.end()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         return call
 
     def _stop(self) -> None:
-        # In a task of its own: the task that leaves may be one that is cancelled.
+        # In a task of its own: the task that leaves may be cancelled.
         if self._request is not None and self._request.stoppable and self._transport is not None:
             self._spawn(self._transport.stop(self.request_id))
 
 
 def _look(stream: weakref.ref[AsyncStream]) -> None:
-    # A timer that held the stream itself would keep one that was dropped.
+    # A timer that held the stream itself would keep a dropped one alive.
     found = stream()
     if found is not None:
         found._arm()

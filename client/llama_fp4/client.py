@@ -1,4 +1,4 @@
-"""The synchronous client: prompt or messages out, chunks of text back as the server makes them."""
+"""The synchronous client: sends a prompt or messages, returns text as the server generates it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from llama_fp4.errors import (
 )
 from llama_fp4.model_contract import Model, Prompt, Request
 from llama_fp4.plain_values import plain
-from llama_fp4.request_state import Exchange
+from llama_fp4.request_state import RequestState
 from llama_fp4.sampling import SamplingParams, merged_params
 from llama_fp4.settings import Keepalive, Retries, Timeouts, Tls, limit_of
 from llama_fp4.stream import Stream
@@ -35,12 +35,12 @@ ASK_S = 10.0
 
 
 class Client:
-    """A connection to one server, for any number of requests at once and any number of threads.
+    """A connection to one server, for any number of concurrent requests and threads.
 
-    `url` is `host:port` of the gRPC endpoint, or `http://host:port`; `grpcs://` and `https://`, or
-    `tls`, encrypt. `headers` go with every call. `token_ids`: whether chunks carry token ids, which
-    costs about a microsecond each. Nothing is sent before the first call. A client belongs to the
-    process that made it. Proxies in the environment are not asked. Under gevent, patch, then call
+    `url` is `host:port` of the gRPC endpoint, or `http://host:port`; `grpcs://`, `https://` or
+    `tls` encrypt. `headers` are sent with every call. `token_ids`: whether chunks carry token ids,
+    which costs about a microsecond each. Nothing is sent before the first call. A client belongs to
+    the process that made it. Proxies in the environment are ignored. Under gevent, patch, then call
     `grpc.experimental.gevent.init_gevent()`, then make clients.
     """
 
@@ -78,19 +78,19 @@ class Client:
         stream: bool | None = None,
         **options: Any,
     ) -> Stream:
-        """Generate from a raw prompt (a string) or from messages (role and content each).
+        """Generate from a raw prompt (a string) or from messages (each with role and content).
 
         `options` are fields of `SamplingParams` and replace those of `params`. With `stream=False`
-        the one chunk is the whole answer, and so it is of a model that gives one response (as of a
-        `--unary` repository), unless `stream=True` demands a stream, which such a model refuses.
-        Raises `LlamaError`, here or on reading.
+        one chunk is the whole answer. By default the answer is streamed if the model can; a model
+        that gives one response (as in a `--unary` repository) refuses `stream=True`. Raises
+        `LlamaError`, here or on reading.
         """
         merged = merged_params(params, options)
         limits, identity = timeouts or self._timeouts, checked_id(request_id)
         self._check_open()
-        exchange = Exchange(identity, limits, self._retries, time.perf_counter())
-        request = self._request(prompt, merged, exchange, stream)
-        return Stream(self._transport, self._watchdog, request, exchange, self._refused)
+        state = RequestState(identity, limits, self._retries, time.perf_counter())
+        request = self._request(prompt, merged, state, stream)
+        return Stream(self._transport, self._watchdog, request, state, self._refused)
 
     def generate(
         self,
@@ -103,7 +103,7 @@ class Client:
     ) -> Completion:
         """The whole answer; arguments as for `stream`.
 
-        It comes as one response, unless there is a limit for the first token or between tokens.
+        It comes as one response, unless `timeouts` limit the first token or the gap between tokens.
         """
         limits = timeouts or self._timeouts
         limited = limits.first_token is not None or limits.between_tokens is not None
@@ -160,7 +160,7 @@ class Client:
             return False
 
     def health(self, timeout_s: float | None = ASK_S) -> Health:
-        """What the server says of itself. Raises `LlamaError` if it says nothing."""
+        """Whether server and model are ready. Raises `LlamaError` if the server does not answer."""
         self._check_open()
         return self._transport.health(self._name, limit_of(timeout_s))
 
@@ -175,17 +175,17 @@ class Client:
         return self._transport.server(limit_of(timeout_s))
 
     def models(self, timeout_s: float | None = ASK_S) -> list[ModelState]:
-        """The server's model repository."""
+        """The models in the server's repository, and the state of each."""
         self._check_open()
         return self._transport.models(limit_of(timeout_s))
 
     def statistics(self, timeout_s: float | None = ASK_S) -> dict[str, Any]:
-        """Triton's statistics of the model, as its protocol's JSON has them."""
+        """Triton's statistics of the model, as in the JSON of its protocol."""
         self._check_open()
         return self._transport.statistics(self._name, limit_of(timeout_s))
 
     def close(self) -> None:
-        """Close the connection; running streams end with `ClientClosed`. More than once is fine."""
+        """Close the connection, any number of times; running streams end with `ClientClosed`."""
         self._closed = True
         self._watchdog.close()
         self._transport.close()
@@ -204,56 +204,56 @@ class Client:
     def _check_open(self) -> None:
         if self._closed:
             raise ClientClosed("the client was closed")
-        if self._patched != patched():  # its locks are threads', and would stop every greenlet
+        if self._patched != patched():  # its locks are threads', and would block every greenlet
             raise InvalidRequest(
                 "the client was made before gevent's monkey.patch_all(): make it after"
             )
 
     def _request(
-        self, prompt: Prompt, params: SamplingParams, exchange: Exchange, stream: bool | None
+        self, prompt: Prompt, params: SamplingParams, state: RequestState, stream: bool | None
     ) -> Request:
         known = self._model
-        model = known or self._fetch(exchange, known)
+        model = known or self._fetch(state, known)
         try:
-            streamed = self._streamed(model, exchange, stream)
-            return model.request(prompt, params, exchange.request_id, streamed, self._token_ids)
+            streamed = self._streamed(model, state, stream)
+            return model.request(prompt, params, state.request_id, streamed, self._token_ids)
         except UnknownOption:
             if known is None:
                 raise
-        # The server may have got another model since.
-        model = self._fetch(exchange, known)
-        streamed = self._streamed(model, exchange, stream)
-        return model.request(prompt, params, exchange.request_id, streamed, self._token_ids)
+        # The server may have loaded another model since.
+        model = self._fetch(state, known)
+        streamed = self._streamed(model, state, stream)
+        return model.request(prompt, params, state.request_id, streamed, self._token_ids)
 
-    def _streamed(self, model: Model, exchange: Exchange, stream: bool | None) -> bool:
-        """Whether to ask for a response a token: as is said, else where the model may give them."""
+    def _streamed(self, model: Model, state: RequestState, stream: bool | None) -> bool:
+        """Whether to ask for a response for each token: `stream`, or whether the model can."""
         if stream is None and model.decoupled is None:
             try:
-                model.decoupled = self._transport.decoupled(self._name, exchange.asking())
+                model.decoupled = self._transport.decoupled(self._name, state.ask_limit_s())
             except LlamaError:
-                return True  # a proxy may hide it: then the model itself says so
+                return True  # a proxy may hide the configuration: then the model itself refuses
         return bool(model.decoupled if stream is None else stream)
 
     def _refused(self, error: LlamaError) -> None:
-        """The server knows another model than the one whose metadata we have: ask anew."""
+        """Forget the metadata if the server now has another model."""
         if isinstance(error, (UnknownOption, UnknownModel)):
             self._model = None
 
-    def _fetch(self, exchange: Exchange, known: Model | None) -> Model:
+    def _fetch(self, state: RequestState, known: Model | None) -> Model:
         attempt = 1
         while True:
-            seconds = exchange.asking()
+            seconds = state.ask_limit_s()
             try:
                 return self._ask(seconds, known)
             except LlamaError as error:
-                shown = exchange.unanswered(error, seconds)
+                shown = state.ask_error(error, seconds)
                 if not shown.retryable or attempt == self._retries.attempts:
                     raise shown from (None if shown is error else error)
             attempt += 1
             time.sleep(self._retries.seconds_before(attempt))
 
     def _ask(self, seconds: float | None, known: Model | None) -> Model:
-        # One asks and the others wait for it, as long as they may.
+        # One thread asks and the others wait for it.
         if not self._lock.acquire(timeout=-1 if seconds is None else seconds):
             raise TotalTimeout("the server did not answer in time")
         try:
@@ -271,7 +271,7 @@ def patched() -> bool:
 
 
 def checked_id(request_id: str | None) -> str:
-    """The request's id, drawn if there is none. Raises `InvalidRequest`."""
+    """The request's id, a random one if there is none. Raises `InvalidRequest`."""
     request_id = plain(request_id)
     if request_id is None or request_id == "":
         return uuid.uuid4().hex

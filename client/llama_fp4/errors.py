@@ -1,4 +1,4 @@
-"""Everything that a call can end with besides an answer.
+"""Every error that a call can end with.
 
     LlamaError
     ├── InvalidRequest            the request is wrong; also a ValueError
@@ -6,8 +6,8 @@
     │   ├── UnknownOption         the model has no such input
     │   └── UnsupportedRequest    the model has it, and its runtime does not do it
     ├── Unauthenticated           credentials are missing, wrong, or not enough
-    ├── ConnectionFailed          no answer from the server at all
-    │   ├── ConnectError          no connection came about           (retryable)
+    ├── ConnectionFailed          the connection failed
+    │   ├── ConnectError          nobody listens, or no such host    (retryable)
     │   ├── TlsError              the two ends do not trust each other
     │   └── ConnectionLost        it broke while the request ran     (retryable)
     ├── RequestTimeout            a limit of `Timeouts`
@@ -21,8 +21,8 @@
     ├── IncompleteStream          the stream ended without its final response
     └── ClientClosed              the client was closed
 
-Retryable means that the same request may succeed a moment later. The client itself asks again only
-while no token has come (`Retries`).
+Retryable means that the same request may succeed a moment later. The client itself retries only
+before the first token (`Retries`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ GRPC_NAMES = {"INVALID_ARG": "INVALID_ARGUMENT", "UNSUPPORTED": "UNIMPLEMENTED"}
 
 
 class LlamaError(RuntimeError):
-    """A call that gave no answer.
+    """The base class: a call that gave no answer.
 
     `code` is gRPC's name of the status ("INVALID_ARGUMENT"), over HTTP too; `request_id` is "" if
     no request was made; `retryable` says whether the same request may succeed a moment later.
@@ -51,7 +51,7 @@ class LlamaError(RuntimeError):
 
 
 class InvalidRequest(LlamaError, ValueError):
-    """The request is wrong: the message names the thing, its value and what it must be."""
+    """The request is wrong: the message names the argument, its value and what it must be."""
 
     code = "INVALID_ARGUMENT"
 
@@ -67,7 +67,7 @@ class UnknownOption(InvalidRequest):
 
 
 class UnsupportedRequest(InvalidRequest):
-    """The model has this input, and what serves it does not do it."""
+    """The model has this input, but its runtime does not support it."""
 
     code = "UNIMPLEMENTED"
 
@@ -79,13 +79,13 @@ class Unauthenticated(LlamaError):
 
 
 class ConnectionFailed(LlamaError):
-    """The server could not be asked, or did not get to answer."""
+    """The server could not be reached, or could not answer."""
 
     code = "UNAVAILABLE"
 
 
 class ConnectError(ConnectionFailed):
-    """No connection came about: nobody listens there, or the name is unknown."""
+    """Nobody listens at the address, or the host is unknown."""
 
     retryable = True
 
@@ -95,7 +95,7 @@ class TlsError(ConnectionFailed):
 
 
 class ConnectionLost(ConnectionFailed):
-    """The connection broke while the request ran. What the server made of it is unknown."""
+    """The connection broke while the request ran. Whether the server did it is unknown."""
 
     retryable = True
 
@@ -113,26 +113,26 @@ class ConnectTimeout(RequestTimeout):
 
 
 class FirstTokenTimeout(RequestTimeout):
-    """Nothing came within `Timeouts.first_token`."""
+    """No token came within `Timeouts.first_token`."""
 
 
 class BetweenTokensTimeout(RequestTimeout):
-    """Nothing more came within `Timeouts.between_tokens`."""
+    """No further token came within `Timeouts.between_tokens`."""
 
 
 class TotalTimeout(RequestTimeout):
-    """The answer was not whole within `Timeouts.total`."""
+    """The answer was not complete within `Timeouts.total`."""
 
 
 class ServerBusy(LlamaError):
-    """The server refuses for now: its queue is full, or its engine is being started anew."""
+    """The server refuses for now: its queue is full, or its engine restarts."""
 
     code = "UNAVAILABLE"
     retryable = True
 
 
 class ServerFailed(LlamaError):
-    """The server failed in the request."""
+    """The server failed while it handled the request."""
 
     code = "INTERNAL"
 
@@ -144,17 +144,17 @@ class Cancelled(LlamaError):
 
 
 class IncompleteStream(LlamaError):
-    """The stream ended without its final response; what came of it is not the whole answer."""
+    """The stream ended without its final response; the answer is not complete."""
 
 
 class ClientClosed(LlamaError):
-    """The client was closed; it sends nothing any more."""
+    """The client was closed."""
 
     code = "CANCELLED"
 
 
 def must_be(name: str, what: str, value: object) -> InvalidRequest:
-    """The error of an argument: "max_tokens must be an integer of at least 1, not 4.5"."""
+    """The error of a wrong argument: "max_tokens must be an integer of at least 1, not 4.5"."""
     return InvalidRequest(f"{name} must be {what}, not {value!r:.60}")
 
 
@@ -173,16 +173,16 @@ CLASSES: dict[str, type[LlamaError]] = {
 
 
 def error_of(code: str, message: str, request_id: str = "") -> LlamaError:
-    """The error of a status that the server itself has answered with."""
+    """The error of a status that the server has answered with."""
     kind = CLASSES.get(code, ServerFailed)
     return kind(message or code, code, request_id)
 
 
 def error_of_message(message: str, request_id: str = "") -> LlamaError:
-    """Streams carry no status; our rooms put Triton's code before the message (`named_errors`).
+    """The error of a message in a stream, which carries no status.
 
-    Upstream's rooms do not, so there everything but Triton's own sentences is a `ServerFailed`
-    with the code UNKNOWN.
+    Our rooms put Triton's code before the message (`named_errors`). Upstream's do not, so there
+    everything but Triton's own sentences is a `ServerFailed` with the code UNKNOWN.
     """
     _, bracket, named = message.partition("[")
     code, end, text = named.partition("] ")

@@ -1,7 +1,7 @@
-"""Whose tensors a model has: ours, upstream's ensemble and bls, or upstream's llmapi model.
+"""Which tensors a model has: ours, those of upstream's ensemble and bls, or of its llmapi model.
 
-Read off the model's metadata, so that one client speaks to all of them, and an option that the
-server does not have is refused here, by name.
+The model's metadata decides, so that one client speaks to all of them and refuses an option that
+the model does not have, by name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Prompt = str | Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Tensor:
-    """One input of a request: its values in order, one of Triton's datatypes."""
+    """One input of a request: its values in order, in one of Triton's datatypes."""
 
     name: str
     datatype: str
@@ -31,27 +31,29 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Request:
-    """One request, as every transport takes it."""
+    """One request, the same for every transport."""
 
     model: str
     id: str
     tensors: tuple[Tensor, ...]
     parameters: Mapping[str, bool | str | int]
-    outputs: tuple[str, ...]  # asked for by name
-    cumulative: bool = False  # responses carry the whole text so far
-    stoppable: bool = False  # a `stop` request to our room 2 ends it by its id
+    outputs: tuple[str, ...]  # requested by name
+    cumulative: bool = False  # each response carries the whole text so far
+    stoppable: bool = False  # a `stop` request with its id to our room 2 ends it
 
 
 @dataclass(frozen=True)
 class Contract:
-    """How one model names and does what the client asks for."""
+    """How one kind of model names the client's options, and what it needs to be sent."""
 
     name: str
-    streaming: str  # the input that asks for a response a token
+    streaming: str  # the input that asks for a response for each token
     renamed: Mapping[str, str] = field(default_factory=dict)  # option -> input
-    always: Mapping[str, Any] = field(default_factory=dict)  # inputs sent if not chosen otherwise
+    always: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # inputs sent unless the caller chose another value
     parameters: Mapping[str, bool | str | int] = field(default_factory=dict)
-    outputs: tuple[str, ...] = ()  # asked for if the model has them
+    outputs: tuple[str, ...] = ()  # requested if the model has them
     cumulative: bool = False
     stoppable: bool = False
 
@@ -65,8 +67,8 @@ OURS = Contract(
     outputs=OUTPUTS,
     stoppable=True,
 )
-# Upstream echoes the prompt and does not count unless told otherwise, and may end a stream with a
-# response that has nothing but the final flag, which Triton only sends if asked.
+# By default upstream echoes the prompt and does not count tokens. It may end a stream with a
+# response that has only the final flag, which Triton sends only on request.
 EMPTY_FINAL = {"triton_enable_empty_final_response": True}
 UPSTREAM = Contract(
     "upstream",
@@ -111,11 +113,11 @@ LLMAPI = Contract(
 
 
 class Model:
-    """A model that takes text: its contract, and what its metadata says of each input."""
+    """A model that takes text: its contract and its inputs, both from its metadata."""
 
     def __init__(self, metadata: ModelMetadata) -> None:
         self.metadata = metadata
-        self.decoupled: bool | None = None  # until it was asked for
+        self.decoupled: bool | None = None  # not known yet
         self._inputs = {tensor.name: tensor for tensor in metadata.inputs}
         self.contract = _contract(metadata.name, self._inputs)
         known = {tensor.name for tensor in metadata.outputs}
@@ -130,11 +132,11 @@ class Model:
         stream: bool,
         token_ids: bool = False,
     ) -> Request:
-        """Raises `UnknownOption` for what this model has no input for."""
+        """The request for this model. Raises `UnknownOption` for an option it has no input for."""
         contract = self.contract
         if params.max_tokens is None and contract is UPSTREAM:
             raise must_be(
-                "max_tokens", f"an integer for the model {self.metadata.name}, upstream's", None
+                "max_tokens", f"an integer for upstream's model {self.metadata.name}", None
             )
         options = {contract.renamed.get(n, n): (n, v) for n, v in params.given().items()}
         tensors = [self._prompt(prompt)]
@@ -179,17 +181,17 @@ class Model:
         back = {wire: name for name, wire in self.contract.renamed.items()}
         known = ", ".join(sorted(back.get(name, name) for name in self._inputs))
         return UnknownOption(
-            f"{option} is no input of the model {self.metadata.name}, which has {known}"
+            f"{option} is not an input of the model {self.metadata.name}, which has {known}"
         )
 
 
 def _messages(prompt: Sequence[Any]) -> str:
-    """Their JSON. What a message may have beside its role is for the server to say."""
+    """Their JSON. The server checks what a message has beside its role."""
     if not prompt:
-        raise InvalidRequest("messages must hold at least one message, and is empty")
+        raise InvalidRequest("messages must hold at least one message, not none")
     for message in prompt:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise must_be("every one of messages", "a mapping with a role", message)
+            raise must_be("each of messages", "a mapping with a role", message)
     try:
         return as_json([dict(message) for message in prompt])
     except (TypeError, ValueError, RecursionError) as error:
@@ -206,6 +208,6 @@ def _contract(model: str, inputs: Mapping[str, Any]) -> Contract:
             return UPSTREAM
     known = shorten(", ".join(sorted(inputs)) or "nothing", 100)
     raise UnsupportedRequest(
-        f"the model {model} must take text_input and either max_tokens or "
-        f"sampling_param_max_tokens, and takes {known}"
+        f"the model {model} must have the inputs text_input and either max_tokens or "
+        f"sampling_param_max_tokens, not {known}"
     )

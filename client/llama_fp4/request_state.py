@@ -1,4 +1,4 @@
-"""What happens to one request, without its I/O: times, limits, attempts and the whole answer."""
+"""The state of one request, without its I/O: times, limits, attempts and the whole answer."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from llama_fp4.errors import (
 from llama_fp4.settings import Retries, Timeouts
 
 
-class Exchange:
-    """Both streams keep one, and tell it what has happened.
+class RequestState:
+    """Both kinds of stream keep one and report to it.
 
-    `deadline` is when the limit in force runs out, in seconds of `perf_counter`.
+    `deadline` is when the current token limit runs out, in seconds of `perf_counter`.
     """
 
     __slots__ = (
@@ -49,17 +49,17 @@ class Exchange:
         self._chunks: list[Chunk] = []
 
     @property
-    def watched(self) -> bool:
-        """Whether there is a limit that the transport does not keep itself."""
+    def has_token_limits(self) -> bool:
+        """Whether there is a limit for tokens, which no transport enforces."""
         return self.timeouts.first_token is not None or self._between is not None
 
     @property
-    def narrows(self) -> bool:
-        """Whether the first token brings the deadline nearer, perhaps."""
+    def limits_gaps(self) -> bool:
+        """Whether tokens have a limit after the first one."""
         return self._between is not None
 
-    def begin(self) -> float | None:
-        """An attempt starts: returns the seconds that are left. Raises `TotalTimeout`."""
+    def begin_attempt(self) -> float | None:
+        """Start an attempt; returns the seconds left, None without limit. Raises `TotalTimeout`."""
         now = perf_counter()
         left = self._total_at - now
         if left <= 0:
@@ -70,24 +70,24 @@ class Exchange:
         self.deadline = math.inf if first is None else now + first
         return None if left == math.inf else left
 
-    def asking(self) -> float | None:
-        """Seconds that the first call, for the metadata, may take. Raises `TotalTimeout`."""
+    def ask_limit_s(self) -> float | None:
+        """Seconds that the call for the metadata may take. Raises `TotalTimeout`."""
         left = self._total_at - perf_counter()
         if left <= 0:
             raise self._late()
         seconds = min(left, self.timeouts.connect or math.inf)
         return None if seconds == math.inf else seconds
 
-    def unanswered(self, error: LlamaError, seconds: float | None) -> LlamaError:
-        """What an error of the first call is: its limit is the one for connecting, or the total."""
+    def ask_error(self, error: LlamaError, seconds: float | None) -> LlamaError:
+        """The error of a call for the metadata: it hit the limit for connecting, or the total."""
         if not isinstance(error, TotalTimeout) or seconds is None:
             return error
         if seconds != self.timeouts.connect:
             return self._late()
         return ConnectTimeout(f"the server did not answer in {seconds:g} s")
 
-    def take(self, chunk: Chunk) -> None:
-        """A chunk has come."""
+    def add(self, chunk: Chunk) -> None:
+        """Count a chunk that has come."""
         now = perf_counter()
         timing = self.timing
         if not timing.num_responses:
@@ -101,25 +101,25 @@ class Exchange:
         self._chunks.append(chunk)
 
     def end(self) -> None:
-        """Nothing more will come."""
+        """Note that nothing more will come."""
         if not self.timing.ended_at:
             self.timing.ended_at = perf_counter()
         self.deadline = math.inf
 
     def expire(self) -> None:
-        """The deadline has passed."""
+        """Note that the deadline has passed."""
         limits = self.timeouts
         if self.timing.num_responses:
             self.expired = BetweenTokensTimeout(
-                f"nothing more came in {limits.between_tokens:g} s", request_id=self.request_id
+                f"no further token came in {limits.between_tokens:g} s", request_id=self.request_id
             )
         else:
             self.expired = FirstTokenTimeout(
-                f"nothing came in {limits.first_token:g} s", request_id=self.request_id
+                f"no token came in {limits.first_token:g} s", request_id=self.request_id
             )
 
-    def error(self, error: LlamaError) -> LlamaError:
-        """What the caller shall see of this error of the transport."""
+    def shown_error(self, error: LlamaError) -> LlamaError:
+        """The error that the caller sees for this one of the transport."""
         if self.expired is not None:
             return self.expired
         if isinstance(error, TotalTimeout) and self.timeouts.total is not None:
@@ -127,18 +127,18 @@ class Exchange:
         error.request_id = error.request_id or self.request_id
         return error
 
-    def pause(self, error: LlamaError) -> float | None:
-        """Seconds until the next attempt; None if there shall be none."""
+    def pause_before_retry(self, error: LlamaError) -> float | None:
+        """Seconds until the next attempt; None if there is none."""
         timing = self.timing
         if not error.retryable or timing.num_responses or timing.attempts >= self.retries.attempts:
             return None
         seconds = self.retries.seconds_before(timing.attempts + 1)
         return seconds if perf_counter() + seconds < self._total_at else None
 
-    def incomplete(self) -> IncompleteStream:
+    def incomplete_error(self) -> IncompleteStream:
         """The error of a call that ended without a final chunk."""
         return IncompleteStream(
-            f"the stream ended before its final response, after {self.timing.num_responses}",
+            f"the stream ended after {self.timing.num_responses} responses, before its final one",
             request_id=self.request_id,
         )
 
@@ -147,8 +147,8 @@ class Exchange:
         """Whether the final chunk was read."""
         return bool(self._chunks) and self._chunks[-1].final
 
-    def left(self) -> IncompleteStream:
-        """The error of reading on after the stream was left, was closed or has failed."""
+    def left_error(self) -> IncompleteStream:
+        """The error of reading from a stream that was left, was closed or has failed."""
         count = self.timing.num_responses
         return IncompleteStream(
             f"the stream was left or has failed after {count} response{'' if count == 1 else 's'}, "
@@ -158,14 +158,14 @@ class Exchange:
 
     def _late(self) -> TotalTimeout:
         return TotalTimeout(
-            f"the answer was not whole in {self.timeouts.total:g} s", request_id=self.request_id
+            f"the answer was not complete in {self.timeouts.total:g} s", request_id=self.request_id
         )
 
     @property
     def completion(self) -> Completion:
         """Raises `IncompleteStream` before the final chunk."""
         if not self.finished:
-            raise self.incomplete()
+            raise self.incomplete_error()
         last = self._chunks[-1]
         return Completion(
             "".join([chunk.text for chunk in self._chunks]),

@@ -1,4 +1,4 @@
-"""`SamplingParams`: what is asked for beside the prompt, checked before anything is sent."""
+"""`SamplingParams`: the options of a request, checked before anything is sent."""
 
 from __future__ import annotations
 
@@ -48,11 +48,10 @@ WORDS = ("stop_words", "bad_words", "embedding_bias_words")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """Every option of `ensemble`, by the names of its tensors; None leaves it to the server.
+    """The options of `ensemble`, named as its tensors; None leaves an option to the server.
 
-    What each does, and what a runtime honours of it, is in model_repository/TENSORS.md. Scalars of
-    NumPy are taken as Python's. Raises `InvalidRequest` with the field, its value and what it must
-    be.
+    model_repository/TENSORS.md describes each, and which runtime supports it. Scalars of NumPy
+    count as Python's. Raises `InvalidRequest` with the field, its value and what it must be.
     """
 
     max_tokens: int | None = 128  # None, with messages only: as many as the context has room for
@@ -82,7 +81,7 @@ class SamplingParams:
     return_log_probs: bool | None = None
     return_perf_metrics: bool | None = None
     priority: int | None = None  # the lowest number starts first
-    timeout_ms: int | None = None  # from admission; the text ends there
+    timeout_ms: int | None = None  # from admission on the server; the answer ends there
 
     def __post_init__(self) -> None:
         for name in NAMES:
@@ -126,12 +125,12 @@ class SamplingParams:
             _check_json("guided_decoding_guide", guide)
 
     def merged(self, options: Mapping[str, Any]) -> SamplingParams:
-        """These, with some replaced. Raises `UnknownOption` for a name that is none."""
+        """A copy with some options replaced. Raises `UnknownOption` for any other name."""
         if not options:
             return self
         for name in options:
             if name in SEVERAL:
-                raise UnknownOption(f"{name} is no option of this client, {ONE_ANSWER}")
+                raise UnknownOption(f"{name} is not an option of this client, {ONE_ANSWER}")
             if name not in NAMES:
                 raise UnknownOption(
                     f"the option must be one of {', '.join(NAMES)}, not {name!r:.60}"
@@ -139,7 +138,7 @@ class SamplingParams:
         return dataclasses.replace(self, **options)
 
     def given(self) -> dict[str, list[Any]]:
-        """What is to be sent, by name: the values of each tensor, never none."""
+        """The values of each tensor to send, by name; at least one value each."""
         values: dict[str, list[Any]] = {}
         for name in NAMES:
             value = getattr(self, name)
@@ -156,7 +155,7 @@ class SamplingParams:
 
 
 def merged_params(params: SamplingParams | None, options: Mapping[str, Any]) -> SamplingParams:
-    """What a call asks for. Raises `InvalidRequest`."""
+    """The options of a call. Raises `InvalidRequest`."""
     if params is None:
         params = SamplingParams()
     if not isinstance(params, SamplingParams):
@@ -208,7 +207,7 @@ def _check_words(name: str, words: Any) -> None:
         raise must_be(name, "a list of strings", words)
     for word in words:
         if not isinstance(word, str):
-            raise must_be(f"every one of {name}", "a string", word)
+            raise must_be(f"each of {name}", "a string", word)
 
 
 def _check_json(name: str, value: Any) -> None:

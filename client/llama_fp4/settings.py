@@ -1,4 +1,4 @@
-"""How a client connects, how long it waits and how often it asks."""
+"""How a client connects, how long it waits and how often it retries."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from llama_fp4.errors import InvalidRequest, must_be
 from llama_fp4.plain_values import plain
 
-LONGEST_S = 1e6  # clocks of the systems below overflow somewhere above; gRPC's first
+LONGEST_S = 1e6  # above that clocks overflow, gRPC's first
 
 
 def checked_seconds(name: str, value: Any, above_0: bool = True) -> float:
-    """The seconds as Python's own number. Raises `InvalidRequest` for what is none."""
+    """The seconds as a Python number. Raises `InvalidRequest` for any other value."""
     value = plain(value)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not (number and 0 <= value <= LONGEST_S) or (above_0 and value == 0):
@@ -24,7 +24,7 @@ def checked_seconds(name: str, value: Any, above_0: bool = True) -> float:
 
 
 def limit_of(timeout_s: Any) -> float | None:
-    """What a call's `timeout_s` says; None is no limit. Raises `InvalidRequest`."""
+    """A call's `timeout_s`, checked; None is no limit. Raises `InvalidRequest`."""
     return None if timeout_s is None else checked_seconds("timeout_s", timeout_s)
 
 
@@ -50,13 +50,13 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """How often a request is sent while no token of it has come and the error is retryable.
+    """How often a request is sent again, before its first token and after a retryable error.
 
-    Before attempt n + 1 a random time between 0 and min(`longest_pause`, `pause` * 2^(n-1)) seconds
-    passes, so that clients that failed together do not come back together.
+    Before attempt n + 1 the client waits a random time of 0 to min(`longest_pause`,
+    `pause` * 2^(n-1)) seconds, so that clients that failed together do not return together.
     """
 
-    attempts: int = 2  # 1: never again
+    attempts: int = 2  # 1: no retry
     pause: float = 0.1
     longest_pause: float = 5.0
 
@@ -77,7 +77,7 @@ class Retries:
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Whom to trust and, for mutual TLS, who one is. PEM: a path, or the bytes themselves.
+    """Whom to trust and, for mutual TLS, the client's own certificate. PEM: a path, or the bytes.
 
     Without `ca` the system's authorities are trusted. `cert` and `key` come together.
     """
@@ -85,11 +85,11 @@ class Tls:
     ca: bytes | str | Path | None = None
     cert: bytes | str | Path | None = None
     key: bytes | str | Path | None = None
-    server_name: str = ""  # the name in the server's certificate, if it is not the URL's
+    server_name: str = ""  # the name in the server's certificate, if not the URL's host
 
     def __post_init__(self) -> None:
         if (self.cert is None) != (self.key is None):
-            raise InvalidRequest("cert or key is missing: give both or neither")
+            raise InvalidRequest("cert and key must be given together, and one is missing")
 
     def pem(self, name: str) -> bytes | None:
         """The bytes of `ca`, `cert` or `key`. Raises `InvalidRequest` if there is no such file."""
@@ -99,19 +99,19 @@ class Tls:
         try:
             return Path(value).read_bytes()
         except OSError as error:
-            raise InvalidRequest(f"{name} is {value}, which cannot be read: {error}") from error
+            raise InvalidRequest(f"{name} must be a readable file, not {value}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
 class Keepalive:
-    """HTTP/2 pings on a connection over which a request waits; None sends none.
+    """HTTP/2 pings on a gRPC connection while a request waits; None sends none.
 
     A stock tritonserver ends connections that ping more often than every 300 s while it sends
     nothing (`--grpc-http2-min-recv-ping-interval-without-data`).
     """
 
     every_s: float | None = None
-    timeout_s: float = 20.0  # without an answer the connection is given up
+    timeout_s: float = 20.0  # the connection is given up after so long without an answer
 
     def __post_init__(self) -> None:
         if self.every_s is not None:
@@ -121,7 +121,7 @@ class Keepalive:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """All that a transport must know of the server."""
+    """What a transport knows of the server."""
 
     address: str  # host:port
     secure: bool = False

@@ -13,18 +13,17 @@ from types import TracebackType
 from llama_fp4.answers import Chunk, Completion, Timing
 from llama_fp4.errors import LlamaError, RequestTimeout
 from llama_fp4.model_contract import Request
-from llama_fp4.request_state import Exchange
+from llama_fp4.request_state import RequestState
 from llama_fp4.transports.base import Call, Transport
 from llama_fp4.watchdog import Watchdog
 
 
 class Stream:
-    """`for chunk in stream`: the request runs from the moment that this is made.
+    """`for chunk in stream`: the request is sent when the stream is made.
 
-    Leaving the loop, the `with` block or an exception in it ends the request on the server, as does
-    `close()`, and as does dropping a stream that nobody refers to any more. One thread reads; any
-    may close. Reading raises `LlamaError`, and so does reading on after the stream was left; one
-    that was read to its end gives nothing more.
+    Leaving the loop or the `with` block, an exception, `close()` and the garbage collector all
+    cancel the request on the server. One thread reads; any thread may close. Reading raises
+    `LlamaError`, also when the stream was left before its end; after its end it gives nothing more.
     """
 
     def __init__(
@@ -32,11 +31,11 @@ class Stream:
         transport: Transport,
         watchdog: Watchdog,
         request: Request,
-        exchange: Exchange,
+        state: RequestState,
         refused: Callable[[LlamaError], None] | None = None,
     ) -> None:
         self._transport, self._watchdog = transport, watchdog
-        self._request, self._exchange, self._refused = request, exchange, refused
+        self._request, self._state, self._refused = request, state, refused
         self._call: Call | None = None
         self._closed = False
         self._process = os.getpid()
@@ -44,21 +43,21 @@ class Stream:
 
     @property
     def request_id(self) -> str:
-        """The request's id on the server."""
-        return self._exchange.request_id
+        """The id of the request on the server."""
+        return self._state.request_id
 
     @property
     def timing(self) -> Timing:
         """What has happened so far."""
-        return self._exchange.timing
+        return self._state.timing
 
     @property
     def completion(self) -> Completion:
         """The whole answer. Raises `IncompleteStream` before the final chunk was read."""
-        return self._exchange.completion
+        return self._state.completion
 
     def close(self) -> None:
-        """End the request on the server if it still runs. Chunks that were not read are lost."""
+        """Cancel the request on the server if it still runs. Chunks that were not read are lost."""
         self._closed = True
         call = self._ended()
         if call is not None:
@@ -66,8 +65,8 @@ class Stream:
             self._stop()
 
     def __del__(self) -> None:
-        # In a fork the call is the parent's. In a thread, as telling the server takes a while and
-        # the collector runs anywhere; at the interpreter's end there are no new threads.
+        # Not in a fork, where the call is the parent's. In a thread, as cancelling takes time and
+        # the collector runs anywhere; when the interpreter ends there are no new threads.
         if getattr(self, "_call", None) is not None and self._process == os.getpid():
             with contextlib.suppress(RuntimeError):
                 threading.Thread(target=self.close, name="llama-fp4-close", daemon=True).start()
@@ -99,11 +98,11 @@ class Stream:
         self.close()
 
     def _check_not_left(self) -> None:
-        if self._call is None and not self._exchange.finished:
-            raise self._exchange.left()
+        if self._call is None and not self._state.finished:
+            raise self._state.left_error()
 
     def _read(self) -> Chunk | None:
-        call, exchange = self._call, self._exchange
+        call, state = self._call, self._state
         while call is not None:
             try:
                 chunk = call.read()
@@ -116,20 +115,20 @@ class Stream:
             if chunk is None:
                 if self._ended() is None:  # closed from elsewhere
                     return None
-                raise exchange.incomplete()
-            exchange.take(chunk)
+                raise state.incomplete_error()
+            state.add(chunk)
             if chunk.final:
                 self._ended()
-            elif chunk.index == 0 and exchange.narrows:
+            elif chunk.index == 0 and state.limits_gaps:
                 self._watchdog.wake()
             return chunk
         return None
 
     def _start(self) -> Call | None:
-        """Send the request, again if connecting fails and that is worth it; None once closed."""
-        exchange = self._exchange
+        """Send the request, and again after a retryable error; None if the stream was closed."""
+        state = self._state
         while not self._closed:
-            left = exchange.begin()
+            left = state.begin_attempt()
             try:
                 call = self._transport.start(self._request, left)
             except LlamaError as error:
@@ -139,46 +138,46 @@ class Stream:
             if self._closed:  # from elsewhere, before there was a call to cancel
                 self.close()
                 return None
-            if exchange.watched:
-                self._watchdog.watch(exchange, weakref.WeakMethod(self._expire))
+            if state.has_token_limits:
+                self._watchdog.watch(state, weakref.WeakMethod(self._expire))
             return call
         return None
 
     def _failed(self, error: LlamaError) -> Call | None:
-        """The call of the next attempt, None if the stream was closed, or raises the error."""
+        """The call of the next attempt; None if the stream was closed. May raise the error."""
         if self._ended() is None:
             return None
         self._pause(error)
         return self._start()
 
     def _pause(self, error: LlamaError) -> None:
-        """Wait for the next attempt. Raises the error if there shall be none."""
-        exchange = self._exchange
-        shown = exchange.error(error)
-        pause = exchange.pause(shown)
+        """Wait for the next attempt. Raises the error if there is none."""
+        state = self._state
+        shown = state.shown_error(error)
+        pause = state.pause_before_retry(shown)
         if pause is None:
-            exchange.end()
+            state.end()
             if isinstance(shown, RequestTimeout):
                 self._stop()
             if self._refused is not None:
                 self._refused(shown)
             raise shown from (None if shown is error else error)
         time.sleep(pause)
-        exchange.timing.ended_at = 0.0
+        state.timing.ended_at = 0.0
 
     def _expire(self) -> None:
         call = self._call
         if call is not None:
-            self._exchange.expire()
+            self._state.expire()
             call.cancel()
 
     def _ended(self) -> Call | None:
-        """Take the call away: None if somebody else has."""
+        """Take the call away; None if another thread has done so."""
         call, self._call = self._call, None
         if call is not None:
-            self._exchange.end()
-            if self._exchange.watched:
-                self._watchdog.forget(self._exchange)
+            self._state.end()
+            if self._state.has_token_limits:
+                self._watchdog.forget(self._state)
         return call
 
     def _stop(self) -> None:

@@ -13,9 +13,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from llama_fp4 import SamplingParams
 from llama_fp4.cli.bench import percentile
-from llama_fp4.cli.conversation import Conversation
+from llama_fp4.cli.chat import Conversation
+from llama_fp4.cli.inspect_server import parse, rows
 from llama_fp4.cli.main import COMMANDS
-from llama_fp4.cli.metrics import parse, rows
 from llama_fp4.cli.options import OPTIONS
 from llama_fp4.transports.choose import metrics_url
 from serving.child_server import free_ports
@@ -39,7 +39,7 @@ def test_every_field_is_an_option(command: str) -> None:
     for field in dataclasses.fields(SamplingParams):
         option = OPTIONS.get(field.name, "--" + field.name.replace("_", "-"))
         assert f"  {option}" in text
-    assert "number, -2 to 2" in text  # presence_penalty's range
+    assert "number from -2 to 2" in text  # presence_penalty's range
 
 
 def test_help_loads_no_wire() -> None:
@@ -76,7 +76,7 @@ USAGE = {
     "weights": (["generate", "x", "--embedding-bias-words", "a"], "embedding_bias_weights"),
     "timeout": (["generate", "x", "--timeout", "0"], "'0'"),
     "url": (["generate", "x", "--url", "ftp://h:1"], "'ftp://h:1'"),
-    "key alone": (["generate", "x", "--tls-key", "k"], "cert or key is missing"),
+    "key alone": (["generate", "x", "--tls-key", "k"], "cert and key must be given together"),
     "ca": (["generate", "x", "--tls-ca", "/nowhere"], "/nowhere"),
     "empty": (["generate", ""], "the prompt must not be empty"),
     "no bytes": (["generate", b"\xff".decode(errors="surrogateescape")], "must be UTF-8"),
@@ -153,7 +153,7 @@ def test_a_mistyped_option_is_named_without_its_value() -> None:
     for value in ((f"--heaader=a={SECRET}",), ("--heaader", f"a={SECRET}")):
         found = call("health", *value)
         assert found.returncode == 2
-        assert "--heaader is no option" in found.stderr
+        assert "--heaader is not an option" in found.stderr
         assert SECRET not in found.stderr
 
 

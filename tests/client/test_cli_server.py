@@ -96,7 +96,7 @@ def test_a_timeout_is_3_and_keeps_what_came(narrow_server: ServerProcess) -> Non
     assert found.returncode == 3
     assert found.stdout.startswith("Hello")
     assert found.stdout.endswith("\n")
-    assert found.stderr == "error: the answer was not whole in 1 s\n"
+    assert found.stderr == "error: the answer was not complete in 1 s\n"
     wait_until_the_engine_rests(narrow_server)
 
 

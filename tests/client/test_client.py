@@ -192,6 +192,6 @@ def test_the_metadata_is_asked_once_and_again_when_an_option_is_unknown() -> Non
         client.generate("Hi")
         client.generate("Hi")
         assert asked == ["ensemble"]
-        with pytest.raises(UnknownOption, match="presence_penalty is no input"):
+        with pytest.raises(UnknownOption, match="presence_penalty is not an input"):
             client.generate("Hi", presence_penalty=1)
         assert len(asked) == 2

@@ -48,7 +48,7 @@ ERRORS = [
         ({"seed": 2**64}, r"seed must be an integer of at most 2\^64-1, not 18446744073709551616"),
         ({"ignore_eos": 1}, "ignore_eos must be True or False, not 1"),
         ({"stop_words": "ab"}, "stop_words must be a list of strings, not 'ab'"),
-        ({"stop_words": [1]}, "every one of stop_words must be a string, not 1"),
+        ({"stop_words": [1]}, "each of stop_words must be a string, not 1"),
         (
             {"embedding_bias_words": ["a"]},
             "must hold one number for each of the 1 embedding_bias_words, not 0",
@@ -90,7 +90,7 @@ def test_a_model_that_takes_no_text() -> None:
     other = dataclasses.replace(METADATA, inputs=(TensorInfo("image", "FP32", (-1,)),))
     with (
         Client(transport=FunctionTransport(three, other)) as client,
-        pytest.raises(UnsupportedRequest, match=r"must take text_input .* and takes image"),
+        pytest.raises(UnsupportedRequest, match=r"must have the inputs text_input .* not image"),
     ):
         client.generate("Hi")
 

@@ -94,7 +94,7 @@ def test_texts_and_lists() -> None:
         ({"temperature": np.complex64(1)}, r"not \(1\+0j\)"),
         ({"ignore_eos": np.int64(1)}, "ignore_eos must be True or False, not 1"),
         ({"stop_words": np.array([["a"]])}, "stop_words must be a list of strings"),
-        ({"stop_words": np.array([1])}, "every one of stop_words must be a string, not 1"),
+        ({"stop_words": np.array([1])}, "each of stop_words must be a string, not 1"),
         (
             {"embedding_bias_words": ["a"], "embedding_bias_weights": np.array([np.nan])},
             "embedding_bias_weights must be a finite number, not nan",

@@ -77,9 +77,11 @@ def test_counts_are_asked_for(upstream: Ports) -> None:
 def test_what_the_model_has_no_input_for_fails_by_name(upstream: Ports, option: str) -> None:
     value: Any = "x" if option == "guided_decoding_guide" else 0.5
     with Client(upstream.url("grpc"), "tensorrt_llm") as client:
-        with pytest.raises(UnknownOption, match=f"{option} is no input of the model tensorrt_llm"):
+        with pytest.raises(
+            UnknownOption, match=f"{option} is not an input of the model tensorrt_llm"
+        ):
             client.stream(WORDS, SamplingParams(**{option: value}))
-        with pytest.raises(UnknownOption, match="messages is no input"):
+        with pytest.raises(UnknownOption, match="messages is not an input"):
             client.chat([{"role": "user", "content": "Hi"}])
 
 

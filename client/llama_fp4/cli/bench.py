@@ -1,4 +1,4 @@
-"""`llama-fp4 bench`: some requests at once, and what a client sees of latency and tokens/s."""
+"""`llama-fp4 bench`: concurrent requests, and the latency and tokens/s that a client sees."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from typing import Any
 from llama_fp4.answers import Timing
 from llama_fp4.async_client import AsyncClient
 from llama_fp4.cli.options import (
+    ServerOptions,
     add_sampling_options,
     add_server_options,
     check_text,
-    connection,
     sampling_params,
+    server_options,
 )
 from llama_fp4.cli.output import (
     INTERRUPTED,
@@ -31,7 +32,6 @@ from llama_fp4.cli.output import (
     say_json,
     say_table,
 )
-from llama_fp4.client import ASK_S
 from llama_fp4.errors import InvalidRequest, LlamaError, RequestTimeout
 from llama_fp4.sampling import SamplingParams
 
@@ -39,24 +39,35 @@ PROMPT = "Tell me how a steam engine works."
 PERCENTS = (50, 90, 99)
 
 
+@dataclass(frozen=True)
+class BenchOptions:
+    """`requests` in all, `concurrency` of them at once."""
+
+    server: ServerOptions
+    params: SamplingParams
+    requests: int
+    concurrency: int
+    prompt: str
+
+
 @dataclass
 class Measured:
-    """What has come so far; seconds and tokens of whole answers alone."""
+    """What has come so far; seconds and tokens of whole answers only."""
 
     timings: list[Timing] = field(default_factory=list)
-    gaps: list[float] = field(default_factory=list)  # between two tokens, one for each token
+    gaps: list[float] = field(default_factory=list)  # ITL, one for each token after the first
     errors: list[LlamaError] = field(default_factory=list)
     started_at: float = field(default_factory=perf_counter)
     ended_at: float = 0.0
 
     @property
     def tokens(self) -> int:
-        """Of a server that does not count: responses."""
+        """Output tokens; responses where the server does not count tokens."""
         return sum(t.num_output_tokens or t.num_responses for t in self.timings)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Of this command."""
+def add_bench_options(parser: argparse.ArgumentParser) -> None:
+    """Those of `llama-fp4 bench`."""
     parser.add_argument("--requests", type=_count, default=32, metavar="N", help="default: 32")
     parser.add_argument(
         "--concurrency", type=_count, default=4, metavar="N", help="at once (default: 4)"
@@ -66,21 +77,26 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_sampling_options(parser)
 
 
-def run(options: argparse.Namespace) -> int:
+def run_bench(given: argparse.Namespace) -> int:
     """Exit code 1 if a request failed (3 if all failures were timeouts).
 
     Ctrl-C prints what has been measured. Raises `LlamaError` if the server cannot be asked, or
     refuses the request as wrong.
     """
-    params = sampling_params(options)
-    check_text("--prompt", options.prompt)
+    options = BenchOptions(
+        server_options(given),
+        sampling_params(given),
+        given.requests,
+        given.concurrency,
+        check_text("--prompt", given.prompt),
+    )
     measured, code = Measured(), OK
     try:
-        asyncio.run(_ask_all(options, params, measured))
+        asyncio.run(_ask_all(options, measured))
     except KeyboardInterrupt:
         code = INTERRUPTED
     measured.ended_at = perf_counter()
-    if options.json:
+    if options.server.as_json:
         say_json(summary(measured))
     else:
         _say_tables(measured, options)
@@ -91,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def summary(measured: Measured) -> dict[str, Any]:
-    """Everything as numbers: times in seconds, percentiles by nearest rank; None without any."""
+    """All figures: seconds, percentiles by nearest rank; None where nothing was measured."""
     seconds = measured.ended_at - measured.started_at
     return {
         "requests": len(measured.timings),
@@ -108,22 +124,21 @@ def summary(measured: Measured) -> dict[str, Any]:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Nearest rank: the smallest value that so many per cent of the values do not exceed."""
+    """By nearest rank: the smallest value that `percent` of the values do not exceed."""
     ordered = sorted(values)
     return ordered[max(math.ceil(percent / 100 * len(ordered)), 1) - 1]
 
 
-async def _ask_all(options: argparse.Namespace, params: SamplingParams, measured: Measured) -> None:
-    given = connection(options)
-    async with AsyncClient(model=options.model, token_ids=False, **given) as client:
+async def _ask_all(options: BenchOptions, measured: Measured) -> None:
+    async with AsyncClient(**options.server.arguments()) as client:
         # The connection is made before the clock runs.
-        await client.metadata(options.timeout or ASK_S)
+        await client.metadata(options.server.ask_s)
         measured.started_at = perf_counter()
         left = iter(range(options.requests))
 
         async def work() -> None:
             for _ in left:
-                await _ask(client, options.prompt, params, measured)
+                await _ask(client, options.prompt, options.params, measured)
                 _progress(measured, options)
 
         workers = [
@@ -152,7 +167,7 @@ async def _ask(
                 if tokens or not before:
                     before = now
     except InvalidRequest:
-        raise  # the others would be refused alike
+        raise  # all the others would be refused too
     except LlamaError as error:
         measured.errors.append(error)
         return
@@ -167,15 +182,15 @@ def _spread(values: Sequence[float]) -> dict[str, float] | None:
     return {**ranks, "mean": sum(values) / len(values)}
 
 
-def _progress(measured: Measured, options: argparse.Namespace) -> None:
-    if sys.stderr.isatty() and not options.json:
+def _progress(measured: Measured, options: BenchOptions) -> None:
+    if sys.stderr.isatty() and not options.server.as_json:
         done = len(measured.timings) + len(measured.errors)
         end = "\n" if done == options.requests else ""
         sys.stderr.write(f"\r{done} of {options.requests} requests{end}")
         sys.stderr.flush()
 
 
-def _say_tables(measured: Measured, options: argparse.Namespace) -> None:
+def _say_tables(measured: Measured, options: BenchOptions) -> None:
     found = summary(measured)
     done = found["requests"] + found["failed"]
     if sys.stderr.isatty() and done < options.requests:

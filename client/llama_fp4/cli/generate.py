@@ -1,18 +1,20 @@
-"""`llama-fp4 generate`: one prompt, its answer as it comes."""
+"""`llama-fp4 generate`: one prompt, and its answer as it comes."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 from llama_fp4.answers import Chunk, Completion
 from llama_fp4.cli.options import (
+    ServerOptions,
     add_sampling_options,
     add_server_options,
     check_text,
-    open_client,
     sampling_params,
+    server_options,
 )
 from llama_fp4.cli.output import OK, note, say, say_json
 from llama_fp4.cli.wrap import Wrapped
@@ -27,8 +29,20 @@ DEFAULT_TOKENS = SamplingParams().max_tokens
 ENDS = {"length": "the answer ended at --max-tokens", "timeout": "the answer ended at --timeout-ms"}
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Of this command."""
+@dataclass(frozen=True)
+class GenerateOptions:
+    """`prompt` None or "-" is standard input; `streamed` None is as the model does."""
+
+    server: ServerOptions
+    params: SamplingParams
+    prompt: str | None
+    chat: bool
+    system: str | None
+    streamed: bool | None
+
+
+def add_generate_options(parser: argparse.ArgumentParser) -> None:
+    """Those of `llama-fp4 generate`."""
     parser.usage = f"{parser.prog} [options] [PROMPT]"
     parser.add_argument(
         "prompt", nargs="?", metavar="PROMPT", help="raw text; standard input if missing or -"
@@ -38,42 +52,50 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stream",
         action=argparse.BooleanOptionalAction,
-        help="print text as it comes (default where the model streams, but not with --json: then a "
-        "line of JSON a chunk)",
+        help="print text as it comes (default where the model streams, but not with --json); with "
+        "--json one line for each chunk",
     )
     add_server_options(parser)
     add_sampling_options(parser, f"{DEFAULT_TOKENS}, with --chat {AS_MANY}")
 
 
-def run(options: argparse.Namespace) -> int:
+def run_generate(given: argparse.Namespace) -> int:
     """Raises `LlamaError`; leaving in any way ends the request on the server."""
-    params = sampling_params(options, open_ended=options.chat or options.system is not None)
+    chat = given.chat or given.system is not None
+    params = sampling_params(given, open_ended=chat)
+    server = server_options(given)
+    streamed = False if server.as_json and given.stream is None else given.stream
+    options = GenerateOptions(server, params, given.prompt, chat, given.system, streamed)
+    return _generate(options)
+
+
+def _generate(options: GenerateOptions) -> int:
+    as_json, streamed, params = options.server.as_json, options.streamed, options.params
     prompt = messages_or_text(options)
-    streamed = False if options.json and options.stream is None else options.stream
     with (
-        open_client(options) as client,
+        options.server.client() as client,
         client.stream(prompt, params, stream=streamed) as stream,
     ):
-        _print_chunks(stream, options.json, bool(streamed))
+        _print_chunks(stream, as_json, bool(streamed))
     completion = stream.completion
     if completion.finish_reason == "cancelled":
         raise Cancelled("the request was cancelled on the server", request_id=stream.request_id)
-    if options.json and not streamed:
+    if as_json and not streamed:
         say_json(completion_json(completion))
-    elif not options.json and sys.stderr.isatty() and (end := end_of(completion, params)):
+    elif not as_json and sys.stderr.isatty() and (end := end_of(completion, params)):
         note(f"[{end}]")
     return OK
 
 
 def end_of(completion: Completion, params: SamplingParams) -> str:
-    """Why the answer is not the model's whole one; "" if it is."""
+    """Why the answer was cut off; "" if it was not."""
     if completion.finish_reason == "length" and params.max_tokens is None:
         return FULL
     return ENDS.get(completion.finish_reason, "")
 
 
-def messages_or_text(options: argparse.Namespace) -> Prompt:
-    """The prompt, from wherever it comes. Raises `InvalidRequest` if there is none."""
+def messages_or_text(options: GenerateOptions) -> Prompt:
+    """The prompt or the messages. Raises `InvalidRequest` if there is no text."""
     text = options.prompt
     if text is None or text == "-":
         if sys.stdin.isatty():
@@ -84,9 +106,8 @@ def messages_or_text(options: argparse.Namespace) -> Prompt:
             raise InvalidRequest("standard input must be UTF-8") from error
     if not check_text("the prompt", text):
         raise InvalidRequest("the prompt must not be empty")
-    if not options.chat and options.system is None:
-        prompt: str = text
-        return prompt
+    if not options.chat:
+        return text
     messages = [{"role": "user", "content": text}]
     if options.system is not None:
         system = check_text("--system", options.system)
@@ -105,13 +126,13 @@ def _print_chunks(stream: Stream, as_json: bool, streamed: bool) -> None:
                 say_json(chunk_json(chunk, stream.request_id))
     finally:
         answer.flush()
-        # What comes next, an error or the shell's prompt, begins a line of its own.
+        # An error or the shell's prompt must begin on a new line.
         if not as_json and (last != "\n" or sys.exc_info()[0] is None):
             say()
 
 
 def chunk_json(chunk: Chunk, request_id: str) -> dict[str, Any]:
-    """One line of `--stream --json`; the counts are those of `Chunk`."""
+    """One line of `--stream --json`; counts as in `Chunk`."""
     return {
         "text": chunk.text,
         "index": chunk.index,
@@ -125,7 +146,7 @@ def chunk_json(chunk: Chunk, request_id: str) -> dict[str, Any]:
 
 
 def completion_json(completion: Completion) -> dict[str, Any]:
-    """The one object of `--json`; times in seconds, None where they say nothing."""
+    """The one object of `--json`; times in seconds, None where unknown."""
     timing = completion.timing
     return {
         "text": completion.text,

@@ -1,4 +1,4 @@
-"""What the user of `chat` types, as whole messages: lines, continued lines and blocks."""
+"""Reads what the user of `chat` types: lines, continued lines and blocks, as messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HISTORY_LINES = 1000
 
 @dataclass(frozen=True)
 class Entry:
-    """One message, or one command; what was typed as a block is never a command."""
+    """One message or one command; a block is never a command."""
 
     text: str
     is_command: bool
@@ -28,14 +28,14 @@ class Lines:
 
     def __init__(self) -> None:
         self.interactive = sys.stdin.isatty()
-        # `input` edits lines only where both ends are a terminal, and else prompts on stdout.
+        # `input` edits lines only if both ends are terminals; else it would prompt on stdout.
         self._editing = self.interactive and sys.stdout.isatty()
         self._history = history_file() if self._editing else None
         if self._history is not None:
             load_history(self._history)
 
     def entry(self) -> Entry:
-        """The next one. Raises `EOFError` at the end and `KeyboardInterrupt` on Ctrl-C."""
+        """The next entry. Raises `EOFError` at the end and `KeyboardInterrupt` on Ctrl-C."""
         line = self._line(PROMPT)
         if line.lstrip().startswith(BLOCK):
             return Entry(self._block(line.lstrip().removeprefix(BLOCK)), False)
@@ -50,7 +50,7 @@ class Lines:
         return Entry(text, text.startswith("/"))
 
     def save(self) -> None:
-        """Write the history file, for its owner alone; a machine where that fails has none."""
+        """Write the history file, readable by its owner only; does nothing where that fails."""
         if self._history is None:
             return
         with contextlib.suppress(OSError):
@@ -81,7 +81,7 @@ class Lines:
             except UnicodeDecodeError as error:
                 raise InvalidRequest("the line must be UTF-8") from error
             except SystemError as error:
-                # CPython's input() runs the next signal's handler while Ctrl-C's exception is set.
+                # CPython's input() runs the next signal's handler with Ctrl-C's exception set.
                 if isinstance(error.__cause__, KeyboardInterrupt):
                     raise error.__cause__ from None
                 raise
@@ -98,14 +98,14 @@ class Lines:
 
 
 def history_file() -> Path:
-    """By the XDG base directory specification."""
+    """Where the history is, by the XDG base directory specification."""
     state = os.environ.get("XDG_STATE_HOME", "")
     folder = Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"
     return folder / "llama-fp4" / "chat_history"
 
 
 def load_history(path: Path) -> None:
-    """Into readline, where Python has it."""
+    """Load it into readline, if Python has that."""
     with contextlib.suppress(ImportError, OSError):
         import readline
 

@@ -1,18 +1,20 @@
-"""The command `llama-fp4`: one module for each subcommand, imported when it is the one asked for.
+"""The command `llama-fp4`, which imports the module of one subcommand only.
 
-Exit codes: 0 done; 1 the server failed, refused for now, is not there or not ready; 2 the command
-line or the request is wrong; 3 a limit of time; 130 Ctrl-C; 141 nobody reads the output any more.
+Exit codes: 0 done; 1 the server failed, is busy, not there or not ready; 2 the command line or the
+request is wrong; 3 timeout; 130 Ctrl-C; 141 nobody reads the output any more.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
+from types import FrameType
 
-from llama_fp4.cli.interrupt import Waker
 from llama_fp4.cli.output import (
     BROKEN_PIPE,
     INTERRUPTED,
@@ -26,13 +28,16 @@ from llama_fp4.cli.output import (
 from llama_fp4.errors import LlamaError, must_be
 from llama_fp4.sampling import ONE_ANSWER, SEVERAL
 
-# name -> (module, what it does); each module has `add_options(parser)` and `run(options) -> code`
+WAKE = signal.SIGURG  # ignored by default, so a stray one does no harm
+AGAIN_S = 0.05
+# name -> (module, what it does); the module has `add_NAME_options(parser)` and `run_NAME(given)`,
+# which returns the exit code
 COMMANDS = {
     "generate": ("generate", "answer one prompt, from the command line or standard input"),
-    "chat": ("chat", "talk; Ctrl-C cancels an answer, /help says the rest"),
-    "health": ("inspect_server", "whether the server lives and the model is ready"),
-    "models": ("models", "what the server has, and which inputs it takes"),
-    "metrics": ("metrics", "what the engine does now"),
+    "chat": ("chat", "hold a conversation; Ctrl-C cancels an answer, /help lists commands"),
+    "health": ("inspect_server", "whether the server is live and the model ready"),
+    "models": ("inspect_server", "which models the server has, and their inputs"),
+    "metrics": ("inspect_server", "what the engine does now"),
     "bench": ("bench", "a quick look at latency and tokens/s, no load test"),
 }
 
@@ -40,12 +45,12 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    # The libraries below log to stderr, which is the user's.
+    # gRPC would log to stderr, which is the user's.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     if threading.current_thread() is threading.main_thread():
-        Waker()
+        _Waker()
     try:
         return _run(given)
     except LlamaError as error:
@@ -54,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Python flushes stdout once more when it ends, and would tell of it.
+        # Python flushes stdout once more when it ends, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
 
@@ -75,23 +80,23 @@ def _run(given: list[str]) -> int:
     module = importlib.import_module(f"llama_fp4.cli.{module_name}")
     usage = f"llama-fp4 {name} [options]"
     parser = Parser(prog=f"llama-fp4 {name}", usage=usage, description=_sentence(summary))
-    module.add_options(parser)
+    getattr(module, f"add_{name}_options")(parser)
     options, extra = parser.parse_known_args(rest)
     if extra:
         parser.error(_unknown(extra))
-    code: int = module.run(options)
+    code: int = getattr(module, f"run_{name}")(options)
     return code
 
 
 def _unknown(extra: Sequence[str]) -> str:
-    # Without values: one of them may be what a mistyped --header was to keep secret.
+    # Without values: one of them may be the secret of a mistyped --header.
     for argument in extra:
         if argument.startswith("-"):
             option = argument.partition("=")[0]
             if option.lstrip("-").replace("-", "_") in SEVERAL:
-                return f"{option} is no option of this command, {ONE_ANSWER}"
-            return f"{option:.40} is no option"
-    return f"{len(extra)} arguments too many (a prompt with blanks needs quotes)"
+                return f"{option} is not an option of this command, {ONE_ANSWER}"
+            return f"{option:.40} is not an option"
+    return f"there are {len(extra)} arguments too many (a prompt with blanks needs quotes)"
 
 
 def overview() -> str:
@@ -114,6 +119,38 @@ def overview() -> str:
 
 def _sentence(text: str) -> str:
     return text[0].upper() + text[1:] + "."
+
+
+class _Waker:
+    """Brings Ctrl-C to the main thread soon, whichever thread gets the signal.
+
+    Python only takes note of a signal, and acts on it when the main thread next runs. A signal that
+    goes to one of gRPC's threads, or comes just before readline waits for a key, ends no such wait.
+    Made once, in the main thread; the thread that this starts ends with the process.
+    """
+
+    def __init__(self) -> None:
+        self._reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        self._main = threading.get_ident()
+        self._awake = True
+        signal.signal(WAKE, self._came_by)  # a signal without a handler interrupts nothing
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, name="interrupts", daemon=True).start()
+
+    def _came_by(self, number: int, frame: FrameType | None) -> None:
+        self._awake = True
+
+    def _watch(self) -> None:
+        # This thread gets no signals, as it would only have to wake the other.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, WAKE})
+        while numbers := os.read(self._reader, 64):
+            if signal.SIGINT not in numbers:
+                continue
+            self._awake = False
+            while not self._awake:
+                time.sleep(AGAIN_S)  # first, as the main thread is usually awake
+                signal.pthread_kill(self._main, WAKE)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@ import json
 import math
 import os
 import re
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from llama_fp4.client import Client
+from llama_fp4.client import ASK_S, Client
 from llama_fp4.errors import InvalidRequest, must_be
 from llama_fp4.sampling import FLAGS, GUIDES, INTEGERS, LISTS, NUMBERS, SamplingParams, described
 from llama_fp4.settings import Keepalive, Timeouts, Tls
@@ -23,69 +24,130 @@ URL_VARIABLE = "LLAMA_FP4_URL"
 CONNECT_S = 10.0  # for the first call, where --timeout leaves as much
 DEFAULT_URL = "127.0.0.1:8001"
 HEADER_NAME = re.compile(r"[A-Za-z0-9_.-]+")
-LARGEST_INT32, LARGEST_UINT64 = 2**31 - 1, 2**64 - 1
-SPELLED = {LARGEST_INT32: "2^31-1", LARGEST_UINT64: "2^64-1"}
-# What the dataclass and model_repository/TENSORS.md say of each, in a few words.
+# What each does, in a few words; model_repository/TENSORS.md says more.
 TEXTS = {
-    "max_tokens": "the answer's length at most",
-    "min_tokens": "no end before",
+    "max_tokens": "the longest answer, in tokens",
+    "min_tokens": "the shortest answer, in tokens",
     "temperature": "0 is greedy",
-    "top_k": "choose among so many; 0: all",
-    "top_p": "choose among this share",
-    "min_p": "least share of the likeliest's probability",
-    "seed": "the same seed, the same answer",
-    "stop_words": "end the answer there; may be repeated",
-    "bad_words": "never write this; may be repeated",
-    "include_stop_str_in_output": "keep the stop word",
+    "top_k": "sample from the K likeliest tokens; 0: from all",
+    "top_p": "sample from the likeliest tokens with this total probability",
+    "min_p": "least probability, as a share of the likeliest token's",
+    "seed": "the same seed gives the same answer",
+    "stop_words": "end the answer at this text; may be repeated",
+    "bad_words": "never write this text; may be repeated",
+    "include_stop_str_in_output": "keep the stop word in the answer",
     "end_id": "the token that ends an answer; -1: none",
-    "ignore_eos": "go on to --max-tokens",
+    "ignore_eos": "generate up to --max-tokens",
     "skip_special_tokens": "leave special tokens out of the text",
     "exclude_input_in_output": "leave the prompt out of the text",
-    "embedding_bias_words": "make likelier or less likely; may be repeated",
-    "embedding_bias_weights": "by so much: one for each of those words",
-    "guided_decoding_guide_type": "what the guide is",
-    "guided_decoding_guide": "the answer follows it; @FILE reads a file",
+    "embedding_bias_words": "make this text more or less likely; may be repeated",
+    "embedding_bias_weights": "by how much: one weight for each of those words",
+    "guided_decoding_guide_type": "the kind of the guide",
+    "guided_decoding_guide": "what the answer must match; @FILE reads a file",
     "tools": "JSON in OpenAI's form; @FILE reads a file",
     "priority": "the lowest starts first",
-    "timeout_ms": "the text ends after so long on the server",
+    "timeout_ms": "end the answer after this time on the server",
 }
 OPTIONS = {"stop_words": "--stop"}
 
 
+@dataclass(frozen=True)
+class ServerOptions:
+    """Where the server is, who asks it, how long to wait, and in which form to print."""
+
+    url: str
+    model: str = "ensemble"
+    timeout_s: float | None = None
+    tls: Tls | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    as_json: bool = False
+
+    @property
+    def ask_s(self) -> float:
+        """Seconds that a call which generates nothing may take."""
+        return self.timeout_s or ASK_S
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `Client` and `AsyncClient`."""
+        return {
+            "url": self.url,
+            "model": self.model,
+            "token_ids": False,
+            "tls": self.tls,
+            "headers": self.headers,
+            "timeouts": self._timeouts(),
+        }
+
+    def client(self) -> Client:
+        """A client of this server."""
+        return Client(**self.arguments())
+
+    def transport(self) -> Transport:
+        """A connection without a client, for questions that a client does not ask."""
+        transport: Transport = open_transport(
+            self.url, False, self.tls, self.headers, Keepalive(), self._timeouts().connect
+        )
+        return transport
+
+    def _timeouts(self) -> Timeouts:
+        return Timeouts(min(self.timeout_s or CONNECT_S, CONNECT_S), total=self.timeout_s)
+
+
+def server_options(given: argparse.Namespace) -> ServerOptions:
+    """Those of `add_server_options`. Raises `InvalidRequest`."""
+    files = {"ca": given.tls_ca, "cert": given.tls_cert, "key": given.tls_key}
+    secured = any(files.values()) or given.tls_name
+    return ServerOptions(
+        given.url or os.environ.get(URL_VARIABLE) or DEFAULT_URL,
+        getattr(given, "model", "ensemble"),
+        given.timeout,
+        Tls(**files, server_name=given.tls_name) if secured else None,
+        dict(given.header),
+        given.json,
+    )
+
+
 def add_server_options(parser: argparse.ArgumentParser, model: bool = True) -> None:
-    """Where the server is, who one is, and how long to wait."""
+    """The options of `ServerOptions`; without `model` for a command that asks of all models."""
     group = parser.add_argument_group("server")
     address = f"host:port (gRPC) or http://host:port (default: ${URL_VARIABLE} or {DEFAULT_URL})"
     group.add_argument("--url", metavar="URL", help=address)
     if model:
         group.add_argument("--model", default="ensemble", metavar="NAME", help="default: ensemble")
     group.add_argument(
-        "--timeout", type=_seconds, metavar="SECONDS", help="of the whole request (default: none)"
+        "--timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        help="limit for the whole request (default: none)",
     )
-    group.add_argument("--tls-ca", metavar="FILE", help="PEM of whom to trust; encrypts")
-    group.add_argument("--tls-cert", metavar="FILE", help="PEM of who one is")
-    group.add_argument("--tls-key", metavar="FILE", help="PEM of the key of --tls-cert")
-    group.add_argument("--tls-name", default="", metavar="NAME", help="name in the certificate")
+    group.add_argument(
+        "--tls-ca", metavar="FILE", help="PEM of the authority to trust; turns TLS on"
+    )
+    group.add_argument("--tls-cert", metavar="FILE", help="PEM of the client's certificate")
+    group.add_argument("--tls-key", metavar="FILE", help="PEM of its key")
+    group.add_argument(
+        "--tls-name", default="", metavar="NAME", help="name in the server's certificate"
+    )
     group.add_argument(
         "--header",
         action="append",
         default=[],
         type=_header,
         metavar="NAME=VALUE",
-        help="goes with every call and is never printed; may be repeated",
+        help="sent with every call, never printed; may be repeated",
     )
     group.add_argument("--json", action="store_true", help="JSON instead of text, errors too")
 
 
 def add_sampling_options(parser: argparse.ArgumentParser, max_tokens: str = "") -> None:
-    """One option for every field of `SamplingParams`; `max_tokens`: what its default is."""
+    """One option for each field of `SamplingParams`; `max_tokens` describes its default."""
     group = parser.add_argument_group("sampling, left to the server if not given")
-    for field in fields(SamplingParams):
-        name = field.name
+    for each in fields(SamplingParams):
+        name = each.name
         option = OPTIONS.get(name, "--" + name.replace("_", "-"))
         text = "; ".join(part for part in (TEXTS.get(name, ""), allowed(name)) if part)
         if name == "max_tokens":
-            text += f" (default: {max_tokens or field.default})"
+            text += f" (default: {max_tokens or each.default})"
         more: dict[str, Any] = {"dest": name, "default": None, "help": text.replace("%", "%%")}
         if name in FLAGS:
             group.add_argument(option, action=argparse.BooleanOptionalAction, **more)
@@ -96,17 +158,12 @@ def add_sampling_options(parser: argparse.ArgumentParser, max_tokens: str = "") 
 
 
 def allowed(name: str) -> str:
-    """The type and the range of a field, as a person reads it; "" for any text."""
-    bounds = INTEGERS.get(name) or NUMBERS.get(name)
+    """What the value of a field must be; "" for any text."""
     if name == "guided_decoding_guide_type":
         return ", ".join(GUIDES)
-    if bounds is None:
-        return "any number" if name == "embedding_bias_weights" else ""
-    kind = "integer" if name in INTEGERS else "number"
-    low, high = (SPELLED.get(int(b), f"{b:g}") if math.isfinite(b) else "" for b in bounds)
-    if low and high:
-        return f"{kind}, {low} to {high}"
-    return f"{kind}, at most {high}" if high else f"any {kind}"
+    if name in INTEGERS or name in NUMBERS or name == "embedding_bias_weights":
+        return described(name)
+    return ""
 
 
 def parse_value(name: str, text: str) -> Any:
@@ -130,7 +187,7 @@ def parse_value(name: str, text: str) -> Any:
 
 
 def check_text(what: str, text: str) -> str:
-    """The text, if it can be sent: bytes of the command line that are no UTF-8 cannot."""
+    """The text. Raises `InvalidRequest` if the command line had other bytes than UTF-8 in it."""
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise must_be(what, "UTF-8", text)
     return text
@@ -142,48 +199,20 @@ def read_text(path: Path, what: str) -> str:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         reason = error.strerror or error
-        raise InvalidRequest(f"{what} is @{path}, which cannot be read: {reason}") from error
+        raise InvalidRequest(f"{what} must be a readable file, not @{path}: {reason}") from error
     except UnicodeDecodeError as error:
-        raise InvalidRequest(f"{what} is @{path}, which must be UTF-8 and is not") from error
+        raise InvalidRequest(f"{what} must be a UTF-8 file, and @{path} is not") from error
 
 
-def sampling_params(options: argparse.Namespace, open_ended: bool = False) -> SamplingParams:
-    """Those that were given. Raises `InvalidRequest` for what is out of range.
+def sampling_params(given: argparse.Namespace, open_ended: bool = False) -> SamplingParams:
+    """Those that were given. Raises `InvalidRequest` for a value out of range.
 
     `open_ended`: without --max-tokens an answer is as long as the context has room for.
     """
-    names = (field.name for field in fields(SamplingParams))
-    given = {name: getattr(options, name) for name in names}
-    chosen = {name: value for name, value in given.items() if value is not None}
+    names = (each.name for each in fields(SamplingParams))
+    values = {name: getattr(given, name) for name in names}
+    chosen = {name: value for name, value in values.items() if value is not None}
     return SamplingParams(**({"max_tokens": None} if open_ended else {}) | chosen)
-
-
-def connection(options: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of both clients. Raises `InvalidRequest`."""
-    url = options.url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
-    files = {"ca": options.tls_ca, "cert": options.tls_cert, "key": options.tls_key}
-    secured = any(files.values()) or options.tls_name
-    return {
-        "url": url,
-        "tls": Tls(**files, server_name=options.tls_name) if secured else None,
-        "headers": dict(options.header),
-        "timeouts": Timeouts(min(options.timeout or CONNECT_S, CONNECT_S), total=options.timeout),
-    }
-
-
-def open_client(options: argparse.Namespace, **more: Any) -> Client:
-    """The client that the options describe."""
-    return Client(model=options.model, token_ids=False, **{**connection(options), **more})
-
-
-def transport_of(options: argparse.Namespace) -> Transport:
-    """A connection without a client, to ask for what clients do not ask."""
-    given = connection(options)
-    connect_s = given["timeouts"].connect
-    transport: Transport = open_transport(
-        given["url"], False, given["tls"], given["headers"], Keepalive(), connect_s
-    )
-    return transport
 
 
 def _metavar(name: str) -> str:
@@ -219,14 +248,12 @@ def _seconds(text: str) -> float:
 
 
 def _header(text: str) -> tuple[str, str]:
-    # Any of it may be a secret, if it is mistyped: no sentence has it in it.
+    # A mistyped header may be all secret: no message repeats it.
     name, mark, value = text.partition("=")
     if not mark:
         raise argparse.ArgumentTypeError("must be NAME=VALUE, and one has no =")
     if not HEADER_NAME.fullmatch(name):
-        raise argparse.ArgumentTypeError(
-            "a name has other characters than letters, digits and -_. before the ="
-        )
+        raise argparse.ArgumentTypeError("the name before the = must be of letters, digits and -_.")
     if not (value.isascii() and value.isprintable()):
-        raise argparse.ArgumentTypeError(f"{name}'s value is not of printable ASCII")
+        raise argparse.ArgumentTypeError(f"the value of {name} must be printable ASCII")
     return name, value

@@ -1,4 +1,4 @@
-"""What the commands write: text for a person or JSON for a program, never both.
+"""What the commands print: text for a person or JSON for a program, never both.
 
 Answers go to stdout, notes and errors to stderr. Bold and dim only on a terminal and without
 NO_COLOR.
@@ -19,12 +19,12 @@ from llama_fp4.errors import InvalidRequest, LlamaError, RequestTimeout
 OK, SERVER_ERROR, USAGE, TIMEOUT, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 3, 130, 141
 BOLD, DIM = "1", "2"
 WIDTH = 79
-# An answer may hold anything; on a terminal none of it moves the cursor or renames the window.
+# An answer may hold anything; on a terminal it must not move the cursor or rename the window.
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Parser(argparse.ArgumentParser):
-    """One sentence for what is wrong, exit code 2, and no wall of usage before it."""
+    """Reports what is wrong in one sentence, with exit code 2 and without the usage."""
 
     def __init__(self, **more: Any) -> None:
         super().__init__(formatter_class=_Help, allow_abbrev=False, **more)
@@ -39,48 +39,48 @@ class _Help(argparse.HelpFormatter):
 
 
 def exit_code(error: LlamaError) -> int:
-    """3 for a limit of time, 2 for a wrong request (whoever refuses it), else 1."""
+    """3 for a timeout, 2 for a wrong request (whoever refuses it), else 1."""
     if isinstance(error, RequestTimeout):
         return TIMEOUT
     return USAGE if isinstance(error, InvalidRequest) else SERVER_ERROR
 
 
 def shown(stream: TextIO, text: str) -> str:
-    """The text as that stream may have it."""
+    """The text, without control characters if the stream is a terminal."""
     return CONTROL.sub("\ufffd", text) if stream.isatty() else text
 
 
 def styled(stream: TextIO, code: str, text: str) -> str:
-    """BOLD or DIM, where that is seen."""
+    """The text in BOLD or DIM, if the stream is a terminal."""
     if not text or not stream.isatty() or "NO_COLOR" in os.environ:
         return text
     return f"\x1b[{code}m{text}\x1b[0m"
 
 
 def write(text: str) -> None:
-    """A piece of an answer, seen at once."""
+    """Print a piece of an answer at once."""
     sys.stdout.write(shown(sys.stdout, text))
     sys.stdout.flush()
 
 
 def say(text: str = "") -> None:
-    """A line on stdout."""
+    """Print a line on stdout."""
     write(f"{text}\n")
 
 
 def say_json(value: Any) -> None:
-    """One JSON document on one line; what JSON has no number for (nan) is never in it."""
+    """Print one JSON document on one line. Raises `ValueError` for nan, which JSON lacks."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
     sys.stdout.flush()
 
 
 def note(text: str) -> None:
-    """A line beside the answer."""
+    """Print a line on stderr, beside the answer."""
     print(styled(sys.stderr, DIM, _lines(text)), file=sys.stderr, flush=True)
 
 
 def complain(error: LlamaError, as_json: bool) -> None:
-    """The error, as one sentence or one JSON document, on stderr."""
+    """Print the error on stderr, as one sentence or one JSON document."""
     if as_json:
         document = {
             "error": {
@@ -98,14 +98,14 @@ def complain(error: LlamaError, as_json: bool) -> None:
 
 
 def _lines(text: str) -> str:
-    """For stderr, with its terminal's line ends."""
+    """Wrapped for the terminal that stderr is."""
     from llama_fp4.cli.wrap import wrapped  # which needs `shown`
 
     return wrapped(sys.stderr, text)
 
 
 def say_table(rows: Iterable[Sequence[str]], heading: Sequence[str] = ()) -> None:
-    """Columns two blanks apart; those whose every cell is a number stand to the right."""
+    """Print columns two blanks apart; columns of numbers are aligned to the right."""
     body = [[shown(sys.stdout, cell) for cell in row] for row in rows]
     cells = [list(heading), *body] if heading else body
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -116,7 +116,7 @@ def say_table(rows: Iterable[Sequence[str]], heading: Sequence[str] = ()) -> Non
             for cell, width, to_right in zip(row, widths, right, strict=True)
         )
         line = "  ".join(padded).rstrip()
-        # Styled after `shown`, which would take the style away.
+        # Styled after `shown`, which would remove the style.
         sys.stdout.write((styled(sys.stdout, BOLD, line) if heading and not index else line) + "\n")
     sys.stdout.flush()
 

@@ -1,7 +1,7 @@
-"""An answer on a terminal: words that would cross the margin go to the next line, as they come.
+"""Wraps an answer at the terminal's margin, word by word, as it streams.
 
-A word is held back until its end is seen, so that nothing that was written ever moves. Anywhere
-else than on a terminal the text is written as it is.
+A word is held back until it is complete, so that nothing on the screen ever moves. Text that does
+not go to a terminal is not changed.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import TextIO
 
 from llama_fp4.cli.output import shown
 
-NARROWEST = 20  # columns; below, and where the terminal does not tell, nothing is wrapped
+NARROWEST = 20  # columns; a narrower terminal, or one of unknown width, is not wrapped
 TAB = 8
 JOINER, EMOJI_STYLE = "\u200d", "\ufe0f"
 SKIN_TONES = range(0x1F3FB, 0x1F400)
-JOINED_JAMO = range(0x1160, 0x1200)  # vowels and finals, drawn within the syllable before them
+JOINED_JAMO = range(0x1160, 0x1200)  # vowels and finals, drawn into the syllable before them
 NOT_FIRST = frozenset("、。，．：；！？）」』】》〉〕…ー々ぁぃぅぇぉっゃゅょァィゥェォッャュョ")  # noqa: RUF001
 
 
 def char_width(character: str, before: str = "") -> int:
-    """Columns of a character after another one, as terminals draw it (Unicode's UAX 11)."""
+    """Columns that a terminal needs for a character after another one (Unicode's UAX 11)."""
     if before == JOINER or ord(character) in SKIN_TONES or ord(character) in JOINED_JAMO:
         return 0
-    if character == EMOJI_STYLE:  # makes a narrow sign before it a wide picture
+    if character == EMOJI_STYLE:  # makes a narrow character before it wide
         return 1 if before and char_width(before) == 1 else 0
     if unicodedata.category(character) in ("Mn", "Me", "Cf"):
         return 0
@@ -33,13 +33,13 @@ def char_width(character: str, before: str = "") -> int:
 
 
 def text_width(text: str) -> int:
-    """Columns of a text without tabs and line ends."""
+    """Columns of a text without tabs and newlines."""
     pairs = zip(("", *text), text, strict=False)
     return sum(char_width(character, before) for before, character in pairs)
 
 
 class Wrapped:
-    """One answer; `flush` at its end writes what is held back."""
+    """Writes one answer; `flush` at its end writes what is held back."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
@@ -48,20 +48,20 @@ class Wrapped:
         self._blanks = self._word = ""  # not written yet, in this order
 
     def write(self, text: str) -> None:
-        """A piece of the answer."""
+        """Write a piece of the answer."""
         self._put(self.feed(text))
 
     def flush(self) -> None:
-        """The last word, too."""
+        """Write what is held back."""
         self._put(self.rest())
 
     def feed(self, text: str) -> str:
-        """What of it may be written now, and of what came before."""
+        """What can be written now, of this text and of what was held back."""
         text = shown(self._stream, text)
         limit = self._limit() if self._wraps else 0
         if not limit:
             return self.rest() + text
-        return "".join(self._take(character, limit) for character in text)
+        return "".join(self._add(character, limit) for character in text)
 
     def rest(self) -> str:
         """What is held back."""
@@ -75,16 +75,16 @@ class Wrapped:
             self._stream.flush()
 
     def _limit(self) -> int:
-        """Columns of a line, by the terminal's size of this moment; 0: no limit."""
+        """Columns of a line, by the current size of the terminal; 0: no limit."""
         try:
             columns = os.get_terminal_size(self._stream.fileno()).columns
         except OSError:
             return 0
-        # The last column stays free: terminals differ in where the cursor is after it.
+        # The last column stays free: after it, terminals differ in where the cursor is.
         return columns - 1 if columns >= NARROWEST else 0
 
-    def _take(self, character: str, limit: int) -> str:
-        """Add a character; returns what may be written now."""
+    def _add(self, character: str, limit: int) -> str:
+        """Add a character; returns what can be written now."""
         if character == "\n":
             out = self._word_out(limit) + self._blanks + "\n"
             self._column, self._blanks = 0, ""
@@ -95,18 +95,18 @@ class Wrapped:
             return out
         out = self._word_out(limit) if self._may_break_before(character) else ""
         self._word += character
-        if text_width(self._word) >= limit:  # longer than a line: broken where it ends
+        if text_width(self._word) >= limit:  # longer than a line: broken at the margin
             out += self._word_out(limit)
         return out
 
     def _may_break_before(self, character: str) -> bool:
-        """Within text without blanks: beside the characters of Chinese and Japanese."""
+        """Whether a line may end here without a blank: beside Chinese and Japanese characters."""
         if not self._word or character in NOT_FIRST or not char_width(character, self._word[-1]):
             return False
         return 2 in (char_width(character), text_width(self._word[-1]))
 
     def _word_out(self, limit: int) -> str:
-        """The word and the blanks before it, or a line's end in place of the blanks."""
+        """The word after its blanks, or after a newline in their place."""
         word, blanks = self._word, self._blanks
         if not word:
             return ""
@@ -120,7 +120,7 @@ class Wrapped:
 
 
 def wrapped(stream: TextIO, text: str) -> str:
-    """A whole text as that stream may have it."""
+    """A whole text, wrapped for that stream."""
     lines = Wrapped(stream)
     return lines.feed(text) + lines.rest()
 

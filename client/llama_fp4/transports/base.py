@@ -1,7 +1,7 @@
-"""The one seam between the client and a wire: what a transport does, and one that is a function.
+"""The seam between the client and a protocol: what a transport does, and one that is a function.
 
-A transport turns a `Request` into responses, each a `Chunk`, and maps every failure of its wire to
-a subclass of `LlamaError`. It knows nothing of retries, nor of limits other than the total.
+A transport turns a `Request` into responses, each a `Chunk`, and maps every failure of its protocol
+to a subclass of `LlamaError`. It knows nothing of retries, and of limits only the total.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from llama_fp4.model_contract import Request
 
 
 class Call(Protocol):
-    """One request that runs."""
+    """One running request."""
 
     def read(self) -> Chunk | None:
         """The next chunk; None when the server has ended the call. Raises `LlamaError`.
 
-        The final chunk is returned only when the call has ended.
+        The final chunk comes only when the call has ended.
         """
 
     def cancel(self) -> None:
-        """End the call, from any thread; a `read` that waits raises `Cancelled`."""
+        """End the call, from any thread; a waiting `read` raises `Cancelled`."""
 
 
 class Transport(Protocol):
@@ -84,9 +84,9 @@ METADATA = ModelMetadata(
 
 
 class FunctionTransport:
-    """For tests: `handler(request)` gives the chunks, or raises what the wire would.
+    """For tests: `handler(request)` yields the chunks, or raises what a server would cause.
 
-    `requests` and `stopped` tell what was asked of it.
+    `requests` and `stopped` list what it was asked to do.
     """
 
     def __init__(self, handler: Handler, metadata: ModelMetadata = METADATA) -> None:

@@ -1,4 +1,4 @@
-"""What the arguments of both clients mean: where the server is and which wire leads there."""
+"""Turns the arguments of both clients into a transport, by the scheme of the URL."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llama_fp4.settings import Connection, Keepalive, Tls
 
 METRICS_PORT = 8002  # Triton's default
 SCHEMES = ("grpc", "grpcs", "http", "https")
-# (scheme's wire, async) -> module and class; imported when wanted, as gRPC's stubs bring numpy.
+# (scheme, async) -> module and class; imported when needed, as gRPC's stubs import numpy.
 TRANSPORTS = {
     ("grpc", False): ("llama_fp4.transports.grpc_sync", "GrpcTransport"),
     ("grpc", True): ("llama_fp4.transports.grpc_aio", "GrpcAioTransport"),
@@ -31,7 +31,7 @@ def open_transport(
 ) -> Any:
     """The transport for `host:port` (gRPC) or `scheme://host:port`; nothing is sent yet.
 
-    Raises `InvalidRequest` for what is neither, and for headers that no wire can carry.
+    Raises `InvalidRequest` for any other URL, for headers that cannot be sent, and without httpx2.
     """
     if not isinstance(url, str):
         raise must_be("the URL", "a string", url)
@@ -60,15 +60,14 @@ def open_transport(
     except ModuleNotFoundError as error:
         if error.name != "httpx2":
             raise
-        raise InvalidRequest(
-            f"{scheme}:// needs httpx2: pip install 'llama-fp4[http]', or take gRPC"
-        ) from error
+        raise InvalidRequest(f"{scheme}:// needs httpx2: pip install 'llama-fp4[http]'") from error
     return transport(connection)
 
 
 def metrics_url(url: str) -> str:
-    """Where a server that is reached at `url` has its metrics: no call of Triton's tells it, so by
-    the order of its default ports, one above gRPC's and two above HTTP's.
+    """The metrics URL of the server at `url`, by the order of Triton's default ports.
+
+    It is one port above gRPC's and two above HTTP's; the server itself does not say.
 
     >>> metrics_url("gpu1:9001"), metrics_url("http://gpu1:9000")
     ('http://gpu1:9002/metrics', 'http://gpu1:9002/metrics')
@@ -81,7 +80,7 @@ def metrics_url(url: str) -> str:
 
 
 def _header(name: Any, value: Any) -> tuple[str, str]:
-    # What gRPC takes; HTTP takes more.
+    # What gRPC allows; HTTP allows more.
     if (
         isinstance(name, str)
         and isinstance(value, str)

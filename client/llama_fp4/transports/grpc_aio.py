@@ -1,4 +1,4 @@
-"""gRPC for `AsyncClient`: `grpc_transport` in an event loop."""
+"""gRPC for `AsyncClient`: as `grpc_sync`, in an event loop."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class GrpcAioCall:
         try:
             message = await self._read()
             if message is EOF:
-                if self._owner.closed:  # grpc.aio may end what it reads so, too
+                if self._owner.closed:  # grpc.aio may end a read this way, too
                     raise ClientClosed("the client was closed", request_id=self._id)
                 return None
             if message.error_message:
@@ -131,8 +131,8 @@ class GrpcAioCall:
         except grpc.aio.AioRpcError as error:
             raise wire.error_of_rpc(error.code().name, error.details() or "", self._id) from error
         except BaseException as error:
-            # grpc.aio raises asyncio's CancelledError also for an RPC that `cancel` or the
-            # channel's end has ended, which the task that reads it has not deserved.
+            # grpc.aio raises asyncio's CancelledError also when `cancel` or the end of the channel
+            # ended the RPC; the task that reads was not cancelled then.
             if isinstance(error, asyncio.CancelledError):
                 if self._cancelled:
                     raise Cancelled("the call was cancelled", request_id=self._id) from error
@@ -151,6 +151,6 @@ class GrpcAioCall:
         return error_of_message(message.error_message, answered)
 
     async def _drain(self) -> None:
-        # As in grpc_transport: a cancel must not cross the end of the RPC.
+        # As in grpc_sync: a cancel must not cross the end of the RPC.
         while await self._read() is not EOF:
             pass

@@ -30,10 +30,10 @@ SERVICE = "/inference.GRPCInferenceService/"
 MAX_MESSAGE_BYTES = 64 * 2**20
 PACKED = {"FP32": "f", "FP64": "d", "INT32": "i", "INT64": "q", "UINT32": "I", "UINT64": "Q"}
 PACKED |= {"BOOL": "?", "FP16": "e", "INT8": "b", "UINT8": "B", "INT16": "h", "UINT16": "H"}
-# gRPC's own words for what UNAVAILABLE means when no server has said it, in lower case.
-NAME_WORDS = ("errors resolving", "dns resolution", "lookup")  # before a host's name is one of TLS
+# gRPC's own words, in lower case, for an UNAVAILABLE that no server has sent.
+NAME_WORDS = ("errors resolving", "dns resolution", "lookup")  # tried first: a host may be "tls"
 TLS_WORDS = ("ssl", "tls", "certificate", "handshake", "verification check")
-# Of several addresses gRPC names the last; a name's own failure stands in brackets.
+# gRPC names the last of several addresses; the failure of a name is in brackets.
 NOT_CONNECTED = re.compile(
     r"last error: \w+: ipv[46]:(?P<address>\S+): (?:Failed to connect to remote host: )?(?P<why>.+)"
     r"|errors resolving (?P<name>\S+): .*: (?P<reason>[^:\]]+)\]?$"
@@ -62,19 +62,18 @@ def options(connection: Connection) -> list[tuple[str, Any]]:
     named: dict[str, Any] = {
         "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,
         "grpc.max_send_message_length": MAX_MESSAGE_BYTES,
-        # A channel shares its connection with others of the same arguments; closing one must not
-        # leave it to them.
+        # Channels with the same arguments share a connection; closing one must close its own.
         "grpc.use_local_subchannel_pool": 1,
-        # A server that is back is found within 2 s; gRPC's own pauses grow to 120 s.
+        # A restarted server is found within 2 s; gRPC's own pauses grow to 120 s.
         "grpc.initial_reconnect_backoff_ms": 100,
         "grpc.max_reconnect_backoff_ms": 2000,
-        # As over HTTP: a proxy in the environment is for the web, and inference servers are near.
+        # As over HTTP: a proxy in the environment is for the web, not for inference servers.
         "grpc.enable_http_proxy": 0,
     }
     if connection.keepalive.every_s is not None:
         named["grpc.keepalive_time_ms"] = round(connection.keepalive.every_s * 1000)
         named["grpc.keepalive_timeout_ms"] = round(connection.keepalive.timeout_s * 1000)
-        # A ping of gRPC's own, to measure the connection, holds ours back for as long as this.
+        # gRPC's own ping, which measures the connection, delays ours for as long as this.
         named["grpc.http2.ping_timeout_ms"] = round(connection.keepalive.timeout_s * 1000)
         named["grpc.http2.max_pings_without_data"] = 0
     if connection.tls is not None and connection.tls.server_name:
@@ -96,7 +95,7 @@ def check_process(made_in: int) -> None:
     """Raises `InvalidRequest` in a fork: two processes would write to one connection."""
     if made_in != os.getpid():
         raise InvalidRequest(
-            f"the client was made in another process ({made_in}): make one for each, after the fork"
+            f"the client belongs to another process, {made_in}: make one in each, after the fork"
         )
 
 
@@ -115,10 +114,10 @@ def infer_request(request: Request) -> Any:
 
 
 def stop_request(request_id: str) -> Any:
-    """What has our room 2 drop the request of this id.
+    """Makes our room 2 drop the request with this id.
 
-    Triton 2.51 tells it of an RPC's end only with its next response, and a request that waits or
-    is not streamed has none soon.
+    Triton 2.51 reports the end of an RPC only at its next response, and a request that waits or is
+    not streamed has none soon.
     """
     message = pb.ModelInferRequest(model_name="tensorrt_llm", id=request_id)
     message.inputs.add(name="stop", datatype="BOOL", shape=[1, 1])
@@ -127,7 +126,7 @@ def stop_request(request_id: str) -> Any:
 
 
 def packed(tensor: Tensor) -> bytes:
-    """The values as Triton's raw contents: little-endian; strings with their length before them."""
+    """The values as Triton's raw contents: little-endian; each string after its length."""
     try:
         if tensor.datatype == "BYTES":
             encoded = [value.encode() for value in tensor.values]
@@ -144,14 +143,14 @@ def packed(tensor: Tensor) -> bytes:
 class Reader:
     """Makes chunks of one request's responses."""
 
-    __slots__ = ("_cumulative", "_finish", "_index", "_inputs", "_layouts", "_said", "_stop")
+    __slots__ = ("_cumulative", "_finish", "_index", "_inputs", "_layouts", "_stop", "_text")
 
     def __init__(self, cumulative: bool) -> None:
         self._cumulative = cumulative
-        # By the outputs' names in their order, as a model leaves out what a response lacks.
+        # By the names of the outputs in their order, as a response leaves out what it lacks.
         self._layouts: dict[tuple[str, ...], tuple[int, int, int, int, int, int]] = {}
         self._index = 0
-        self._said = ""
+        self._text = ""
         self._finish = self._stop = ""
         self._inputs = 0
 
@@ -187,11 +186,11 @@ class Reader:
         )
 
     def _new(self, text: str, final: bool) -> str:
-        """What the whole text so far adds; a character that is not whole yet is held back."""
+        """What this whole text adds to the last; an incomplete character is held back."""
         if not final:
             text = text.rstrip("\ufffd")
-        new = text[len(self._said) :]
-        self._said += new
+        new = text[len(self._text) :]
+        self._text += new
         return new
 
 
@@ -212,7 +211,7 @@ def _layout(names: tuple[str, ...]) -> tuple[int, int, int, int, int, int]:
 
 
 def error_of_rpc(code: str, details: str, request_id: str = "") -> LlamaError:
-    """The error of an RPC's own status, which gRPC itself may have made."""
+    """The error of an RPC's status, which the server or gRPC itself has set."""
     words = details.lower()
     if code == "UNAVAILABLE":
         if any(word in words for word in NAME_WORDS):
@@ -223,7 +222,7 @@ def error_of_rpc(code: str, details: str, request_id: str = "") -> LlamaError:
             return ConnectError(_plain(details), code, request_id)
         if any(word in words for word in LOST_WORDS):
             return ConnectionLost(details, code, request_id)
-    if code == "RESOURCE_EXHAUSTED" and "larger than max" in words:  # gRPC's own, at this end
+    if code == "RESOURCE_EXHAUSTED" and "larger than max" in words:  # gRPC's own, in this process
         return InvalidRequest(f"{details} bytes", "INVALID_ARGUMENT", request_id)
     if code in ("UNKNOWN", "INTERNAL") and ("stream removed" in words or "rst_stream" in words):
         return ConnectionLost(details, "UNAVAILABLE", request_id)
@@ -233,7 +232,7 @@ def error_of_rpc(code: str, details: str, request_id: str = "") -> LlamaError:
 
 
 def _plain(details: str) -> str:
-    """gRPC's words on a failed connection without its internals, as HTTP's are."""
+    """gRPC's message for a failed connection, without its internals."""
     found = NOT_CONNECTED.search(details)
     if not found:
         return details
@@ -242,7 +241,7 @@ def _plain(details: str) -> str:
 
 
 def metadata_of(answer: Any) -> ModelMetadata:
-    """Of a `ModelMetadataResponse`."""
+    """From a `ModelMetadataResponse`."""
     tensors: Callable[[Any], tuple[TensorInfo, ...]] = lambda kind: tuple(  # noqa: E731
         TensorInfo(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in kind
     )
@@ -256,16 +255,16 @@ def metadata_of(answer: Any) -> ModelMetadata:
 
 
 def is_decoupled(answer: Any) -> bool:
-    """Of a `ModelConfigResponse`: whether a request may have several responses."""
+    """From a `ModelConfigResponse`: whether a request may have several responses."""
     return bool(answer.config.model_transaction_policy.decoupled)
 
 
 def states_of(answer: Any) -> list[ModelState]:
-    """Of a `RepositoryIndexResponse`."""
+    """From a `RepositoryIndexResponse`."""
     return [ModelState(m.name, m.version, m.state, m.reason) for m in answer.models]
 
 
 def as_dict(answer: Any) -> dict[str, Any]:
-    """Any answer as what its JSON would say."""
+    """Any message as its JSON."""
     found: dict[str, Any] = json_format.MessageToDict(answer, preserving_proto_field_name=True)
     return found

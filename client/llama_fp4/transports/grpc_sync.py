@@ -1,4 +1,4 @@
-"""gRPC for `Client`: one RPC a request, over one connection."""
+"""gRPC for `Client`: one RPC for each request, all over one connection."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STOP_TIMEOUT_S = 5.0
 
 
 class GrpcTransport:
-    """Opens nothing before its first call."""
+    """Connects with its first call."""
 
     def __init__(self, connection: Connection) -> None:
         credentials = wire.credentials(connection)
@@ -31,8 +31,8 @@ class GrpcTransport:
         )
         self._headers = connection.headers
         self._process = os.getpid()
-        # The request is one message and its stream is closed with it: as a unary call it needs no
-        # thread of its own that would feed the messages, which tritonclient starts for each.
+        # A stream of a single message: as a unary call it needs no thread to send messages, which
+        # tritonclient starts for each request.
         self._infer = self._channel.unary_stream(
             wire.SERVICE + "ModelStreamInfer",
             pb.ModelInferRequest.SerializeToString,
@@ -99,7 +99,7 @@ class GrpcTransport:
 
 
 class GrpcCall:
-    """One RPC. Of a stream, `read` waits for the next response."""
+    """One RPC."""
 
     __slots__ = ("_id", "_next", "_reader", "_rpc")
 
@@ -132,7 +132,7 @@ class GrpcCall:
         return error_of_message(message.error_message, answered)
 
     def _drain(self) -> None:
-        # The last chunk is handed out after the RPC has ended: a cancel that crosses the end of
+        # The last chunk is returned only after the RPC has ended: a cancel that crosses the end of
         # an RPC, as when the caller leaves the loop there, makes Triton 2.51 keep it for ever.
         for _ in self._rpc:
             pass

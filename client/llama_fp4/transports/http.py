@@ -1,8 +1,8 @@
 """HTTP by httpx2, for both clients.
 
-Each call has a connection of its own: none waits for another, and none that the server has closed
-meanwhile is used again. A call runs in a thread (for `AsyncClient` in a task), because httpx2
-returns only with the first token, and a read must end on `cancel` and at the deadline.
+Each call has its own connection: no call waits for another, and none reuses a connection that the
+server may have closed. A call runs in a thread (for `AsyncClient` in a task), because httpx2
+returns only with the first token, while a read must end on `cancel` and at the deadline.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ Answer = TypeVar("Answer")
 Result = Chunk | Exception | None  # of one read
 STOP_TIMEOUT_S = 5.0
 LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
-# h11's and httpx2's words for a connection that ended early; what else it says of an answer means
-# that this is not HTTP.
+# How h11 and httpx2 begin when a connection ended early; any other protocol error means that the
+# answer is not HTTP.
 ENDED_EARLY = ("Server disconnected", "peer closed connection")
 
 
 class _Settings:
-    """What both transports make of a `Connection`. Raises `InvalidRequest`."""
+    """What both transports need of a `Connection`. Raises `InvalidRequest`."""
 
     def __init__(self, connection: Connection) -> None:
         self.address, self._connect_s = connection.address, connection.connect_timeout_s
@@ -72,11 +72,11 @@ class _Settings:
             ) from error
 
     def ask(self, question: wire.Question[Any], timeout_s: float | None) -> dict[str, Any]:
-        """The arguments of httpx2's `request`; each of its steps may take `timeout_s`."""
+        """The arguments of `request`; connecting and each read may take `timeout_s`."""
         return self._arguments(question.method, question.path, question.body, timeout_s)
 
     def generate(self, request: Request) -> dict[str, Any]:
-        """Those of `build_request`, whose reads the call itself limits. Raises `InvalidRequest`."""
+        """Those of `build_request`; the call limits its reads itself. Raises `InvalidRequest`."""
         path = wire.model_path(request.model) + "/generate_stream"
         return self._arguments("POST", path, wire.generate(request), None)
 
@@ -93,7 +93,7 @@ class _Settings:
         }
 
     def error(self, error: Exception) -> Exception:
-        """What an error of httpx2 means; one of another kind as it is."""
+        """An error of httpx2 as one of ours; any other as it is."""
         if isinstance(error, LlamaError):
             return error
         causes = list(_causes(error))
@@ -103,7 +103,7 @@ class _Settings:
         if isinstance(error, httpx2.ConnectTimeout):
             return ConnectTimeout(f"no connection to {self.address}")
         if isinstance(error, httpx2.TimeoutException):
-            return TotalTimeout("the answer was not whole in time")
+            return TotalTimeout("the answer was not complete in time")
         if isinstance(error, (httpx2.ConnectError, UnicodeError)):  # UnicodeError: not a DNS name
             why = next((c.strerror for c in causes if isinstance(c, OSError) and c.strerror), error)
             return ConnectError(f"no connection to {self.address}: {why}")
@@ -118,7 +118,7 @@ class _Settings:
 
 
 def _tls_context(connection: Connection) -> ssl.SSLContext | bool:
-    """False without TLS. Raises `InvalidRequest` for what is not PEM."""
+    """False without TLS. Raises `InvalidRequest` for files that are not PEM."""
     if not connection.secure:
         return False
     tls = connection.tls or Tls()
@@ -153,7 +153,7 @@ def _text(response: httpx2.Response) -> str:
 
 
 class HttpTransport:
-    """Holds no connection while no request runs."""
+    """Holds no connection while no call runs."""
 
     def __init__(self, connection: Connection) -> None:
         self._settings = _Settings(connection)
@@ -199,11 +199,11 @@ class HttpTransport:
         self._http.close()
 
     def forget(self, call: HttpCall) -> None:
-        """The call has ended."""
+        """Drop a call that has ended."""
         self._calls.discard(call)
 
     def error(self, error: Exception) -> Exception:
-        """What an error of a call means."""
+        """The error that a call raises for this one."""
         return (
             ClientClosed("the client was closed") if self._closed else self._settings.error(error)
         )
@@ -245,7 +245,7 @@ class HttpCall:
             result = self._results.get(timeout=left)
         except queue.Empty:
             self.cancel()
-            raise TotalTimeout("the answer was not whole in time") from None
+            raise TotalTimeout("the answer was not complete in time") from None
         if self._cancelled:
             raise self._owner.error(Cancelled("the call was cancelled"))
         if isinstance(result, Exception):
@@ -283,8 +283,8 @@ class HttpCall:
                 self._shut_down()
 
     def _shut_down(self) -> None:
-        """Wake the thread, which then closes the connection."""
-        with contextlib.suppress(OSError):  # it may have ended
+        """End the thread's read; it then closes the connection."""
+        with contextlib.suppress(OSError):  # it may be closed
             if self._socket is not None:
                 # Not TLS's own, which takes away what the thread is reading with.
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
@@ -339,7 +339,7 @@ class HttpAioTransport:
         await self._http.aclose()
 
     def error(self, error: Exception) -> Exception:
-        """What an error of a call means."""
+        """The error that a call raises for this one."""
         return (
             ClientClosed("the client was closed") if self._closed else self._settings.error(error)
         )
@@ -353,7 +353,7 @@ class HttpAioTransport:
         try:
             return await asyncio.wait_for(asking, timeout_s)
         except asyncio.TimeoutError as error:
-            raise TotalTimeout("the answer was not whole in time") from error
+            raise TotalTimeout("the answer was not complete in time") from error
         except Exception as error:
             raise self.error(error) from error
 
@@ -391,7 +391,7 @@ class HttpAioCall:
         try:
             await asyncio.wait_for(self._fill(), timeout_s)
         except asyncio.TimeoutError:
-            self._results.put_nowait(TotalTimeout("the answer was not whole in time"))
+            self._results.put_nowait(TotalTimeout("the answer was not complete in time"))
         except asyncio.CancelledError:  # by `cancel`, or as the client was closed
             self._results.put_nowait(self._owner.error(Cancelled("the call was cancelled")))
             raise

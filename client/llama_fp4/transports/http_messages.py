@@ -1,4 +1,4 @@
-"""Triton's HTTP: what is sent and what an answer means; no I/O, so both clients share it.
+"""Requests and answers of Triton's HTTP protocol; no I/O, so both clients share it.
 
 Requests go to the `generate_stream` extension, whose events are JSON.
 """
@@ -36,7 +36,7 @@ CODES = {
 
 
 def model_path(model: str) -> str:
-    """The path of a model, whatever is in its name."""
+    """The path of a model, whose name may hold any character."""
     return f"/v2/models/{quote(model, safe='')}"
 
 
@@ -64,10 +64,10 @@ class Chunks:
     def __init__(self, request: Request) -> None:
         self._request = request
         self._index = 0
-        self._text = ""  # so far, of a model whose responses carry all of it
+        self._text = ""  # so far, of a model whose events carry the whole text
         self._final: Chunk | None = None
-        # The last that a response has said; where the end of the response is the final chunk,
-        # that comes after it.
+        # Of the last event that had them: where the end of the stream is the final chunk, they came
+        # before it.
         self._finish = self._stop = ""
         self._inputs = 0
 
@@ -85,8 +85,8 @@ class Chunks:
         return self._chunk(said, final=False)
 
     def end(self) -> Chunk | None:
-        """The final chunk, now that the response has ended; None if there is none."""
-        # Only our responses say which is the last; of others the end of the response does.
+        """The final chunk, once the stream has ended; None if there is none."""
+        # Only our events say which is the last; other models just end the stream.
         if self._final is None and not self._request.stoppable and self._index:
             self._final = self._chunk({}, final=True)
         return self._final
@@ -126,7 +126,7 @@ def _json(text: str) -> Any:
 
 
 def refusal(status: int, text: str, request_id: str) -> LlamaError:
-    """The error of an answer that is not an event with text: Triton's JSON, or a gateway's page."""
+    """The error of an answer without events: JSON of Triton's, or a gateway's page."""
     said = _json(text)
     message = said.get("error") if isinstance(said, dict) else None
     if not isinstance(message, str):
@@ -147,7 +147,7 @@ class Question(Generic[Answer]):
     body: bytes = b""
 
     def answer(self, status: int, body: bytes) -> Answer:
-        """Raises `LlamaError` for a refusal and for what is not such an answer."""
+        """Raises `LlamaError` for a refusal, and for JSON that does not answer the question."""
         text = body.decode(errors="replace")
         said = _json(text) if text.strip() else {}
         if said is None:
@@ -162,7 +162,7 @@ class Question(Generic[Answer]):
 
 
 def health(model: str) -> tuple[Question[bool], ...]:
-    """Is the server live, is it ready, is the model ready: yes is the status 200."""
+    """Is the server live, is it ready, is the model ready? The status 200 means yes."""
     paths = ("/v2/health/live", "/v2/health/ready", model_path(model) + "/ready")
     return tuple(Question("GET", path, bool) for path in paths)
 
@@ -178,12 +178,12 @@ def decoupled(model: str) -> Question[bool]:
 
 
 def statistics(model: str) -> Question[dict[str, Any]]:
-    """Triton's statistics of a model, as they come."""
+    """Triton's statistics of a model."""
     return Question("GET", model_path(model) + "/stats", dict)
 
 
 def stop(request_id: str) -> Question[object]:
-    """Has our room 2 drop the request with this id."""
+    """Make our room 2 drop the request with this id."""
     body = json.dumps({"stop": True, "id": request_id}).encode()
     return Question("POST", "/v2/models/tensorrt_llm/generate", bool, body)
 

@@ -1,16 +1,16 @@
 """What the tensors mean: the words of the table in model_repository/TENSORS.md.
 
-The names, types and ways of the tensors are in the config.pbtxt files, and what a runtime honours
-is in its registry line; `write_table.py` puts the three together and misses none.
+The config.pbtxt files have the tensors' names, types and routes, and the registry what a runtime
+honours; `write_table.py` joins the three and checks that none is missing.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-ROOM = "room"  # done by the rooms, whatever the runtime
+ROOM = "room"  # the rooms honour it, whatever the runtime
 SAMPLING = "sampling"  # every runtime that samples honours it
-REFUSED = "refused"  # a value is refused by name: nothing here does it
+REFUSED = "refused"  # refused by name: nothing here does it
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,17 @@ INPUTS: dict[str, Input] = {
     "top_k": Input(SAMPLING, "0: unset", "0 or more", "1: greedy"),
     "top_p": Input(SAMPLING, "0: unset", "at most 1", "0 and below: unset; a share of what `top_k` left (SGLang: of the whole distribution)"),
     "min_p": Input("min_p", "0: unset", "0 to 1", "least share of the likeliest token's probability (SGLang: only with `enable_deterministic_inference` false)"),
-    "seed": Input(SAMPLING, "none: no two draw alike", "0 to 2^64 - 1", "equal seeds draw equally, whoever shares the batch; an engine that cannot promise that refuses a seed (TensorRT-LLM with its TorchSampler, the only one from 1.3.0rc26 on; SGLang with `enable_deterministic_inference` false)"),
+    "seed": Input(SAMPLING, "none: no two requests draw alike", "0 to 2^64 - 1", "equal seeds draw equally, whoever shares the batch; an engine that cannot promise that refuses a seed (TensorRT-LLM with its TorchSampler, the only one from 1.3.0rc26 on; SGLang with `enable_deterministic_inference` false)"),
     "random_seed": Input(SAMPLING, "as `seed`", "as `seed`", "its older name"),
     "repetition_penalty": Input("repetition_penalty", "1", "above 0, up to 100", "of all tokens of prompt and output: positive logits are divided by it, negative ones multiplied"),
     "presence_penalty": Input("presence_penalty", "0", "-2 to 2", "OpenAI's: subtracted from the logit of every token generated before"),
     "frequency_penalty": Input("frequency_penalty", "0", "-2 to 2", "OpenAI's: the same, for each time that it was generated"),
-    "length_penalty": Input(ROOM, "", "finite", "acts on beams only: no effect"),
+    "length_penalty": Input(ROOM, "", "finite", "acts only on beams: no effect"),
     "embedding_bias_words": Input("embedding_bias", "none", "512 of 256 bytes", "words whose tokens get a bias, alone and after a space"),
     "embedding_bias_weights": Input("embedding_bias", "none", "at most 1e30, one for each word", "what is added to the logits of its tokens"),
     "guided_decoding_guide_type": Input("guided_decoding", "none", "`json`, `json_schema`, `regex`, `ebnf_grammar`", "what the whole output must match"),
     "guided_decoding_guide": Input("guided_decoding", "none", "64 KiB", "the schema, regex or grammar; none with `json`, which is any object or array"),
-    "logprobs": Input("logprobs", "none", "0 to 20", "gives `top_logprobs`: of each token, and of so many of the likeliest (above 0: runtimes with top-N)"),
+    "logprobs": Input("logprobs", "none", "0 to 20", "gives `top_logprobs`: of each token and of as many of the likeliest (above 0: runtimes with top-N)"),
     "return_log_probs": Input("logprobs", "false", "false, true", "gives `output_log_probs` and `cum_log_probs`"),
     "return_context_logits": Input(REFUSED, "false", "false", "logits of the prompt"),
     "return_generation_logits": Input(REFUSED, "false", "false", "logits of the output"),
@@ -67,8 +67,8 @@ INPUTS: dict[str, Input] = {
     "return_num_input_tokens": Input(ROOM, "true (upstream: false)", "false, true", "false leaves `num_input_tokens` out, true gives it with every response"),
     "return_num_output_tokens": Input(ROOM, "true (upstream: false)", "false, true", "false leaves `num_output_tokens` out"),
     "return_token_ids": Input(ROOM, "false", "false, true", "gives `token_ids`"),
-    "priority": Input(ROOM, "0", "-100 to 100", "of the requests that wait for the engine, the lowest number starts first"),
-    "timeout_ms": Input(ROOM, "0: none", "0 or more", "from admission; then the text ends with finish reason `timeout`"),
+    "priority": Input(ROOM, "0", "-100 to 100", "of the waiting requests, the lowest number starts first"),
+    "timeout_ms": Input(ROOM, "0: none", "0 or more", "from admission on; the text then ends with finish reason `timeout`"),
     "lora_task_id": Input(REFUSED, "none", "none", "LoRA adapters"),
     "lora_weights": Input(REFUSED, "none", "none", "LoRA adapters"),
     "lora_config": Input(REFUSED, "none", "none", "LoRA adapters"),
@@ -100,8 +100,8 @@ STEP_INPUTS: dict[str, Input] = {
     "tensorrt_llm.stop_words_list": Input(ROOM, "none", "16 words of 256 ids together", "stop words as ids; matched on the text of those ids"),
     "tensorrt_llm.bad_words_list": Input("bad_words", "none", "256 words of 2048 ids together", "token sequences that are never generated"),
     "tensorrt_llm.embedding_bias": Input("embedding_bias", "none", "at most 1e30, one for each token, 1024 not 0", "what is added to each token's logit"),
-    "tensorrt_llm.early_stopping": Input(ROOM, "", "any", "acts on beams only: no effect"),
-    "tensorrt_llm.beam_search_diversity_rate": Input(ROOM, "", "finite", "acts on beams only: no effect"),
+    "tensorrt_llm.early_stopping": Input(ROOM, "", "any", "acts only on beams: no effect"),
+    "tensorrt_llm.beam_search_diversity_rate": Input(ROOM, "", "finite", "acts only on beams: no effect"),
     "tensorrt_llm.runtime_top_p_min": Input(REFUSED, "0", "0", "a `top_p` that decays"),
     "tensorrt_llm.runtime_top_p_decay": Input(REFUSED, "0", "0", "a `top_p` that decays"),
     "tensorrt_llm.runtime_top_p_reset_ids": Input(REFUSED, "0", "0", "a `top_p` that decays"),
@@ -136,13 +136,13 @@ STEP_INPUTS: dict[str, Input] = {
     "postprocessing.OUTPUT_LOG_PROBS": Input(ROOM, "", "any", "older clients send it: no effect"),
     "postprocessing.CONTEXT_LOGITS": Input(ROOM, "", "any", "older clients send it: no effect"),
     "postprocessing.GENERATION_LOGITS": Input(ROOM, "", "any", "older clients send it: no effect"),
-    "postprocessing.STREAM_KEY": Input(ROOM, "none", "", "`stream_key`; without it no cancellation is passed on"),
+    "postprocessing.STREAM_KEY": Input(ROOM, "none", "", "`stream_key`; without it no cancellation reaches `tensorrt_llm`"),
 }
 
 NEVER = "never: no runtime here has it"
 LAST = "a sequence's last response"
 OUTPUTS: dict[str, tuple[str, str]] = {  # name -> (when it is sent, what it is)
-    "text_output": ("always", "the new text; of whole characters, and empty while none is complete. `[n]`: one dimension"),
+    "text_output": ("always", "the new text: whole characters, empty while none is complete. `[n]`: one dimension"),
     "cum_log_probs": ("`return_log_probs`", "of the sequence so far"),
     "output_log_probs": ("`return_log_probs`", "natural logarithm of the probability of each new token at temperature 1"),
     "top_logprobs": ("`logprobs`", "JSON list, one object for each new token: `token_id`, `token`, `bytes`, `logprob`, and `top_logprobs` with the same of the likeliest"),
@@ -155,12 +155,12 @@ OUTPUTS: dict[str, tuple[str, str]] = {  # name -> (when it is sent, what it is)
     "sequence_index": ("`num_return_sequences` above 1", "the sequence of the row"),
     "num_input_tokens": ("a sequence's last response; always with `return_num_input_tokens` true", "tokens of the prompt"),
     "num_output_tokens": ("always", "tokens of this response, without an echoed prompt"),
-    "token_ids": ("`return_token_ids`", "these tokens' ids; what is held back of the text is in them already"),
-    "kv_cache_alloc_new_blocks": ("`return_perf_metrics`", "0: no runtime here tells it"),
-    "kv_cache_reused_blocks": ("`return_perf_metrics`", "0: no runtime here tells it"),
-    "kv_cache_alloc_total_blocks": ("`return_perf_metrics`", "0: no runtime here tells it"),
+    "token_ids": ("`return_token_ids`", "these tokens' ids, including those whose text is still held back"),
+    "kv_cache_alloc_new_blocks": ("`return_perf_metrics`", "0: no runtime here reports it"),
+    "kv_cache_reused_blocks": ("`return_perf_metrics`", "0: no runtime here reports it"),
+    "kv_cache_alloc_total_blocks": ("`return_perf_metrics`", "0: no runtime here reports it"),
     "arrival_time_ns": ("`return_perf_metrics`", "admission, since the epoch"),
-    "first_scheduled_time_ns": ("`return_perf_metrics`", "beginning of the first forward pass"),
+    "first_scheduled_time_ns": ("`return_perf_metrics`", "start of the first forward pass"),
     "first_token_time_ns": ("`return_perf_metrics`", "the first token"),
     "last_token_time_ns": ("`return_perf_metrics`", "the last token"),
     "acceptance_rate": ("`return_perf_metrics`", "0: no runtime here drafts tokens"),
@@ -190,8 +190,8 @@ STEP_OUTPUTS: dict[str, str] = {  # "model.TENSOR", where the ensemble does not 
     "preprocessing.IMAGE_GRID_THW": "never: there are no images",
     "preprocessing.VISION_INPUT_ID": "never: there are no images",
     "tensorrt_llm.output_ids": "the new token ids `[1, 1, tokens]`; an unstreamed echo has the prompt's before them",
-    "tensorrt_llm.sequence_length": "how many they are",
-    "tensorrt_llm.text_carry": "bytes held back before, which are text now",
+    "tensorrt_llm.sequence_length": "their number",
+    "tensorrt_llm.text_carry": "bytes held back before that are text now",
     "tensorrt_llm.text_hold": "how many bytes at the end are held back",
     "tensorrt_llm.text_keep_special": "sent when special tokens are text",
     "tensorrt_llm.stream_key": "the request's key, by which `postprocessing` stops it when its client is gone",

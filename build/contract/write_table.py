@@ -1,8 +1,8 @@
-"""Write model_repository/TENSORS.md: every tensor's way, default, range and what honours it.
+"""Write model_repository/TENSORS.md: where each tensor goes, its default, range and runtimes.
 
-Generated from the committed config.pbtxt files, each runtime's HONOURS and line in the registry,
-which must agree, and contract/descriptions.py.
-With --check nothing is written, and the exit code is 1 if the file is not what would be written.
+It is generated from the committed config.pbtxt files, contract/descriptions.py, and each runtime's
+HONOURS and line in the registry, which must agree. --check only compares; its exit code is 1 if the
+file is stale.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TABLE = REPOSITORY / "TENSORS.md"
 ROOMS = ("preprocessing", "tensorrt_llm", "postprocessing")
 MODELS = ("ensemble", "tensorrt_llm_bls", *ROOMS)
 Tensors = list[tuple[str, Any]]
-# Fields of a request as a runtime gets it that no HONOURS describes, nor a client sets.
+# Fields of a runtime's request that no client sets; no HONOURS describes them.
 UNDESCRIBED = {"key", "prompt_ids", "sampling"}
 FEATURE_FIELDS = {"embedding_bias": "token_bias", "guided_decoding": "guide"}  # others: their name
 SAMPLING_FIELDS = ("temperature", "top_k", "top_p", "seed")
@@ -51,7 +51,7 @@ def main() -> None:
         TABLE.write_text(text, encoding="utf-8")
         say(f"{TABLE} is written")
     elif TABLE.read_text(encoding="utf-8") != text:
-        raise BuildError(f"{TABLE} is stale; write it anew with 'make table'")
+        raise BuildError(f"{TABLE} is stale; write it with 'make table'")
 
 
 def read_configs() -> dict[str, Any]:
@@ -64,7 +64,7 @@ def _parse(path: Path) -> Any:
 
 
 def render(configs: dict[str, Any]) -> str:
-    """The whole file; raises `BuildError` for a tensor without words, or words without a tensor."""
+    """The whole file; raises `BuildError` for a tensor without description, or the reverse."""
     ensemble, unary = configs["ensemble"], configs["tensorrt_llm_bls"]
     own = [tensor for tensor in unary.input if tensor.name not in _names(ensemble.input)]
     _same(INPUTS, [tensor.name for tensor in [*ensemble.input, *own]], "INPUTS")
@@ -92,7 +92,7 @@ def render(configs: dict[str, Any]) -> str:
 
 
 def _step_tensors(configs: dict[str, Any]) -> tuple[Tensors, Tensors]:
-    """(the inputs of steps that no client's input fills, the outputs that stay inside)."""
+    """The inputs of steps that no client fills, and the outputs that stay inside."""
     mapped = {
         f"{step.model_name}.{key}"
         for step in configs["ensemble"].ensemble_scheduling.step
@@ -146,13 +146,13 @@ def _honoured(by: str, runtime: str) -> str:
 
 
 def request_fields() -> set[str]:
-    """What every HONOURS describes."""
+    """The fields that every HONOURS describes."""
     types = (GenerationRequest, SamplingParams)
     return {one.name for kind in types for one in fields(kind)} - UNDESCRIBED
 
 
 def honours(runtime: str) -> dict[str, str]:
-    """The runtime's HONOURS; raises `BuildError` for a field too many or too few."""
+    """The runtime's HONOURS; raises `BuildError` if its fields are not `request_fields()`."""
     module = importlib.import_module(_home(runtime))
     words: dict[str, str] = module.HONOURS
     missing, left = request_fields() - words.keys(), words.keys() - request_fields()
@@ -169,9 +169,9 @@ def _home(runtime: str) -> str:
 
 
 def outcome(runtime: str, feature: str) -> str:
-    """ "yes", "no effect" or "refused", of a feature or of "sampling".
+    """Whether a feature, or "sampling", is honoured: "yes", "no effect" or "refused".
 
-    Raises `BuildError` where HONOURS and the registry disagree."""
+    Raises `BuildError` if HONOURS and the registry disagree."""
     words, line = honours(runtime), RUNTIMES[runtime]
     names = SAMPLING_FIELDS if feature == "sampling" else (FEATURE_FIELDS.get(feature, feature),)
     registered = "yes" if line.samples else "no effect"
@@ -219,7 +219,7 @@ def _same(words: Iterable[str], tensors: list[str], where: str) -> None:
     if missing or left:
         raise BuildError(
             f"descriptions.py: {where} lacks {sorted(missing)} and has {sorted(left)} too many; "
-            "mend it there"
+            "correct it there"
         )
 
 
@@ -235,41 +235,38 @@ HEAD = """# The contract: every tensor
 
 The three rooms and `ensemble` keep the names, types and dims of upstream's tensorrtllm_backend
 (v0.19 to 1.2), so that its clients work unchanged. `ensemble` streams; `tensorrt_llm_bls` takes the
-same inputs and gives exactly one response: Triton offers unary `infer()` on no model that streams,
-so clients that call it name `tensorrt_llm_bls`, or call a repository that `assemble_repository.py
---unary` makes. There `ensemble` and `tensorrt_llm` give one response a request, as upstream's
-default does, and echo the prompt unless `exclude_input_in_output` is true; `stream` true, a batch
-of more than one row and `num_return_sequences` above 1 are refused by name.
+same inputs and gives exactly one response. Triton offers unary `infer()` on no model that streams,
+so clients that call it must name `tensorrt_llm_bls`, or use a repository made with
+`assemble_repository.py --unary`. There `ensemble` and `tensorrt_llm` give one response a request
+and echo the prompt unless `exclude_input_in_output` is true, as upstream's default does; they
+refuse `stream` true, a batch of more than one row and `num_return_sequences` above 1.
 
-All tensors have a batch dimension first (`[1, 1]` for one prompt, up to 64 rows); only
-`text_output` has one dimension alone, `[n]`, as upstream's.
+All tensors have a batch dimension first (`[1, 1]` for one prompt, up to 64 rows), except
+`text_output`: `[n]`, as upstream's.
 
-A runtime's column says `yes` (honoured), `refused` (a value other than the default is answered with
-UNSUPPORTED and the input's name) or `no effect`. A wrong value is answered with INVALID_ARG and one
-sentence that names the input, its value and what is allowed; a full queue or a restarting engine
-with UNAVAILABLE. Triton sends the code with unary gRPC and HTTP `infer`; a gRPC stream and HTTP
-`generate` do not carry it (`generate` answers 400, 500 for a body that is no JSON, and 200 with an
-`error` once a response has gone out), so a request with the parameter `named_errors` (true) gets
-messages that begin with it: `[INVALID_ARG] ...`.
+A runtime's column says `yes` (honoured), `refused` (UNSUPPORTED for any value but the default) or
+`no effect`. A wrong value gets INVALID_ARG and one sentence that names the input, its value and
+what it must be; a full queue or a restarting engine gives UNAVAILABLE. Unary gRPC and HTTP `infer`
+carry the code; a gRPC stream and HTTP `generate` do not (`generate` answers 400, 500 for a body
+that is no JSON, and 200 with an `error` after a first response). So with the parameter
+`named_errors` (true) messages begin with the code: `[INVALID_ARG] ...`.
 
-The parameter `id` is a name under which `tensorrt_llm`'s `stop` finds the request, beside its
-request id; `Streaming` and `accumulate_tokens`, which upstream's clients send, have no effect;
-`cancel_id`, `one_response` and `stream_key` are the rooms' own. Any other one is refused by name,
-but those that Triton keeps for itself and does not show to a model: `priority`, `timeout` and the
-`sequence_*` of the protocol have no effect here. Of these names the inputs `priority` and
-`timeout_ms` do what one expects.
+Other parameters of a request: `id` is a name by which `tensorrt_llm`'s `stop` finds the request,
+beside its request id. `Streaming` and `accumulate_tokens`, which upstream's clients send, have no
+effect. `cancel_id`, `one_response` and `stream_key` belong to the rooms. All others are refused by
+name, except those that Triton does not show to a model: `priority`, `timeout` and the protocol's
+`sequence_*` have no effect. Use the inputs `priority` and `timeout_ms` instead.
 
-Triton 2.51 tells the rooms that a gRPC client has left `ensemble` with the request's next response
-and not before, so a request that is not streamed, or still waits, goes on until then; `stop` with
-its id ends it at once, as do `timeout_ms` and leaving a call of `tensorrt_llm_bls`.
+Triton 2.51 tells the rooms only with a request's next response that a gRPC client has left
+`ensemble`. So a request that is not streamed, or still waits, runs on until then; `stop` with its
+id, `timeout_ms` and leaving a call of `tensorrt_llm_bls` end it at once.
 
-A batch's responses come one for each sequence, marked with `batch_index` and `sequence_index`; the
-final flag rides on the last one. `tensorrt_llm_bls` puts all of them into its one response: every
-output has a row for each sequence, prompt by prompt and within a prompt sequence by sequence,
-numbered by `batch_index` and `sequence_index` (upstream's refuses a batch and ignores
-`num_return_sequences`). A client that reads `[0]` alone reads the first prompt's first sequence: it
-must ask for one row and one sequence. `tensorrt_llm_bls` is also the way to several sequences over
-HTTP, whose `generate` takes one response from a model and fails on `ensemble`'s second one.
+A batch gives one response for each sequence, marked with `batch_index` and `sequence_index`; the
+last one has the final flag. `tensorrt_llm_bls` puts all sequences into its one response: every
+output has a row for each, ordered by prompt and then by sequence (upstream's refuses a batch and
+ignores `num_return_sequences`). A client that only reads `[0]` reads the first prompt's first
+sequence, so it must ask for one row and one sequence. Over HTTP, use `tensorrt_llm_bls` for several
+sequences: `generate` takes one response from a model and fails on `ensemble`'s second one.
 
 """
 

@@ -1,7 +1,7 @@
 """Locust over the client library: `locust -f loadtest/locustfile.py`, `make loadtest`.
 
 `python loadtest/locustfile.py --help` lists the options; with others it is Locust itself.
-Thin: rounds/worker_round.py sends the load, in a process beside each worker; rounds/master.py is
+Thin: sending/load_round.py sends the load, in a process beside each worker; rounds/master.py is
 the run.
 """
 
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":  # Locust loads this file once more, by another name
-    from rounds import direct
+    from command_line import main
 
-    direct.run(__file__)
+    main.run(__file__)
 
 import locust  # first: it makes the standard library gevent's  # isort: split
 import locust.runners
@@ -24,18 +24,18 @@ ROOT = Path(__file__).resolve().parent.parent
 # Locust forgets the file's folder after the import, and a clone has no package installed.
 sys.path[:0] = [str(ROOT / "loadtest"), str(ROOT / "client")]
 
+from command_line.arguments import add_arguments, run_options, together  # noqa: E402
+from command_line.interrupts import NOTHING, leave_on_interrupt, master_port_problem  # noqa: E402
+from command_line.options import OptionError  # noqa: E402
+from command_line.wrong_options import refuse_plainly  # noqa: E402
 from figures.judge import EXIT_BAD_INPUT  # noqa: E402
 from locust import User, constant, events, task  # noqa: E402
 from locust.runners import MasterRunner, WorkerRunner  # noqa: E402
 from output import web_tab  # noqa: E402
-from rounds.child_processes import HEARTBEATS  # noqa: E402
-from rounds.command_line import add_arguments, run_options, together  # noqa: E402
-from rounds.interrupts import NOTHING, leave_on_interrupt, master_port_problem  # noqa: E402
 from rounds.master import Conductor  # noqa: E402
-from rounds.options import OptionError  # noqa: E402
-from rounds.sender_process import SenderProcess  # noqa: E402
 from rounds.worker import Agent  # noqa: E402
-from rounds.wrong_options import refuse_plainly  # noqa: E402
+from rounds.workers import HEARTBEATS  # noqa: E402
+from sending.sender_process import SenderProcess  # noqa: E402
 
 locust.runners.HEARTBEAT_LIVENESS = HEARTBEATS
 AGENTS: dict[str, Agent] = {}  # of this process, "" being the one

@@ -21,7 +21,7 @@ from output.csv_files import summary_csv
 from output.sweep_page import sweep_page, sweep_table
 from output.whole_file import write_whole
 from output.write_run import OUTPUT
-from rounds.sweep_steps import CONCURRENCIES, RATES, Sweep, SweepError, parse_steps
+from searches.sweep_steps import CONCURRENCIES, RATES, Sweep, SweepError, parse_steps
 
 LOCUSTFILE = Path(__file__).resolve().parent / "locustfile.py"
 PR_SET_PDEATHSIG = 1

@@ -58,7 +58,7 @@ def metrics_url(text: str, server: str = "127.0.0.1") -> str:
     ('http://10.0.0.7:9002/metrics', 'http://gpu1:9002/metrics')
     """
     if not text:
-        from rounds import sdk  # not for a report, which any Python can make
+        from sending import sdk  # not for a report, which any Python can make
 
         text = sdk.metrics_url(server)
     if "://" not in text:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from rounds.sweep_steps import RATES, Sweep
+from searches.sweep_steps import RATES, Sweep
 
 from output.page import document, plot_box
 from output.page_tables import described, milliseconds, number, table, when

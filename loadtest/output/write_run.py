@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from command_line.options import OptionError
 from figures.server_samples import Sample
-from rounds.options import OptionError
 
 from output.csv_files import summary_csv
 from output.terminal import complain

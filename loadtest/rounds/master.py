@@ -10,6 +10,9 @@ import time
 from typing import Any
 
 import gevent
+from command_line.arguments import run_options, unused
+from command_line.interrupts import EXIT_LEFT, NOTHING, StoppedEarly
+from command_line.options import OptionError, RunOptions
 from figures.judge import EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_INVALID, EXIT_OK, exit_code
 from figures.results import RunResults
 from figures.server_samples import ServerSampler, metrics_url
@@ -20,21 +23,18 @@ from output.terminal import complain, say
 from output.terminal_table import run_table
 from output.write_run import RunOutput, open_output
 from report import PAGE, write_report
+from searches.find_max_rate import Found, curve, find_max_rate
+from searches.rate_trial import Trial, lengthened
+from sending.messages import Prepared
+from sending.sender_process import SenderProcess
 from traffic.mix import REPLAY
 from traffic.replay import left_out
-from traffic.stall import processes, stall_later
 
 from rounds import worker as agent
-from rounds.child_processes import dead
-from rounds.command_line import run_options, unused
-from rounds.find_max_rate import Found, curve, find_max_rate
 from rounds.host_clock import HostClocks, Offset, clock_note
-from rounds.interrupts import EXIT_LEFT, NOTHING, StoppedEarly
 from rounds.master_round import RoundWatch
-from rounds.messages import Prepared
-from rounds.options import OptionError, RunOptions
-from rounds.rate_trial import Trial, lengthened
-from rounds.sender_process import SenderProcess
+from rounds.stall import processes, stall_later
+from rounds.workers import dead
 
 START_AFTER_S = 0.5  # the plans are with all workers by then
 ALONE_AFTER_S = 0.2  # without workers elsewhere

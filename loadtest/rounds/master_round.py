@@ -8,15 +8,15 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import gevent
+from command_line.options import RunOptions
 from figures.results import RunResults
 from output.terminal import say
 from output.terminal_table import progress_line
+from searches.rate_trial import allowed_late, needed
 from traffic.arrivals import RateCurve, count_before, unit_arrivals
 from traffic.mix import chosen
 
 from rounds import worker as agent
-from rounds.options import RunOptions
-from rounds.rate_trial import allowed_late, needed
 
 POLL_S = 0.2
 PROGRESS_S = 5.0

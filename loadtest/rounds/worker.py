@@ -11,12 +11,12 @@ import time
 from typing import Any
 
 import gevent
+from command_line.options import RunOptions
 from locust.runners import WorkerRunner
+from sending.messages import Report, RoundPlan
+from sending.sender_process import SenderError, SenderProcess
 
 from rounds.host_clock import CLOCK, CLOCK_TOLD
-from rounds.messages import Report, RoundPlan
-from rounds.options import RunOptions
-from rounds.sender_process import SenderError, SenderProcess
 
 PREPARE, PREPARED = "llama_prepare", "llama_prepared"
 ROUND, REPORT, DONE = "llama_round", "llama_report", "llama_done"

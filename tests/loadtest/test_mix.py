@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from command_line.arguments import add_arguments, run_options
+from command_line.options import OptionError, RunOptions
 from figures.record import RequestRecord
 from figures.slo import good, parse_slo, parse_slos
-from rounds.command_line import add_arguments, run_options
-from rounds.messages import RoundPlan
-from rounds.options import OptionError, RunOptions
-from rounds.request import Exchange
-from rounds.source import LoadSource
-from rounds.worker_round import LoadRound
+from sending.load_round import LoadRound
+from sending.messages import RoundPlan
+from sending.request import Exchange
+from sending.source import LoadSource
 from traffic.arrivals import Schedule, unit_arrivals
 from traffic.faults import Journey
 from traffic.mix import chosen, parse_mix

@@ -10,9 +10,9 @@ import subprocess
 import sys
 
 import pytest
-from rounds.command_line import add_arguments
-from rounds.options import RunOptions
-from rounds.wrong_options import refuse_plainly
+from command_line.arguments import add_arguments
+from command_line.options import RunOptions
+from command_line.wrong_options import refuse_plainly
 
 from tests.support.paths import ROOT
 

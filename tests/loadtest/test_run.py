@@ -24,12 +24,12 @@ from typing import Any
 
 import psutil
 import pytest
+from command_line.interrupts import master_port_problem
 from compare import differences, load
 from figures.judge import EXIT_BROKEN, EXIT_INVALID
 from figures.record import WARMUP, RequestRecord
 from output.write_run import RunOutput
 from report import write_report
-from rounds.interrupts import master_port_problem
 from serving.child_server import ServerProcess, free_ports
 from traffic.arrivals import unit_arrivals
 
@@ -407,7 +407,7 @@ def test_what_was_measured_outlives_a_dead_sender(loads: dict[str, Future[Ended]
 def test_the_sender_is_free_of_gevent() -> None:
     """It would take the requests' sockets and threads for greenlets."""
     script = (
-        "import rounds.sender, sys; print(sorted({'gevent', 'locust', 'zmq'} & set(sys.modules)))"
+        "import sending.sender, sys; print(sorted({'gevent', 'locust', 'zmq'} & set(sys.modules)))"
     )
     path = os.pathsep.join(map(str, (ROOT / "loadtest", ROOT / "client")))
     done = subprocess.run(

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rounds.check_answer import Answer, digest, is_greedy, wrong
-from rounds.find_max_rate import find_max_rate
-from rounds.options import OptionError, RunOptions
-from rounds.rate_trial import Trial
-from rounds.source import LoadSource
+from command_line.options import OptionError, RunOptions
+from searches.find_max_rate import find_max_rate
+from searches.rate_trial import Trial
+from sending.check_answer import Answer, digest, is_greedy, wrong
+from sending.source import LoadSource
 from tokenizers import Tokenizer
 from traffic.arrivals import RateCurve, Schedule, unit_arrivals
 from traffic.faults import journeys_of, parse_faults

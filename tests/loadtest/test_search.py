@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Iterable
 
 import pytest
+from command_line.options import RunOptions
 from figures.record import DRAINED, MEASURED, RequestRecord
 from figures.results import RunResults
 from figures.slo import parse_slo
-from rounds.find_max_rate import find_max_rate
-from rounds.options import RunOptions
-from rounds.rate_trial import Trial, keeps_up, lengthened, needed, step_seconds
+from searches.find_max_rate import find_max_rate
+from searches.rate_trial import Trial, keeps_up, lengthened, needed, step_seconds
 from traffic.arrivals import unit_arrivals
 
 WINDOW_S = 10.0

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from output.sweep_page import sweep_page, sweep_table
-from rounds.sweep_steps import CONCURRENCIES, RATES, Step, Sweep, SweepError, parse_steps
+from searches.sweep_steps import CONCURRENCIES, RATES, Step, Sweep, SweepError, parse_steps
 from serving.child_server import ServerProcess
 from sweep import parse, run
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from rounds import unloaded
-from rounds.messages import Unloaded
-from rounds.options import RunOptions
-from rounds.request import Clock, Exchange
-from rounds.sdk import Client
-from rounds.source import LoadSource
-from rounds.unloaded import AT_ONCE, unloaded_texts
-from rounds.unloaded_cache import UnloadedCache, server_identity
+from command_line.options import RunOptions
+from sending import unloaded
+from sending.messages import Unloaded
+from sending.request import Clock, Exchange
+from sending.sdk import Client
+from sending.source import LoadSource
+from sending.unloaded import AT_ONCE, unloaded_texts
+from sending.unloaded_cache import UnloadedCache, server_identity
 from serving.child_server import ServerProcess
 from traffic.faults import Journey
 from traffic.workloads import Conversation, Turn

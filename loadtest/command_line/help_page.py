@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 
-from rounds.command_line import add_arguments
-from rounds.options import DEFAULT_DURATION_S, DEFAULT_URL, DRAIN_S
+from command_line.arguments import add_arguments
+from command_line.options import DEFAULT_DURATION_S, DEFAULT_URL, DRAIN_S
 
 DESCRIPTION = "Load a running server, and measure it. Every option of Locust works as well."
 EXAMPLES = """examples:

@@ -9,13 +9,12 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+from command_line.options import OptionError, RunOptions
 from traffic.faults import OVER_LONG, Journey
 from traffic.mix import REPLAY, WorkloadMix
 from traffic.prompts import PromptWriter
 from traffic.replay import Recording, read_recording, replay_workload
 from traffic.workloads import Conversation, Turn, Workload, make_workload
-
-from rounds.options import OptionError, RunOptions
 
 MOST_HASHED = 256  # conversations, of which there may be no end
 

@@ -17,7 +17,7 @@ import gevent
 from gevent.lock import RLock
 from gevent.queue import Queue
 
-from rounds.messages import HEARD, REFUSED, RETURNED
+from sending.messages import HEARD, REFUSED, RETURNED
 
 SENDER = Path(__file__).with_name("sender.py")
 CLOSE_S = 5.0

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+from command_line.options import RunOptions
 from figures.histogram import Histogram
 from figures.record import NORMAL
 from figures.results import RunResults
@@ -13,8 +14,6 @@ from figures.slo import Slo, parse_slos
 from traffic.arrivals import unit_arrivals
 from traffic.faults import journeys_of, parse_faults
 from traffic.mix import chosen
-
-from rounds.options import RunOptions
 
 LONGEST_S = 600.0  # that a step is made last for its percentiles; -t may ask for more
 MOST_NEEDED = 10_000  # requests of a step: p99.99

@@ -11,8 +11,8 @@ from figures.record import RequestRecord
 from traffic.faults import Journey
 from traffic.workloads import Turn
 
-from rounds import sdk
-from rounds.check_answer import Answer, wrong
+from sending import sdk
+from sending.check_answer import Answer, wrong
 
 UNFINISHED = "Unfinished"
 MOST_TOLD = 1000  # characters of an error: some list every option before they name the wrong one

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rounds.rate_trial import Trial
+from searches.rate_trial import Trial
 
 RESOLUTION = 0.05  # the bracket's width at which the search ends, of the rate
 MAX_TRIALS = 16  # that decide

@@ -18,7 +18,7 @@ from traffic.mix import parse_mix
 from traffic.replay import ReplayError, read_recording
 from traffic.workloads import DEFAULT_SLOS, default_slos, workload_names
 
-from rounds.options import (
+from command_line.options import (
     DEFAULT_DURATION_S,
     DEFAULT_RATE,
     DEFAULT_URL,

@@ -18,12 +18,13 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from rounds import sdk
-from rounds.messages import FAILED, HEARD, REFUSED, RETURNED, Prepared, Report, RoundPlan
-from rounds.options import RunOptions
-from rounds.prepare import first_problem, prepare
-from rounds.source import LoadSource
-from rounds.worker_round import LoadRound
+from command_line.options import RunOptions
+
+from sending import sdk
+from sending.load_round import LoadRound
+from sending.messages import FAILED, HEARD, REFUSED, RETURNED, Prepared, Report, RoundPlan
+from sending.prepare import first_problem, prepare
+from sending.source import LoadSource
 
 REPORT_S = 1.0
 CLOSE_S = 2.0

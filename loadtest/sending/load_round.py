@@ -17,11 +17,11 @@ from traffic.arrivals import RateCurve, Schedule, unit_arrivals
 from traffic.faults import journeys_of, parse_faults
 from traffic.workloads import Conversation, Turn
 
-from rounds import sdk
-from rounds.client_health import HealthSampler
-from rounds.messages import Report, RoundPlan
-from rounds.request import UNFINISHED, Clock, Exchange, history_with
-from rounds.source import LoadSource
+from sending import sdk
+from sending.client_health import HealthSampler
+from sending.messages import Report, RoundPlan
+from sending.request import UNFINISHED, Clock, Exchange, history_with
+from sending.source import LoadSource
 
 LONGEST_SLEEP_S = 0.25  # a change of the rate is heard of at least as often
 REFUSED_S = 0.05  # before a user of a closed loop asks again that was beyond --max-in-flight

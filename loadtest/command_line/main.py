@@ -16,7 +16,7 @@ def run(locustfile: str) -> NoReturn:
     """Does what the command line asks for, and ends the process."""
     arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
-        from rounds.help_page import help_page
+        from command_line.help_page import help_page
 
         print(help_page(), end="")
         sys.exit(0)

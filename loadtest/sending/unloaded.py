@@ -14,11 +14,11 @@ from traffic.faults import Journey
 from traffic.mix import WorkloadMix
 from traffic.workloads import Conversation
 
-from rounds import sdk
-from rounds.check_answer import digest, is_greedy
-from rounds.messages import Unloaded
-from rounds.request import Clock, Exchange, history_with
-from rounds.unloaded_cache import UnloadedCache
+from sending import sdk
+from sending.check_answer import digest, is_greedy
+from sending.messages import Unloaded
+from sending.request import Clock, Exchange, history_with
+from sending.unloaded_cache import UnloadedCache
 
 AT_ONCE = 8
 MOST_S = 60.0

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from command_line.options import RunOptions
 from figures.results import RunResults
 from figures.slo import parse_slos
 
-from rounds.machine import describe_machine
-from rounds.options import RunOptions
+from sending.machine import describe_machine
 
 # Of an answer: there is more to come, or how the command ended.
 HEARD, RETURNED, REFUSED, FAILED = "heard", "returned", "refused", "failed"

@@ -13,12 +13,11 @@ import http.client
 import json
 from pathlib import Path
 
+from command_line.options import RunOptions
 from figures.server_metrics import LINE
 from figures.server_samples import fetch_metrics, metrics_url
 from output.whole_file import write_whole
 from traffic.workloads import Conversation
-
-from rounds.options import RunOptions
 
 PATH = Path(__file__).resolve().parents[2] / "build" / "out" / "loadtest" / "unloaded.json"
 START, INFO = "llama_fp4_start_time_seconds", "llama_fp4_engine_info"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import http.client
 
+from command_line.options import RunOptions
 from figures.server_metrics import parse_metrics
 from figures.server_samples import fetch_metrics, metrics_url
 
-from rounds import sdk
-from rounds.options import RunOptions
+from sending import sdk
 
 
 async def served(client: sdk.Client, options: RunOptions) -> dict[str, str]:

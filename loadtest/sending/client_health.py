@@ -7,7 +7,7 @@ import time
 
 from figures.validity import WorkerHealth
 
-from rounds.request import Clock
+from sending.request import Clock
 
 TICK_S = 0.02
 SAMPLE_S = 1.0

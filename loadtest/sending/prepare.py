@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from rounds import sdk
-from rounds.messages import Prepared
-from rounds.options import OptionError, RunOptions
-from rounds.served import served
-from rounds.source import LoadSource
-from rounds.unloaded import unloaded_texts
-from rounds.unloaded_cache import UnloadedCache, server_identity
+from command_line.options import OptionError, RunOptions
+
+from sending import sdk
+from sending.messages import Prepared
+from sending.served import served
+from sending.source import LoadSource
+from sending.unloaded import unloaded_texts
+from sending.unloaded_cache import UnloadedCache, server_identity
 
 
 async def prepare(

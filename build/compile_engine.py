@@ -78,7 +78,7 @@ def compile_engine(request: CompileRequest[Any]) -> bool:
     checkpoint = request.checkpoint
     if not checkpoint.is_dir():
         raise BuildError(
-            f"{checkpoint} is no folder; give --checkpoint a folder with an NVFP4 checkpoint"
+            f"{checkpoint} is not a folder; give --checkpoint a folder with an NVFP4 checkpoint"
         )
     step = find_step(request.runtime)
     llama = load_llama_config(checkpoint)

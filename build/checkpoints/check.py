@@ -59,7 +59,7 @@ Counts = npt.NDArray[np.int64]
 
 
 def check_small_files(directory: Path) -> None:
-    """All that can be known without the weights; raises `BuildError`."""
+    """Check all that can be known without the weights; raises `BuildError`."""
     check_needed(str(directory), [name for name in NEEDED if (directory / name).is_file()])
     config = load_llama_config(directory)
     check_quantization(directory)
@@ -72,16 +72,16 @@ def check_small_files(directory: Path) -> None:
 
 
 def check_layout(directory: Path) -> Checkpoint:
-    """All that can be known without reading the weights' bytes; raises `BuildError`."""
+    """Check all that can be known without reading the weights' bytes; raises `BuildError`."""
     check_small_files(directory)
     _check_no_stray_weights(directory)
     return open_checkpoint(directory)
 
 
 def check_content(directory: Path, for_gpu: bool = False) -> str:
-    """Check the whole checkpoint; returns what it is in one line. Raises `BuildError`.
+    """Check the whole checkpoint; returns one line that describes it. Raises `BuildError`.
 
-    `for_gpu`: it is refused where the runtimes on GPUs cannot load it, else that is said.
+    A checkpoint that the runtimes on GPUs cannot load is refused if `for_gpu`, else a note says so.
     """
     checkpoint = check_layout(directory)
     faults = gpu_faults(checkpoint.config, checkpoint.tensors) + exclusion_faults(checkpoint)
@@ -90,8 +90,8 @@ def check_content(directory: Path, for_gpu: bool = False) -> str:
     notes = [*checkpoint.notes]
     if faults:
         notes.append(
-            f"note: {faults[0]}: the openvino runtime computes all the same, the runtimes on GPUs "
-            "cannot load the checkpoint"
+            f"note: {faults[0]}: the runtimes on GPUs cannot load the checkpoint, the openvino "
+            "runtime can"
         )
     total = checkpoint.data_bytes
     with Phase(f"reading {len(checkpoint.tensors):,} tensors, {total:,} bytes", total) as phase:
@@ -110,7 +110,7 @@ def _check_no_stray_weights(directory: Path) -> None:
     for path in sorted(directory.iterdir()):
         if looks_like_weights(path.name) and path.name not in placed:
             raise BuildError(
-                f"{path} belongs to no checkpoint here, whose weights are "
+                f"{path} does not belong to the checkpoint, whose weights are "
                 f"{', '.join(sorted(placed))}; remove it"
             )
 
@@ -137,19 +137,19 @@ def _kv_scales(checkpoint: Checkpoint) -> str:
 
 @dataclass(frozen=True)
 class LinearScales:
-    """What decides whether a linear's scales are in their places."""
+    """What shows whether a linear's scales were swapped."""
 
     name: str
     weight_scale_2: float
-    input_scale: float | None  # None where it was not exported, or is no number above 0
+    input_scale: float | None  # None if it was not exported or is not above 0
     spread: float  # root mean square of the weights times the square root of the inputs
 
     @property
     def looks_swapped(self) -> bool:
-        """Whether the weights would be nearer to a trained model's with the two exchanged.
+        """Whether swapping the two brings the weights nearer to those of a trained model.
 
-        Inputs behind an RMSNorm are of size 1 and have outliers, weights are of size
-        1 / sqrt(inputs): input_scale is the larger one, by 5 to 400 times where it was looked at.
+        Inputs after an RMSNorm have size 1 and outliers, weights have size 1 / sqrt(inputs):
+        input_scale is the larger one, by 5 to 400 times in the models that we looked at.
         """
         if self.input_scale is None:
             return False
@@ -158,9 +158,9 @@ class LinearScales:
 
 
 def check_values(checkpoint: Checkpoint, advance: Callable[[int], None]) -> list[str]:
-    """Read every value of a checkpoint with the complete layout; returns sentences of warning.
+    """Read every value of a checkpoint with the complete layout; returns warnings.
 
-    `advance` is told of the bytes read. Raises `BuildError` for what no runtime can compute with.
+    Calls `advance` with the bytes read. Raises `BuildError` for values that no runtime can use.
     """
     linears = [
         _check_linear(checkpoint, f"{layer_prefix(layer)}{linear}", columns, advance)
@@ -176,7 +176,7 @@ def check_values(checkpoint: Checkpoint, advance: Callable[[int], None]) -> list
 
 
 def e4m3_values() -> npt.NDArray[np.float64]:
-    """The values of the codes 0x00 to 0x7e; bias 7, no infinity."""
+    """The values of the e4m3 codes 0x00 to 0x7e, f64 [127]; bias 7, no infinity."""
     codes = np.arange(E4M3_NAN)
     exponent, mantissa = codes >> 3, codes & 7
     values: npt.NDArray[np.float64] = np.where(
@@ -203,13 +203,13 @@ def _check_linear(
     _check_scales(scale, counts)
     if lost >= HOLE_BLOCKS:
         raise BuildError(
-            f"{weight.path}: {weight.name} has {lost} blocks of zeros whose scales say that they "
-            f"are not, as where bytes were never written; {AS_WRITTEN_OR_DAMAGED}"
+            f"{weight.path}: {weight.name} has {lost} blocks of zeros with scales of other values, "
+            f"as if bytes were never written; {AS_WRITTEN_OR_DAMAGED}"
         )
     if silenced > MOST_SILENCED * scale.data.size:
         raise BuildError(
-            f"{scale.path}: {scale.name} is 0 for {silenced} of {scale.data.size} blocks, but may "
-            f"be for {MOST_SILENCED:.0%}; {AS_WRITTEN_OR_DAMAGED}"
+            f"{scale.path}: {scale.name} is 0 for {silenced} of {scale.data.size} blocks, but must "
+            f"be for at most {MOST_SILENCED:.0%}; {AS_WRITTEN_OR_DAMAGED}"
         )
     return _linear_scales(tensors, name, columns, counts)
 
@@ -223,7 +223,7 @@ def _check_scales(scale: StoredTensor, counts: Counts) -> None:
                 f"but must be 0 to 448; {AS_WRITTEN_OR_DAMAGED}"
             )
     if counts[0] == scale.data.size:
-        raise BuildError(f"{scale.path}: {scale.name} is 0 throughout; {AS_WRITTEN_OR_DAMAGED}")
+        raise BuildError(f"{scale.path}: {scale.name} is 0 everywhere; {AS_WRITTEN_OR_DAMAGED}")
 
 
 def _linear_scales(
@@ -251,13 +251,13 @@ def _check_bf16(tensor: StoredTensor, advance: Callable[[int], None]) -> None:
     count = tensor.data.size // 2
     if zeros > MOST_ZEROS * count:
         raise BuildError(
-            f"{tensor.path}: {zeros} of the {count} values of {tensor.name} are 0, as where bytes "
-            f"were never written, but at most {MOST_ZEROS:.0%} may be; {AS_WRITTEN_OR_DAMAGED}"
+            f"{tensor.path}: {zeros} of the {count} values of {tensor.name} are 0, as if bytes "
+            f"were never written; at most {MOST_ZEROS:.0%} may be; {AS_WRITTEN_OR_DAMAGED}"
         )
 
 
 def _swapped_scales(linears: list[LinearScales]) -> list[str]:
-    """One linear may be odd, a model whose every second one is was written by a wrong program."""
+    """One linear may be odd; if more than half of them are, the export was wrong."""
     suspects = [linear for linear in linears if linear.looks_swapped]
     if not suspects:
         return []
@@ -278,13 +278,13 @@ def _check_spreads(linears: list[LinearScales]) -> None:
             raise BuildError(
                 f"{linear.name}.weight_scale_2 is {linear.weight_scale_2:.3g}, which makes the "
                 f"weights {linear.spread:.3g} times as large as 1 / sqrt(inputs), but must "
-                f"be {LEAST_SPREAD:.3g} to {MOST_SPREAD:g} times; look whether the scale was "
+                f"be {LEAST_SPREAD:.3g} to {MOST_SPREAD:g} times; check whether the scale was "
                 "swapped or inverted, and export the model again with build/quantize.py"
             )
 
 
 def _chunks(tensor: StoredTensor, chunk_bytes: int) -> Iterator[Bytes]:
-    """The tensor's bytes; each chunk is valid until the next one is asked for."""
+    """The tensor's bytes; a chunk is valid until the next one is read."""
     buffer = np.empty(min(chunk_bytes, tensor.data.size), np.uint8)
     with tensor.path.open("rb", buffering=0) as file:
         file.seek(tensor.offset)

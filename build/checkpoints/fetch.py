@@ -94,7 +94,7 @@ def _fetch_into(folder: Path, source: HubFiles, output: Path) -> Manifest:
 
 
 def _pinned(folder: Path, repos: tuple[str, ...], commit: str) -> HubFiles:
-    """The repository at one commit, which is written down before anything is fetched."""
+    """The repository at one commit, which is saved before anything is fetched."""
     if not commit:
         repo, planned = _read_plan(folder)
         if repo in repos:
@@ -113,7 +113,7 @@ def _pinned(folder: Path, repos: tuple[str, ...], commit: str) -> HubFiles:
 
 
 def _read_plan(folder: Path) -> tuple[str, str]:
-    """The repository and the commit that an earlier run began with, or twice ""."""
+    """The repository and commit that an earlier run began with, or ("", "")."""
     with contextlib.suppress(OSError, ValueError):
         repo, commit = (folder / PLAN).read_text(encoding="utf-8").split()
         return repo, commit
@@ -130,8 +130,8 @@ def _first_found(repos: tuple[str, ...], revision: str) -> HubFiles:
 
 
 def _kept(source: HubFiles, folder: Path, output: Path) -> Files:
-    """The files of this commit that earlier runs left in `folder` or `output`: checked, and linked
-    into `folder`. A file of other content is removed from `folder`."""
+    """Find the files of this commit that earlier runs left in `folder` or `output`, check them and
+    link them into `folder`. Files with other content are removed from `folder`."""
     kept: Files = {}
     for name, stated in source.files.items():
         places = [path for path in (folder / name, output / name) if path.is_file()]
@@ -191,8 +191,8 @@ def _download(source: HubFiles, name: str, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _watched(folder: Path, label: str, total: int) -> Iterator[None]:
-    """A phase whose progress is the growth of `folder`: no version of huggingface_hub from 0.34 to
-    1.0 reports the bytes of a download to its caller."""
+    """A phase whose progress is the growth of `folder`: huggingface_hub 0.34 to 1.0 do not report
+    the bytes of a download to their caller."""
     ended = threading.Event()
 
     def watch(phase: Phase, size: int) -> None:
@@ -214,7 +214,7 @@ def _bytes_in(folder: Path) -> int:
     total = 0
     for path in folder.rglob("*"):
         with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
-            total += path.stat().st_blocks * 512  # st_size is the whole of a sparse file
+            total += path.stat().st_blocks * 512  # st_size includes the holes of a sparse file
     return total
 
 
@@ -241,7 +241,7 @@ def _check_space(source: HubFiles, folder: Path, missing: list[str]) -> None:
 
 
 def _remove_all_but(folder: Path, names: set[str]) -> None:
-    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder before the folder
+    for path in sorted(folder.rglob("*"), reverse=True):  # files before their folder
         if path.is_dir() and not path.is_symlink():
             with contextlib.suppress(OSError):
                 path.rmdir()
@@ -255,6 +255,6 @@ def _blaming(source: HubFiles) -> Iterator[None]:
         yield
     except BuildError as error:
         raise BuildError(
-            f"{source.repo} at {source.commit} arrived as the hub states it, but is refused: "
+            f"{source.repo} at {source.commit} was fetched whole, but is refused: "
             f"{error}; or give another --repo or --revision"
         ) from error

@@ -83,7 +83,7 @@ def _stated(sibling: Any) -> tuple[str, StatedFile]:
 
 
 def download(source: HubFiles, name: str, folder: Path) -> None:
-    """Fetch a file into `folder`, whose `.cache` has it until it is whole; raises `BuildError`.
+    """Fetch a file into `folder`, through its `.cache`; raises `BuildError`.
 
     The content is not checked. Not `snapshot_download`: its threads hold Ctrl-C back until their
     downloads end, and it returns without an error if the hub is gone and the folder is not empty.
@@ -125,7 +125,7 @@ def _huggingface_hub() -> Any:
 
 @contextlib.contextmanager
 def _one_sentence(repo: str, revision: str, name: str = "") -> Iterator[None]:
-    """Turn the library's errors into a `BuildError`; those of this machine's disk stay."""
+    """Turn the library's errors into a `BuildError`, except those of this machine's disk."""
     from huggingface_hub import constants, errors
 
     try:
@@ -142,7 +142,7 @@ def _one_sentence(repo: str, revision: str, name: str = "") -> Iterator[None]:
 
 
 def _refusal_of(error: BaseException, page: str, repo: str, revision: str) -> BuildError | None:
-    """What the hub itself says, the most specific first."""
+    """The hub's own refusals, the most specific first."""
     from huggingface_hub import constants, errors
 
     if isinstance(error, errors.GatedRepoError):
@@ -164,7 +164,7 @@ def _refusal_of(error: BaseException, page: str, repo: str, revision: str) -> Bu
         )
     if isinstance(error, errors.OfflineModeIsEnabled):
         return BuildError(
-            f"HF_HUB_OFFLINE is set, so the hub is not asked; unset it, or {LOCAL_FOLDER}"
+            f"HF_HUB_OFFLINE is set, so the hub cannot be asked; unset it, or {LOCAL_FOLDER}"
         )
     if isinstance(error, errors.HFValidationError):
         return BuildError(f"--repo must be 'owner/name', not {repo!r}")
@@ -184,7 +184,7 @@ def _gated(page: str, status: int) -> str:
 
 
 def _failure(error: BaseException, endpoint: str, page: str, name: str) -> BuildError:
-    """Errors of HTTP, whose library changes with huggingface_hub's versions, and of the answers."""
+    """Errors of the HTTP library, which differs between versions, and unexpected answers."""
     response = getattr(error, "response", None)
     library = type(error).__module__.partition(".")[0]
     if response is not None and (not name or str(response.url).startswith(f"{endpoint}/")):
@@ -215,7 +215,9 @@ def _refused_status(endpoint: str, page: str, status: int) -> BuildError:
             f"to it, or {LOCAL_FOLDER}"
         )
     if status == 429:
-        return BuildError(f"{endpoint} wants fewer requests (429); wait some minutes and {AGAIN}")
+        return BuildError(
+            f"{endpoint} refuses so many requests (429); wait some minutes and {AGAIN}"
+        )
     if status == 408 or status >= 500:
         return BuildError(f"{endpoint} answers {status}; wait some minutes and {AGAIN}")
-    return BuildError(f"{page} is answered with {status}; {NO_HUB}")
+    return BuildError(f"{page} answers {status}; {NO_HUB}")

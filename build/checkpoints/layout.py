@@ -1,7 +1,7 @@
-"""The tensors of an NVFP4 Llama checkpoint, as its config implies them; what they may be.
+"""The tensors that an NVFP4 Llama checkpoint must have, as its config implies.
 
-`check_forward_tensors` refuses what arithmetic with weights alone cannot do without;
-`gpu_faults` tells what the runtimes on GPUs read beside that and rely on.
+`check_forward_tensors` checks what a forward pass with quantized weights needs, `gpu_faults` what
+the runtimes on GPUs need in addition.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TensorKind = tuple[str, tuple[int, ...]]  # safetensors dtype, shape
 
 
 def linear_shapes(config: LlamaConfig) -> dict[str, tuple[int, int]]:
-    """Name within a layer -> (out_features, in_features) of the seven quantized linears."""
+    """Name within a layer -> (out_features, in_features), for the seven quantized linears."""
     hidden, inner = config.hidden_size, config.intermediate_size
     q_size = config.num_attention_heads * config.head_dim
     kv_size = config.num_key_value_heads * config.head_dim
@@ -79,14 +79,14 @@ def layout_bytes(layout: dict[str, TensorKind]) -> int:
 
 
 def layer_prefix(layer: int) -> str:
-    """What a layer's tensors are called before the linear's name."""
+    """The start of the names of a layer's tensors."""
     return f"model.layers.{layer}."
 
 
 def check_forward_tensors(
     directory: Path, config: LlamaConfig, tensors: dict[str, StoredTensor]
 ) -> None:
-    """Raise `BuildError` unless all that the forward pass reads is there and nothing unknown."""
+    """Raise `BuildError` if a tensor of the forward pass is missing or wrong, or one is unknown."""
     check_names(directory, config, tensors)
     for name, kind in expected_tensors(config).items():
         _check_kind(tensors[name], kind)
@@ -97,8 +97,8 @@ def check_forward_tensors(
 
 
 def check_names(where: Path, config: LlamaConfig, names: Iterable[str]) -> None:
-    """Raise `BuildError` unless `names`, found in `where`, have all that the forward pass reads and
-    nothing that a plain Llama 3.x in NVFP4 has not."""
+    """Raise `BuildError` unless `names`, found in `where`, include all tensors of the forward pass
+    and no others than those of a plain Llama 3.x in NVFP4."""
     found = set(names)
     if config.tie_word_embeddings and "lm_head.weight" in found:
         found.add("model.embed_tokens.weight")  # one matrix, stored under either name
@@ -113,13 +113,13 @@ def check_names(where: Path, config: LlamaConfig, names: Iterable[str]) -> None:
     for name in sorted(found - known):
         if not name.endswith(".rotary_emb.inv_freq"):
             raise BuildError(
-                f"{where} holds the tensor {name}, which the NVFP4 layout of a plain Llama 3.x "
-                "has not; give a checkpoint without biases, adapters or smoothing scales"
+                f"{where} holds the tensor {name}, which is not part of a plain Llama 3.x in "
+                "NVFP4; give a checkpoint without biases, adapters or smoothing scales"
             )
 
 
 def _remedy(missing: str, found: set[str]) -> str:
-    """The shards have every byte that they should: fetched again they would lack the same."""
+    """The shards are whole, so fetching them again would not help."""
     if missing == "lm_head.weight":
         return (
             "set tie_word_embeddings in config.json to true if the model's embedding is its head, "
@@ -133,17 +133,16 @@ def _remedy(missing: str, found: set[str]) -> str:
 
 
 def gpu_faults(config: LlamaConfig, tensors: dict[str, StoredTensor]) -> list[str]:
-    """What the GPU runtimes cannot load, one sentence each; weights alone are computed without.
+    """What the GPU runtimes cannot load, one sentence each; Model Optimizer exports none of it.
 
-    Model Optimizer exports nothing of the kind. Weights that one matrix multiplication reads need
-    one scale: TensorRT-LLM asserts it after loading everything, and vLLM takes the largest for all,
-    which is another model.
+    Weights that one matrix multiplication reads need one scale: TensorRT-LLM asserts that after
+    loading everything, and vLLM takes the largest for all, which makes another model.
     """
     extra = complete_layout(config).keys() - expected_tensors(config).keys()
     faults = []
     embedding = tensors["model.embed_tokens.weight"]
     if embedding.name == "lm_head.weight":
-        faults.append(f"{embedding.path}: the tied embedding is stored as {embedding.name} alone")
+        faults.append(f"{embedding.path}: the tied embedding is only stored as {embedding.name}")
     missing = [name for name in sorted(extra - tensors.keys()) if name.endswith(".input_scale")]
     if missing:
         faults.append(f"{len(missing)} linears have no input_scale, the first is {missing[0]}")
@@ -169,8 +168,8 @@ def _unshared(config: LlamaConfig, tensors: dict[str, StoredTensor]) -> list[str
                     if other.scalar() != stored[0].scalar():
                         return [
                             f"{other.name} is {other.scalar():g}, but must be "
-                            f"{stored[0].scalar():g} as {stored[0].name} is: they are one matrix "
-                            "to the GPU runtimes"
+                            f"{stored[0].scalar():g} as {stored[0].name} is: the GPU runtimes "
+                            "read them as one matrix"
                         ]
     return []
 

@@ -1,8 +1,8 @@
 """A Llama 3.x checkpoint's `config.json` and `generation_config.json`, read into typed facts.
 
-What a key means is what transformers makes of it (5.x, where 4.x differs). Every number is held
-to its type and range before anything is built from it, and a key that would change the mathematics
-and that the engine does not implement stops the build.
+Keys mean what they mean to transformers (5.x, where 4.x differs). The type and range of every
+number is checked before anything is built from it. A key that would change the mathematics in a way
+that the engine does not implement stops the build.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 from host.console import BuildError
 from host.json_document import Values, read_json
 
-# The most that any published Llama or its descendants come near to. Names of tensors and tables of
-# positions are made from these numbers.
+# More than any published Llama or descendant has. Tensor names and tables of positions are made
+# from these numbers.
 MOST_VOCAB = 2**20
 MOST_HIDDEN = 2**16
 MOST_INNER = 2**18
@@ -28,7 +28,7 @@ EPS_RANGE = (1e-12, 0.01)
 THETA_RANGE = (1.0, 1e15)
 FACTOR_RANGE = (1.0, 1e6)
 FREQ_FACTOR_RANGE = (1e-6, 1e6)
-DEFAULT_THETA = 10000.0  # of transformers, where a file has none
+DEFAULT_THETA = 10000.0  # transformers' own
 MOST_END_IDS = 256
 GENERATION = "generation_config.json"
 # Descendants of Llama keep its `model_type` and add keys of their own: multipliers (Granite), soft
@@ -40,7 +40,7 @@ ODD = re.compile(
     r"|moe|mtp|multiplier|mup|nextn|nope|norm|parallel|residual|rope|rotary|router|scal|softcap"
     r"|sparse|window"
 )
-# Names that hold such a word and are read elsewhere, or change nothing when a model generates.
+# Names with such a word that are checked elsewhere or change nothing in a forward pass.
 HARMLESS = re.compile(
     r"num_attention_heads|max_position_embeddings|original_max_position_embeddings|rms_norm_eps"
     r"|tie_word_embeddings|rope_theta|rope_scaling|rope_parameters|partial_rotary_factor"
@@ -52,7 +52,7 @@ PLAIN = "a plain Llama 3.x has none; remove the key if the model was trained wit
 
 @dataclass(frozen=True)
 class Llama3RopeScaling:
-    """The `llama3` rope type: low frequencies are slowed for contexts beyond the original."""
+    """The `llama3` rope type, which slows low frequencies for contexts beyond the original."""
 
     factor: float
     low_freq_factor: float
@@ -77,11 +77,11 @@ class LlamaConfig:
     rope_scaling: Llama3RopeScaling | None
     tie_word_embeddings: bool
     bos_token_id: int
-    eos_token_ids: tuple[int, ...]  # of config.json and generation_config.json together
+    eos_token_ids: tuple[int, ...]  # from config.json and generation_config.json
 
     @property
     def kv_values_per_token(self) -> int:
-        """Numbers that the KV cache holds for one token, over all layers."""
+        """Numbers in the KV cache for one token, in all layers."""
         return 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim
 
 
@@ -127,10 +127,10 @@ def parse_llama_config(
 
 
 def plain_rope(config: LlamaConfig) -> dict[str, Any]:
-    """The rotary embedding's keys as every version of transformers reads them alike.
+    """The rotary embedding's keys in the spelling that every version of transformers reads.
 
-    transformers 4 does not know `rope_parameters`, which transformers 5 writes, and computes with
-    theta 10000 and without scaling where it finds nothing else.
+    transformers 4 does not know `rope_parameters`, which transformers 5 writes, and falls back to
+    theta 10000 without scaling.
     """
     scaling = config.rope_scaling
     return {
@@ -140,7 +140,7 @@ def plain_rope(config: LlamaConfig) -> dict[str, Any]:
 
 
 def plain_config(directory: Path, config: LlamaConfig) -> dict[str, Any]:
-    """The folder's config.json with the facts of `config` where versions of transformers differ."""
+    """The folder's config.json, with `config`'s values where versions of transformers differ."""
     document = read_json(directory / "config.json")
     document.pop("rope_parameters", None)
     return document | plain_rope(config) | {"tie_word_embeddings": config.tie_word_embeddings}
@@ -156,8 +156,8 @@ def _head_dim(values: Values, hidden_size: int, heads: int) -> int:
 
 
 def _rope(values: Values, positions: int) -> tuple[float, Llama3RopeScaling | None]:
-    """`rope_scaling` where it says anything, else `rope_parameters`; what neither has comes from
-    the file's top level. So does transformers 5."""
+    """Theta and scaling from `rope_scaling` if it has any key, else from `rope_parameters`, else
+    from the file's top level: the order of transformers 5."""
     rope = values.part("rope_scaling")
     if not rope.document:
         rope = values.part("rope_parameters")
@@ -173,7 +173,7 @@ def _rope(values: Values, positions: int) -> tuple[float, Llama3RopeScaling | No
 
 
 def _present(values: Values, key: str) -> Values:
-    """Raise `BuildError` for a null, which transformers computes with and fails."""
+    """Raise `BuildError` for a null, with which transformers fails."""
     if values.document[key] is None:
         raise values.wrong(key, "a number, or absent")
     return values
@@ -204,7 +204,7 @@ def _scaling(values: Values, rope: Values, positions: int) -> Llama3RopeScaling 
 
 
 def _rope_type(rope: Values) -> str:
-    """Raises `BuildError` for a type that is not computed here, or two that differ."""
+    """The rope type; raises `BuildError` for one that is not implemented, or two that differ."""
     names = ("rope_type", "type")
     given: dict[str, Any] = {key: rope.document[key] for key in names if key in rope.document}
     for key, kind in given.items():
@@ -214,7 +214,9 @@ def _rope_type(rope: Values) -> str:
         raise rope.wrong("type", f"{given['rope_type']!r}, as rope_type says, or absent")
     for key, inner in rope.document.items():
         if isinstance(inner, dict):
-            raise rope.wrong(key, "absent: a rotary embedding for each kind of layer is no Llama's")
+            raise rope.wrong(
+                key, "absent: a rotary embedding for each kind of layer is not a Llama's"
+            )
     return next(iter(given.values()), "default")
 
 
@@ -249,7 +251,7 @@ def _check_divisibility(path: Path, config: LlamaConfig) -> None:
 
 
 def _check_family(values: Values) -> None:
-    """Raise `BuildError` for another model than a Llama that writes text."""
+    """Raise `BuildError` unless this is a Llama that generates text."""
     if values.text("model_type") != "llama":
         raise values.wrong("model_type", "'llama'; give a Llama 3.x checkpoint")
     architectures = values.texts("architectures")
@@ -263,7 +265,7 @@ def _check_family(values: Values) -> None:
 
 
 def _check_plain(values: Values, head_dim: int, positions: int) -> None:
-    """Raise `BuildError` for a key that makes another forward pass than Llama 3.x's."""
+    """Raise `BuildError` for a key that changes the forward pass of Llama 3.x."""
     for key, value in values.document.items():
         if ODD.search(key) and not HARMLESS.fullmatch(key):
             _check_off(values, key, value, head_dim, positions)

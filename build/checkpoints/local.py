@@ -1,8 +1,8 @@
-"""A checkpoint that is on this machine: checked in place, or linked or copied into a folder.
+"""A checkpoint on this machine: checked in place, or linked or copied into a folder.
 
-Its files are held against the first of these that there is: a list of SHA-256 given by name, the
-manifest that a fetch wrote, the names of the blobs in a Hugging Face cache (they are hashes). With
-none of them only the content can be checked.
+Its files are compared with the first of these that exists: the list of SHA-256 that the caller
+gives, the manifest of an earlier fetch, the names of the blobs in a Hugging Face cache (which are
+hashes). Without any of them only the content is checked.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ NO_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUP
 
 @dataclass(frozen=True)
 class Statement:
-    """What is stated of a folder's files, and by whom."""
+    """The sizes and hashes that somebody states for a folder's files."""
 
-    source: str = ""  # "" when nobody states anything
+    source: str = ""  # who; "" for nobody
     files: dict[str, StatedFile] = field(default_factory=dict)
     repo: str = ""
     commit: str = ""
 
 
 def check_in_place(directory: Path, sha256_list: Path | None = None) -> None:
-    """Check a folder and say what it is; raises `BuildError`. Changes nothing."""
+    """Check a folder and print what it is; raises `BuildError`. Changes nothing."""
     statement = _statement(directory, sha256_list)
     names = _names(directory, statement)
     check_layout(directory)
@@ -58,7 +58,7 @@ def check_in_place(directory: Path, sha256_list: Path | None = None) -> None:
 
 
 def take_from(directory: Path, output: Path, sha256_list: Path | None = None) -> None:
-    """Check a folder, then hard link its files into `output`, or copy them; raises `BuildError`."""
+    """Check a folder and hard link or copy its files into `output`; raises `BuildError`."""
     if output.exists() and directory.exists() and output.samefile(directory):
         raise BuildError(f"--from and --output are both {directory}; give --check {directory}")
     statement = _statement(directory, sha256_list)
@@ -73,13 +73,13 @@ def take_from(directory: Path, output: Path, sha256_list: Path | None = None) ->
             linked = sum(
                 _take(directory / name, folder / name, files[name], phase.advance) for name in names
             )
-        verified_by = statement.source or "its layout and values alone"
+        verified_by = statement.source or "its layout and values"
         write_manifest(folder, Manifest(statement.repo, statement.commit, verified_by, files))
     say(f"{output} is ready: {linked} files linked, {len(files) - linked} copied")
 
 
 def _bytes_to_copy(directory: Path, names: list[str], output: Path) -> int:
-    """Of the files that lie on another disk than `output`, and so cannot be linked."""
+    """Bytes of the files on another disk than `output`, which cannot be linked."""
     disk = output.absolute().parent.stat().st_dev
     facts = [(directory / name).stat() for name in names]
     return sum(fact.st_size for fact in facts if fact.st_dev != disk)
@@ -88,7 +88,7 @@ def _bytes_to_copy(directory: Path, names: list[str], output: Path) -> int:
 def _say_whole(directory: Path, names: list[str], statement: Statement) -> None:
     summary = check_content(directory)
     if not statement.source:
-        proof = "nothing states what its files should be: checked by layout and values alone"
+        proof = "only its layout and values were checked: nothing states its files' hashes"
     else:
         origin = f" ({statement.repo} at {statement.commit})" if statement.commit else ""
         stated = sum(name in statement.files for name in names)
@@ -98,7 +98,7 @@ def _say_whole(directory: Path, names: list[str], statement: Statement) -> None:
 
 def _names(directory: Path, statement: Statement) -> list[str]:
     if not directory.is_dir():
-        raise BuildError(f"{directory} is no folder; give one with an NVFP4 checkpoint")
+        raise BuildError(f"{directory} is not a folder; give one with an NVFP4 checkpoint")
     names = [*small_files(directory), *shard_names(directory)]
     for name in [*names, *filter(is_small_file, statement.files)]:
         if not (directory / name).is_file():
@@ -117,7 +117,7 @@ def _hashed(directory: Path, names: list[str], statement: Statement) -> dict[str
             stated = statement.files.get(name, StatedFile())
             if statement.source and name.endswith(".safetensors") and not stated.hash:
                 raise BuildError(
-                    f"{statement.source} states nothing of {name}; add its line, or check the "
+                    f"{statement.source} has no hash of {name}; add its line, or check the "
                     "folder without that list"
                 )
             try:
@@ -156,8 +156,8 @@ def _read_list(path: Path) -> dict[str, StatedFile]:
 
 
 def _cache_statement(directory: Path) -> Statement:
-    """A snapshot in a Hugging Face cache links to `../../blobs/HASH`: of a large file its SHA-256,
-    of a small one git's SHA-1 of the blob."""
+    """A snapshot in a Hugging Face cache links to `../../blobs/HASH`: the SHA-256 of a large file,
+    git's SHA-1 of a small one."""
     origin = CACHE_SNAPSHOT.search(directory.absolute().as_posix())
     if origin is None:
         return Statement()
@@ -175,7 +175,7 @@ def _cache_statement(directory: Path) -> Statement:
 
 
 def _take(source: Path, target: Path, stated: StatedFile, advance: Advance) -> bool:
-    """True if `target` is a hard link, False if it is a copy."""
+    """Link or copy the file; returns whether `target` is a hard link."""
     target.parent.mkdir(exist_ok=True)
     try:
         os.link(source.resolve(), target)

@@ -41,15 +41,15 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True)
 class StatedFile:
-    """What a hub, a manifest or a list says of a file; "" and None are not stated."""
+    """A file as a hub, a manifest or a list states it; "" and None are not stated."""
 
     size: int | None = None
     sha256: str = ""
-    blob_sha1: str = ""  # git's: of "blob SIZE\\0" and the bytes
+    blob_sha1: str = ""  # git's: SHA-1 of "blob SIZE\\0" and the bytes
 
     @property
     def hash(self) -> str:
-        """The one that is stated."""
+        """The hash that is stated, or ""."""
         return self.sha256 or self.blob_sha1
 
 
@@ -57,15 +57,15 @@ class StatedFile:
 class Manifest:
     """The content of a manifest."""
 
-    repo: str  # "owner/name" on the hub; "" of a folder whose origin is not known
+    repo: str  # "owner/name" on the hub; "" if the origin is not known
     commit: str
-    verified_by: str  # what the files were held against when they were fetched
+    verified_by: str  # what the files were compared with when they were fetched
     files: dict[str, StatedFile]
 
 
 def is_small_file(name: str) -> bool:
-    """Whether a build needs the file `name` of a repository, beside the weights. No path that
-    leaves the repository is one."""
+    """Whether a build needs the file `name` of a repository, apart from the weights. False for
+    every path that leaves the repository."""
     folder, slash, base = name.rpartition("/")
     if slash:
         return folder == TEMPLATES and base.endswith(".jinja")
@@ -74,13 +74,13 @@ def is_small_file(name: str) -> bool:
 
 
 def small_files(directory: Path) -> list[str]:
-    """Those of a folder; links to nothing too."""
+    """The small files of a folder, broken links included."""
     paths = [*directory.iterdir(), *(directory / TEMPLATES).glob("*.jinja")]
     return sorted(filter(is_small_file, (path.relative_to(directory).as_posix() for path in paths)))
 
 
 def check_needed(where: str, names: Iterable[str]) -> None:
-    """Raise `BuildError` unless `names` has the files without which nothing can be compiled."""
+    """Raise `BuildError` unless `names` include the files that every engine needs."""
     missing = [name for name in NEEDED if name not in set(names)]
     if missing:
         raise BuildError(
@@ -90,12 +90,12 @@ def check_needed(where: str, names: Iterable[str]) -> None:
 
 
 def shard_names(directory: Path) -> list[str]:
-    """The weights' files as the index in `directory` names them, or the only one."""
+    """The weights' files that the index in `directory` names, or the only one."""
     return [path.name for path in shards(directory)]
 
 
 def looks_like_weights(name: str) -> bool:
-    """Whether a runtime that loads every shard of a folder would take this file for one."""
+    """Whether a runtime that loads every shard of a folder would load this file."""
     return "/" not in name and (name == SINGLE_SHARD or name.endswith(".safetensors"))
 
 
@@ -121,7 +121,7 @@ def check_file(path: Path, stated: StatedFile, source: str, advance: Advance) ->
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write it whole; every file that it lists has to be on the disk already."""
+    """Write the manifest whole; every file in it must be on the disk already."""
     document = {"format_version": FORMAT_VERSION, **asdict(manifest)}
     document["files"] = {
         name: {"size": file.size, "sha256": file.sha256}
@@ -142,7 +142,7 @@ def read_manifest(directory: Path) -> Manifest | None:
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if document["format_version"] != FORMAT_VERSION:
-            raise BuildError(f"{path} is of another version; {remedy}")
+            raise BuildError(f"{path} has another format_version; {remedy}")
         files = {name: _entry(name, entry) for name, entry in document["files"].items()}
         repo, commit = str(document["repo"]), str(document["commit"])
         verified_by = str(document["verified_by"])
@@ -162,7 +162,7 @@ def _entry(name: str, entry: dict[str, Any]) -> StatedFile:
 
 
 def is_unchanged(directory: Path, manifest: Manifest) -> bool:
-    """Whether no listed file is missing, of another size or younger than the manifest."""
+    """Whether every file of the manifest exists, has its size and is not newer than it."""
     written = (directory / MANIFEST).stat().st_mtime_ns
     for name, stated in manifest.files.items():
         try:
@@ -177,8 +177,8 @@ def is_unchanged(directory: Path, manifest: Manifest) -> bool:
 def digest_checkpoint(checkpoint: Path, engine: Path) -> dict[str, Any]:
     """Return `{"sha256": hex, "files": {name: [size, mtime_ns]}}`, to be saved with the engine.
 
-    The digest covers name, size and bytes of every file in the checkpoint's folder, in name order,
-    but for the manifest that fetching adds: a copy is the same checkpoint.
+    The digest covers name, size and bytes of every file in the checkpoint's folder, in name order.
+    The manifest does not count: a fetched copy is the same checkpoint.
     """
     paths = sorted(path for path in checkpoint.iterdir() if _counts(path))
     paths += sorted((checkpoint / TEMPLATES).glob("*.jinja"))

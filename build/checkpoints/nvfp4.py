@@ -34,7 +34,7 @@ class Checkpoint:
     directory: Path
     config: LlamaConfig
     tensors: dict[str, StoredTensor]
-    notes: tuple[str, ...] = ()  # what its maker should know, one sentence each
+    notes: tuple[str, ...] = ()  # warnings, one sentence each
 
     @property
     def data_bytes(self) -> int:
@@ -43,14 +43,14 @@ class Checkpoint:
 
 
 def open_checkpoint(directory: Path) -> Checkpoint:
-    """Map the checkpoint and check what its weights' arithmetic needs.
+    """Map the checkpoint and check that the forward pass can be computed.
 
-    Raises `BuildError` naming file or tensor and the remedy. The values are not read, but for the
-    scalars: `check.check_values` does that.
+    Raises `BuildError` naming file or tensor and the remedy. Only the scalars' values are read;
+    `check.check_values` reads the others.
     """
     if not directory.is_dir():
         raise BuildError(
-            f"{directory} is no directory; give --checkpoint a folder with an NVFP4 checkpoint"
+            f"{directory} is not a folder; give --checkpoint a folder with an NVFP4 checkpoint"
         )
     config = load_llama_config(directory)
     check_quantization(directory)
@@ -71,7 +71,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
 
 
 def has_own_head(tensors: dict[str, StoredTensor]) -> bool:
-    """Whether a head is stored that is another matrix than the embedding, byte by byte."""
+    """Whether a head is stored whose bytes differ from the embedding's."""
     embedding, head = tensors.get(EMBEDDING), tensors.get(HEAD)
     if embedding is None or head is None:
         return False
@@ -88,8 +88,8 @@ def has_own_head(tensors: dict[str, StoredTensor]) -> bool:
 def check_quantization(directory: Path) -> None:
     """Raise `BuildError` unless the checkpoint says that it is NVFP4 in blocks of 16.
 
-    `hf_quant_config.json` is authoritative, the copy inside `config.json` stands in for it; where
-    both are there they must agree, since vLLM reads the copy.
+    `hf_quant_config.json` is authoritative, the copy in `config.json` is read if there is no such
+    file. If both exist they must agree, since vLLM reads the copy.
     """
     config = directory / "config.json"
     inline = Values(config, read_json(config)).part(QUANTIZATION)
@@ -106,8 +106,8 @@ def check_quantization(directory: Path) -> None:
 
 
 def exclusion_faults(checkpoint: Checkpoint) -> list[str]:
-    """Linears that are stored as NVFP4 and that a file calls unquantized, which the runtimes on
-    GPUs believe: one sentence for each such entry."""
+    """Entries that exclude a linear which is stored as NVFP4, one sentence each: the runtimes on
+    GPUs would load it as unquantized."""
     return [
         f"{where} has {shown(pattern)}, but {linear} is quantized"
         for where, pattern in _excluded(checkpoint.directory)
@@ -116,7 +116,7 @@ def exclusion_faults(checkpoint: Checkpoint) -> list[str]:
 
 
 def _excluded(directory: Path) -> Iterator[tuple[str, str]]:
-    """(file and key, pattern) of what the files exclude, with `*` for any characters."""
+    """(file and key, pattern) of the excluded linears; `*` stands for any characters."""
     for name, part in (("hf_quant_config.json", "quantization"), ("config.json", QUANTIZATION)):
         path = directory / name
         facts = Values(path, read_json(path)).part(part) if path.exists() else Values(path, {})

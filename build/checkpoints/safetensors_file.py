@@ -1,4 +1,4 @@
-"""Safetensors files, mapped and checked: every byte behind the header belongs to one tensor.
+"""Safetensors files, mapped and checked: every byte after the header belongs to one tensor.
 
 8 bytes of header length (little endian), a JSON header, then the tensors' bytes.
 """
@@ -20,9 +20,9 @@ from host.console import BuildError
 from host.json_document import LFS_POINTER, Values, read_json
 
 DTYPE_BYTES = {"U8": 1, "F8_E4M3": 1, "BF16": 2, "F16": 2, "F32": 4}
-FETCH_AGAIN = "fetch the checkpoint again"  # of bytes that contradict the file's own header
+FETCH_AGAIN = "fetch the checkpoint again"  # if bytes contradict the file's own header
 QUANTIZE = "quantize the BF16 model with build/quantize.py"
-# Of values that a whole file holds: no reader can tell a damaged one from a wrong export.
+# For wrong values in a whole file: no reader can tell damage from a wrong export.
 AS_WRITTEN_OR_DAMAGED = (
     "compare the file's SHA-256 with the one that its maker states: fetch it again if they differ, "
     f"else {QUANTIZE}"
@@ -37,7 +37,7 @@ Bytes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor's bytes as they lie in the file: a read-only view of the mapped pages."""
+    """One tensor: a read-only view of its bytes in the mapped file."""
 
     name: str
     dtype: str  # as in the safetensors header
@@ -64,9 +64,9 @@ def header_bytes(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> bytes:
 
 
 def read_shards(directory: Path) -> dict[str, StoredTensor]:
-    """Map every tensor of the files that the index names, or of the only one.
+    """Map every tensor of the files that the index names, or of the only file.
 
-    A tensor that the index forgets counts too, as for every runtime. Raises `BuildError`.
+    That includes tensors that the index omits: every runtime loads them. Raises `BuildError`.
     """
     tensors: dict[str, StoredTensor] = {}
     for path, names in shards(directory).items():
@@ -87,7 +87,7 @@ def read_shards(directory: Path) -> dict[str, StoredTensor]:
 
 
 def shards(directory: Path) -> dict[Path, list[str]]:
-    """Shard -> the tensors that the index places in it; an empty list stands for all."""
+    """Shard -> the tensors that the index places in it; an empty list means all."""
     index = directory / INDEX
     if not index.exists():
         others = sorted(directory.glob("*.safetensors"))
@@ -150,7 +150,7 @@ def _stored(
     if end > content.size:
         missing = end - content.size
         raise BuildError(
-            f"{path} is truncated: {name} ends {missing} bytes behind the file; {FETCH_AGAIN}"
+            f"{path} is truncated: {name} ends {missing} bytes after the file; {FETCH_AGAIN}"
         )
     if not 0 <= begin <= end:
         raise BuildError(f"{path}: {name} lies from byte {begin} to {end}; {FETCH_AGAIN}")
@@ -162,7 +162,7 @@ def _stored(
 
 
 def _check_ranges(path: Path, tensors: dict[str, StoredTensor], start: int, size: int) -> None:
-    """The tensors lie side by side from the header's end to the file's: the format demands it."""
+    """The format demands that the tensors fill the file from the header to its end."""
     end, before = start, "the header"
     for tensor in sorted(tensors.values(), key=lambda each: (each.offset, each.data.size)):
         if tensor.offset != end:

@@ -1,6 +1,6 @@
-"""Whether room 1 can serve a checkpoint's tokenizer and chat templates: asked of its own code.
+"""Checks with room 1's own code that it can serve a checkpoint's tokenizer and chat templates.
 
-What the build calls ready is what the server starts with, so nothing here judges by itself.
+So the server starts with everything that the build accepts.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ TRIALS = (
 def check_text(checkpoint: Path, llama: LlamaConfig) -> tuple[str, ...]:
     """Load the checkpoint's tokenizer and templates, render and encode a conversation.
 
-    Returns what is to be said of it, one sentence each. Raises `BuildError` in room 1's own words.
+    Returns notes, one sentence each. Raises `BuildError` with room 1's own message.
     """
     if not (checkpoint / TOKENIZER).is_file():
         raise BuildError(
             f"{checkpoint / TOKENIZER} does not exist; fetch the whole checkpoint, with its "
             "tokenizer"
         )
-    document = read_json(checkpoint / TOKENIZER)  # no pointer of git LFS, and the like
+    document = read_json(checkpoint / TOKENIZER)  # refuses git LFS pointers and the like
     try:
         text = load_checkpoint_text(checkpoint, llama.bos_token_id, llama.eos_token_ids)
     except CheckpointTextError as error:
@@ -69,7 +69,7 @@ def check_text(checkpoint: Path, llama: LlamaConfig) -> tuple[str, ...]:
             f"note: {checkpoint} has no chat template: `text_input` is served, `messages` will be "
             "refused",
         )
-    ids = _tried(checkpoint, text, text.template)
+    ids = _render_trial(checkpoint, text, text.template)
     if max(ids) >= llama.vocab_size:
         raise BuildError(
             f"{checkpoint / TOKENIZER}: a conversation has the token id {max(ids)}, but all must "
@@ -80,8 +80,8 @@ def check_text(checkpoint: Path, llama: LlamaConfig) -> tuple[str, ...]:
 
 
 def _check_ids(path: Path, document: dict[str, Any]) -> None:
-    """The library gives an added token the next free id, whatever its file says; rooms 2 and 3 go
-    by the file."""
+    """The library gives an added token the next free id, whatever its file says; rooms 2 and 3
+    trust the file."""
     loaded = load_tokenizer(path.parent).get_added_tokens_decoder()
     ids = {token.content: token_id for token_id, token in loaded.items()}
     for added in document.get("added_tokens") or ():
@@ -94,8 +94,8 @@ def _check_ids(path: Path, document: dict[str, Any]) -> None:
             )
 
 
-def _tried(checkpoint: Path, text: CheckpointText, template: ChatTemplate) -> list[int]:
-    """The token ids of the first conversation that the template takes."""
+def _render_trial(checkpoint: Path, text: CheckpointText, template: ChatTemplate) -> list[int]:
+    """The token ids of the first conversation that the template renders."""
     reason = ""
     for messages, tools in TRIALS:
         try:
@@ -104,13 +104,13 @@ def _tried(checkpoint: Path, text: CheckpointText, template: ChatTemplate) -> li
         except (InvalidMessages, PromptTooLong, UnicodeError) as error:
             reason = reason or str(error)
             continue
-        # Not so in templates for lists of parts, which find no part in a plain text.
+        # Templates for lists of parts find no part in a plain text, and leave it out.
         if WORD.casefold() in text_of(prompt).casefold():
             return ids
-        reason = reason or "the prompt that it makes has nothing of what the user says"
+        reason = reason or "its prompt leaves out what the user says"
     raise BuildError(
-        f"the chat template of {checkpoint} takes no conversation: {reason}; correct it, or remove "
-        "it to serve raw prompts alone"
+        f"the chat template of {checkpoint} renders no conversation: {reason}; correct it, or "
+        "remove it to serve raw prompts only"
     )
 
 

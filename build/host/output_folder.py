@@ -111,7 +111,7 @@ def _check_replaceable(output: Path, marker: str) -> None:
         if any(output.iterdir()) and not (output / marker).exists():
             raise BuildError(f"{output} is not empty and holds no {marker}; give another --output")
     elif output.exists() or output.is_symlink():
-        raise BuildError(f"{output} is no folder; give another --output")
+        raise BuildError(f"{output} is not a folder; give another --output")
 
 
 def _check_space(output: Path, needed_bytes: int) -> None:

@@ -1,6 +1,6 @@
-"""`quantization_report.json` in the NVFP4 folder: what it was made of, and how good it is.
+"""`quantization_report.json` in the NVFP4 folder: what the folder was made of, and how good it is.
 
-Written last, so a folder that holds it is whole. Tells a later run whether anything has changed.
+It is written last, so a folder that holds it is whole. A later run compares it with its inputs.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ COLUMNS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 EXPLANATIONS = {
     "BF16": "the source",
     "NVFP4 W4A16": "weights dequantized",
-    "NVFP4 W4A4": "the inputs of the quantized linears rounded too, as a Blackwell GPU does",
+    "NVFP4 W4A4": "the inputs of the quantized linears rounded too, as on a Blackwell GPU",
 }
 
 
 @dataclass(frozen=True)
 class LinearError:
-    """Of one linear's weights: sums of squares of the error and of the BF16 values."""
+    """Sums of squares of one linear's weights: of the error and of the BF16 values."""
 
     layer: int
     linear: str  # within the layer: "self_attn.q_proj"
@@ -32,13 +32,13 @@ class LinearError:
 
 @dataclass(frozen=True)
 class Report:
-    """What a quantization has to say of itself."""
+    """The content of the report."""
 
     made_of: dict[str, Any]  # source files, texts, versions; compared for equality
     weight_errors: list[LinearError]
     perplexity: dict[str, float]  # variant -> over the held-out texts
     texts: int
-    tokens: int  # that were predicted
+    tokens: int  # predicted
     device: str
 
 
@@ -61,7 +61,7 @@ def error_table(errors: list[LinearError]) -> list[str]:
 
 
 def lines_of(report: Report) -> list[str]:
-    """The report for a reader."""
+    """The report in lines of text."""
     errors = report.weight_errors
     lines = ["weight error, root mean square of NVFP4 - BF16 relative to BF16:"]
     lines += error_table(errors)
@@ -78,13 +78,13 @@ def lines_of(report: Report) -> list[str]:
 
 
 def write_report(folder: Path, report: Report) -> None:
-    """The last file of `folder`; no older one may be missing."""
+    """Write the report, after all other files of `folder`."""
     document = {"format_version": FORMAT_VERSION, **asdict(report), "files": _sizes(folder)}
     (folder / REPORT).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def read_report(folder: Path, made_of: dict[str, Any]) -> Report | None:
-    """The folder's report if it was made of just that and no file has changed since, else None."""
+    """The folder's report if it has the same inputs and no file has changed since, else None."""
     path = folder / REPORT
     try:
         document = json.loads(path.read_text(encoding="utf-8"))

@@ -1,5 +1,5 @@
-"""The model that is quantized: a folder with a BF16 Llama 3.x and its tokenizer, checked by name,
-dtype and shape before anything expensive. The weights' values are not read here.
+"""The BF16 Llama 3.x that is quantized: its tensors' names, dtypes and shapes and its tokenizer are
+checked before anything expensive. The weights' values are not read here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from checkpoints.safetensors_file import StoredTensor, read_shards
 from host.console import BuildError
 from host.json_document import read_json
 
-# Made anew by the export, not taken from the source.
+# Written by the export, not copied from the source.
 REWRITTEN = ("config.json", "hf_quant_config.json", "model.safetensors.index.json")
 
 
@@ -34,11 +34,11 @@ class SourceModel:
 
     @property
     def copied_files(self) -> list[str]:
-        """The files that the quantized model takes over as they are: tokenizer, licence, ..."""
+        """The files that the quantized model gets unchanged: tokenizer, licence, ..."""
         return [name for name in small_files(self.directory) if name not in REWRITTEN]
 
     def fingerprint(self) -> dict[str, list[int]]:
-        """File -> size and time of change (ns) of all that the result is made of."""
+        """File -> size and mtime (ns) of everything that the result is made of."""
         names = ["config.json", *self.copied_files, *shard_names(self.directory)]
         facts = {name: (self.directory / name).stat() for name in names}
         return {name: [fact.st_size, fact.st_mtime_ns] for name, fact in facts.items()}
@@ -47,7 +47,7 @@ class SourceModel:
 def open_source(directory: Path) -> SourceModel:
     """Map and check the folder; raises `BuildError` naming file, key or tensor and the remedy."""
     if not directory.is_dir():
-        raise BuildError(f"{directory} is no folder; give --model one with a BF16 Llama 3.x")
+        raise BuildError(f"{directory} is not a folder; give --model one with a BF16 Llama 3.x")
     _check_unquantized(directory)
     config = load_llama_config(directory)
     for name in NEEDED:
@@ -86,7 +86,7 @@ def _check_unquantized(directory: Path) -> None:
     method = quantization.get("quant_method") if isinstance(quantization, dict) else None
     raise BuildError(
         f"{directory} is quantized already (quant_method {method!r}); give --model the BF16 model "
-        "that it was made of"
+        "that it was made from"
     )
 
 
@@ -108,6 +108,6 @@ def _check_layout(directory: Path, config: LlamaConfig, tensors: dict[str, Store
     for name, tensor in tensors.items():
         if name not in layout and name not in spare and not name.endswith(".rotary_emb.inv_freq"):
             raise BuildError(
-                f"{tensor.path} holds the tensor {name}, which no plain Llama 3.x has; give a "
-                "model without biases, adapters or another head"
+                f"{tensor.path} holds the tensor {name}, which is not part of a plain Llama 3.x; "
+                "give a model without biases, adapters or another head"
             )

@@ -1,7 +1,7 @@
-"""The texts that a quantization is calibrated on, and the held-out ones it is measured on.
+"""The texts that a quantization is calibrated on, and the held-out texts that it is measured on.
 
-From JSON-lines files of {"text": ...}, or the first articles of cnn_dailymail 3.0.0's training
-part, which Model Optimizer's own recipe takes.
+They come from JSON-lines files of {"text": ...}, or are the first articles of cnn_dailymail 3.0.0's
+training part, as in Model Optimizer's own recipe.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ DATASET_COLUMN = "article"
 
 @dataclass(frozen=True)
 class TextOptions:
-    """Which texts, how many, how many tokens of each."""
+    """Which texts, how many, and how many tokens of each."""
 
     calib_data: Path | None = None  # None: cnn_dailymail
     calib_samples: int = 512
     calib_tokens: int = 512
-    eval_data: Path | None = None  # None: the texts behind those that are calibrated on
+    eval_data: Path | None = None  # None: the texts after the calibration's
     eval_samples: int = 64  # at most
 
     def fingerprint(self) -> dict[str, Any]:
-        """All that decides which tokens are read, for a comparison with an earlier run's."""
+        """What determines the tokens that are read, to compare with an earlier run."""
         return {
             "calibration": _digest(self.calib_data) if self.calib_data else f"{DATASET}@{COMMIT}",
             "evaluation": _digest(self.eval_data) if self.eval_data else "held out",
@@ -41,14 +41,14 @@ class TextOptions:
 
 @dataclass(frozen=True)
 class Texts:
-    """No text is in both."""
+    """The two sets of texts; no text is in both."""
 
     calibration: list[str]
     held_out: list[str]
 
 
 def gather_texts(options: TextOptions) -> Texts:
-    """Read or fetch them; raises `BuildError`, with file and line for a bad one."""
+    """Read or fetch the texts; raises `BuildError` with file and line for a bad one."""
     wanted = options.calib_samples + (0 if options.eval_data else options.eval_samples)
     if options.calib_data is None:
         source, texts = DATASET, _articles(wanted)
@@ -73,14 +73,14 @@ def gather_texts(options: TextOptions) -> Texts:
 
 
 def read_texts(path: Path) -> list[str]:
-    """The texts of a JSON-lines file of {"text": ...}; raises `BuildError` for anything else."""
+    """The texts of a JSON-lines file of {"text": ...}; raises `BuildError` for a bad line."""
     texts: list[str] = []
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 texts.append(_text(path, number, line))
     except (FileNotFoundError, IsADirectoryError):
-        raise BuildError(f"{path} is no file; give one with a JSON object a line") from None
+        raise BuildError(f"{path} is not a file; give one with a JSON object a line") from None
     if not texts:
         raise BuildError(f'{path} has no text; give a file with {{"text": "..."}} a line')
     return texts
@@ -118,9 +118,9 @@ def _articles(count: int) -> list[str]:
 
 
 def encode(directory: Path, texts: list[str], max_tokens: int, vocab_size: int) -> list[list[int]]:
-    """The first token ids of each text by the model's tokenizer; raises `BuildError`.
+    """The first `max_tokens` token ids of each text; raises `BuildError`.
 
-    A text that begins with the begin-of-text token gets no other one.
+    A text that begins with the begin-of-text token gets no second one.
     """
     from transformers import AutoTokenizer
 

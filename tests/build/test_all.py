@@ -87,7 +87,7 @@ def test_killed_in_a_step_the_same_command_finishes(tmp_path: Path, script: str)
             "--checkpoint and --quantize exclude each other",
         ),
         (("--profile", "demo", "--calib-data", "a"), "--calib-data is for --quantize"),
-        (("--profile", "demo", "--checkpoint", "/nowhere"), "/nowhere is no folder"),
+        (("--profile", "demo", "--checkpoint", "/nowhere"), "/nowhere is not a folder"),
     ],
 )
 def test_wrong_options_are_one_sentence(

@@ -1,5 +1,4 @@
-"""What the build calls ready is what room 1 starts with; what it refuses, it names with a remedy
-that helps."""
+"""Room 1 starts with every text that the build accepts; refusals name the fault and a remedy."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ SMALL = (
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """The demo's, without its weights, which the replay engine does not read."""
+    """The demo checkpoint without its weights, which the replay engine does not read."""
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     for name in SMALL:
@@ -48,7 +47,7 @@ def compiled(checkpoint: Path) -> Path:
 
 
 def ask(engine: Path, name: str, text: str) -> list[int]:
-    """The prompt's ids, as room 1 makes them."""
+    """The prompt's ids from room 1."""
     arrays = {name: np.array([[text.encode()]], object)}
     arrays["REQUEST_OUTPUT_LEN"] = np.array([[4]], np.int32)
     ids: list[int] = RequestPreparation(engine).prepare(arrays, set())["INPUT_ID"][0].tolist()
@@ -102,7 +101,7 @@ SERVED: dict[str, Edit] = {
 
 
 @pytest.mark.parametrize("name", SERVED)
-def test_what_room_1_serves_is_ready(checkpoint: Path, name: str) -> None:
+def test_what_room_1_serves_is_built(checkpoint: Path, name: str) -> None:
     SERVED[name](checkpoint)
     engine = compiled(checkpoint)
     assert len(ask(engine, "QUERY", "Hello")) > 1
@@ -115,7 +114,7 @@ def test_what_room_1_serves_is_ready(checkpoint: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "edit", [template(None), remove("tokenizer_config.json")], ids=["no template", "no config"]
 )
-def test_without_a_template_it_is_built_with_a_note(
+def test_a_missing_template_gives_a_note(
     checkpoint: Path, edit: Edit, capsys: pytest.CaptureFixture[str]
 ) -> None:
     edit(checkpoint)
@@ -146,27 +145,27 @@ BROKEN: dict[str, tuple[Edit, str, Edit | None]] = {
     ),
     "a template that refuses everything": (
         template("{{ raise_exception('not today') }}"),
-        r"the chat template of \S+ takes no conversation: .*not today; correct it, or remove it",
+        r"the chat template of \S+ renders no conversation: .*not today; correct it, or remove it",
         template(None),
     ),
     "a template that calls what is not there": (
         template("{{ messages[0].nothing.at.all }}"),
-        r"the chat template of \S+ takes no conversation: .*; correct it, or remove it",
+        r"the chat template of \S+ renders no conversation: .*; correct it, or remove it",
         template(None),
     ),
     "a template that needs more memory than there is": (
         template("{{ 'a' * 10**15 }}"),
-        r"the chat template of \S+ takes no conversation: .*: MemoryError; correct it",
+        r"the chat template of \S+ renders no conversation: .*: MemoryError; correct it",
         template(None),
     ),
     "a template that fails inside Jinja": (
         template("{{ messages[0].content | truncate(-5) }}{{ cycler() }}"),
-        r"the chat template of \S+ takes no conversation: .*expected length >= 3",
+        r"the chat template of \S+ renders no conversation: .*expected length >= 3",
         template(None),
     ),
     "a template for lists of parts alone": (
         template("{% for part in messages[0].content %}{{ part.text }}{% endfor %}."),
-        r"takes no conversation: the prompt that it makes has nothing of what the user says; corr",
+        r"renders no conversation: its prompt leaves out what the user says; corr",
         template(None),
     ),
     "a template that is a pointer of git LFS": (
@@ -181,7 +180,7 @@ BROKEN: dict[str, tuple[Edit, str, Edit | None]] = {
     ),
     "a template with half a character": (
         template("\ud800{{ messages[0].content }}"),
-        r"the chat template of \S+ takes no conversation: .*surrogates not allowed; correct it",
+        r"the chat template of \S+ renders no conversation: .*surrogates not allowed; correct it",
         template(None),
     ),
     "a config that is a list": (
@@ -231,14 +230,14 @@ BROKEN: dict[str, tuple[Edit, str, Edit | None]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_room_1_refuses_is_named_by_the_build(checkpoint: Path, name: str) -> None:
+def test_what_room_1_refuses_is_refused_by_the_build(checkpoint: Path, name: str) -> None:
     break_it, expected, remedy = BROKEN[name]
     (checkpoint / "chat_template.jinja").unlink(missing_ok=True)
     break_it(checkpoint)
     with pytest.raises(BuildError, match=expected) as error:
         compiled(checkpoint)
     assert "\n" not in str(error.value)
-    assert "make engine" not in str(error.value)  # it is what failed
+    assert "make engine" not in str(error.value)  # that is the command that failed
     assert not (checkpoint.parent / "engine").exists()
     if remedy is not None:
         if not (checkpoint / "tokenizer_config.json").exists():
@@ -271,7 +270,7 @@ def test_a_damaged_engine_leaves_the_repository_as_it_was(
     RequestPreparation(placed)
 
 
-def test_the_build_starts_the_rooms_on_what_it_has_written(
+def test_the_build_starts_the_rooms_with_what_it_wrote(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(TokenTable, "save", lambda self, path: path.write_bytes(b"x"))
@@ -280,7 +279,7 @@ def test_the_build_starts_the_rooms_on_what_it_has_written(
     assert not (checkpoint.parent / "engine").exists()
 
 
-def test_all_that_room_1_reads_reaches_its_folder(checkpoint: Path) -> None:
+def test_every_file_that_room_1_reads_is_in_its_folder(checkpoint: Path) -> None:
     file_template(checkpoint)
     repository = checkpoint.parent / "repository"
     assemble(compiled(checkpoint), repository)
@@ -290,7 +289,7 @@ def test_all_that_room_1_reads_reaches_its_folder(checkpoint: Path) -> None:
     RequestPreparation(placed)
 
 
-def test_a_changed_template_in_the_folder_is_another_engine(checkpoint: Path) -> None:
+def test_a_changed_template_makes_another_engine(checkpoint: Path) -> None:
     file_template(checkpoint)
     compiled(checkpoint)
     (checkpoint / "additional_chat_templates" / "tool_use.jinja").write_text(GOOD + "!")

@@ -1,4 +1,4 @@
-"""Which files tell one checkpoint from another."""
+"""Which files distinguish checkpoints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def sha256(checkpoint: Path) -> str:
 
 
 def test_a_fetched_copy_is_the_same_checkpoint(tmp_path: Path) -> None:
-    """`make repository` serves a copy, which `make verify` holds against the original."""
+    """`make repository` serves a copy, which `make verify` compares with the original."""
     copy = tmp_path / "copy"
     take_from(DEMO_CHECKPOINT, copy)
     assert (copy / MANIFEST).is_file()

@@ -1,4 +1,4 @@
-"""Any value in any place of a checkpoint's small files is taken, or one sentence says why not."""
+"""Any value in any place of a checkpoint's small files is accepted or refused in one sentence."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FILES = (
     "config.json", "generation_config.json", "hf_quant_config.json", "tokenizer.json",
     "tokenizer_config.json", "model.safetensors.index.json", "model-00001-of-00003.safetensors",
 )  # fmt: skip
-ROUNDS = 40  # of each file; seeds beyond the committed one were run by the thousand
+ROUNDS = 40  # for each file; thousands of other seeds were tried
 LONGEST = 600
 
 
@@ -70,7 +70,7 @@ def changed(document: Any, place: tuple[Any, ...], value: Any) -> Any:
 
 
 def read_all(folder: Path) -> None:
-    """All that a build reads before it writes."""
+    """Read all that a build reads before it writes."""
     llama = load_llama_config(folder)
     check_text(folder, llama)
     check_content(folder)
@@ -78,7 +78,7 @@ def read_all(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_any_value_in_any_place_is_taken_or_one_sentence(checkpoint: Path, name: str) -> None:
+def test_any_value_is_accepted_or_refused_in_one_sentence(checkpoint: Path, name: str) -> None:
     path, choose = checkpoint / name, random.Random(name)
     original = path.read_bytes()
     weights = name.endswith(".safetensors")

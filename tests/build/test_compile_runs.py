@@ -100,7 +100,7 @@ def test_an_option_that_counts_is_at_least_1(
 
 
 def test_missing_checkpoint_and_tokenizer_are_named(checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match="nowhere is no folder; give --checkpoint"):
+    with pytest.raises(BuildError, match="nowhere is not a folder; give --checkpoint"):
         build_engine(tmp_path / "nowhere", tmp_path / "engine")
     folder = write_checkpoint(tmp_path / "checkpoint")
     (folder / "tokenizer.json").unlink()

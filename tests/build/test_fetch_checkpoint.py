@@ -38,7 +38,7 @@ def test_a_fetch_brings_what_a_build_needs(
     assert "\r" not in out
 
 
-def test_manifest_says_what_the_files_are(fetch: Fetcher, hub: LocalHub) -> None:
+def test_manifest_describes_the_files(fetch: Fetcher, hub: LocalHub) -> None:
     fetch()
     manifest = read_manifest(fetch.output)
     assert manifest is not None
@@ -49,7 +49,7 @@ def test_manifest_says_what_the_files_are(fetch: Fetcher, hub: LocalHub) -> None
     assert f"14 of 14 files are what {MANIFEST} ({REPOS[0]} at {COMMIT}) states" in out
 
 
-def test_token_goes_to_the_hub_alone(fetch: Fetcher, hub: LocalHub) -> None:
+def test_token_goes_only_to_the_hub(fetch: Fetcher, hub: LocalHub) -> None:
     fetch()
     storage = [request for request in hub.requests if request.path.startswith("/lfs/")]
     others = [request for request in hub.requests if request not in storage]
@@ -58,7 +58,7 @@ def test_token_goes_to_the_hub_alone(fetch: Fetcher, hub: LocalHub) -> None:
     assert all(request.host.startswith("localhost:") for request in storage)
 
 
-def test_rerun_asks_nobody(fetch: Fetcher, hub: LocalHub) -> None:
+def test_rerun_makes_no_request(fetch: Fetcher, hub: LocalHub) -> None:
     fetch()
     hub.forget()
     assert f"is up to date: {REPOS[0]} at {COMMIT}" in fetch()
@@ -77,13 +77,13 @@ def test_pinned_commit_is_fetched_whatever_main_is(
     assert (fetch.output / "LICENSE").read_text() == "an older licence"
     assert "is up to date" in fetch()  # the commit that was fetched, not what main is
     hub.forget()
-    fetch("--revision", COMMIT)  # another one replaces it, and shares what did not change
+    fetch("--revision", COMMIT)  # replaces it, and links what did not change
     assert (fetch.output / "LICENSE").read_text() == "the text of LICENSE"
     assert [name for name in os.listdir(older) if hub.downloads(name)] == ["LICENSE"]
     assert sorted(path.name for path in fetch.output.parent.iterdir()) == ["checkpoint", "older"]
 
 
-def test_later_name_is_tried(fetch: Fetcher, hub: LocalHub) -> None:
+def test_second_name_is_tried(fetch: Fetcher, hub: LocalHub) -> None:
     hub.repositories[REPOS[1]] = hub.repositories.pop(REPOS[0])
     assert f"the hub shows no {REPOS[0]}; trying {REPOS[1]}" in fetch()
     hub.forget()

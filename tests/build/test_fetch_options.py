@@ -36,8 +36,11 @@ def test_options_that_do_not_fit_together(tmp_path: Path) -> None:
         (("--output", tmp_path / "o", "--sha256", checkpoint), "--sha256 is for --from and"),
         (("--output", tmp_path / "o", "--repo", "nvidia"), "--repo must be 'owner/name', not 'nvi"),
         (("--from", checkpoint, "--output", checkpoint), "--from and --output are both"),
-        (("--check", tmp_path / "nowhere"), "nowhere is no folder; give one with an NVFP4 check"),
-        (("--from", checkpoint, "--output", shard), "is no folder; give another"),
+        (
+            ("--check", tmp_path / "nowhere"),
+            "nowhere is not a folder; give one with an NVFP4 check",
+        ),
+        (("--from", checkpoint, "--output", shard), "is not a folder; give another"),
         (("--from", checkpoint, "--output", tmp_path), "is not empty and holds no checkpoint_man"),
     ):
         process = run(*arguments)

@@ -1,4 +1,4 @@
-"""What a fetch from the hub cannot do: one sentence with the remedy, no output."""
+"""A fetch that fails gives one sentence with the remedy, and no output."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_wrong_size_and_failing_storage(fetch: Fetcher, hub: LocalHub, fault: Fa
     fetch()
 
 
-def test_listed_file_that_is_not_there(fetch: Fetcher, hub: LocalHub) -> None:
+def test_listed_file_that_does_not_exist(fetch: Fetcher, hub: LocalHub) -> None:
     hub.repositories[REPOS[0]].missing_files.add("NOTICE")
     assert f"lists a file that it does not have at {COMMIT}" in fetch.refused()
 
@@ -83,7 +83,7 @@ def test_revision_is_a_commit_id(fetch: Fetcher, hub: LocalHub, revision: str) -
 
 def test_offline_and_unreachable(fetch: Fetcher, hub: LocalHub) -> None:
     fetch.environment["HF_HUB_OFFLINE"] = "1"
-    assert "HF_HUB_OFFLINE is set, so the hub is not asked; unset it, or give" in fetch.refused()
+    assert "HF_HUB_OFFLINE is set, so the hub cannot be asked; unset it, or give" in fetch.refused()
     assert hub.requests == []
     del fetch.environment["HF_HUB_OFFLINE"]
     fetch.environment["HF_ENDPOINT"] = "http://127.0.0.1:9"
@@ -101,16 +101,16 @@ def test_refused_token(fetch: Fetcher, hub: LocalHub) -> None:
     assert f"{hub.endpoint} answers 500; wait some minutes and run the same" in fetch.refused()
 
 
-def test_endpoint_that_is_no_hub(fetch: Fetcher, hub: LocalHub) -> None:
+def test_endpoint_that_is_not_a_hub(fetch: Fetcher, hub: LocalHub) -> None:
     """Another server's address, or a network that answers with its login page."""
     hub.api_status = 404
     error = fetch.refused()
-    assert f"{REPOS[0]} is answered with 404; look at HF_ENDPOINT, the proxy, and" in error
+    assert f"{REPOS[0]} answers 404; look at HF_ENDPOINT, the proxy, and" in error
     hub.api_status, hub.api_page = 0, b"<html>Welcome! Accept our terms to go online.</html>"
     assert f"{hub.endpoint} does not answer as a hub does; look at HF_ENDPOINT" in fetch.refused()
 
 
-def test_package_of_another_kind(fetch: Fetcher, hub: LocalHub) -> None:
+def test_package_of_an_incompatible_version(fetch: Fetcher, hub: LocalHub) -> None:
     other = "import huggingface_hub; huggingface_hub.hf_hub_download = lambda repo: None"
     error = fetch.refused(prelude=other)
     assert "huggingface_hub failed with TypeError; install the one that this project was" in error
@@ -122,7 +122,7 @@ def test_missing_package(fetch: Fetcher) -> None:
     assert "tried with: pip install '.[fetch]', or give --from a folder" in error
 
 
-def test_disk_too_small_is_said_before_the_weights(fetch: Fetcher, hub: LocalHub) -> None:
+def test_disk_too_small_is_refused_before_the_weights(fetch: Fetcher, hub: LocalHub) -> None:
     error = fetch.refused(prelude=FULL.format(65 * 2**20))
     assert re.search(r"the disk is full: .* still needs 0\.07 GB and has 0\.07 GB free", error)
     assert not any(request.path.startswith("/lfs/") and "safetensors" in request.path
@@ -149,9 +149,9 @@ def test_unfit_repository_is_refused(
     shutil.copytree(repository_files, folder)
     edit(folder / "config.json", **change)
     error = fetch.refused()
-    assert f"{REPOS[0]} at {COMMIT} arrived as the hub states it, but is refused: " in error
+    assert f"{REPOS[0]} at {COMMIT} was fetched whole, but is refused: " in error
     assert (expected or "config.json calls for U8") in error
-    # What config.json alone tells is said before the weights are fetched.
+    # A fault in config.json is found before the weights are fetched.
     assert bool(hub.downloads("model-00001-of-00004.safetensors")) is (expected is None)
     assert not fetch.output.exists()
 
@@ -185,4 +185,4 @@ def test_folders_of_another_kind_are_left_alone(fetch: Fetcher, hub: LocalHub) -
     assert (fetch.download / "letter.txt").read_text() == "dear"
     assert hub.requests == []
     fetch.output.write_text("a file")
-    assert f"{fetch.output} is no folder; give another --output" in fetch.refused()
+    assert f"{fetch.output} is not a folder; give another --output" in fetch.refused()

@@ -1,4 +1,4 @@
-"""A fetch that dies, is cut off or runs out of disk: the same command finishes it, whole."""
+"""A fetch that is killed, is cut off or runs out of disk: the same command finishes it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_killed_fetch_goes_on_with_the_missing_file(fetch: Fetcher, large_hub: L
     assert not fetch.output.exists()
     large_hub.faults.clear()
     large_hub.forget()
-    # What main is now does not matter: the fetch began with another commit.
+    # The fetch goes on with the commit that it began with, whatever main is now.
     large_hub.repositories[REPOS[0]].main = OLDER
     out = fetch()
     assert f"checking {FIRST}, fetched before: " in out
@@ -51,14 +51,14 @@ def test_interrupted_fetch_says_that_it_can_go_on(fetch: Fetcher, large_hub: Loc
     fetch()
 
 
-def test_two_fetches_do_not_meet_in_one_folder(fetch: Fetcher, large_hub: LocalHub) -> None:
+def test_second_fetch_into_the_same_folder_is_refused(fetch: Fetcher, large_hub: LocalHub) -> None:
     process = stalled(fetch, large_hub, SECOND)
     assert f"another run is writing {fetch.download}; wait for it" in fetch.refused()
     process.kill()
     process.communicate()
 
 
-def test_broken_connection_is_taken_up(fetch: Fetcher, large_hub: LocalHub) -> None:
+def test_broken_connection_is_resumed(fetch: Fetcher, large_hub: LocalHub) -> None:
     large_hub.faults[SECOND] = Fault(send_only=12_000_000)
     fetch()
     first, *others = large_hub.downloads(SECOND)
@@ -67,7 +67,7 @@ def test_broken_connection_is_taken_up(fetch: Fetcher, large_hub: LocalHub) -> N
     assert all(begin >= 10 * 2**20 for begin in others)
 
 
-def test_file_of_another_commit_is_not_taken(fetch: Fetcher, large_hub: LocalHub) -> None:
+def test_file_of_another_commit_is_fetched_again(fetch: Fetcher, large_hub: LocalHub) -> None:
     """Killed at one commit, then asked for another that has other files of the same names."""
     process = stalled(fetch, large_hub, SECOND)
     process.kill()
@@ -84,8 +84,8 @@ def test_file_of_another_commit_is_not_taken(fetch: Fetcher, large_hub: LocalHub
 @pytest.mark.parametrize(
     "plan", ["", "one word", "three more words", "\\", "nvidia/other " + OLDER]
 )
-def test_damaged_plan_is_not_followed(fetch: Fetcher, hub: LocalHub, plan: str) -> None:
-    """The machine lost its power, or a repository was asked for that is no longer asked for."""
+def test_damaged_plan_is_ignored(fetch: Fetcher, hub: LocalHub, plan: str) -> None:
+    """After a power cut, or a fetch of another repository."""
     fetch.download.mkdir()
     (fetch.download / PLAN).write_text(plan)
     (fetch.download / "LICENSE").write_text("the licence of something else")
@@ -115,7 +115,7 @@ def test_corrupted_bytes_are_refused_and_fetched_again(
     ]
 
 
-def test_what_is_there_needs_no_space(fetch: Fetcher, large_hub: LocalHub) -> None:
+def test_files_fetched_before_need_no_space(fetch: Fetcher, large_hub: LocalHub) -> None:
     process = stalled(fetch, large_hub, SECOND)
     process.kill()
     process.communicate()
@@ -124,7 +124,7 @@ def test_what_is_there_needs_no_space(fetch: Fetcher, large_hub: LocalHub) -> No
     fetch(prelude=FULL.format(64 * 2**20 + 21_000_000))
 
 
-def test_disk_that_fills_up_keeps_what_has_arrived(fetch: Fetcher, large_hub: LocalHub) -> None:
+def test_full_disk_keeps_what_has_arrived(fetch: Fetcher, large_hub: LocalHub) -> None:
     prelude = f"""
 import huggingface_hub
 def fetch_file(repo, name, *, fetch=huggingface_hub.hf_hub_download, **options):
@@ -141,8 +141,8 @@ huggingface_hub.hf_hub_download = fetch_file
     assert large_hub.downloads(FIRST) == []
 
 
-def test_death_between_the_two_renames_is_mended(fetch: Fetcher, hub: LocalHub) -> None:
-    """Of OUTPUT away from its place, and of the new folder to OUTPUT."""
+def test_death_between_the_two_renames_is_repaired(fetch: Fetcher, hub: LocalHub) -> None:
+    """Between moving OUTPUT away and renaming the new folder to OUTPUT."""
     fetch()
     old = fetch.output.with_name("checkpoint.partial-abcd1234")
     shutil.copytree(fetch.output, old)
@@ -172,8 +172,8 @@ sys.addaudithook(watch)
 def test_fetch_that_is_killed_again_and_again_ends(
     fetch: Fetcher, hub: LocalHub, repository_files: Path, most: int
 ) -> None:
-    """Each run writes its plan and gets one step further, or two: a file, the manifest, the old
-    output moved away, the new one in its place."""
+    """Each run gets one rename further, or two: a file, the manifest, the old output moved away,
+    the new one in its place."""
     shutil.copytree(repository_files, older := fetch.output.parent / "older")
     (older / "LICENSE").write_text("an older licence")
     hub.repositories[REPOS[0]].commits[OLDER] = older

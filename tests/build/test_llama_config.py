@@ -40,7 +40,7 @@ def parse(document: dict[str, Any], generation: dict[str, Any] | None = None) ->
 
 
 def edited(document: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
-    """A copy with another value at that place."""
+    """A copy of the document with another value in that place."""
     changed = copy.deepcopy(document)
     inner = changed
     for key in path[:-1]:
@@ -57,7 +57,7 @@ def places(document: dict[str, Any], before: tuple[str, ...] = ()) -> Iterator[t
 
 
 def meaning(document: dict[str, Any]) -> dict[str, Any]:
-    """What transformers makes of a document; raises what it raises."""
+    """transformers' reading of a document; raises what it raises."""
     found = TransformersConfig.from_dict(copy.deepcopy(document))
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
              "num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings",
@@ -82,7 +82,7 @@ def as_meaning(config: LlamaConfig) -> dict[str, Any]:
 
 
 def outcome(read: Callable[[], Any]) -> tuple[Any, str]:
-    """What was read, or the one sentence that says why it was not."""
+    """The config, or the one sentence that says why it was refused."""
     try:
         return read(), ""
     except BuildError as error:
@@ -94,7 +94,7 @@ def outcome(read: Callable[[], Any]) -> tuple[Any, str]:
 
 
 @pytest.mark.parametrize("place", [*places(PLAIN)], ids=".".join)
-def test_any_value_in_any_place_is_a_sentence_or_what_transformers_reads(
+def test_any_value_is_refused_in_a_sentence_or_read_as_transformers_does(
     place: tuple[str, ...],
 ) -> None:
     for value in NOT_A_NUMBER:
@@ -109,7 +109,7 @@ def test_any_value_in_any_place_is_a_sentence_or_what_transformers_reads(
 
 @pytest.mark.parametrize("key", [key for key in PLAIN if isinstance(PLAIN[key], (int, float))])
 @pytest.mark.parametrize("value", ["1", float("nan"), float("inf"), [], {}, 10**30], ids=repr)
-def test_no_number_may_be_a_text_a_list_or_infinite(key: str, value: Any) -> None:
+def test_a_number_must_not_be_a_text_a_list_or_infinite(key: str, value: Any) -> None:
     with pytest.raises(BuildError, match=rf"{key} is .*, but must be"):
         parse(edited(PLAIN, (key,), value))
 
@@ -123,7 +123,7 @@ def test_no_number_may_be_a_text_a_list_or_infinite(key: str, value: Any) -> Non
         ("rope_theta", 1.0, 1e15),
     ],
 )
-def test_ranges_end_where_the_sentence_says(key: str, least: float, most: float) -> None:
+def test_each_range_ends_where_its_message_says(key: str, least: float, most: float) -> None:
     document = {**PLAIN, "rope_scaling": None}
     for value in (least, most):
         if key != "hidden_size":
@@ -133,8 +133,8 @@ def test_ranges_end_where_the_sentence_says(key: str, least: float, most: float)
             parse({**document, key: value})
 
 
-def test_no_name_is_made_of_a_boundless_size(tmp_path: Path) -> None:
-    """10**9 layers were once 10**10 names of tensors."""
+def test_a_huge_number_of_layers_is_refused_at_once(tmp_path: Path) -> None:
+    """10**9 layers would make 10**10 names of tensors."""
     with pytest.raises(BuildError, match="num_hidden_layers is 1000000000, but must be"):
         parse({**PLAIN, "num_hidden_layers": 10**9})
 
@@ -185,7 +185,7 @@ def test_rotary_embedding_is_merged_as_transformers_does(name: str) -> None:
     document = with_rope(ROPE[name])
     config = parse(document)
     assert as_meaning(config) == meaning(document)
-    # What the engine's folder gets is read alike, and so is what the reference computes with.
+    # The engine's folder and the reference read the same.
     assert meaning({**with_rope({}), **plain_rope(config)}) == meaning(document)
     expected = nvfp4_reference.rope_frequencies({**with_rope({}), **plain_rope(config)})
     assert (nvfp4_reference.rope_frequencies(document) == expected).all()
@@ -250,7 +250,7 @@ OTHER_MODELS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("key", OTHER_MODELS)
-def test_what_makes_another_model_is_refused_by_name(key: str) -> None:
+def test_a_key_that_makes_another_model_is_refused_by_name(key: str) -> None:
     with pytest.raises(BuildError, match=f"json: {key} is .*, but must be"):
         parse({**PLAIN, key: OTHER_MODELS[key]})
 
@@ -259,7 +259,7 @@ def test_what_makes_another_model_is_refused_by_name(key: str) -> None:
     "harmless",
     [
         {"embedding_multiplier": 1.0, "logits_scaling": 1, "use_qk_norm": False},
-        {"attention_multiplier": 0.25},  # 1 / sqrt(head_dim), which is what a Llama computes with
+        {"attention_multiplier": 0.25},  # 1 / sqrt(head_dim), a Llama's own
         {"sliding_window": None, "use_sliding_window": False, "max_window_layers": 28},
         {"sliding_window": 4096, "layer_types": ["full_attention"] * 2},
         {"sliding_window": 128, "use_sliding_window": False},
@@ -270,7 +270,7 @@ def test_what_makes_another_model_is_refused_by_name(key: str) -> None:
     ],
     ids=lambda document: next(iter(document)),
 )
-def test_what_is_off_or_changes_nothing_is_taken(harmless: dict[str, Any]) -> None:
+def test_keys_that_change_nothing_are_accepted(harmless: dict[str, Any]) -> None:
     assert parse({**PLAIN, **harmless}) == parse(PLAIN)
 
 
@@ -327,13 +327,13 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path, file: str, name: str) ->
     assert len(str(error.value)) < 300
 
 
-def test_a_repeated_key_with_one_value_is_harmless(tmp_path: Path) -> None:
+def test_a_key_repeated_with_the_same_value_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"a": 1, "a": 1}')
     assert read_json(tmp_path / "a.json") == {"a": 1}
 
 
-def test_the_number_that_transformers_writes_for_no_limit_is_taken(tmp_path: Path) -> None:
-    """Into every tokenizer_config.json whose tokenizer has no length of its own."""
+def test_the_number_that_transformers_writes_for_no_limit_is_accepted(tmp_path: Path) -> None:
+    """transformers writes it for every tokenizer without a length limit."""
     no_limit = {"model_max_length": VERY_LARGE_INTEGER}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(no_limit))
     assert read_json(tmp_path / "tokenizer_config.json") == no_limit
@@ -385,8 +385,8 @@ def test_quantization_config_must_be_an_object(tmp_path: Path, value: Any) -> No
             check_quantization(folder)
 
 
-def test_two_files_that_name_two_quantizations_are_refused(tmp_path: Path) -> None:
-    """TensorRT-LLM reads the one, vLLM the other."""
+def test_two_files_with_different_quantizations_are_refused(tmp_path: Path) -> None:
+    """TensorRT-LLM reads one file, vLLM the other."""
     config = {**quantization_config(), "quant_algo": "FP8"}
     folder = quantized(tmp_path, config, QUANTIZATION)
     with pytest.raises(BuildError, match=r"config\.json: quantization_config\.quant_algo is 'FP8'"):

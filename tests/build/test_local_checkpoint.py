@@ -1,4 +1,4 @@
-"""A checkpoint that is on this machine: checked in place or taken into a folder, whole or not."""
+"""A checkpoint on this machine: checked in place, or linked or copied into a folder."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def edit(path: Path, **values: object) -> None:
 
 
 def flip(path: Path, at: int = -1) -> None:
-    """One bit of a file, which is then another file: hard links to it stay what they are."""
+    """Write a file anew with one bit changed; hard links to the old one keep its bytes."""
     content = bytearray(path.read_bytes())
     content[at] ^= 1
     path.unlink()
@@ -53,7 +53,7 @@ def flip(path: Path, at: int = -1) -> None:
 
 
 def sha256_list(folder: Path, *names: str) -> Path:
-    """As `sha256sum NAME...` prints it."""
+    """A list as `sha256sum NAME...` prints it."""
     path = folder.with_name("SHA256SUMS")
     lines = [f"{hashlib.sha256((folder / n).read_bytes()).hexdigest()}  {n}\n" for n in names]
     path.write_text("# the publisher's list\n" + "".join(lines))
@@ -65,7 +65,7 @@ def test_demo_checkpoint_is_checked_in_place() -> None:
     process = run("--check", DEMO / "checkpoint")
     assert (process.returncode, process.stderr) == (0, "")
     assert "is whole: 195 tensors, 4,758,400 bytes, 6 layers, NVFP4" in process.stdout
-    assert "nothing states what its files should be: checked by layout and" in process.stdout
+    assert "only its layout and values were checked: nothing states its" in process.stdout
     assert sorted(DEMO.rglob("*")) == before
 
 
@@ -108,7 +108,7 @@ def test_files_are_copied_where_they_cannot_be_linked(
     assert (tmp_path / "output" / SHARD).read_bytes() == (checkpoint / SHARD).read_bytes()
 
 
-def test_disk_too_small_for_copies_is_said_before_anything_is_read(
+def test_disk_too_small_for_copies_is_refused_before_anything_is_read(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("checkpoints.local._bytes_to_copy", lambda *_: 2**60)
@@ -124,7 +124,7 @@ def test_list_of_hashes(
     hashes = sha256_list(checkpoint, SHARD, "config.json")
     check_in_place(checkpoint, hashes)
     assert f"2 of 6 files are what {hashes} states" in capsys.readouterr().out
-    with pytest.raises(BuildError, match=f"states nothing of {SHARD}; add its line"):
+    with pytest.raises(BuildError, match=f"has no hash of {SHARD}; add its line"):
         check_in_place(checkpoint, sha256_list(checkpoint, "config.json"))
     hashes = sha256_list(checkpoint, SHARD)
     flip(checkpoint / SHARD)
@@ -142,7 +142,7 @@ def test_list_of_hashes(
 
 @pytest.fixture
 def snapshot(checkpoint: Path, tmp_path: Path) -> Path:
-    """As huggingface_hub's cache holds a repository."""
+    """A repository in the layout of huggingface_hub's cache."""
     repository = tmp_path / "hub" / "models--nvidia--Llama"
     folder = repository / "snapshots" / ("a1" * 20)
     folder.mkdir(parents=True)
@@ -183,7 +183,7 @@ def test_cache_of_the_hub_states_its_hashes(
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "half a shard": (
         lambda folder: os.truncate(folder / SHARD, (folder / SHARD).stat().st_size // 2),
-        r"is truncated: .* ends \d+ bytes behind the file; fetch the checkpoint again",
+        r"is truncated: .* ends \d+ bytes after the file; fetch the checkpoint again",
     ),
     "a shard that is still being fetched": (
         lambda folder: (folder / SHARD).rename(folder / f"{SHARD}.0123.part"),
@@ -221,7 +221,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a second model's weights": (
         lambda folder: shutil.copyfile(folder / SHARD, folder / "old.safetensors"),
-        r"old\.safetensors belongs to no checkpoint here, whose weights are model\.safetensors; r",
+        r"old\.safetensors does not belong to the checkpoint, whose weights are model\.saf",
     ),
     "a damaged manifest": (
         lambda folder: (folder / MANIFEST).write_text("{}"),
@@ -246,7 +246,7 @@ def test_bad_folder_is_refused_before_it_is_read(
     assert [path.name for path in tmp_path.iterdir()] == ["given"]
 
 
-def test_swapped_scales_are_found_before_the_output_is_there(
+def test_swapped_scales_are_found_before_the_output_appears(
     checkpoint: Path, tmp_path: Path
 ) -> None:
     tensors = open_checkpoint(checkpoint).tensors

@@ -1,4 +1,4 @@
-"""Random checkpoints: the true layout byte for byte, and nothing half-written."""
+"""Random checkpoints have the real layout and size, and are never half-written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.paths import DEMO
 
 
 def test_8b_shape_has_the_published_sizes() -> None:
-    """File sizes of nvidia/Llama-3.1-8B-Instruct-FP4's two shards."""
+    """The file sizes of nvidia/Llama-3.1-8B-Instruct-FP4's two shards."""
     plans = plan_tensors(SHAPES["llama-3.1-8b"])
     shards = into_shards(plans, 5_000_000_000)
     sizes = [len(header(shard)) + sum(plan.size for plan in shard) for shard in shards]
@@ -73,7 +73,7 @@ def test_full_disk_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_disk_too_small_is_said_before_writing(tmp_path: Path) -> None:
+def test_disk_too_small_is_refused_before_writing(tmp_path: Path) -> None:
     huge = {**SHAPES["tiny"], "vocab_size": 2**20, "hidden_size": 2**16, "intermediate_size": 2**18}
     huge["num_hidden_layers"] = 100
     with pytest.raises(BuildError, match=r"the disk is full: .* needs .* GB"):
@@ -89,7 +89,7 @@ def test_a_folder_of_another_kind_is_not_replaced(tmp_path: Path) -> None:
 
 
 def test_config_says_what_the_published_checkpoint_says(tmp_path: Path) -> None:
-    """vLLM looks for NVFP4 in config.json alone, and refuses a checkpoint that says nothing."""
+    """vLLM looks for NVFP4 only in config.json."""
     folder = write_checkpoint(tmp_path / "checkpoint")
     ours, published = (
         json.loads((one / "config.json").read_text())["quantization_config"]

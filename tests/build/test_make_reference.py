@@ -251,7 +251,7 @@ def test_damaged_weights_are_one_sentence(tmp_path: Path) -> None:
     [
         ([], "there is no checkpoint; give --checkpoint or --profile"),
         (["--profile", "llama-3.1-8b-cpu"], "names no checkpoint's folder"),
-        (["--checkpoint", "/nowhere"], "/nowhere is no directory"),
+        (["--checkpoint", "/nowhere"], "/nowhere is not a folder"),
     ],
 )
 def test_a_missing_checkpoint_is_one_sentence(

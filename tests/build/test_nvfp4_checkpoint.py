@@ -73,7 +73,7 @@ def test_both_spellings_of_rope_and_an_implied_head_dim(checkpoint: Path) -> Non
     assert load_llama_config(checkpoint) == expected
 
 
-def test_end_ids_of_both_config_files_count(checkpoint: Path) -> None:
+def test_end_ids_come_from_both_config_files(checkpoint: Path) -> None:
     edit_config(
         checkpoint, lambda document: document.update(eos_token_id=[2, 3]), "generation_config.json"
     )
@@ -168,7 +168,7 @@ def _remove(name: str) -> Callable[[Path], None]:
 
 
 def unquantize(folder: Path) -> None:
-    """Take away what says that it is quantized; both places."""
+    """Remove both statements that the checkpoint is quantized."""
     (folder / "hf_quant_config.json").unlink()
     edit_config(folder, lambda document: document.pop("quantization_config"))
 
@@ -303,12 +303,12 @@ def test_bad_input_is_one_sentence(checkpoint: Path, name: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_tensor_that_the_index_forgets_is_there_all_the_same(checkpoint: Path) -> None:
+def test_a_tensor_that_the_index_omits_is_loaded(checkpoint: Path) -> None:
     _unplaced(f"{Q_PROJ}.input_scale")(checkpoint)
     assert f"{Q_PROJ}.input_scale" in open_checkpoint(checkpoint).tensors
 
 
-def test_inline_quantization_config_stands_in(checkpoint: Path) -> None:
+def test_quantization_config_in_config_json_is_enough(checkpoint: Path) -> None:
     (checkpoint / "hf_quant_config.json").unlink()
     groups = {"group_0": {"weights": {"num_bits": 4, "group_size": 16}}}
     quantization = {"quant_algo": "NVFP4", "config_groups": groups}

@@ -1,4 +1,4 @@
-"""Which texts a quantization takes: from files, and cnn_dailymail from a hub on this machine."""
+"""The texts of a quantization: from files, and cnn_dailymail from a hub on this machine."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ run_script(main)
 
 
 class Gatherer:
-    """Asks for the default texts in a process of its own: huggingface_hub reads its environment
-    when it is imported."""
+    """Gathers the default texts in a process of its own: huggingface_hub reads its environment when
+    it is imported."""
 
     def __init__(self, endpoint: str, home: Path) -> None:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
@@ -70,7 +70,7 @@ def test_articles_come_from_the_hub_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("offline", ["0", "1"])
-def test_without_the_dataset_the_sentence_names_the_way_out(tmp_path: Path, offline: str) -> None:
+def test_a_missing_dataset_is_refused_with_the_remedy(tmp_path: Path, offline: str) -> None:
     with serving(LocalHub()) as hub:
         result = Gatherer(hub.endpoint, tmp_path)(HF_HUB_OFFLINE=offline)
     assert result.returncode == 1
@@ -79,7 +79,7 @@ def test_without_the_dataset_the_sentence_names_the_way_out(tmp_path: Path, offl
     assert "give local text with --calib-data FILE.jsonl" in line
 
 
-def test_held_out_texts_are_none_that_were_calibrated_on(tmp_path: Path) -> None:
+def test_no_held_out_text_was_calibrated_on(tmp_path: Path) -> None:
     path = write_texts(tmp_path / "a.jsonl", ["one", "two", "one", "three", "four", "five"])
     texts = gather_texts(TextOptions(path, calib_samples=2, eval_samples=2))
     assert texts.calibration == ["one", "two"]
@@ -89,8 +89,8 @@ def test_held_out_texts_are_none_that_were_calibrated_on(tmp_path: Path) -> None
     assert texts.held_out == ["six"]
 
 
-def test_a_line_is_what_ends_with_a_newline(tmp_path: Path) -> None:
-    """JSON may hold U+2028 and U+0085 unescaped, which str.splitlines takes for line ends."""
+def test_only_a_newline_ends_a_line(tmp_path: Path) -> None:
+    """JSON may hold U+2028 and U+0085 unescaped, which str.splitlines treats as line ends."""
     path = tmp_path / "a.jsonl"
     texts = ["a\u2028b", "c\x85d", "e\u2029f"]
     path.write_bytes(
@@ -116,7 +116,11 @@ def test_a_bad_line_is_named(tmp_path: Path, line: bytes) -> None:
 
 def test_bad_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").touch()
-    for name, words in (("empty.jsonl", "has no text"), ("none", "is no file"), ("", "is no file")):
+    for name, words in (
+        ("empty.jsonl", "has no text"),
+        ("none", "is not a file"),
+        ("", "is not a file"),
+    ):
         with pytest.raises(BuildError, match=words):
             read_texts(tmp_path / name)
 

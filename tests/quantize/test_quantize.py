@@ -57,8 +57,8 @@ def group(name: str) -> str:
     return f"{layer}.{FUSED.get(kind, kind)}"
 
 
-def test_scales_are_of_what_the_texts_bring_about(bf16: Path, nvfp4: Path) -> None:
-    """Of the first TOKENS tokens of every text, each alone and behind a begin-of-text token."""
+def test_scales_come_from_the_activations_of_the_texts(bf16: Path, nvfp4: Path) -> None:
+    """From the first TOKENS tokens of every text, each alone after a begin-of-text token."""
     seen = largest_activations(bf16)
     stored = load_file(nvfp4 / "model.safetensors")
     for name in [name for name in stored if name.endswith("input_scale")]:
@@ -97,7 +97,7 @@ def largest_activations(bf16: Path) -> dict[str, tuple[float, float]]:
     return seen
 
 
-def test_the_source_is_kept(bf16: Path, nvfp4: Path) -> None:
+def test_the_sources_config_and_files_are_kept(bf16: Path, nvfp4: Path) -> None:
     source = json.loads((bf16 / "config.json").read_text())
     written = json.loads((nvfp4 / "config.json").read_text())
     quantization = written.pop("quantization_config")
@@ -180,7 +180,7 @@ def test_the_quantized_model_compiles(nvfp4: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
-def test_values_of_no_trained_model_are_named(
+def test_values_of_an_untrained_model_are_refused(
     bf16: Path, texts: TextOptions, tmp_path: Path
 ) -> None:
     folder = write_model(tmp_path / "model")

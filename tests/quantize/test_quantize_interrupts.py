@@ -1,4 +1,4 @@
-"""A quantization that was killed: the same command finishes it, with the very same bytes."""
+"""A killed quantization: the same command finishes it with exactly the same bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.quantize_models import TEXTS, run
 
 pytest_plugins = ("tests.support.quantize_fixtures",)
 
-# Preludes: die behind the fifth text, or when the whole export lies there unchecked.
+# Preludes: die after the fifth text, or after the export.
 AT_TEXT_5 = """
 import os, signal
 from quantization import modelopt as calibration_state
@@ -70,7 +70,7 @@ def test_a_killed_run_is_finished_by_the_next(
             assert (output / path.name).read_bytes() == path.read_bytes()
 
 
-def test_ctrl_c_keeps_the_calibration_for_the_same_texts_alone(
+def test_ctrl_c_keeps_the_calibration_for_the_same_texts_only(
     bf16: Path, texts: TextOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out"

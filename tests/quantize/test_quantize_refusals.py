@@ -1,4 +1,4 @@
-"""What quantize.py refuses: one sentence before anything expensive, and nothing is left behind."""
+"""What quantize.py refuses: one sentence before anything expensive, and no files left."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ BAD_MODELS: dict[str, tuple[Edit, str]] = {
         lambda folder: (folder / "model.safetensors").unlink(),
         r"the shard .*model\.safetensors does not exist",
     ),
-    "half a shard": (cut, r"model\.safetensors is truncated: .* ends 1 bytes behind the file"),
+    "half a shard": (cut, r"model\.safetensors is truncated: .* ends 1 bytes after the file"),
     "float32": (
         tensors(lambda all_: all_.update({f"{UP}.weight": all_[f"{UP}.weight"].float()})),
         rf"{UP}\.weight is F32 \[128, 64\], but must be BF16 \[128, 64\]; give",
@@ -93,7 +93,7 @@ BAD_MODELS: dict[str, tuple[Edit, str]] = {
     ),
     "a bias": (
         tensors(lambda all_: all_.update({f"{UP}.bias": torch.ones(1)})),
-        rf"holds the tensor {UP}\.bias, which no plain Llama 3\.x has",
+        rf"holds the tensor {UP}\.bias, which is not part of a plain Llama 3",
     ),
 }
 
@@ -113,9 +113,9 @@ def refused(job: Job, expected: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_quantized_checkpoint_and_no_folder(texts: TextOptions, tmp_path: Path) -> None:
+def test_a_quantized_checkpoint_or_a_missing_folder(texts: TextOptions, tmp_path: Path) -> None:
     refused(Job(DEMO_CHECKPOINT, tmp_path / "out", texts), r"quant_method 'modelopt'")
-    refused(Job(tmp_path / "none", tmp_path / "out", texts), r"none is no folder; give --model")
+    refused(Job(tmp_path / "none", tmp_path / "out", texts), r"none is not a folder; give --model")
 
 
 def test_a_folder_of_something_else_is_left_alone(
@@ -123,7 +123,7 @@ def test_a_folder_of_something_else_is_left_alone(
 ) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     refused(Job(bf16, tmp_path, texts), r"is not empty and holds no quantization_report\.json")
-    refused(Job(bf16, tmp_path / "notes.txt", texts), r"notes\.txt is no folder")
+    refused(Job(bf16, tmp_path / "notes.txt", texts), r"notes\.txt is not a folder")
     refused(Job(bf16, bf16, texts), r"is not empty and holds no quantization_report\.json")
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 

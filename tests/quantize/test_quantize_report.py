@@ -1,4 +1,4 @@
-"""What a quantization reports of itself, against plain numpy and against transformers."""
+"""A quantization's report, against plain numpy and transformers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_weight_errors_are_those_of_plain_numpy(bf16: Path, quantized: Quantized
     assert 0.08 < overall < 0.11  # of Gaussian weights
 
 
-def test_a_table_line_is_a_layer(quantized: Quantized) -> None:
+def test_each_layer_has_a_line_in_the_table(quantized: Quantized) -> None:
     _, report = quantized
     heading, first, second = error_table(report.weight_errors)
     assert heading.split() == ["layer", "q", "k", "v", "o", "gate", "up", "down", "all"]
@@ -73,7 +73,7 @@ def test_perplexity_is_that_of_transformers(bf16: Path, quantized: Quantized, va
             model.get_submodule(name).register_forward_pre_hook(rounding(scale))
     losses = [float(loss) for ids in held_out_ids(bf16) for loss in token_losses(model, ids)]
     assert len(losses) == report.tokens
-    # Of f32 in another order; a rounded activation may fall to the other side of a tie.
+    # f32 sums in another order; a rounded activation may fall to the other side of a tie.
     tolerance = 1e-2 if variant == "NVFP4 W4A4" else 1e-4
     expected = float(np.exp(np.mean(losses)))
     assert report.perplexity[variant] == pytest.approx(expected, rel=tolerance)
@@ -103,7 +103,7 @@ def rounding(input_scale: float) -> Any:
 
 
 def nearest_codes(x: Floats, input_scale: float) -> Floats:
-    """NVFP4 by brute force: of all eight magnitudes the nearest, of two the even code."""
+    """NVFP4 by brute force: the nearest of all eight magnitudes, the even code of two."""
     blocks = x.reshape(*x.shape[:-1], -1, 16)
     amax = torch.from_numpy(np.abs(blocks).max(-1, keepdims=True)).float()
     scale = (amax / (6 * input_scale)).clamp(2.0**-9, 448).to(torch.float8_e4m3fn)
@@ -115,7 +115,7 @@ def nearest_codes(x: Floats, input_scale: float) -> Floats:
 
 
 def test_activations_are_rounded_to_the_nearest_code_and_ties_to_the_even_one() -> None:
-    # A block with a 6 has the scale 1, so that its values stand for themselves.
+    # A block with a 6 has the scale 1: its values are the codes' own.
     block = np.array([6, *CODES, *(CODES[1:] + CODES[:-1]) / 2])
     x = np.stack([block, -block, np.linspace(-6, 6, 16)])
     rounded = quantize_activation(torch.from_numpy(x).float(), 1.0).double().numpy()
@@ -127,7 +127,7 @@ def test_activations_are_rounded_to_the_nearest_code_and_ties_to_the_even_one() 
 
 @pytest.fixture
 def copy(quantized: Quantized, tmp_path: Path) -> Path:
-    """The folder again, with its times."""
+    """A copy of the folder with the same mtimes."""
     return shutil.copytree(quantized[0], tmp_path / "out")
 
 

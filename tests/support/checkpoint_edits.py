@@ -1,4 +1,4 @@
-"""Changes to a written checkpoint, for tests of what is said of it: header, tensors, bytes."""
+"""Damage to a written checkpoint: to its header, tensors or bytes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def rewrite_header(
 
 
 def without(*suffixes: str) -> Edit:
-    """Leave out the tensors of those names, and their bytes."""
+    """Remove the tensors of those names, and their bytes."""
 
     def edit(folder: Path) -> None:
         tensors = open_checkpoint(folder).tensors
@@ -40,7 +40,7 @@ def without(*suffixes: str) -> Edit:
 
 
 def one_file(tensors: Iterable[StoredTensor]) -> bytes:
-    """The tensors as the bytes of one safetensors file."""
+    """The bytes of a safetensors file with the tensors."""
     header: dict[str, Any] = {}
     content = b""
     for tensor in tensors:
@@ -52,12 +52,12 @@ def one_file(tensors: Iterable[StoredTensor]) -> bytes:
 
 
 def with_copy_of(tensors: dict[str, StoredTensor], name: str, copy: str) -> bytes:
-    """A file with one tensor under a second name too."""
+    """Store one tensor under a second name too."""
     return one_file([*tensors.values(), replace(tensors[name], name=copy)])
 
 
 def store(name: str, at: int, data: bytes) -> Edit:
-    """Overwrite bytes of a tensor, `at` bytes behind its first."""
+    """Overwrite bytes of a tensor from its byte `at` on."""
 
     def edit(folder: Path) -> None:
         tensor = open_checkpoint(folder).tensors[name]
@@ -70,7 +70,7 @@ def store(name: str, at: int, data: bytes) -> Edit:
 
 
 def scalar(value: float, *names: str) -> Edit:
-    """Write the value into the F32 scalars of those names."""
+    """Write the value to the F32 scalars of those names."""
 
     def edit(folder: Path) -> None:
         for name in names:
@@ -80,7 +80,7 @@ def scalar(value: float, *names: str) -> Edit:
 
 
 def zeros(name: str, begin: float, end: float) -> Edit:
-    """A hole: that part of the tensor, from 0 to 1, was never written."""
+    """Zero that part of the tensor (from 0 to 1), as if it was never written."""
 
     def edit(folder: Path) -> None:
         size = open_checkpoint(folder).tensors[name].data.size
@@ -91,7 +91,7 @@ def zeros(name: str, begin: float, end: float) -> Edit:
 
 
 def swap_scales(folder: Path, only: str = "") -> None:
-    """What a program does that takes input_scale for weight_scale_2."""
+    """Swap input_scale and weight_scale_2."""
     tensors = open_checkpoint(folder).tensors
     for name, tensor in tensors.items():
         if name.endswith(".weight_scale_2") and name.startswith(only):

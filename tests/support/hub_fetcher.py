@@ -1,5 +1,5 @@
-"""Runs fetch_checkpoint.py against the hub of `hub_server`, and makes what that hub has. No
-fixtures: those are in `hub_fixtures`."""
+"""Runs fetch_checkpoint.py against the hub of `hub_server`, and makes that hub's repositories. The
+fixtures are in `hub_fixtures`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOKEN = "hf_thistokenisnevertobeseen"
 NAMED_TEMPLATE = "additional_chat_templates/tool_use.jinja"
 COMMIT, OLDER = "a1" * 20, "b2" * 20
 FIRST, SECOND = (f"model-0000{n}-of-00002.safetensors" for n in (1, 2))  # of `large_hub`
-# A prelude: the disk has that many bytes free.
+# A prelude that gives the disk this many free bytes.
 FULL = (
     "checkpoints.fetch.shutil.disk_usage = lambda _: __import__('types').SimpleNamespace(free={})"
 )
@@ -38,7 +38,7 @@ host.console.run_script(fetch_checkpoint.main)
 
 
 def in_shards(checkpoint: Path, folder: Path, shard_bytes: int) -> Path:
-    """A copy of a one-file checkpoint, cut as a large one is, with what else a repository has."""
+    """A copy of a one-file checkpoint, cut into shards, with the other files of a repository."""
     shutil.copytree(checkpoint, folder)
     (folder / "model.safetensors").unlink()
     tensors = open_checkpoint(checkpoint).tensors
@@ -62,7 +62,7 @@ def in_shards(checkpoint: Path, folder: Path, shard_bytes: int) -> Path:
 
 
 class Fetcher:
-    """Runs fetch_checkpoint.py as a process, with a token and without a way to the real hub."""
+    """Runs fetch_checkpoint.py as a process, with a token and only this hub."""
 
     def __init__(self, hub: LocalHub, folder: Path) -> None:
         self.output = folder / "checkpoint"
@@ -87,7 +87,7 @@ class Fetcher:
         )
 
     def __call__(self, *arguments: str, prelude: str = "") -> str:
-        """Its output; fails the test unless it succeeds."""
+        """Run it; returns its output. Fails the test unless it succeeds."""
         process = self.start(*arguments, prelude=prelude)
         out, err = process.communicate(timeout=500)
         assert (process.returncode, err) == (0, ""), out + err
@@ -95,7 +95,7 @@ class Fetcher:
         return out
 
     def refused(self, *arguments: str, prelude: str = "") -> str:
-        """Its one sentence; fails the test unless it ends with one."""
+        """Run it; returns its one-sentence error. Fails the test unless it ends with one."""
         process = self.start(*arguments, prelude=prelude)
         out, err = process.communicate(timeout=500)
         assert process.returncode == 1, out + err
@@ -110,7 +110,7 @@ class Fetcher:
 
 
 def stalled(fetch: Fetcher, hub: LocalHub, name: str, prelude: str = "") -> subprocess.Popen[str]:
-    """A fetch that has the first 15 MB of a file and waits for more."""
+    """A fetch that was sent the first 15 MB of a file and waits for more."""
     hub.faults[name] = Fault(stall_after=15_000_000)
     process = fetch.start(prelude=prelude)
     eventually(lambda: hub.sent.get(name) == 15_000_000, "the hub has sent 15 MB")

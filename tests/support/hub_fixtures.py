@@ -1,4 +1,4 @@
-"""A hub with checkpoints and a process that fetches them. A pytest plugin: test modules name it."""
+"""A hub with checkpoints and a process that fetches them: a pytest plugin."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def repository_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def large_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of 20 MB: huggingface_hub hands a transfer's bytes on by 10 MB."""
+    """Shards of 20 MB: huggingface_hub writes a download in chunks of 10 MB."""
     folder = tmp_path_factory.mktemp("large")
     return write_checkpoint(folder / "checkpoint", shard_bytes=21_000_000, vocab_size=160_000)
 

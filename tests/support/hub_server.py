@@ -1,4 +1,4 @@
-"""A hub on 127.0.0.1 that speaks as much of the Hugging Face protocol as a fetch needs.
+"""A hub on 127.0.0.1 with the part of the Hugging Face protocol that a fetch needs.
 
 The model API with the files' sizes and hashes, `resolve` with redirects of large files to another
 host name, ranges, the error headers of gated and missing repositories, renamed repositories; and
@@ -28,7 +28,7 @@ CHUNK_BYTES = 2**16
 
 @dataclass
 class Fault:
-    """What goes wrong with a file, each time that its bytes are asked for."""
+    """What goes wrong with each request for a file's bytes."""
 
     send_only: int = 0  # then close the connection
     stall_after: int = 0  # then send nothing more
@@ -42,31 +42,31 @@ class Repository:
 
     commits: dict[str, Path]
     main: str
-    gated_status: int = 0  # that a file is answered with
+    gated_status: int = 0  # the answer to requests for files
     missing_files: set[str] = field(default_factory=set)  # listed, but not there
 
 
 @dataclass(frozen=True)
 class Request:
-    """One that the hub got."""
+    """A request to the hub."""
 
     method: str
     path: str
-    begin: int  # of the range that is asked for
+    begin: int  # of the requested range
     authorization: str
     host: str
 
 
 class LocalHub:
-    """What the server knows and has seen."""
+    """The server's repositories, its faults and the requests that it got."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.renamed: dict[str, str] = {}
         self.faults: dict[str, Fault] = {}  # by file name
-        self.api_status = 0  # instead of every answer of the API
-        self.api_error = ""  # the sentence that comes with it
-        self.api_page = b""  # a login page in the API's place
+        self.api_status = 0  # the API's answer to everything
+        self.api_error = ""  # the message of that answer
+        self.api_page = b""  # a login page instead of the API's answer
         self.requests: list[Request] = []
         self.sent: dict[str, int] = {}  # file name -> bytes of content
         self.released = threading.Event()  # ends all stalls
@@ -86,7 +86,7 @@ class LocalHub:
         ]
 
     def forget(self) -> None:
-        """Empty the memory of requests."""
+        """Forget all requests."""
         self.requests.clear()
         self.sent.clear()
 
@@ -112,12 +112,12 @@ def serving(hub: LocalHub) -> Iterator[LocalHub]:
 
 
 def git_sha1(content: bytes) -> str:
-    """The name of a blob."""
+    """git's name of a blob."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file, which may be too large for the memory."""
+    """SHA-256 of a file, read in chunks."""
     facts = path.stat()
     return _sha256(path, facts.st_size, facts.st_mtime_ns)
 
@@ -220,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not LARGE_FILES.fullmatch(path.name):
             etag = f'"{git_sha1(path.read_bytes())}"'
             return self._content(path, {"ETag": etag, **commit})
-        # Another host's address, which is signed and must not get the token.
+        # A signed address on another host, which must not get the token.
         location = f"http://localhost:{self.hub.port}/lfs/{name}/{revision}/{file}?Signature=secret"
         linked = {"X-Linked-Size": str(path.stat().st_size)}
         linked |= {"X-Linked-ETag": f'"{sha256_of(path)}"'}
@@ -231,7 +231,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _content(self, path: Path, headers: dict[str, str] | None = None) -> None:
         fault = self.hub.faults.get(path.name, Fault())
-        if fault.status and self.command == "GET":  # a HEAD is tried again for 23 s
+        if fault.status and self.command == "GET":  # a HEAD would be retried for 23 s
             return self._answer(fault.status)
         content = io.BytesIO(fault.content) if fault.content else path.open("rb")
         with content:

@@ -1,5 +1,4 @@
-"""A random BF16 Llama and what quantize.py makes of it. A pytest plugin: the test modules in
-`quantize/` name it."""
+"""A random BF16 Llama and its NVFP4 version by quantize.py: a pytest plugin."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ def bf16(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> TextOptions:
-    """All of TEXTS are calibrated on."""
+    """Options that calibrate on all of TEXTS."""
     path = write_texts(tmp_path_factory.mktemp("texts") / "text.jsonl", [*TEXTS, *HELD_OUT])
     return TextOptions(path, calib_samples=len(TEXTS), calib_tokens=TOKENS)
 
@@ -30,7 +29,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> TextOptions:
 def quantized(
     bf16: Path, texts: TextOptions, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Report]:
-    """The NVFP4 folder, which no test changes, and its report."""
+    """The NVFP4 folder, which tests must not change, and its report."""
     output = tmp_path_factory.mktemp("nvfp4") / "out"
     return output, quantize(Job(bf16, output, texts, "cpu"))
 

@@ -1,5 +1,7 @@
-"""A random BF16 Llama and texts for quantize.py, and a way to run build scripts. No fixtures: those
-are in `quantize_fixtures`."""
+"""A random BF16 Llama and texts for quantize.py, and a way to run build scripts.
+
+The fixtures are in `quantize_fixtures`.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.support.paths import BUILD, DEMO_CHECKPOINT
 
-# The models are tiny: a second thread only waits, long where the machine is busy.
+# The models are tiny: a second thread would only wait.
 torch.set_num_threads(1)
 
 CODES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float64)
@@ -32,12 +34,12 @@ HELD_OUT = [
     *("The capital of Chile is Santiago, and 7 plus 8 is 15.", "A horse neighs.", "No."),
     *(f"{number} plus {number} is {2 * number}, as they say." for number in range(3, 15)),
 ]
-TOKENS = 12  # of each text: some are longer, some shorter
+TOKENS = 12  # taken of each text: some are longer, some shorter
 Floats = npt.NDArray[np.floating[Any]]
 
 
 def write_model(folder: Path, **changes: Any) -> Path:
-    """A random Llama; `changes` are of its config.json."""
+    """A random Llama; `changes` go into its config.json."""
     config = json.loads((DEMO_CHECKPOINT / "config.json").read_text())
     config.pop("quantization_config")
     config.update(num_hidden_layers=2, hidden_size=64, intermediate_size=128, head_dim=16)
@@ -67,7 +69,7 @@ def unpack(packed: npt.NDArray[np.uint8]) -> Floats:
 
 
 def run(script: str, *arguments: object, prelude: str = "") -> subprocess.CompletedProcess[str]:
-    """A build script as a process; `prelude` runs before it."""
+    """Run a build script as a process, after `prelude`."""
     command = [sys.executable, str(BUILD / script), *map(str, arguments)]
     if prelude:
         code = f"import sys; sys.path.insert(0, {str(BUILD)!r}); sys.argv = sys.argv[1:]\n"

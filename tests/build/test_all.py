@@ -1,4 +1,4 @@
-"""`build/all.py`: from nothing to a repository that was verified, resumed after any death."""
+"""`build/all.py`: from nothing to a verified repository, resumed after any kill."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_killed_in_a_step_the_same_command_finishes(tmp_path: Path, script: str)
     output = tmp_path / "out"
     argv = ["all.py", "--profile", "demo", "--output", str(output), "--no-verify"]
     code = KILLED.format(argv=argv, build=str(BUILD), script=script)
-    if script == "compile_engine.py":  # its first call only looks at the machine
+    if script == "compile_engine.py":  # its first call only checks the machine
         code = code.replace("in command[1]:", "in command[1] and '--output' in command:")
     dead = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert dead.returncode == -signal.SIGKILL, dead.stderr
@@ -99,7 +99,7 @@ def test_wrong_options_are_one_sentence(
     assert "Traceback" not in done.stderr
 
 
-def test_a_machine_that_will_not_do_is_seen_before_anything_is_fetched(tmp_path: Path) -> None:
+def test_an_unfit_machine_is_refused_before_anything_is_fetched(tmp_path: Path) -> None:
     done = run_all("--profile", "llama-3.1-8b-b200", "--output", tmp_path, "--runtime", "nope")
     assert done.returncode != 0
     done = run_all("--profile", "llama-3.1-8b-b200", "--output", tmp_path)
@@ -113,7 +113,7 @@ def test_a_machine_that_will_not_do_is_seen_before_anything_is_fetched(tmp_path:
 
 
 def test_the_dockerfile_copies_all_that_the_build_needs(tmp_path: Path) -> None:
-    """Its COPY lines, carried out in a folder of their own, and the build run there."""
+    """Follow its COPY lines in a new folder, and build there."""
     for sources, target in re.findall(r"^COPY (.+) (\S+)$", DOCKERFILE, re.MULTILINE):
         for source in sources.split():
             copied = tmp_path / "app" / target / (source if target == "./" else "")

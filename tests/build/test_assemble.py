@@ -21,7 +21,7 @@ from tests.support.paths import BUILD, ROOT
 
 @pytest.fixture
 def copy(replay_repository: Path, tmp_path: Path) -> Path:
-    """The repository as a plain copy has it: on another path, no links."""
+    """A plain copy of the repository: on another path, without links."""
     return shutil.copytree(replay_repository, tmp_path / "elsewhere")
 
 
@@ -35,7 +35,7 @@ def test_a_copy_is_whole_and_serves_unchanged(copy: Path, tmp_path: Path) -> Non
     assert check_manifest(copy) == files  # what serving leaves behind is no damage
 
 
-def test_nothing_inside_knows_where_it_was_made(copy: Path) -> None:
+def test_no_file_names_the_place_where_it_was_made(copy: Path) -> None:
     for path in copy.rglob("*"):
         assert not path.is_symlink()
         if path.is_file() and path.suffix not in (".npz", ".pyc"):
@@ -79,7 +79,7 @@ def test_damage_is_named_with_the_remedy(
     assert "assemble it again" in str(caught.value)
 
 
-def test_an_interrupted_assembly_is_not_taken_for_whole_and_a_rerun_finishes(
+def test_an_interrupted_assembly_is_detected_and_a_rerun_finishes_it(
     replay_repository: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = replay_repository / "tensorrt_llm" / "1" / "engine"
@@ -100,7 +100,7 @@ def interrupted(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_folder_of_something_else_is_left_alone(replay_repository: Path, tmp_path: Path) -> None:
+def test_a_foreign_folder_is_left_alone(replay_repository: Path, tmp_path: Path) -> None:
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "a.txt").write_text("dear")
     with pytest.raises(BuildError, match="is not empty and no model repository"):

@@ -1,4 +1,4 @@
-"""The profiles: every one loads, and a slip in one is named with the choices."""
+"""The profiles: each one loads, and a mistake is named with the choices."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_every_profile_of_the_repository_loads(name: str) -> None:
         ("a = " + "[" * 100_000, "cannot be read"),
     ],
 )
-def test_a_slip_is_named(tmp_path: Path, change: str, words: str) -> None:
+def test_a_mistake_is_named(tmp_path: Path, change: str, words: str) -> None:
     path = tmp_path / "profile.toml"
     good = GOOD.replace('runtime = "replay"\n', "") if change.startswith("runtime =") else GOOD
     path.write_text(change + "\n" + good.replace("[checkpoint]\ndirectory", "checkpoint.directory"))
@@ -75,7 +75,7 @@ def test_a_revision_is_a_whole_commit_id(tmp_path: Path) -> None:
         load_profile(str(path))
 
 
-def test_the_build_takes_a_profiles_numbers_and_an_option_goes_before_them() -> None:
+def test_an_option_overrides_the_profile() -> None:
     chosen = parse_arguments(["--profile", "demo", "--output", "x", "--max-batch-size", "3"])
     assert (chosen.runtime, chosen.options.precision) == ("openvino", "f32")
     assert chosen.options.kv_cache_tokens == 16384
@@ -108,7 +108,7 @@ def test_a_runtime_option_of_the_wrong_type_is_named(
         parse_arguments(["--profile", str(path), "--output", "x"])
 
 
-def test_limits_of_a_gpu_are_what_its_memory_holds() -> None:
+def test_a_gpus_limits_follow_from_its_memory() -> None:
     """An FP8 token of Llama 3.1 8B takes 2 x 32 layers x 8 heads x 128 bytes: 64 KiB."""
     fit = fit_gpu(LLAMA, WEIGHTS, 32 * GIB)
     assert fit.kv_cache_tokens * 65536 + WEIGHTS < 32 * GIB

@@ -41,7 +41,7 @@ def engine(checkpoint: Path) -> Path:
     return build_engine(checkpoint, checkpoint.parent / "engine")
 
 
-def test_demo_engine_speaks_the_golden_tokens(tmp_path: Path) -> None:
+def test_the_demo_engine_gives_the_golden_tokens(tmp_path: Path) -> None:
     """Against tokens that another implementation computed in f32; a wrong nibble order, a lost
     global scale or a wrong rotary embedding changes them."""
     golden = json.loads((DEMO / "golden" / "greedy.json").read_text(encoding="utf-8"))
@@ -85,7 +85,7 @@ def test_any_llama_shape_equals_the_reference(tmp_path: Path, name: str) -> None
 
 
 def test_an_export_without_activation_scales_is_served(tmp_path: Path) -> None:
-    """Weight-only arithmetic reads neither them nor the KV cache's, nor needs fused ones equal."""
+    """Weight-only arithmetic needs no such scales, and no equal ones in fused layers."""
     checkpoint = write_checkpoint(tmp_path / "checkpoint", seed=5)
     scalar(2e-4, "model.layers.0.self_attn.k_proj.weight_scale_2")(checkpoint)
     without(".input_scale", "v_scale")(checkpoint)
@@ -96,7 +96,7 @@ def test_an_export_without_activation_scales_is_served(tmp_path: Path) -> None:
 
 
 def test_every_linear_keeps_its_bytes(checkpoint: Path, engine: Path) -> None:
-    """Read from the two files with nothing of the compiler's code."""
+    """Read from the two files without the compiler's code."""
     weights = (engine / "openvino_model.bin").read_bytes()
     constants = {}
     for layer in ElementTree.parse(engine / "openvino_model.xml").iter("layer"):
@@ -117,7 +117,7 @@ def test_every_linear_keeps_its_bytes(checkpoint: Path, engine: Path) -> None:
 
 
 def test_guides_are_tried_on_as_many_logits(engine: Path) -> None:
-    """Else the library compiles each grammar once more, in the engine's own step."""
+    """Otherwise the library compiles each grammar again, in the engine's own step."""
     for folder in (engine, engine / "guides"):
         model = OPENVINO.Core().read_model(folder / "openvino_model.xml")
         assert model.output(0).partial_shape[-1].get_length() == 512 + 1
@@ -180,8 +180,8 @@ def test_token_bytes_spell_what_the_tokenizer_reads(tmp_path: Path) -> None:
     assert special.sum() == sum(a["special"] for a in json.loads(path.read_text())["added_tokens"])
 
 
-def test_special_is_also_what_is_named_so_and_what_ends_a_generation(tmp_path: Path) -> None:
-    """And an added token may stand in the vocabulary, in its own letters."""
+def test_named_special_tokens_and_end_tokens_are_special(tmp_path: Path) -> None:
+    """And an added token may be spelled out in the vocabulary."""
 
     def token(number: int, content: str) -> dict[str, Any]:
         return {"id": number, "content": content, "special": False}

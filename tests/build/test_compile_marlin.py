@@ -1,5 +1,5 @@
-"""The compile steps of vLLM and SGLang: an interpreter of its own with the fake library, and a told
-`nvidia-smi`."""
+"""The compile steps of vLLM and SGLang, with the fake libraries in an interpreter of their own and
+a fake `nvidia-smi`."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_h200s_profile(
 
 
 @pytest.mark.parametrize("runtime", sorted(RUNTIMES))
-def test_blackwell_has_no_need_of_marlin(
+def test_blackwell_needs_no_marlin(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -100,10 +100,10 @@ def test_sglang_on_hopper_keeps_positions_for_itself(
 
 
 @pytest.mark.parametrize("runtime", sorted(RUNTIMES))
-def test_the_engine_that_is_tested_on_a_gpu_can_be_compiled(
+def test_the_engine_of_make_test_gpu_can_be_compiled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str
 ) -> None:
-    """`make test-gpu` compiles it first; a limit that is refused there ends it."""
+    """A limit that is refused there would end `make test-gpu`, which compiles it first."""
     python = tell(tmp_path, monkeypatch, H200, runtime=runtime)
     profile = tmp_path / "profile.toml"
     profile.write_text(profile_text(runtime, "demo", DEMO_CHECKPOINT, {}))
@@ -144,7 +144,7 @@ def test_sglang_refuses_a_kv_cache_that_the_checkpoints_scales_would_spoil(
         ("sglang", H200, "0.5.9", r"sglang must be 0\.5\.23 or later, not 0\.5\.9"),
     ],
 )
-def test_what_cannot_be_is_said(
+def test_an_unfit_gpu_or_library_is_refused(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     runtime: str,

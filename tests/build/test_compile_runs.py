@@ -1,4 +1,4 @@
-"""Runs of the compiler: no work twice, whole or not at all, a sentence for what is wrong."""
+"""Runs of the compiler: no work twice, a whole engine or none, one sentence for an error."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def fingerprint(folder: Path) -> dict[str, tuple[int, int]]:
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.iterdir()}
 
 
-def test_second_run_does_no_work_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_run_repeats_no_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = write_checkpoint(tmp_path / "checkpoint")
     folder = build_engine(checkpoint, tmp_path / "engine")
     before = fingerprint(folder)
@@ -50,7 +50,7 @@ def test_second_run_does_no_work_twice(tmp_path: Path, capsys: pytest.CaptureFix
     assert fingerprint(folder) == before
 
 
-def test_other_options_or_weights_are_built_anew(tmp_path: Path) -> None:
+def test_other_options_or_weights_are_built_again(tmp_path: Path) -> None:
     folder = build_engine(write_checkpoint(tmp_path / "a"), tmp_path / "engine")
     build_engine(tmp_path / "a", folder, "--max-batch-size", "2", "--model-name", "one")
     first = load_engine_config(folder)
@@ -108,8 +108,8 @@ def test_missing_checkpoint_and_tokenizer_are_named(checkpoint: Path, tmp_path: 
         build_engine(folder, tmp_path / "engine")
 
 
-def test_bad_weights_are_seen_before_anything_is_built(tmp_path: Path) -> None:
-    """A sound layout, and the two scales of every linear in each other's place."""
+def test_bad_weights_are_refused_before_anything_is_built(tmp_path: Path) -> None:
+    """A sound layout, but the two scales of every linear are swapped."""
     folder = shutil.copytree(DEMO / "checkpoint", tmp_path / "checkpoint")
     swap_scales(folder)
     with pytest.raises(BuildError, match="weight_scale_2 and input_scale look swapped in 42 of 42"):
@@ -187,7 +187,7 @@ def test_partial_of_a_living_run_is_left_alone(checkpoint: Path, tmp_path: Path)
         assert (partial / "engine.json").exists()
 
 
-def test_folder_of_another_kind_is_not_replaced(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_foreign_folder_is_not_replaced(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "letters.txt").write_text("dear")
     with pytest.raises(BuildError, match=r"not empty and holds no engine\.json"):
         build_engine(checkpoint, tmp_path)

@@ -1,4 +1,4 @@
-"""The compile step of TensorRT-LLM, on the fake library and a told `nvidia-smi`.
+"""The compile step of TensorRT-LLM, with the fake library and a fake `nvidia-smi`.
 
 The engine's first run is real but for the library: a process of its own, as the server starts it.
 """
@@ -150,7 +150,7 @@ def test_newer_versions_build_no_tensorrt_engine(
         ((B200,), "1.2.1", ("--max-seq-len", "9000"), "--max-seq-len must be at most .* not 9000"),
     ],
 )
-def test_what_cannot_be_is_said_before_anything_is_written(
+def test_an_unfit_machine_or_option_is_refused_before_anything_is_written(
     tmp_path: Path,
     machine: Machine,
     capsys: pytest.CaptureFixture[str],
@@ -193,7 +193,7 @@ def profile(folder: Path, text: str) -> str:
         ("tensor_parallel_size = 'two'", "tensor_parallel_size is 'two', allowed is a JSON int"),
     ],
 )
-def test_a_slip_in_a_profiles_options_is_named(tmp_path: Path, options: str, words: str) -> None:
+def test_a_mistake_in_a_profiles_options_is_named(tmp_path: Path, options: str, words: str) -> None:
     path = profile(tmp_path, f"[runtime_options]\n{options}\n")
     with pytest.raises(BuildError, match=words):
         parse_arguments(["--profile", path, "--output", "x"])
@@ -213,7 +213,7 @@ def test_a_slip_in_a_profiles_options_is_named(tmp_path: Path, options: str, wor
         ((B200,), "runtime_options.attn_backend = 'FLASHINFER'", "flashinfer is not installed"),
     ],
 )
-def test_a_machine_that_the_profile_is_not_for(
+def test_a_machine_the_profile_is_not_for_is_refused(
     tmp_path: Path, machine: Machine, gpus: tuple[str, ...], text: str, words: str
 ) -> None:
     machine(*gpus)
@@ -223,7 +223,7 @@ def test_a_machine_that_the_profile_is_not_for(
 
 
 def test_the_model_cards_call(tmp_path: Path, machine: Machine) -> None:
-    """LLM(model, tensor_parallel_size=1, attn_backend="FLASHINFER"), where flashinfer is."""
+    """LLM(model, tensor_parallel_size=1, attn_backend="FLASHINFER"), with flashinfer installed."""
     machine(B200)
     (tmp_path / "machine" / "flashinfer.py").write_text("")
     os.environ["PYTHONPATH"] += f":{tmp_path / 'machine'}"
@@ -248,7 +248,7 @@ GPUS_OF = {"b200": [B200], "rtx": [RTX5090], "tp2": [B200, B200]}
 
 @pytest.mark.parametrize("name", sorted(GPUS_OF))
 def test_the_profiles_build(tmp_path: Path, machine: Machine, name: str) -> None:
-    """On the hardware that they are for, with a checkpoint of the 8B's layout in small."""
+    """On the hardware that they are for, with a small checkpoint of the 8B's layout."""
     assert f"llama-3.1-8b-{name}" in profile_names()
     machine(*GPUS_OF[name])
     arguments = ("--profile", f"llama-3.1-8b-{name}", "--max-batch-size", "4")

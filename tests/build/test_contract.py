@@ -1,4 +1,4 @@
-"""The committed configurations: upstream's tensors, wired without a slip, and the table of them."""
+"""The committed configurations: upstream's tensors, wired rightly, and their table."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_every_tensor_of_upstream_is_there_as_upstream_declares_it(model: str) -
         assert {name: ours.get(name) for name in tensors(lines)} == tensors(lines)
 
 
-def test_both_entries_take_and_give_the_same() -> None:
+def test_both_entries_have_the_same_tensors() -> None:
     ensemble, unary = CONFIGS["ensemble"], CONFIGS["tensorrt_llm_bls"]
     assert declared(ensemble.input).items() <= declared(unary.input).items()
     assert declared(ensemble.output) == declared(unary.output)
@@ -41,8 +41,8 @@ def test_both_entries_take_and_give_the_same() -> None:
     assert CONFIGS["tensorrt_llm"].model_transaction_policy.decoupled
 
 
-def test_the_corridor_joins_tensors_of_one_type() -> None:
-    """Whatever flows from one step or the client to another keeps its type and its dims."""
+def test_the_ensemble_joins_tensors_of_one_type() -> None:
+    """Between steps and client, each tensor keeps its type and dims."""
     types: dict[str, set[tuple[str, tuple[int, ...]]]] = {
         tensor: {spec}
         for kind in (CONFIGS["ensemble"].input, CONFIGS["ensemble"].output)
@@ -73,7 +73,7 @@ def test_every_input_goes_to_one_room_and_every_output_comes_from_one() -> None:
     assert inside == {name for name in taken if name.startswith("_")}
 
 
-def test_room_2_knows_an_input_by_its_own_name() -> None:
+def test_room_2_gets_each_input_under_its_own_name() -> None:
     (room_2,) = (step for step in STEPS if step.model_name == "tensorrt_llm")
     wrong = {
         (inner, outer)
@@ -87,7 +87,7 @@ def test_the_table_is_what_the_configurations_say() -> None:
     assert contract_table.TABLE.read_text(encoding="utf-8") == render(CONFIGS)
 
 
-def test_a_tensor_without_words_stops_the_table() -> None:
+def test_a_tensor_without_description_stops_the_table() -> None:
     configs = read_configs()
     configs["ensemble"].input.add(name="new_input")
     with pytest.raises(BuildError, match=r"descriptions\.py: INPUTS lacks \['new_input'\]"):

@@ -1,4 +1,4 @@
-"""What the machine lacks is said in one sentence, before anything is read or written."""
+"""One sentence says what the machine lacks, before anything is read or written."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_containers_limit_counts(tmp_path: Path) -> None:
     [("7.5", False, False), ("8.0", False, True), ("9.0", False, True), ("10.0", True, True),
      ("10.3", True, True), ("11.0", False, True), ("12.0", True, True), ("12.1", True, True)],
 )  # fmt: skip
-def test_which_gpu_computes_how(capability: str, fp4: bool, marlin: bool) -> None:
+def test_what_each_gpu_can_compute(capability: str, fp4: bool, marlin: bool) -> None:
     """TensorRT-LLM's predicate for NVFP4 is sm 100, 103, 120 and 121; Marlin begins with sm80."""
     gpu = Gpu("a GPU", capability, 1000, "590")
     assert (gpu.has_fp4, gpu.has_marlin) == (fp4, marlin)

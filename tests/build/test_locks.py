@@ -100,13 +100,13 @@ def test_a_lock_satisfies_the_ranges(name: str, python: str) -> None:
 
 @pytest.mark.parametrize("python", PYTHONS)
 @pytest.mark.parametrize("name", [name for name in SETUPS if name != ALL])
-def test_set_ups_in_one_environment_want_the_same_versions(name: str, python: str) -> None:
+def test_set_ups_for_one_environment_lock_the_same_versions(name: str, python: str) -> None:
     assert pins(name, python).items() <= pins(ALL, python).items()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_lock_names_versions_and_hashes_and_nothing_else(name: str) -> None:
-    """No index, no host, no path: what the machine at hand is set to serves it."""
+    """No index, host or path: any index can serve it."""
     for entry in entries(name):
         pin, *hashes = entry.split(" --hash=")
         assert re.fullmatch(r"[a-z0-9-]+==[\w.+!]+( ; [\w.'<>=! ()]+)?\s*", pin)
@@ -121,7 +121,7 @@ def test_no_lock_holds_torch() -> None:
 
 @pytest.mark.parametrize("name", SETUPS)
 def test_a_lock_is_complete(name: str) -> None:
-    """All that the packages installed here need is in the lock: nothing is resolved."""
+    """The lock has everything that the packages installed here need."""
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     locked = pins(name, python)
     todo = [(each, extra) for each in asked(name, python) for extra in ("", *each.extras)]

@@ -1,4 +1,4 @@
-"""The numpy reference against golden tokens that transformers made, and its power to tell."""
+"""The numpy reference against transformers' golden tokens, which detect a wrong forward pass."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def drop_rope_scaling(monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
 
 
 @pytest.mark.parametrize("broken", [swap_nibbles, drop_global_scale, drop_rope_scaling])
-def test_golden_tokens_notice(
+def test_golden_tokens_detect_a_wrong_forward_pass(
     broken: Callable[[pytest.MonkeyPatch], Checkpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     llama = ReferenceLlama(broken(monkeypatch))

@@ -1,5 +1,5 @@
-"""What training left in tokenizer.json for its batches, truncation and padding, shortens and
-lengthens no text of ours: transformers ignores both."""
+"""The truncation and padding that training left in tokenizer.json change no text here: transformers
+ignores both."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.preprocessing.test_checkpoint_text import BOS, ENDS, IDS, checkpoint
 from tests.support.paths import DEMO_CHECKPOINT, ROOT
 
 TEMPLATE = json.loads((DEMO_CHECKPOINT / "tokenizer_config.json").read_text())["chat_template"]
-# They load; everyone else is given a tokenizer by them.
+# These modules load tokenizers; all others get one from them.
 LOADERS = {
     "model_repository/preprocessing/1/prompt_encoder.py",
     "build/reference/prompts.py",

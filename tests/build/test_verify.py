@@ -1,4 +1,4 @@
-"""`build/verify.py` against real servers: by what each computes in, and whom it refuses."""
+"""`build/verify.py` against real servers: each precision, and which servers it refuses."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bf16_repository(make_repository: MakeRepository) -> Path:
-    """As older builds wrote it: both precisions by name."""
+    """With both precisions named, as older builds did."""
     named = ("--precision", "bf16", "--kv-cache-precision", "bf16")
     return make_repository("--runtime", "openvino", *named)
 
@@ -43,7 +43,7 @@ def bf16_repository(make_repository: MakeRepository) -> Path:
 def bf16_server(
     request: pytest.FixtureRequest, bf16_repository: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[ServerProcess, str]]:
-    """On this CPU, and on one with AVX2 alone; and what it must compute in there."""
+    """A server on this CPU, and on one with only AVX2, with the precision that it must have."""
     able = find_cpu_isa(environment={**os.environ, **limits(request.param)}).has_bf16
     with pytest.MonkeyPatch.context() as patch:
         for name, isa in limits(request.param).items():
@@ -55,7 +55,7 @@ def bf16_server(
 def verify(
     server: ServerProcess, reference: Path, *arguments: str
 ) -> subprocess.CompletedProcess[str]:
-    """The command as a person gives it; a later argument goes before an earlier one."""
+    """The command as a person types it; a later argument overrides an earlier one."""
     ports = server.ports
     command = [
         *(sys.executable, str(BUILD / "verify.py"), "--reference", str(reference)),
@@ -75,7 +75,7 @@ def failure(result: subprocess.CompletedProcess[str]) -> str:
 def altered(
     reference: Path, folder: Path, change: Callable[[PromptReference], PromptReference]
 ) -> Path:
-    """The same reference but for its first prompt."""
+    """The reference with its first prompt changed."""
     whole = read_reference(reference)
     first, *others = whole.prompts
     write_reference(folder / "altered.json", replace(whole, prompts=[change(first), *others]))
@@ -249,7 +249,7 @@ def test_a_reference_that_does_not_fit_the_engine_is_refused_by_the_server(
 
 
 def test_make_verify(demo_server: ServerProcess, tmp_path: Path) -> None:
-    """As README has it: the reference is made where it is missing, and found the second time."""
+    """As in the README: it makes a missing reference, and finds it the second time."""
     ports, path = demo_server.ports, tmp_path / "reference.json"
     variables = {
         "VENV": sys.prefix,

@@ -102,7 +102,7 @@ def test_all_prompts_together() -> None:
 
 
 class Scripted(ServedModel):
-    """Chooses the reference's token but at some positions; remembers what it was asked."""
+    """Chooses the reference's token except at some positions; records its requests."""
 
     def __init__(
         self, other: dict[int, int], text: str = "answer", finish_reason: str = "length"

@@ -34,8 +34,8 @@ MakeRepository = Callable[..., Path]
 def pytest_configure(config: pytest.Config) -> None:
     """The suite needs what the README's commands need, and openssl for certificates.
 
-    SIGINT and SIGQUIT reach what the tests start, also where a shell runs them in the
-    background, which ignores both, and so would they.
+    SIGINT and SIGQUIT must reach what the tests start: a shell that runs them in the background
+    ignores both, and their children would inherit that.
     """
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing and not hasattr(config, "workerinput"):
@@ -53,7 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Shared among workers, a long file must not be the last to begin."""
+    """Long files start first, so that none is the last to end."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: item.nodeid.partition("::")[0] not in LONG_FILES)
 
@@ -77,7 +77,7 @@ def make_repository(tmp_path_factory: pytest.TempPathFactory) -> MakeRepository:
 
 @pytest.fixture(scope="session")
 def replay_repository(make_repository: MakeRepository) -> Path:
-    """A replay engine as fast as it can."""
+    """A replay engine at full speed."""
     return make_repository("--runtime", "replay")
 
 
@@ -85,13 +85,13 @@ def replay_repository(make_repository: MakeRepository) -> Path:
 def replay_server(
     replay_repository: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
-    """A server that no test harms."""
+    """A server that tests must leave as it is."""
     yield from serving(replay_repository, tmp_path_factory.mktemp("replay-server"))
 
 
 @pytest.fixture
 def server(replay_repository: Path, tmp_path: Path) -> Iterator[ServerProcess]:
-    """One that the test may kill."""
+    """A server that the test may kill."""
     server = ServerProcess(replay_repository, free_ports(), tmp_path / "server.log")
     server.start()
     yield server
@@ -102,7 +102,7 @@ def server(replay_repository: Path, tmp_path: Path) -> Iterator[ServerProcess]:
 def demo_server(
     make_repository: MakeRepository, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
-    """The demo checkpoint on OpenVINO in f32, in a server that no test harms."""
+    """The demo checkpoint on OpenVINO in f32; tests must leave the server as it is."""
     repository = make_repository("--runtime", "openvino", "--precision", "f32")
     yield from serving(repository, tmp_path_factory.mktemp("demo-server"))
 

@@ -1,4 +1,4 @@
-"""Every README's commands are run as they stand there, against the server that they describe."""
+"""Runs the commands of every README as they are written, against the server that they describe."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.conftest import MakeRepository
 from tests.support.paths import BUILD, DEMO_CHECKPOINT, ROOT
 from tests.support.processes import eventually
 
-# The top level's, then each folder's; not what the build writes.
+# The root's, then each folder's; not what the build writes.
 READMES = [
     path.read_text(encoding="utf-8")
     for path in (ROOT / "README.md", *sorted(ROOT.glob("[a-z]*/**/README.md")))
@@ -57,7 +57,7 @@ def selected(words: str) -> list[str]:
 
 
 def run(command: str, ports: Ports, **variables: str) -> str:
-    """The command's output, with the README's default ports replaced; it must succeed."""
+    """Run a command on these ports; it must succeed. Returns its output."""
     for default, port in (("8000", ports.http), ("8001", ports.grpc), ("8002", ports.metrics)):
         command = command.replace(f"localhost:{default}", f"127.0.0.1:{port}")
     environment = {
@@ -125,7 +125,7 @@ def test_curl(served: Ports, command: str) -> None:
     assert '"finish_reason":"stop"' in run(command, served)
 
 
-def test_curl_gives_the_answers_that_the_questions_ask_for(served: Ports) -> None:
+def test_curl_gets_the_right_answers(served: Ports) -> None:
     raw, chat = selected("curl")[:2]  # the root README's
     assert "Paris" in run(raw, served)
     assert "".join(re.findall(r'"text_output":"(.*?)"', run(chat, served))) == "2, 3, 4, 5, 6, 7."
@@ -165,7 +165,7 @@ def test_make_engine_and_make_serve() -> None:
             eventually(client.is_ready, "the server of 'make serve' is ready")
             assert "Paris" in client.generate("The capital of France is", max_tokens=8).text
     finally:
-        # As a terminal's Ctrl-C: to make and to what it runs.
+        # As Ctrl-C in a terminal: to make and to what it runs.
         os.killpg(process.pid, 2)
         process.wait(LIMIT_S)
 
@@ -216,14 +216,14 @@ def test_the_demo_checkpoint_is_within_its_size() -> None:
     assert sum(path.stat().st_size for path in DEMO_CHECKPOINT.iterdir()) <= 8_000_000
 
 
-def test_nothing_on_the_way_to_the_demo_installs_torch() -> None:
+def test_the_demo_needs_no_torch() -> None:
     pins = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     server_extra = pins.split("server = [")[1].split("]")[0]
     assert "torch" not in server_extra
     assert "torch" not in pins.split("dev = [")[1].split("]")[0]
 
 
-def test_an_unsupported_python_is_refused_with_the_allowed_ones(tmp_path: Path) -> None:
+def test_an_unsupported_python_is_refused(tmp_path: Path) -> None:
     code = (
         f"import sys, runpy; sys.path.insert(0, {str(BUILD)!r});"
         "sys.version_info = (3, 9, 0, 'final', 0);"
@@ -252,7 +252,7 @@ def test_a_repository_that_leaves_the_checkout(tmp_path: Path) -> None:
 
 
 def test_the_way_on_blackwell_takes_at_most_five_commands(served: Ports) -> None:
-    """What needs no GPU of them is run: the last two ask the server that the third starts."""
+    """The commands that need no GPU are run: the last two ask the server that the third starts."""
     assert len(BLACKWELL) <= 5
     build, make, serve, wait, ask = BLACKWELL
     assert build.startswith("docker build -f build/Dockerfile ")
@@ -268,7 +268,7 @@ def test_the_way_on_blackwell_takes_at_most_five_commands(served: Ports) -> None
 
 
 def test_make_loadtest(served: Ports, tmp_path: Path) -> None:
-    """A few seconds of it. What the machine can bear is no matter here: 3 says that it cannot."""
+    """For a few seconds. The exit code may be 3: the machine may be too slow for a valid run."""
     (command,) = selected("make loadtest")
     output = tmp_path / "run"
     flags = f' --output {output} --tokenizer {DEMO_CHECKPOINT / "tokenizer.json"}"'

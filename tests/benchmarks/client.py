@@ -35,7 +35,7 @@ LIMITS = {"AsyncClient": ("raw aio stub", 60.0), "Client": ("raw stub", 110.0)}
 
 
 def main() -> None:
-    """The figures are for people: nothing here fails."""
+    """No figure makes it fail."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--url", help="measure one client against this server (used by itself)")
@@ -76,7 +76,7 @@ def _report(url: str, rounds: int) -> None:
         if name in LIMITS:
             beside, limit = LIMITS[name]
             ratio = min(found) / min(costs[beside])
-            line += f"; {ratio:.2f} of the {beside}; at most {limit:.0f} are wanted"
+            line += f"; {ratio:.2f} of the {beside}; at most {limit:.0f} us is the goal"
         say(line)
 
 

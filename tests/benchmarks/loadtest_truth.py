@@ -1,4 +1,4 @@
-"""Hold the load test's figures against the truth; exits with 1 where they are not it.
+"""Hold the load test's figures against the truth; the exit code is 1 where they differ.
 
 1. A player that writes down its own times, at 1,500 tokens/s: every percentile of one worker within
    2 ms or 3 percent of those from each request's send to the player's writes. At 3,000 tokens/s the
@@ -45,7 +45,7 @@ LOCUSTFILE = LOADTEST / "locustfile.py"
 PERCENTS = (50.0, 90.0, 99.0)
 TOLERANCE_S, TOLERANCE_SHARE = 2e-3, 0.03
 FIRST_S, GAP_S, TOKENS = 0.05, 0.02, 50
-STRICT = "5e-3"  # s: what a valid run may be late by otherwise is more than is to be proven
+STRICT = "5e-3"  # s: by default a valid run may be later than the tolerance
 PEERS_SHARE = 0.02
 ATTEMPTS = 5  # of a run that calls itself invalid: that proves nothing
 INVALID = 3  # locustfile.py's exit code
@@ -53,7 +53,7 @@ failures: list[str] = []
 
 
 def main() -> None:
-    """All of them, and the sum."""
+    """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--only", choices=["peers"], help="the fifth alone")
     only = parser.parse_args().only
@@ -187,7 +187,7 @@ def prove_peers(url: str, http: str, folder: Path) -> None:
             text = f"{figure}: {a * scale:.2f} {unit}, {name}'s {b * scale:.2f}"
             judge(text, abs(a / b - 1) <= PEERS_SHARE)
     for name, each in {"this load test": ours, **peers}.items():
-        say(f"        {name}: {each.cpu_s:.2f} s of CPU a 1,000 tokens, its start included")
+        say(f"        {name}: {each.cpu_s:.2f} s of CPU per 1,000 tokens, its start included")
 
 
 def _ours(url: str, asked: Load, folder: Path) -> Figures:
@@ -208,7 +208,7 @@ def _ours(url: str, asked: Load, folder: Path) -> Figures:
 
 
 def judge(text: str, right: bool, why: Sequence[str] = ()) -> None:
-    """Say it, and keep it if it is wrong."""
+    """Print the claim, and keep it if it is wrong."""
     say(f"{'ok' if right else 'WRONG':<8}{text}")
     if not right:
         failures.append(f"{text} {'; '.join(why)}".strip())

@@ -2,9 +2,9 @@
 
 perf_analyzer is in tritonclient's wheels up to 2.50 (the later package needs glibc 2.38); two
 libraries that it wants are in nvidia-pytriton's wheel. aiperf has no Triton endpoint: its template
-endpoint reads /generate_stream. Both tell latencies of responses, aiperf of those with text alone
-and with tokens that it makes of the text anew: so that the quantities are the same, they are
-counted here from the times that each of them wrote down, and the server's own token counts.
+endpoint reads /generate_stream. Both report latencies of responses; aiperf leaves out
+those without text, and counts tokens by tokenizing the text again. So that the quantities are the
+same, they are computed here from the times that each wrote down and the server's token counts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LIBRARIES = {"libb64-": "libb64.so.0d", "libcudart-": "libcudart.so.12"}
 
 @dataclass(frozen=True)
 class Figures:
-    """Of a closed loop: seconds, tokens/s, and CPU seconds of the whole program a 1,000 tokens."""
+    """A closed loop's: seconds, tokens/s, and the whole program's CPU seconds per 1,000 tokens."""
 
     itl_s: float
     e2e_s: float
@@ -45,7 +45,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked: `users` in a closed loop, each for `tokens`, for `seconds`.
+    """A closed loop of `users`, who each ask for `tokens` tokens again and again, for `seconds`.
 
     Nothing is counted of the first `warmup_s`, in which a program may still be starting.
     """

@@ -2,11 +2,11 @@
 
     python -m tests.benchmarks.precisions --engine DIR
 
-What this CPU has is limited for each line's own process (OV_CPU_MAX_ISA, ONEDNN_MAX_CPU_ISA), so
+Each line is measured in a process whose CPU is limited (OV_CPU_MAX_ISA, ONEDNN_MAX_CPU_ISA), so
 that one machine measures what lesser ones do, on its own clock. Decoding is timed by the median
 step, prefill left out; the cores' time of that step says more where the machine has other work.
-Memory is that of the process (PSS), before and after the mapped weights
-file is given back; the KV cache takes what is said when it is full.
+Memory is that of the process (PSS), before and after the mapped weights file is
+given back; the KV cache's is that of a full one.
 """
 
 from __future__ import annotations

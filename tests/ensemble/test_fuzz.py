@@ -128,8 +128,8 @@ FINE = Outcome("INVALID_ARGUMENT", "[INVALID_ARG] top_k is -1, allowed is at lea
 WRONG = {
     "the code is INTERNAL": replace(FINE, code="INTERNAL", message="[INTERNAL] oh"),
     "the code is UNKNOWN": replace(FINE, code="UNKNOWN"),
-    "the message tells of the machine": replace(FINE, message="[INVALID_ARG] Traceback (most"),
-    "tells of the machine": replace(FINE, message="[INVALID_ARG] /work/model.py, line 7"),
+    "the message reveals internals": replace(FINE, message="[INVALID_ARG] Traceback (most"),
+    "reveals internals": replace(FINE, message="[INVALID_ARG] /work/model.py, line 7"),
     "the message has 900 characters": replace(FINE, message="[INVALID_ARG] ".ljust(900, "x")),
     "does not begin with an allowed code": replace(FINE, message="top_k is -1"),
     "the message says another": replace(FINE, code="UNIMPLEMENTED"),
@@ -140,7 +140,7 @@ WRONG = {
     "the server is gone": Outcome("UNAVAILABLE", "failed to connect to all addresses", finals=1),
     "it is not refused": Outcome(responses=[{}], finals=1),
     "success without a response": Outcome(),
-    "configured is BYTES": Outcome(responses=[{"text_output": ("INT32", [1])}], finals=1),
+    "text_output must be BYTES": Outcome(responses=[{"text_output": ("INT32", [1])}], finals=1),
 }
 
 

@@ -1,8 +1,8 @@
 """Seeded malformed requests to every entry of a real server, and what each answer must be.
 
 A request is made out of a seed, its number and the committed config.pbtxt files alone, so that a
-new tensor is fuzzed by itself and a failure can be asked again, on a server of its own unless one
-is named:
+new tensor is fuzzed without more code, and a failed request can be sent again, to a server that is
+started for it unless one is named:
 
     .venv/bin/python -m tests.fuzzing --seed 1 --index 17 --url HOST:GRPC --http-url HOST:HTTP
 """
@@ -46,11 +46,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--index", type=int, default=0, help="number of the first case")
     parser.add_argument("--count", type=int, default=1, help="how many cases")
-    parser.add_argument("--seconds", type=float, default=math.inf, help="stop after that time")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="stop after these")
     parser.add_argument("--lanes", type=int, default=4, help="connections at once")
-    parser.add_argument("--leaving", action="store_true", help="clients go before the answer")
+    parser.add_argument("--leaving", action="store_true", help="clients leave before the answer")
     parser.add_argument("--runtime", default="replay", choices=["replay", "openvino"])
-    parser.add_argument("--url", help="HOST:PORT of a server's gRPC; without, one is started")
+    parser.add_argument("--url", help="HOST:PORT of a server's gRPC; by default one is started")
     parser.add_argument("--http-url", default="127.0.0.1:8000", help="HOST:PORT of its HTTP")
     options = parser.parse_args()
     if options.url:
@@ -97,7 +97,7 @@ def ask_and_print(ports: Ports, case: Case) -> bool:
     said: Any = case.payload
     if not case.entry.is_http and "mangled_bytes" not in case.what:
         said = service_pb2.ModelInferRequest.FromString(case.payload)
-    print(f"{case}; expected is {case.expect}\n{case.path} {case.headers}\n{said}\n{outcome}")
+    print(f"{case}; expected: {case.expect}\n{case.path} {case.headers}\n{said}\n{outcome}")
     found = faults(case, outcome)
     print("\n".join(found) or "nothing is wrong")
     return bool(found)

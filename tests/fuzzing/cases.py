@@ -20,7 +20,7 @@ LARGEST_JSON = 2**24  # elements that a shape in JSON claims to have
 
 
 def make_case(seed: int, index: int, leaving: bool = False) -> Case:
-    """The request of that number. With `leaving`, its client may go before the answer is whole."""
+    """Request number `index`. With `leaving`, its client may go before the answer is whole."""
     rng = random.Random(f"{seed} {index}")
     (entry,) = rng.choices(ALL_ENTRIES, WEIGHTS)
     possible = [function for function, (_, wires) in CHANGES.items() if carries(entry, wires)]
@@ -54,7 +54,7 @@ def may_leave(entry: Entry, what: tuple[str, ...]) -> bool:
 
 
 def carries(entry: Entry, wires: str) -> bool:
-    """Whether an entry's wire can say a change of that kind."""
+    """Whether an entry's wire can carry a change of that kind."""
     says_tensors = not entry.wire.startswith("generate")
     kinds = {ANY: True, TENSORS: says_tensors, JSON: entry.is_http, RAW: not entry.is_http}
     return kinds[wires]

@@ -1,6 +1,4 @@
-"""What is done to the tensors of a right request.
-
-Each change says whether what comes out is surely refused."""
+"""Changes to the tensors of a valid request; each returns whether the result must be refused."""
 
 from __future__ import annotations
 
@@ -11,9 +9,6 @@ from dataclasses import replace
 
 from tests.fuzzing.drafts import CONFIGS, INPUTS, NUMPY, Draft, Tensor
 from tests.fuzzing.values import SPELLINGS, odd_tensor, odd_value
-
-# -- What is done to it ----------------------------------------------------------------------------
-# Each takes a right request and says whether what comes out is surely refused.
 
 Change = Callable[[random.Random, Draft], bool]
 CHANGES: dict[Change, tuple[int, str]] = {}  # weight, and the kinds of wire that can carry it

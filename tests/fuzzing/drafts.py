@@ -1,4 +1,4 @@
-"""What a request is made of, before it is bytes, and where it can be sent."""
+"""A request before it is serialized, and the entries to which it can be sent."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Draft:
 
     @property
     def is_garbled(self) -> bool:
-        """Whether the server may not get to see what the request says."""
+        """Whether the server may be unable to read the request."""
         return self.mangle is not bytes or bool(self.headers) or self.binary_change != 0
 
     def find(self, name: str) -> Tensor | None:

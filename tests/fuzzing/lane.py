@@ -51,7 +51,7 @@ class Lane:
         self._http: http.client.HTTPConnection | None = None
 
     def close(self) -> None:
-        """Give up both connections."""
+        """Close both connections."""
         self._channel.close()
         if self._http is not None:
             self._http.close()

@@ -1,4 +1,4 @@
-"""What is wrong with an answer."""
+"""Judges answers."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ GONE = re.compile("connect|Socket closed|GOAWAY|recvmsg|Connection reset")
 
 
 def faults(case: Case, outcome: Outcome) -> list[str]:
-    """What is wrong with an answer; nothing, if it is as it must be."""
+    """The faults of an answer; none if it is right."""
     if case.leave_after is not None:
         return []
     if outcome.broken:
@@ -74,12 +74,12 @@ def faults(case: Case, outcome: Outcome) -> list[str]:
 
 
 def refusal_faults(case: Case, outcome: Outcome) -> Iterator[str]:
-    """Of an error."""
+    """The faults of an error."""
     message, code = outcome.message, outcome.code
     if not message:
         yield f"{code} without a message"
     if UNCLEAN.search(message):
-        yield f"the message tells of the machine: {message[:600]}"
+        yield f"the message reveals internals: {message[:600]}"
     if case.expect == "answer" and not cannot_pass(case):
         yield f"a right request is refused with {code}: {message[:600]}"
     allowed = tritons_codes(message)
@@ -91,7 +91,7 @@ def refusal_faults(case: Case, outcome: Outcome) -> Iterator[str]:
 
 
 def own_refusal_faults(case: Case, outcome: Outcome) -> Iterator[str]:
-    """Of an error that one of our models sent."""
+    """The faults of an error that one of our models sent."""
     message, code = outcome.message, outcome.code
     if code not in REFUSALS:
         yield f"the code is {code}: {message[:600]}"
@@ -124,11 +124,11 @@ def cannot_pass(case: Case) -> bool:
 
 
 def answer_faults(case: Case, outcome: Outcome) -> Iterator[str]:
-    """Of a success."""
+    """The faults of a success."""
     if case.expect == "refusal":
         yield "it is not refused"
     if case.entry.wire == "stream" and "mangled_bytes" in case.what and not outcome.responses:
-        return  # what is no protobuf, Triton ends without a word
+        return  # Triton ends what is no protobuf without a word
     if not outcome.responses:
         yield "success without a response"
     if case.entry.wire != "generate_stream" and (outcome.finals != 1 or outcome.after_final):
@@ -141,7 +141,7 @@ def answer_faults(case: Case, outcome: Outcome) -> Iterator[str]:
     if case.expect == "answer":
         sequences = sum(ended_sequences(case, response) for response in outcome.responses)
         if sequences != case.sequences:
-            yield f"{sequences} sequences are answered, asked for are {case.sequences}"
+            yield f"{sequences} sequences were answered, it must be {case.sequences}"
 
 
 def generate_faults(response: dict[str, Any]) -> Iterator[str]:
@@ -164,7 +164,7 @@ def output_faults(model: str, outputs: dict[str, Any]) -> Iterator[str]:
             want in (-1, have) for want, have in zip(dims, shape, strict=True)
         )
         if datatype != right or not fits:
-            yield f"{name} is {datatype} {shape}, configured is {right} {dims}"
+            yield f"{name} must be {right} {dims}, not {datatype} {shape}"
 
 
 def ended_sequences(case: Case, response: dict[str, Any]) -> int:

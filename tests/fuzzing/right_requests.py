@@ -1,4 +1,4 @@
-"""Right requests, from which malformed ones are made."""
+"""Valid requests, from which malformed ones are made."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.fuzzing.values import CALLED, CHAT, RIGHT, SEVERAL
 
 
 def right_request(rng: random.Random, entry: Entry, tokens: int) -> Draft:
-    """A request that is to be answered with so many tokens."""
+    """A request that must be answered with `tokens` tokens."""
     single = entry.wire.startswith("generate")  # Triton adds the batch dimension there
     draft = Draft(
         entry.model, entry.model, rng.choice(["", "1"]), rng.choice([1, 1, 1, 2, 3]), [], {}
@@ -46,7 +46,7 @@ def takes(entry: Entry, name: str) -> bool:
 def base_inputs(
     rng: random.Random, entry: Entry, tokens: int
 ) -> Iterator[tuple[str, list[int], list[Any]]]:
-    """What a right request must have: name, shape of a row, its values."""
+    """The required inputs: name, shape of a row, its values."""
     if entry.model == "postprocessing":
         yield "TOKENS_BATCH", [1, 4], [rng.randrange(2048) for _ in range(4)]
         yield "SEQUENCE_LENGTH", [1], [rng.randrange(5)]

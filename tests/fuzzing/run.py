@@ -1,4 +1,4 @@
-"""Thousands of requests on several connections at once, and what was wrong."""
+"""Sends thousands of requests on several connections at once, and keeps the faults."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BUSY = "try again later"  # the queue is full: no fault of the request's
 
 
 class Run:
-    """Asks cases on several connections at once and keeps what was wrong."""
+    """Sends cases on several connections at once and keeps the faults."""
 
     def __init__(self, ports: Ports, seed: int, lanes: int = 4, leaving: bool = False) -> None:
         self._urls = ports.url("grpc"), ports.url("http")
@@ -36,7 +36,7 @@ class Run:
         self.malformed = 0
 
     def ask(self, indices: Iterator[int], canary_every: int = 250) -> None:
-        """Ask the cases of these numbers, and a right question now and then."""
+        """Send the cases of these numbers, and a valid question now and then."""
         with ThreadPoolExecutor(self._lanes) as pool:
             lanes = [
                 pool.submit(self._ask_in_lane, indices, canary_every) for _ in range(self._lanes)

@@ -64,7 +64,7 @@ GUIDES = [
 
 
 def odd_json(rng: random.Random, depth: int = 3) -> Any:
-    """Any value that JSON has; lone surrogates and huge numbers too."""
+    """Any JSON value, lone surrogates and huge numbers included."""
     kind = rng.randrange(9 if depth else 6)
     if kind == 0:
         return rng.choice([None, True, False])
@@ -119,7 +119,7 @@ def json_bytes(rng: random.Random, value: Any) -> bytes:
 
 
 def document(rng: random.Random, name: str) -> bytes:
-    """A text for the input `name`, whose purpose says what is nearly right; short without."""
+    """A text that is nearly right for the input `name`; a short one without a name."""
     if not name:
         return rng.choice(TEXTS)
     if rng.random() < 0.1:

@@ -1,4 +1,4 @@
-"""What is done to the way in which a request is said: sizes, bytes, bodies, headers."""
+"""Changes to how a request is sent: sizes, bytes, bodies, headers."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ CTRL_C, CTRL_D = "\x03", "\x04"
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's, with the checkout's package and without what changes the command."""
+    """This process's, with the checkout's package, without the variables that the command reads."""
     kept = {name: value for name, value in os.environ.items() if name not in LEFT_OUT}
     return {**kept, "PYTHONPATH": str(ROOT / "client"), "TERM": "xterm", **more}
 
@@ -48,12 +48,12 @@ def call(*arguments: str, stdin: str | bytes = "", **more: str) -> subprocess.Co
 
 
 def ask(server: ServerProcess, *arguments: str, stdin: str = "") -> Any:
-    """As `call`, of that server over gRPC."""
+    """As `call`, with that server's gRPC address."""
     return call(*arguments, stdin=stdin, LLAMA_FP4_URL=server.ports.url("grpc"))
 
 
 def answer(server: ServerProcess, *arguments: str, stdin: str = "") -> str:
-    """The stdout of a command that succeeds and has nothing to complain of."""
+    """The stdout of a command that succeeds and writes nothing to stderr."""
     found = ask(server, *arguments, stdin=stdin)
     assert (found.returncode, found.stderr) == (0, "")
     text: str = found.stdout
@@ -69,7 +69,7 @@ class Terminal:
     """The command on a pseudo-terminal, as its controlling one: Ctrl-C is typed, not sent."""
 
     def __init__(self, *arguments: str, **more: str) -> None:
-        """`more` are environment variables, and `columns`; without, the terminal tells no width."""
+        """`more` are environment variables; `columns` is the terminal's width (default unknown)."""
         columns = int(more.pop("columns", "0"))
         self._master, slave = pty.openpty()
         if columns:
@@ -95,7 +95,7 @@ class Terminal:
         self.type(f"{text}\r")
 
     def read_until(self, text: str) -> str:
-        """What has come since the last call, up to and with `text`."""
+        """The output since the last call, up to and including `text`."""
         deadline = time.monotonic() + PATIENCE_S
         while text not in self.seen:
             data = self._read(deadline)
@@ -112,7 +112,7 @@ class Terminal:
         return self.process.wait(PATIENCE_S)
 
     def close(self) -> None:
-        """Whatever it does."""
+        """End the command, whatever it does."""
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
@@ -137,5 +137,5 @@ def terminal(*arguments: str, **more: str) -> Iterator[Terminal]:
 
 
 def history(folder: Path) -> list[str]:
-    """What a session has left under XDG_STATE_HOME."""
+    """The chat history under XDG_STATE_HOME, line by line."""
     return (folder / "llama-fp4" / "chat_history").read_text(encoding="utf-8").splitlines()

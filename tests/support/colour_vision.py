@@ -1,4 +1,4 @@
-"""How people see colours who lack the cones for red, green or blue, and how far colours are apart.
+"""Colours as people without the cones for red, green or blue see them, and their distances.
 
 The matrices are those of Machado, Oliveira and Fernandes (2009) at full severity, on linear RGB.
 """
@@ -36,7 +36,7 @@ Vector = Sequence[float]
 
 
 def seen(colour: str, vision: str) -> list[float]:
-    """Linear RGB of "#rrggbb" as that vision has it."""
+    """Linear RGB of "#rrggbb" as seen with that vision."""
     return [min(max(each, 0.0), 1.0) for each in _times(VISION[vision], _linear(colour))]
 
 
@@ -46,7 +46,7 @@ def difference(one: str, other: str, vision: str) -> float:
 
 
 def contrast(one: str, other: str) -> float:
-    """WCAG 2's ratio, 1 to 21; graphics are to have 3 at least."""
+    """WCAG 2's contrast ratio, 1 to 21; graphics need at least 3."""
     dark, light = sorted(_times(TO_XYZ, _linear(each))[1] for each in (one, other))
     return (light + 0.05) / (dark + 0.05)
 

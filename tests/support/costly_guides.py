@@ -1,4 +1,4 @@
-"""Guides that are dear to read where the reading is not in proportion to their length."""
+"""Guides that show whether a reader's work grows faster than their length."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from request_inputs.guide_bounds import MAX_BYTES
 
-SIZE = 16 * 1024  # enough to tell a square from a line
+SIZE = 16 * 1024  # enough to tell quadratic from linear
 Part = str | Callable[[int], str]
 
 
 def filled(head: str, part: Part, tail: str, joint: str = ",", size: int = SIZE) -> str:
-    """As many parts as fit."""
+    """The head, as many parts as fit into `size` bytes, and the tail."""
     parts: list[str] = []
     left = size - len((head + tail).encode())
     while left > 0:
@@ -23,7 +23,7 @@ def filled(head: str, part: Part, tail: str, joint: str = ",", size: int = SIZE)
 
 
 def repeated(head: str, parts: dict[str, Part]) -> dict[str, str]:
-    """A guide for each part, full of it."""
+    """For each part a guide that repeats it as often as fits."""
     return {name: filled(head, part, "", "") for name, part in parts.items()}
 
 

@@ -1,4 +1,4 @@
-"""Another process on a CPU that has less than this one: OpenVINO's and oneDNN's own limits."""
+"""Runs a process as on a lesser CPU, by OpenVINO's and oneDNN's own limits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OWN, AVX512, AVX2, SSE = "", "AVX512_CORE", "AVX2", "SSE42"
 
 
 def limits(isa: str) -> dict[str, str]:
-    """The variables; `OWN` takes none."""
+    """The environment variables that set the limit; none for `OWN`."""
     return dict.fromkeys(LIMITS, isa) if isa else {}
 
 

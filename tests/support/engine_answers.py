@@ -1,4 +1,4 @@
-"""Stepping an engine, and what its requests got. Knows no runtime."""
+"""Steps an engine, of whatever runtime, and collects what its requests get."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Small random checkpoints, engines made of them, and the numpy reference's answer. No fixtures:
-test modules import these functions and wrap them as they need."""
+"""Small random checkpoints, engines made of them, and the numpy reference's answer."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ from tests.support.engine_answers import collect as collect
 from tests.support.engine_answers import drain as drain
 from tests.support.engine_answers import generate as generate
 
-# What tokenizer.json says of an added token that is found wherever its text stands.
+# tokenizer.json's flags of an added token that matches wherever its text stands.
 TOKEN_FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
 OPENVINO, _ = import_openvino()  # before any test module imports it with its telemetry
 Adjust = Callable[[Floats, list[int]], Floats]
@@ -118,6 +117,6 @@ def request(
     sampling: SamplingParams | None = None,
     **more: Any,
 ) -> GenerationRequest:
-    """A request; greedy unless told otherwise."""
+    """A request; greedy by default."""
     chosen = sampling or SamplingParams()
     return GenerationRequest(key, tuple(prompt), max_tokens, end_ids, chosen, **more)

@@ -1,4 +1,4 @@
-"""A clock that stands until a test sets it."""
+"""A clock that moves only when a test sets it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import pytest
 
 
 class Clock:
-    """In place of the module `time`, for what asks for `time.monotonic()`."""
+    """Takes the place of the module `time` in code that calls `time.monotonic()`."""
 
     def __init__(self) -> None:
         self.now = 0.0
 
     @classmethod
     def of(cls, module: ModuleType, patch: pytest.MonkeyPatch) -> Clock:
-        """Let `module` ask a new one."""
+        """Give `module` a new clock."""
         clock = cls()
         patch.setattr(module, "time", clock)
         return clock

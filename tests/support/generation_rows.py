@@ -1,5 +1,4 @@
-"""Room 2's input tensors as a request brings them, and an engine that refuses none of them. No
-fixtures: test modules import these functions and wrap them as they need."""
+"""Room 2's input tensors as a request brings them, and an engine that honours all of them."""
 
 from __future__ import annotations
 
@@ -42,7 +41,7 @@ def one(value: Any) -> Array:
 
 
 def read(config: EngineConfig, **more: Any) -> GenerationInputs:
-    """What room 2 makes of that batch's only row."""
+    """Room 2's reading of that batch's only row."""
     (inputs,) = read_inputs(arrays(**more), config)
     return inputs
 

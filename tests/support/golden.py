@@ -1,4 +1,4 @@
-"""The demo checkpoint's golden prompts and tokens, and the truth of any checkpoint's logits."""
+"""The demo checkpoint's golden prompts and tokens, and any checkpoint's true logits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Reference(Protocol):
 
 
 class Truth:
-    """The reference's logits; of a continued sequence, without beginning anew."""
+    """The reference's logits; a continued sequence is not computed from its start again."""
 
     def __init__(self, reference: Reference) -> None:
         self._reference = reference
@@ -60,7 +60,7 @@ def without_end(tokens: list[int]) -> list[int]:
 
 
 def guides_hold(subject: Subject) -> None:
-    """Each kind of guide, on the demo checkpoint's tokenizer."""
+    """Check each kind of guide with the demo checkpoint's tokenizer."""
     vocabulary = json.loads((DEMO_CHECKPOINT / "tokenizer.json").read_text())
     for opening in ("[", "{"):
         first = vocabulary["model"]["vocab"][opening]

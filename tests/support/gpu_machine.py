@@ -25,12 +25,12 @@ def show_gpus(folder: Path, patch: pytest.MonkeyPatch, *gpus: str) -> None:
 
 
 def add_distribution(folder: Path, name: str, version: str) -> None:
-    """Let the packages in `folder` include this one, as far as its version goes."""
+    """Make `folder` look as if this version of the package were installed there."""
     info = folder / f"{name}-{version}.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
 
 
 def capability(gpu: str) -> list[int]:
-    """Of one of the lines above."""
+    """The compute capability in one of the lines above."""
     return [int(number) for number in gpu.split(", ")[1].split(".")]

@@ -1,5 +1,4 @@
-"""An engine with a byte-level vocabulary, and what a guided output must be. No fixtures: test
-modules import these functions and wrap them as they need."""
+"""An engine with a byte-level vocabulary, and what a guided output must be."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ from tests.support.engine_fixtures import (
 from tests.support.guide_matching import begins, compiled, matches
 
 END = (1, 2)  # of the four special tokens
-# Beside the 256 bytes: what crosses the borders of rules and characters.
+# Beside the 256 bytes: tokens that cross the borders of rules and characters.
 MERGED = ['{"', '":', '": ', '", "', '"}', "}}", "],", "ab", "cab", "12", "0.", " a", "  ", "tru"]
 MERGED_BYTES = [word.encode() for word in [*MERGED, "é", "日本", "ёж"]] + [b"\xe6\x97", b"\xa5\xe6"]
 PROMPT = (4 + 0x48, 4 + 0x69)
@@ -55,7 +54,7 @@ class Detokenizer:
         self.words = [data[a:b] for a, b in pairwise(ends)]
 
     def __call__(self, tokens: list[int]) -> bytes:
-        """Fails for a special token: none belongs to the output."""
+        """Fails on a special token, which no output may hold."""
         assert not any(self.is_special[token] for token in tokens)
         return b"".join(self.words[token] for token in tokens)
 
@@ -75,7 +74,10 @@ def guided(
 
 
 def check_answer(answer: Answer, guide: Guide, text_of: Detokenizer) -> str:
-    """What is complete is in the language, what was cut begins a text of it; returns the text."""
+    """Check that a complete output is in the guide's language, and that a cut one begins like one.
+
+    Returns the text.
+    """
     assert answer.reason in ("stop", "length"), answer
     grammar = compiled(guide.kind, guide.text)
     data = text_of(answer.tokens)

@@ -1,4 +1,4 @@
-"""A plain matcher and a random writer for the grammars that guides become."""
+"""A plain matcher and a random text generator for the grammars of guides."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def compiled(kind: str, text: str) -> Deterministic:
 
 
 def read_again(kind: str, text: str) -> Deterministic:
-    """The same by way of the printed grammar, without its hints.
+    """The same, read back from the printed grammar without its hints.
 
-    Raises GuideError where it takes too many states: a printed choice between two rules that
-    begin alike, as two schemas for arrays, is told apart by copies of both.
+    Raises GuideError where that takes too many states: of two printed alternatives that begin
+    alike, such as two schemas for arrays, both are copied.
     """
     printed = re.sub(r" \(= [^)]*\)", "", guide_to_ebnf(kind, text))
     rules = parse_ebnf(printed).rules
@@ -37,7 +37,7 @@ def read_again(kind: str, text: str) -> Deterministic:
 
 
 def matches(grammar: Deterministic, text: str) -> bool:
-    """Whether the whole text is in the language, read from left to right in one reading."""
+    """Whether the whole text is in the language."""
     stack = _after(grammar, text)
     return stack is not None and all(_state(grammar, place).accepts for place in stack)
 
@@ -48,7 +48,7 @@ def begins(grammar: Deterministic, text: str) -> bool:
 
 
 def _after(grammar: Deterministic, text: str) -> list[tuple[str, int]] | None:
-    """The state of each rule that is under way, the innermost last; None if none can be."""
+    """The state of each open rule, the innermost last; None if no text begins like this."""
     stack = [(START, 0)]
     for character in text:
         if not _read(grammar, stack, ord(character)):

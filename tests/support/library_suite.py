@@ -1,7 +1,7 @@
-"""What every runtime over a library with workers of its own promises, on a fake of that library.
+"""What every runtime promises whose library has workers of its own, tested on a fake library.
 
-A subclass names the runtime and brings the `started` fixture. Its requests and tokens are in
-`runtime_suite.py`; the same in a real engine process, in `test_library_processes.py`.
+A subclass names the runtime and brings the `started` fixture. `runtime_suite.py` tests requests and
+tokens, `process_suite.py` the library in a real engine process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Start = Callable[..., Rig]
 
 
 class PanicException(BaseException):
-    """Of a library in Rust: no `Exception`, and the request would wait for ever."""
+    """As a library in Rust raises it: no `Exception`, so its request could wait for ever."""
 
 
 def panic(*_: object) -> None:
@@ -43,7 +43,7 @@ class LibrarySuite:
     behaviour: ClassVar[Any]  # the class of its fake's
 
     def ask(self, rig: Rig, key: int, length: int, max_tokens: int, **more: Any) -> list[int]:
-        """Submit one; returns the greedy tokens that it is to get."""
+        """Submit a request; returns the greedy tokens that it must get."""
         subject = subject_of(self.runtime, rig)
         one = replace(subject.request(prompt(length, key), max_tokens, **more), key=key)
         rig.engine.submit(one)
@@ -52,7 +52,7 @@ class LibrarySuite:
     def test_workers_that_hang_end_the_engine(
         self, started: Start, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """An engine that is stepped and gives nothing would look alive to the supervisor."""
+        """Otherwise an engine whose steps return nothing would look alive to the supervisor."""
         monkeypatch.setattr(async_loop, "WATCH_S", 0.05)
         limits = replace(LIMITS, hang_timeout_s=0.3)
         rig = started(behaviour=self.behaviour(hang_at_step=5), limits=limits)
@@ -62,10 +62,10 @@ class LibrarySuite:
             drain(rig.engine)
         assert time.monotonic() - began >= 0.3
 
-    def test_a_long_prefill_is_no_hang(
+    def test_a_long_prefill_is_not_a_hang(
         self, started: Start, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It makes no token for many steps; the library's figures show that it moves."""
+        """It makes no token for many steps, but the library's statistics show progress."""
         monkeypatch.setattr(async_loop, "WATCH_S", 0.05)
         limits = replace(LIMITS, hang_timeout_s=2.0, max_num_tokens=8)
         rig = started(behaviour=self.behaviour(step_seconds=0.05), limits=limits)
@@ -75,17 +75,17 @@ class LibrarySuite:
     @pytest.mark.parametrize(
         ("submit", "said"), [(None, "'NoneType'"), (panic, "index out of bounds")]
     )
-    def test_what_breaks_inside_is_fatal(
+    def test_an_internal_failure_ends_the_engine(
         self, started: Start, monkeypatch: pytest.MonkeyPatch, submit: object, said: str
     ) -> None:
-        """Of a request that was not to blame: the whole engine is started anew."""
+        """The request was not to blame: the whole engine must be started anew."""
         rig = started()
         monkeypatch.setattr(rig.worker, "submit", submit)
         self.ask(rig, 1, 4, 100)
         with pytest.raises(EngineLost, match=f"{self.library} has failed: {said}"):
             drain(rig.engine)
 
-    def test_what_the_library_does_not_implement_fails_its_request_alone(
+    def test_an_unimplemented_feature_fails_only_its_request(
         self, started: Start, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         rig = started()
@@ -104,10 +104,10 @@ class LibrarySuite:
         assert answers[2].tokens == expected
 
     @pytest.mark.parametrize("error", [ValueError, KeyError, AssertionError, ZeroDivisionError])
-    def test_a_response_that_cannot_be_read_fails_its_request_alone(
+    def test_an_unreadable_response_fails_only_its_request(
         self, started: Start, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
     ) -> None:
-        """Neither the client's fault, nor the end of everybody's requests."""
+        """It is not the client's fault, and the other requests go on."""
         module = importlib.import_module(f"token_engine.{self.runtime}_runtime.loop")
         read = module.read_gain
 
@@ -127,10 +127,10 @@ class LibrarySuite:
         assert answers[2].tokens == expected
         eventually(lambda: rig.worker.counts == (0, 0), "the library has let go of it")
 
-    def test_an_abort_that_fails_is_not_the_engines_end(
+    def test_a_failed_abort_does_not_end_the_engine(
         self, started: Start, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It is of a request that nobody waits for any more."""
+        """Nobody waits for that request any more."""
         rig = started(behaviour=self.behaviour(step_seconds=0.002))
         engine: Any = rig.engine
         failed: list[Exception] = []
@@ -148,13 +148,13 @@ class LibrarySuite:
         assert failed
 
     def break_aborts(self, rig: Rig, monkeypatch: pytest.MonkeyPatch, fails: Any) -> None:
-        """Have the library's own way to abort a request do that."""
+        """Let `fails` take the place of the library's own abort."""
         raise NotImplementedError
 
-    def test_a_library_that_cannot_be_asked_whether_it_lives_is_lost(
+    def test_a_failing_health_check_ends_the_engine(
         self, started: Start, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Else nobody would look any more, and a hang would go unseen."""
+        """Otherwise nothing would check any more, and a hang would go unnoticed."""
         monkeypatch.setattr(async_loop, "WATCH_S", 0.05)
 
         def broken() -> bool:
@@ -163,15 +163,15 @@ class LibrarySuite:
         rig = started()
         monkeypatch.setattr(rig.engine._loop, "_is_healthy", broken)  # type: ignore[attr-defined]
         with pytest.raises(EngineLost, match=f"{self.library} has failed: the pipe is closed"):
-            eventually(lambda: bool(rig.engine.step()) and False, "it is seen")
+            eventually(lambda: bool(rig.engine.step()) and False, "the failure is noticed")
 
-    def test_a_loop_that_has_ended_is_seen(self, started: Start) -> None:
-        """Whatever ended it: nothing would ever come of it any more."""
+    def test_an_ended_loop_ends_the_engine(self, started: Start) -> None:
+        """Whatever ended it: no request would get an answer any more."""
         rig = started()
         loop = rig.engine._loop._loop  # type: ignore[attr-defined]
         loop.call_soon_threadsafe(loop.stop)
         with pytest.raises(EngineLost, match=f"the thread that speaks to {self.library} has ended"):
-            eventually(lambda: bool(rig.engine.step()) and False, "it is seen")
+            eventually(lambda: bool(rig.engine.step()) and False, "the failure is noticed")
 
     def test_a_request_that_the_library_cancels_by_itself_ends_with_an_error(
         self, started: Start, monkeypatch: pytest.MonkeyPatch
@@ -191,7 +191,7 @@ class LibrarySuite:
         assert answers[1].error == f"{self.library} has cancelled the request by itself"
         assert answers[2].tokens == expected
 
-    def test_a_cancelled_request_gives_its_place_away(self, started: Start) -> None:
+    def test_a_cancelled_request_frees_its_place(self, started: Start) -> None:
         """In the library's own batch too."""
         rig = started(behaviour=self.behaviour(step_seconds=0.002))
         for key in range(LIMITS.max_batch_size):
@@ -203,7 +203,7 @@ class LibrarySuite:
             collect(rig.engine.step(), answers)
         assert answers[9].tokens == expected
         assert 2 not in answers
-        # Else it began only when the others, which are as long as the cancelled one, had ended.
+        # Otherwise it would begin only after the others, which are as long as the cancelled one.
         assert [answers[key].reason for key in (0, 1, 3)] == ["", "", ""]
         assert rig.worker.most_active == LIMITS.max_batch_size
         for key in (0, 1, 3):
@@ -212,7 +212,7 @@ class LibrarySuite:
         eventually(lambda: rig.worker.counts == (0, 0), "the library has freed all places")
 
     def test_a_step_neither_spins_nor_waits_for_long(self, started: Start) -> None:
-        """It may get nothing, but must not hold up the engine process's loop."""
+        """It may return nothing, but must not hold up the engine process's loop."""
         rig = started(behaviour=self.behaviour(step_seconds=1))
         self.ask(rig, 1, 4, 30)
         eventually(lambda: bool(rig.engine.step()), "the first token, which comes at once")
@@ -258,14 +258,14 @@ class LibrarySuite:
         behaviour.hang_on_shutdown = False
 
 
-class ToldDeathSuite(LibrarySuite):
-    """Of a library that tells when its workers are dead."""
+class ReportedDeathSuite(LibrarySuite):
+    """For a library that reports when its workers are dead."""
 
     @pytest.mark.parametrize("busy", [True, False])
     def test_dead_workers_end_the_engine(
         self, started: Start, monkeypatch: pytest.MonkeyPatch, busy: bool
     ) -> None:
-        """A request may hear of it; an idle engine must look."""
+        """A request may report it; an idle engine must check."""
         monkeypatch.setattr(async_loop, "WATCH_S", 0.05)
         rig = started(behaviour=self.behaviour(step_seconds=0.001, die_at_step=20))
         if busy:
@@ -274,7 +274,7 @@ class ToldDeathSuite(LibrarySuite):
             rig.worker.dead = True
         told = rf"{self.library}('s workers are dead| has failed: .*(signal 9|EngineCore))"
         with pytest.raises(EngineLost, match=told):
-            eventually(lambda: bool(rig.engine.step()) and False, "the death is seen")
+            eventually(lambda: bool(rig.engine.step()) and False, "the death is noticed")
 
     @pytest.mark.parametrize(
         ("kind", "text", "said"),

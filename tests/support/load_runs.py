@@ -1,4 +1,4 @@
-"""Runs of the load test as a person starts them, for its tests, and what their folders hold.
+"""Runs the load test as a person does, and reads the run's folder.
 
 `--max-lag` lets the client be late: nothing here depends on the machine.
 """
@@ -31,7 +31,7 @@ def command(url: str, folder: Path, *arguments: str) -> list[str]:
 
 
 def run(url: str, folder: Path, *arguments: str) -> Ended:
-    """To its end."""
+    """Run it to its end."""
     done = subprocess.run(command(url, folder, *arguments), capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr, folder
 

@@ -1,7 +1,7 @@
-"""What every runtime over a library with workers of its own does in a real engine process.
+"""What a runtime whose library has workers of its own does in a real engine process under room 2.
 
-Under room 2, on the fake library: the process is started, warmed up, fed, cancelled, killed and
-started anew as it would be on a GPU. Collected in the subclasses.
+On the fake library the process is started, warmed up, fed, cancelled, killed and started anew as it
+would be on a GPU. Collected in the subclasses.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def replay(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def interpreter(folder: Path, site: Path) -> Path:
-    """Python by another name, which alone knows the fake library; it notes that it ran."""
+    """A second Python that alone has the fake library; it notes each start."""
     script = folder / "python-with-the-library"
     script.write_text(
         f'#!/bin/sh\necho "$$" >> {shlex.quote(str(folder / "started"))}\n'
@@ -58,7 +58,7 @@ def interpreter(folder: Path, site: Path) -> Path:
 
 
 def ask(room: GenerationRoom, max_tokens: int, **more: Any) -> Recorder:
-    """One request, streamed, which nothing ends."""
+    """A streamed request that no end id ends."""
     arrays = {
         "input_ids": np.array([PROMPT], np.int32),
         "request_output_len": np.array([[max_tokens]], np.int32),
@@ -72,7 +72,7 @@ def ask(room: GenerationRoom, max_tokens: int, **more: Any) -> Recorder:
 
 
 def model_tokens(room: GenerationRoom, count: int) -> list[int]:
-    """What it is to get."""
+    """The greedy tokens that such a request must get."""
     output: list[int] = []
     while len(output) < count:
         logits = model_logits([*PROMPT, *output], room.config.model.vocab_size)
@@ -81,7 +81,7 @@ def model_tokens(room: GenerationRoom, count: int) -> list[int]:
 
 
 def retried(room: GenerationRoom) -> Recorder:
-    """Asked until an engine is there."""
+    """Ask until an engine is ready."""
     replies: list[Recorder] = []
 
     def submitted() -> bool:
@@ -96,7 +96,7 @@ def retried(room: GenerationRoom) -> Recorder:
 
 
 class ProcessSuite:
-    """`python` of `opened`: "" is the server's own, with the fake on PYTHONPATH."""
+    """`opened(python="")` takes the server's own Python, with the fake on PYTHONPATH."""
 
     runtime: ClassVar[str]
     site: ClassVar[Path]
@@ -160,8 +160,8 @@ class ProcessSuite:
             events.append(endless.events.get(timeout=500))
         assert events[-1].finish_reason == "cancelled"
 
-    def test_figures_come_out_of_the_process(self, opened: Opened) -> None:
-        """In one shape, whatever the library; they are what room 2 has of it."""
+    def test_the_engines_statistics_reach_room_2(self, opened: Opened) -> None:
+        """In one shape, whatever the library."""
         room = opened(step_seconds=0.005)
         supervisor = room._supervisor
         replies = [ask(room, 300) for _ in range(6)]
@@ -176,15 +176,15 @@ class ProcessSuite:
             assert len(reply.tokens()) == 300
         stats = supervisor.stats
         assert 0 < stats.prefix_tokens_found < stats.prefix_tokens_looked_up
-        eventually(lambda: is_idle(supervisor.stats), "that all have ended is told")
+        eventually(lambda: is_idle(supervisor.stats), "the statistics show that all have ended")
         ask(room, 1500)
-        eventually(lambda: supervisor.stats.kv_blocks_used > 0, "one more")
+        eventually(lambda: supervisor.stats.kv_blocks_used > 0, "one more runs")
         room.cancel(len(replies) + 1)
-        eventually(lambda: is_idle(supervisor.stats), "that the last has left is told")
+        eventually(lambda: is_idle(supervisor.stats), "the statistics show that it has left")
 
     @pytest.mark.parametrize("how", ["die_at_step", "hang_at_step"])
     def test_workers_that_die_or_hang_are_replaced(self, opened: Opened, how: str) -> None:
-        """Those who wait are told, who comes then is refused, and the next process serves."""
+        """Open requests end with an error, new ones are refused, and the next process serves."""
         log: list[str] = []
         room = opened(log, hang_timeout_s=2.0 if how == "hang_at_step" else 60.0, **{how: 60})
         assert ask(room, 10).tokens() == model_tokens(room, 10)
@@ -201,7 +201,7 @@ class ProcessSuite:
         eventually(lambda: "the engine is ready again" in log, "a new engine process")
         assert retried(room).tokens() == model_tokens(room, 5)
 
-    @pytest.mark.parametrize("way", ["told to end", "the warm-up hangs", "workers hang later"])
+    @pytest.mark.parametrize("way", ["asked to end", "the warm-up hangs", "workers hang later"])
     def test_the_library_is_shut_down_on_every_way_out(
         self, opened: Opened, tmp_path: Path, way: str
     ) -> None:
@@ -210,16 +210,16 @@ class ProcessSuite:
         if way == "the warm-up hangs":
             with pytest.raises(EngineLoadError, match=r"first forward pass failed: .*made no step"):
                 opened(**told, hang_at_step=1)
-        elif way == "told to end":
+        elif way == "asked to end":
             opened(**told).close()
         else:
             ask(opened(**told, hang_at_step=60), 500)
         eventually(noted.exists, "the library's shutdown")
 
-    def test_what_the_library_spawned_ends_with_a_killed_engine_process(
+    def test_the_librarys_processes_end_with_a_killed_engine_process(
         self, opened: Opened, tmp_path: Path
     ) -> None:
-        """It would keep the GPU's memory, and the next engine process would not fit."""
+        """They would keep the GPU's memory, and the next engine process would not fit."""
         pid_file = tmp_path / "spawned"
         room = opened(spawns=str(pid_file))
         spawned = int(pid_file.read_text())

@@ -1,4 +1,4 @@
-"""Looking at the processes and the shared memory of a running server."""
+"""The processes, shared memory and metrics of a running server."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def memory_mib(*pids: int) -> float:
 
 
 def regions(stubs: set[Stub]) -> list[str]:
-    """Those of the stubs' shared-memory regions that exist."""
+    """The stubs' shared-memory regions that exist."""
     return [stub.region for stub in stubs if (SHARED_MEMORY / stub.region).exists()]
 
 
@@ -97,7 +97,7 @@ def wait_until_the_engine_works(server: ServerProcess) -> None:
 
 
 def wait_until_the_engine_rests(server: ServerProcess) -> None:
-    """Return when it makes no more steps, of STEP_S at most."""
+    """Return when it makes no more steps, each of which takes STEP_S at most."""
     engine = engine_of(server.pid)
 
     def rests() -> bool:
@@ -109,7 +109,7 @@ def wait_until_the_engine_rests(server: ServerProcess) -> None:
 
 
 def figure(server: ServerProcess, name: str) -> float:
-    """Of the server's metrics."""
+    """A value of the server's metrics."""
     with urllib.request.urlopen(f"http://{server.ports.url('metrics')}/metrics") as answer:
         (value,) = re.findall(rf"^{name}\S* (\S+)$", answer.read().decode(), re.MULTILINE)
     return float(value)
@@ -122,7 +122,7 @@ def wakeups(pid: int) -> int:
 
 
 class Remains:
-    """What a ready server could leave behind, noted while it runs."""
+    """What a server could leave behind: its processes and regions, noted while it runs."""
 
     def __init__(self, server: ServerProcess) -> None:
         self.triton = triton_of(server.pid)

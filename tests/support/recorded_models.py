@@ -1,6 +1,6 @@
-"""Small checkpoints whose configs say something in an unusual way, and what transformers answers.
+"""Small checkpoints with unusual configs, and transformers' answers.
 
-`recorded_models.json` holds the answers: the logits behind the prompt's last token, from
+`recorded_models.json` holds the answers: the logits after the prompt's last token, from
 `LlamaForCausalLM` in f32 on the dequantized weights. To record them anew, with torch installed:
 
     python -m tests.support.recorded_models
@@ -20,7 +20,7 @@ from reference.numpy_llama import load_checkpoint
 RECORDED = Path(__file__).with_suffix(".json")
 PROMPT = np.random.default_rng(5).integers(4, 512, 40).tolist()
 KEPT_LOGITS = 24
-# Scaling that a prompt of 40 tokens feels.
+# Scaling that changes the logits of a prompt of 40 tokens.
 LLAMA3 = {**SHAPES["tiny"]["rope_scaling"], "original_max_position_embeddings": 16}
 BARE = {key: value for key, value in LLAMA3.items() if not key.startswith("original")}
 THETA = {"rope_theta": 5e5}
@@ -75,7 +75,7 @@ def _leave_out(path: Path, names: set[str]) -> None:
 
 
 def _answer(folder: Path) -> list[float]:
-    """What transformers makes of the folder's config and its dequantized weights."""
+    """transformers' logits with the folder's config and its dequantized weights."""
     import torch  # type: ignore[import-not-found, unused-ignore]
     from safetensors.numpy import save_file
     from transformers import LlamaForCausalLM

@@ -1,8 +1,8 @@
-"""What every runtime promises, also one without a model: a subclass brings the `subject` fixture.
+"""What every runtime promises, with or without a model; a subclass brings the `subject` fixture.
 
-Streaming, ends, cancels at every phase, those that join late, limits and figures. What a runtime
-that samples promises beside these is in `runtime_suite.py`; what one over a library with workers
-of its own does, in `library_suite.py`.
+Streaming, ends, cancels in every phase, late requests, limits and statistics. `runtime_suite.py`
+adds what a runtime that samples promises, `library_suite.py` what one does whose library has
+workers of its own.
 """
 
 from __future__ import annotations
@@ -92,12 +92,12 @@ class StreamSuite:
                     assert answer.tokens[: len(sure)] == sure
 
     def refused(self, subject: Subject, name: str, **more: Any) -> None:
-        """The whole request is, by name; and nothing of it stays."""
+        """The whole request is refused by that name, and leaves nothing behind."""
         with pytest.raises(UnsupportedParameter, match=rf"^{name} is .*, the {subject.runtime} "):
             subject.engine.submit(subject.request(subject.prompt(4, 1), 5, **more))
         assert not subject.engine.has_work
 
-    def test_the_batch_is_never_larger_and_those_that_wait_are_counted(
+    def test_the_batch_keeps_its_size_and_waiting_requests_are_counted(
         self, subject: Subject
     ) -> None:
         count = subject.max_batch_size + 6
@@ -134,7 +134,7 @@ class StreamSuite:
         (answer,) = subject.answer(subject.request(subject.prompt(length, 2), 3))
         assert (len(answer.tokens), answer.reason) == (3, "length")
 
-    def test_of_those_that_wait_the_lowest_number_starts_first(self, subject: Subject) -> None:
+    def test_the_lowest_priority_number_starts_first(self, subject: Subject) -> None:
         long = [
             subject.request(subject.prompt(3, key), 100) for key in range(subject.max_batch_size)
         ]

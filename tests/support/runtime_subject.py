@@ -1,4 +1,4 @@
-"""The engine under test in the suites of every runtime, and the plain formulas of its truth."""
+"""The engine under test in every runtime's suite, and the plain formulas for what is right."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Subject:
     runtime: str
     engine: TokenEngine
     logits: Callable[[Sequence[int]], Floats]  # of the token after these
-    prompt: Callable[[int, int], tuple[int, ...]]  # (length, seed): ids that end nothing
+    prompt: Callable[[int, int], tuple[int, ...]]  # (length, seed): no end ids among them
     vocab_size: int
     eos: tuple[int, ...]  # of the checkpoint
     max_batch_size: int
@@ -42,9 +42,9 @@ class Subject:
     tells_first_pass: bool = True
     tells_kv_blocks: bool = True
     lacks: frozenset[str] = frozenset()  # features that this version of the runtime refuses itself
-    seeds: bool = True  # whether equal ones draw equal tokens; else they are refused
+    seeds: bool = True  # whether equal seeds draw equal tokens; otherwise seeds are refused
     top_p_of_all: bool = False  # top_p of the whole distribution, not of what top_k left
-    drawn_logprobs: float = 1.7  # a temperature at which drawn tokens have theirs; 0: none have
+    drawn_logprobs: float = 1.7  # the temperature of drawn log-probabilities; 0: none
     always_ends: tuple[int, ...] = ()  # ids that end each request that has end ids
     play: Callable[[Sequence[int], int], list[int]] | None = None  # a runtime's without a model
     keys: Any = dataclasses.field(default_factory=lambda: itertools.count(1))
@@ -58,7 +58,7 @@ class Subject:
         return self.exact and (request.sampling.greedy or self.seeds)
 
     def request(self, prompt: Sequence[int], max_tokens: int, **more: Any) -> GenerationRequest:
-        """With a key of its own; greedy unless told otherwise."""
+        """A request with a key of its own; greedy by default."""
         fields: dict[str, Any] = {"end_ids": (), **more}
         if fields["end_ids"]:
             ends = (*fields["end_ids"], *self.always_ends)
@@ -66,16 +66,16 @@ class Subject:
         return GenerationRequest(next(self.keys), tuple(prompt), max_tokens, **fields)
 
     def seed(self, number: int) -> int | None:
-        """One that it does not refuse."""
+        """`number`, or None where the runtime refuses seeds."""
         return number if self.seeds else None
 
     def likely(self, prompt: Sequence[int], count: int) -> tuple[int, ...]:
-        """The tokens that the truth expects most after it, that end nothing."""
+        """The likeliest next tokens, without end ids."""
         order = np.argsort(-self.logits(prompt)).tolist()
         return tuple([token for token in order if token not in self.eos][:count])
 
     def answer(self, *requests: GenerationRequest) -> list[Answer]:
-        """Submitted all at once, stepped to the end."""
+        """Submit all at once and step to the end."""
         for one in requests:
             self.engine.submit(one)
         answers = drain(self.engine)
@@ -89,10 +89,10 @@ class Subject:
         margin: float = 0.0,
         answer: Sequence[int] = (),
     ) -> list[int]:
-        """The truth's greedy tokens, up to where its two best come too close to be sure.
+        """The right greedy tokens, up to where the two best logits are too close to be sure.
 
-        With `answer`, the engine's tokens, it goes on from there with the one that is in it, if
-        that one is as close to the best; if not, it ends with the best, which the answer lacks.
+        Given the engine's tokens as `answer`, they go on from there with the engine's token if it
+        is as close to the best, and otherwise end with the best.
         """
         if self.play is not None:
             return self.play(prompt, count)
@@ -115,17 +115,17 @@ class Subject:
 
 
 def is_idle(stats: EngineStats) -> bool:
-    """As of an engine that was never asked for anything."""
+    """Whether nothing runs, waits or holds KV blocks."""
     return (stats.active_requests, stats.queued_requests, stats.kv_blocks_used) == (0, 0, 0)
 
 
 def differ(tokens: Sequence[int], others: Sequence[int]) -> bool:
-    """Whether they do, as far as both go."""
+    """Whether they differ within their common length."""
     return any(one != other for one, other in zip(tokens, others, strict=False))
 
 
 def repetition(penalty: float, prompt: Sequence[int], logits: Floats, output: list[int]) -> Floats:
-    """Keskar et al. 2019, of prompt and output."""
+    """The repetition penalty of Keskar et al. (2019), over prompt and output."""
     seen = list({*prompt, *output})
     logits[seen] *= np.where(logits[seen] < 0, penalty, 1 / penalty)
     return logits
@@ -138,7 +138,7 @@ def occurrence(
     logits: Floats,
     output: list[int],
 ) -> Floats:
-    """OpenAI's formula, of the output alone; beside it a bias."""
+    """OpenAI's presence and frequency penalties, over the output alone, and a bias."""
     for token, value in bias:
         logits[token] += value
     for token in set(output):
@@ -149,7 +149,7 @@ def occurrence(
 def distribution(
     logits: Floats, sampling: SamplingParams, min_p_first: bool, top_p_of_all: bool = False
 ) -> Floats:
-    """Temperature; then top_k, of these the fewest that reach top_p; min_p before or after."""
+    """Temperature, then top_k, then the fewest that reach top_p; min_p before or after these."""
     shares = np.exp((logits - logits.max()) / sampling.temperature)
     shares /= shares.sum()
     if min_p_first:

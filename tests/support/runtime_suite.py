@@ -1,8 +1,8 @@
-"""What every runtime that samples promises, as one suite: a subclass brings the `subject` fixture.
+"""What every runtime that samples promises; a subclass brings the `subject` fixture.
 
 The truth is the subject's own logits and the plain formulas of `token_engine/interface.py`. Where a
-runtime computes in BF16, its greedy tokens are the truth's best wherever that leads by `margin`,
-and among those that are as near elsewhere; draws are compared with themselves, alone.
+runtime computes in BF16, its greedy token must be the best one if that leads by `margin`, else one
+of those as near; its draws are compared only with each other.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class RuntimeSuite(StreamSuite):
         assert (answer.tokens, answer.reason) == ([], "stop")
 
     def test_no_end_id_before_min_tokens(self, subject: Subject) -> None:
-        """None of them, and no other token is banned; then the first one ends it."""
+        """Until then all end ids are banned, and nothing else; then the first one ends it."""
         prompt = subject.prompt(12, 5)
         (plain,) = subject.answer(subject.request(prompt, 12))
         ends = tuple(sorted({*plain.tokens, *subject.eos}))
@@ -99,12 +99,12 @@ class RuntimeSuite(StreamSuite):
             for _ in range(2)
         ]
         assert rounds[0] == rounds[1]
-        # Torch's generator on a CPU knows a seed's lower 32 bits alone.
+        # Torch's generator on a CPU uses only a seed's lower 32 bits.
         different = len({tuple(answer.tokens) for answer in rounds[0]})
         assert different == len(seeds) if subject.exact else different >= 4
 
     def test_without_a_seed_no_two_requests_draw_alike(self, subject: Subject) -> None:
-        """Libraries have a fixed one by default."""
+        """Libraries have a fixed seed by default."""
         prompt, hot = subject.prompt(10, 6), replace(SAMPLED, temperature=2.0)
         asked = [subject.request(prompt, 16, sampling=hot) for _ in range(4)]
         answers = [
@@ -139,7 +139,7 @@ class RuntimeSuite(StreamSuite):
         if sampling.min_p and not subject.has("min_p"):
             self.refused(subject, "min_p", sampling=sampling)
             return
-        # One whose best token leads by what the arithmetic is off: a low temperature shows no less.
+        # Its best token must lead by the arithmetic's error, which a low temperature magnifies.
         prompt = next(
             prompt
             for prompt in (subject.prompt(15, seed) for seed in itertools.count(8))
@@ -192,14 +192,14 @@ class RuntimeSuite(StreamSuite):
             assert answer.tokens[: len(expected)] == expected
             of_prompt += differ(chosen((), True), expected)
             of_output += differ(chosen(prompt, False), expected)
-        # Else nothing was shown.
+        # Otherwise the test showed nothing.
         assert of_prompt + of_output or (penalty > 1 and not subject.repeats_itself)
 
     @pytest.mark.parametrize(("presence", "frequency"), [(1.5, 0), (0, 1.0), (-2, 0), (-0.5, 1.5)])
-    def test_penalties_are_openais_of_the_output(
+    def test_penalties_follow_openais_formula(
         self, subject: Subject, presence: float, frequency: float
     ) -> None:
-        """Greedy, and with a temperature that no draw feels: they act before the division by it."""
+        """Greedy, and at a temperature near 0: penalties act before the division by it."""
         if not subject.has("presence_penalty"):
             name = "presence_penalty" if presence else "frequency_penalty"
             sampling = replace(GREEDY, presence_penalty=presence, frequency_penalty=frequency)
@@ -211,7 +211,7 @@ class RuntimeSuite(StreamSuite):
             prompt = subject.prompt(25, seed)
             few: tuple[tuple[int, float], ...] = ()
             if seed >= 3 and subject.has("embedding_bias"):
-                # Of three tokens, for a model that says none twice of its own accord.
+                # Towards three tokens, for a model that repeats none of its own accord.
                 few = tuple((token, 40.0) for token in subject.likely(prompt, 3))
             asked = subject.request(prompt, 24, sampling=chosen, token_bias=few)
             (answer,) = subject.answer(asked)

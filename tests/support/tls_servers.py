@@ -1,4 +1,4 @@
-"""Certificates of a test's own authorities, and a proxy that ends TLS before a server."""
+"""Certificates of a test's own authorities, and a proxy that terminates TLS for a server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def certificates(folder: Path) -> None:
 
 
 class TlsProxy:
-    """Ends TLS that asks for the client's certificate, and passes the bytes on."""
+    """Terminates TLS, with the client's certificate required, and passes the bytes on."""
 
     def __init__(self, target: str, folder: Path) -> None:
         host, _, port = target.rpartition(":")

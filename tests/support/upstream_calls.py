@@ -27,7 +27,7 @@ flag = partial(np.array, dtype=np.bool_, ndmin=2)
 
 
 class UpstreamStream:
-    """A gRPC stream that is closed before its responses are read, which is upstream's habit."""
+    """A gRPC stream that is closed before its responses are read, as upstream's clients do."""
 
     def __init__(self, server: ServerProcess) -> None:
         self._client = triton.InferenceServerClient(server.ports.url("grpc"))
@@ -43,7 +43,7 @@ class UpstreamStream:
         parameters: Mapping[str, Any] | None = None,
         empty_final: bool = False,
     ) -> None:
-        """Ask; all of the model's outputs are wanted if `outputs` names none."""
+        """Send a request; `outputs` names those wanted, all of the model's by default."""
         self._client.async_stream_infer(
             model,
             infer_inputs(arrays),
@@ -54,7 +54,7 @@ class UpstreamStream:
         )
 
     def first(self) -> None:
-        """Wait until something has come."""
+        """Wait for the first response."""
         self._kept.append(self._queue.get(timeout=ANSWER_S))
 
     def close(self, cancel: bool = False) -> Results:

@@ -1,4 +1,4 @@
-"""Upstream's tensors, as its configurations declare them: the truth that ours are held against.
+"""Upstream's tensors, as its configurations declare them: the truth for ours.
 
 From TensorRT-LLM's triton_backend/all_models/inflight_batcher_llm (1.0 to 1.2) and, for the names
 since renamed, tensorrtllm_backend v0.19.0. A line is "name TYPE dims".

@@ -1,4 +1,4 @@
-"""A real tritonserver with upstream's tensors, behind which a few lines of Python answer."""
+"""A real tritonserver with upstream's tensors, answered by a few lines of Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Upstream's clients of the ensemble, retold: what each one sends, and how it reads the answer."""
+"""Upstream's clients of the ensemble, rewritten: what each sends, and how it reads the answer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PERF_METRICS = [
 
 
 def end_to_end_request(prompt: str, output_len: int, streaming: bool) -> Arrays:
-    """end_to_end_grpc_client.py: what it sends when nothing is asked for."""
+    """end_to_end_grpc_client.py: what it sends with its default options."""
     return {
         "text_input": text(prompt),
         "max_tokens": int32(output_len),
@@ -88,14 +88,14 @@ def openai_request(prompt: str, stream: bool, max_tokens: int = 16, **more: Any)
 
 
 def openai_text(result: Any) -> str:
-    """Its only string, or nothing; anything else the frontend answers with an error."""
+    """The response's only string, if any; the frontend turns anything else into an error."""
     output = result.as_numpy("text_output")
     assert output is None or output.size == 1
     return "" if output is None else output.reshape(-1)[0].decode()
 
 
 def openai_usage(results: Results) -> tuple[int, int]:
-    """(prompt, completion) tokens: of the responses that hold both counts, and of no others."""
+    """(prompt, completion) tokens, of the responses that hold both counts."""
     counted = []
     for result in results:
         pair = [result.as_numpy(name) for name in ("num_input_tokens", "num_output_tokens")]

@@ -1,4 +1,4 @@
-"""Upstream's clients of the steps, retold: what each one sends, and how it reads what comes back.
+"""Upstream's clients of the single models, rewritten: what each sends, and how it reads answers.
 
 From tensorrtllm_backend v0.8 to v0.19 and TensorRT-LLM's triton_backend up to 1.2; the facts are
 theirs, the words are not.
@@ -61,7 +61,7 @@ def inflight_request(prompt_ids: list[int], output_len: int, streaming: bool) ->
 
 
 def inflight_stop() -> Arrays:
-    """The same client's stop request: what is not `stop` has no meaning, nor a right value."""
+    """The same client's stop request: its tensors beside `stop` mean nothing."""
     return {
         "input_ids": int32(-123456789),
         "input_lengths": int32(0),

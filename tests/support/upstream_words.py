@@ -1,4 +1,4 @@
-"""Answers as upstream's rooms do on the wire: the prompt's words, one a response.
+"""Answers on the wire as upstream's models do: the prompt's words, one a response.
 
 `ensemble`'s last response carries the final flag; `tensorrt_llm_bls` sends an empty one after it,
 as upstream's executor may; llmapi's `tensorrt_llm` sends the whole text so far each time.

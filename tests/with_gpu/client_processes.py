@@ -14,7 +14,7 @@ STREAMS_OF_ONE = 32  # one process with more would be the bottleneck
 
 
 class ClientProcesses:
-    """As many as so many streams need; each has answered once before the constructor returns."""
+    """As many processes as `streams` need; each is connected when the constructor returns."""
 
     def __init__(self, url: str, streams: int) -> None:
         context = get_context("spawn")

@@ -1,4 +1,4 @@
-"""What the GPU's tests ask of each runtime, and what their parts tell each other."""
+"""The settings of the GPU's tests for each runtime, and what their two parts share."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LONGEST_DEMO_OF_SGLANG = 2048 - 7
 
 
 def limits(runtime: str, size: str) -> dict[str, int]:
-    """Of the engine of that size."""
+    """The limits of the engine of that size."""
     if (runtime, size) == ("sglang", "demo"):
         return {**LIMITS[size], "max_seq_len": LONGEST_DEMO_OF_SGLANG}
     return LIMITS[size]

@@ -57,7 +57,7 @@ class TestDemoCheckpoint:
                 same += (tokens, reason, text) == expected
         assert same >= (len(PROMPTS) if setting.is_exact("demo") else 45)
 
-    def test_a_dead_engine_process_is_told_and_mended(self, server: ServerProcess) -> None:
+    def test_a_dead_engine_process_is_reported_and_replaced(self, server: ServerProcess) -> None:
         engine = engine_of(server.pid)
         with Client(server.ports.url("grpc")) as client:
             stream = iter(client.stream("Once upon a time", max_tokens=1500, ignore_eos=True))

@@ -24,7 +24,7 @@ from tests.with_gpu.direct_calls import tokens_per_second
 from tests.with_gpu.gpu_settings import OUTPUT_TOKENS, STREAMS, Setting
 from tests.with_gpu.torch_reference import TorchReference
 
-# By how much a logit may be off, against f32: with BF16 arithmetic and a KV cache of 16 bits, as on
+# How far a logit may be from f32's: with BF16 arithmetic and a KV cache of 16 bits, as on
 # an H100; with a KV cache in FP8 (on an H200 two greedy tokens in the suite were off by more than
 # 0.25, by how much was not measured); with FP4 activations too, which were not tried.
 MARGINS = {"demo": 0.25, "large": 0.35}
@@ -174,7 +174,7 @@ class TestLargeRandomCheckpoint(RuntimeSuite):
         )
 
 
-def test_the_reference_is_numpys(setting: Setting) -> None:
+def test_the_torch_reference_equals_the_numpy_one(setting: Setting) -> None:
     folder = Path(setting.checkpoints["demo"])
     prompt = words(40, 3)
     expected = ReferenceLlama(load_checkpoint(folder)).forward(prompt)

@@ -114,7 +114,7 @@ def test_a_client_that_goes_away_frees_the_engine(server: ServerProcess) -> None
 
 
 @pytest.mark.parametrize("victim", ["engine process", "EngineCore"])
-def test_death_is_told_and_mended_and_leaves_nothing_behind(
+def test_a_dead_process_is_reported_replaced_and_leaves_nothing_behind(
     server: ServerProcess, client: Client, victim: str
 ) -> None:
     engine = engine_of(server.pid)

@@ -249,8 +249,8 @@ class Engine:
 
     def _sample_or_die(self, params: Any, wishes: Wishes, seeds: bool) -> None:
         """What ends the scheduler's process, and all requests: an assertion about min_p in a batch
-        that has seeds (sampler.py, `top_k_top_p_min_p_sampling_from_probs_torch`), and a
-        distribution that is none (`torch.multinomial`)."""
+        that has seeds (sampler.py, `top_k_top_p_min_p_sampling_from_probs_torch`), and an
+        invalid distribution (`torch.multinomial`)."""
         drawn = wishes.temperature != 0
         largest = max((abs(bias) for bias in wishes.bias.values()), default=0.0)
         infinite = largest / (wishes.temperature or 1.0) > np.finfo(np.float32).max
@@ -262,7 +262,7 @@ class Engine:
             return
         state.finished = bool(emission.finish)
         offset = len(state.output_ids)
-        if emission.finish == "nan":  # for a token that is none (`_check_vocab_boundary_finish`)
+        if emission.finish == "nan":  # for an invalid token (`_check_vocab_boundary_finish`)
             state.output_ids.append(min(EOS))
         elif emission.token is not None:
             state.output_ids.append(emission.token)
@@ -314,7 +314,7 @@ class Engine:
         return {"text": "", "output_ids": [], "meta_info": {"id": rid, "finish_reason": reason}}
 
     def _abort_request(self, *args: Any, **kwargs: Any) -> None:
-        """Of every request whose id begins with that one (`Scheduler.abort_request`)."""
+        """Aborts every request whose id begins with that one (`Scheduler.abort_request`)."""
         rid = bound(self._package.signatures["abort_request"], args, kwargs)["rid"]
         asked = self._states.get(rid)
         if not rid or asked is None or asked.abort_sent:

@@ -107,7 +107,7 @@ class Package:
             recorded["structured_outputs_params"],
             __post_init__=check_guide,
         )
-        # What the library hands out: a field that the real one lacks is not there.
+        # What the library returns, without fields that the real one lacks.
         self.completion_output, self.scheduler_stats, self.cache_stats, self.request_stats = (
             record_class(name.title().replace("_", ""), recorded[name])
             for name in (
@@ -266,7 +266,7 @@ class AsyncLLM:
             raise
         except Exception as error:
             raise EngineGenerateError() from error
-        await asyncio.sleep(0.002)  # it asks its core for something first; an abort finds nothing
+        await asyncio.sleep(0.002)  # it asks its core first: an abort finds nothing yet
         if self.errored:
             raise EngineDeadError("EngineCore encountered an issue.")
         self._collectors[key] = collector

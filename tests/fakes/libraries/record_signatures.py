@@ -1,9 +1,9 @@
-"""Record what the runtimes use of vLLM's and SGLang's public classes, out of their unpacked wheels.
+"""Record the signatures of vLLM and SGLang that the runtimes use, from their unpacked wheels.
 
     python tests/fakes/libraries/record_signatures.py vllm FOLDER > signatures/vllm_0_32.json
 
 FOLDER is what a wheel contains; nothing of it is imported. A default that is no literal is written
-as its expression in angle brackets.
+as an expression in angle brackets.
 """
 
 from __future__ import annotations

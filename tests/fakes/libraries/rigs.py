@@ -37,7 +37,7 @@ class Rig:
 
     @property
     def worker(self) -> Any:
-        """What batches the requests within it."""
+        """The part of it that batches requests."""
         return self.llm.worker
 
 
@@ -48,7 +48,7 @@ def engine_config(runtime: str, limits: Limits = LIMITS, **options: Any) -> Engi
 
 
 def write_model(folder: Path, **config: Any) -> Path:
-    """What a fake reads of a checkpoint."""
+    """The part of a checkpoint that a fake reads."""
     folder.mkdir(exist_ok=True)
     text = json.dumps({"vocab_size": VOCAB, "max_position_embeddings": 4096, **config})
     (folder / "config.json").write_text(text, encoding="utf-8")
@@ -85,7 +85,7 @@ def start_sglang(
 
 
 def prompt(length: int, seed: int = 1) -> tuple[int, ...]:
-    """Token ids that end nothing."""
+    """Token ids, no end ids among them."""
     return tuple(np.random.default_rng(seed).integers(5, VOCAB, length).tolist())
 
 

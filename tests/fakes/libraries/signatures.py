@@ -1,4 +1,4 @@
-"""Classes and calls out of recorded signatures: what the real ones lack fails here too."""
+"""Classes and calls made from recorded signatures: what the real ones lack fails here too."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def load_signatures(name: str) -> dict[str, Any]:
 
 
 def signature(parameters: Recorded) -> inspect.Signature:
-    """Of a function."""
+    """A function's signature."""
     kinds = {
         "position": inspect.Parameter.POSITIONAL_OR_KEYWORD,
         "keyword": inspect.Parameter.KEYWORD_ONLY,
@@ -75,6 +75,6 @@ def install(modules: dict[str, ModuleType]) -> None:
 
 
 def remove(*packages: str) -> None:
-    """Take them away again."""
+    """Remove all modules of these packages."""
     for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
         del sys.modules[name]

@@ -1,4 +1,4 @@
-"""What a test of another process sees of the library in it."""
+"""Traces by which a test observes the library in another process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def spawn_a_process(pid_file: str) -> None:
-    """With the method "spawn", which runs the main module once more; writes down its pid."""
+    """Start one by "spawn", which runs the main module once more, and write down its pid."""
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=time.sleep, args=(3600,), daemon=True)
     process.start()
@@ -16,7 +16,7 @@ def spawn_a_process(pid_file: str) -> None:
 
 
 def note_shutdown(path: str) -> None:
-    """The library was told to shut down; nothing is written without a path."""
+    """Add a line to the file at `path`, if there is one."""
     if path:
         with Path(path).open("a", encoding="utf-8") as file:
             file.write("shutdown\n")

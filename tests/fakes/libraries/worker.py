@@ -1,7 +1,7 @@
 """What vLLM's EngineCore and SGLang's scheduler have in common: a thread that batches requests.
 
-The model is `model_logits`, a function of the last tokens, so that every test can compute what is
-right. Each step prefills up to `max_num_tokens` tokens and makes one token for every request whose
+The model is `model_logits`, a function of the last tokens, so that every test can compute the right
+tokens. Each step prefills up to `max_num_tokens` tokens and makes one token for every request whose
 prompt is done.
 """
 
@@ -24,18 +24,18 @@ Choose = Callable[[Sequence[int]], tuple[int, Logprobs]]  # of the output so far
 
 @dataclass
 class Behaviour:
-    """How the fake is to misbehave, and how fast it is."""
+    """How the fake misbehaves, and how fast it is."""
 
     step_seconds: float = 0.0
     die_at_step: int = 0
-    hang_at_step: int = 0  # it stops, and nothing tells
+    hang_at_step: int = 0  # it stops without a sign
     fail: dict[int, int] = field(default_factory=dict)  # first prompt id -> after so many tokens
     nan: dict[int, int] = field(default_factory=dict)  # likewise: its logits are then not numbers
     trouble: dict[int, Exception] = field(default_factory=dict)  # first prompt id -> at its start
     hang_on_shutdown: bool = False
     shutdown_seconds: float = 0.0
     notes_shutdown: str = ""  # a file that gets a line for each
-    spawns: str = ""  # a file: a process is spawned, as the libraries do, and its pid written there
+    spawns: str = ""  # a file for the pid of a process that is spawned, as the libraries do
     capability: tuple[int, int] | None = (10, 0)  # None: there is no GPU
     gpus: int = 1
 

@@ -31,22 +31,24 @@ BLOCK_TOKENS = 32
 
 @dataclass
 class Behaviour:
-    """How the fake is to misbehave, and how fast it is."""
+    """How the fake misbehaves, and how fast it is."""
 
     step_seconds: float = 0.0
     die_at_step: int = 0  # the workers die
-    hang_at_step: int = 0  # the workers stop, and nothing tells
+    hang_at_step: int = 0  # the workers stop without a sign
     reject: dict[int, int] = field(default_factory=dict)  # first prompt id -> after so many tokens
     time_out: dict[int, int] = field(default_factory=dict)  # the same, with finish reason timeout
-    broadcast_at_step: int = 0  # the worker's loop ends, and tells each request so
-    fail_all: dict[int, str] = field(default_factory=dict)  # at a step, all requests with this word
-    forget_logprob: dict[int, int] = field(default_factory=dict)  # first prompt id -> of that token
+    broadcast_at_step: int = 0  # the worker's loop ends, and so does each request
+    fail_all: dict[int, str] = field(default_factory=dict)  # step -> what fails all requests
+    forget_logprob: dict[int, int] = field(
+        default_factory=dict
+    )  # first prompt id -> number of the token that has none
     keeps_errors: bool = False  # a result keeps its error, as of 1.4, instead of raising it
-    refuse_guides: tuple[str, ...] = ()  # which the grammar compiler cannot make anything of
+    refuse_guides: tuple[str, ...] = ()  # that the grammar compiler rejects
     lose_aborts: bool = False  # an aborted request gets no last response
     hang_on_shutdown: bool = False
     notes_shutdown: str = ""  # a file that gets a line for each
-    spawns: str = ""  # a file: a process is spawned, and its pid written there
+    spawns: str = ""  # a file for the pid of a spawned process
     gpus: int = 1
     compute_capability: tuple[int, int] = (10, 0)
 
@@ -138,7 +140,7 @@ class Executor:
         return drafts.get("advanced_sampling_mode", "full") if isinstance(drafts, dict) else "full"
 
     def _drafted(self, params: Any) -> Any:
-        """Less what the `advanced_sampling_mode` drops without a word."""
+        """Without what the `advanced_sampling_mode` drops silently."""
         mode = self._mode
         dropped = {one: None for one in ("top_k", "top_p") if f"no_{one.replace('_', '')}" in mode}
         return dataclasses.replace(params, **dropped) if dropped else params
@@ -204,7 +206,7 @@ class Executor:
             time.sleep(self._how.step_seconds)
 
     def _ends_its_loop(self) -> bool:
-        """Of 1.3 on: what its loop raised goes to every active request, as an error of its own."""
+        """From 1.3 on: what the loop raised reaches every active request as its error."""
         ends = bool(self._how.broadcast_at_step) and self._steps >= self._how.broadcast_at_step
         said = self._how.fail_all.pop(self._steps, "")
         if ends:
@@ -248,10 +250,10 @@ class Executor:
         self._report()
 
     def _generators(self) -> dict[Job, np.random.Generator]:
-        """What each request draws from, where that is not its own affair.
+        """The generator that each request draws from.
 
         FlashInfer (0.6.15) reads the seed and the offset of the first row that has one, and gives
-        every row a stream of these: so a TorchSampler keeps that one's promise alone.
+        every row a stream of these: so a TorchSampler honours the seed of that row alone.
         """
         generators = dict.fromkeys(self._active, self._generator)
         seeded = [job for job in self._active if job.result.sampling_params.seed is not None]
@@ -354,7 +356,7 @@ def sampling_config_error(params: Any) -> str:
     checks = {
         "topP": params.top_p is None or 0 < np.float32(params.top_p) <= 1,
         "topK": params.top_k is None or params.top_k >= 0,
-        # Later 0 is let in, and divides by 1e-6: neither greedy nor what was asked for.
+        # Later versions take 0 and divide by 1e-6, which is not greedy.
         "temperature": params.temperature is None or np.float32(params.temperature) > 0,
         "minP": params.min_p is None or 0 <= params.min_p <= 1,
         "repetitionPenalty": params.repetition_penalty is None or params.repetition_penalty > 0,

@@ -161,5 +161,5 @@ def install(version: str, behaviour: Behaviour) -> Package:
 
 
 def remove() -> None:
-    """Take them away again."""
+    """Remove all modules of the fake."""
     signatures.remove("tensorrt_llm", "torch", "xgrammar", "llguidance")

@@ -133,7 +133,7 @@ class RequestOutput:
         if response.logprobs is not None:
             output._last_logprobs_len = len(output.logprobs)
             output.logprobs += response.logprobs[output._last_logprobs_len :]
-            assert len(output.logprobs) == len(output.token_ids)  # the library's own
+            assert len(output.logprobs) == len(output.token_ids)  # as the library asserts
         if response.metrics is not None:
             output.request_perf_metrics = response.metrics
         match response.finish:
@@ -158,7 +158,7 @@ class RequestOutput:
 
 
 class IterationResult:
-    """Statistics: ends when none comes for a while, and goes on with the next request."""
+    """Statistics; they end when none comes for a while, and go on with the next request."""
 
     def __init__(self) -> None:
         self.aqueue, self.queue = make_queues()

@@ -74,7 +74,7 @@ def ask(
     sampling: SamplingParams | None = None,
     **more: Any,
 ) -> GenerationRequest:
-    """A request; greedy unless told otherwise."""
+    """A request; greedy by default."""
     chosen = sampling or SamplingParams()
     return GenerationRequest(key, tuple(ids), max_tokens, end_ids, chosen, **more)
 

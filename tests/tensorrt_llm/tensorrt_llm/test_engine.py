@@ -26,7 +26,7 @@ from tests.fakes.tensorrt_llm.fake_results import RequestError
 from tests.fakes.tensorrt_llm.rig import LIMITS, TORCH, VERSIONS, Rig, Start, ask, greedy, prompt
 from tests.support.engine_answers import drain
 from tests.support.engine_fixtures import Answer, collect, generate
-from tests.support.library_suite import ToldDeathSuite
+from tests.support.library_suite import ReportedDeathSuite
 from tests.support.processes import eventually
 from tests.support.runtime_suite import RuntimeSuite, Subject
 
@@ -50,7 +50,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
 }
 
 
-class TestTensorRtLlm(RuntimeSuite, ToldDeathSuite):
+class TestTensorRtLlm(RuntimeSuite, ReportedDeathSuite):
     runtime = "tensorrt_llm"
     library = "TensorRT-LLM"
     behaviour = Behaviour

@@ -26,7 +26,7 @@ from tests.fakes.libraries.rigs import Rig, logits, prompt, start_vllm, subject_
 from tests.fakes.libraries.signatures import remove
 from tests.fakes.libraries.worker import BLOCKS, Behaviour
 from tests.support.engine_answers import drain
-from tests.support.library_suite import ToldDeathSuite
+from tests.support.library_suite import ReportedDeathSuite
 from tests.support.processes import eventually
 from tests.support.runtime_suite import GREEDY, SAMPLED, RuntimeSuite, Subject
 
@@ -47,7 +47,7 @@ def started(tmp_path: Path) -> Iterator[Start]:
     remove("vllm", "torch")
 
 
-class TestVllm(RuntimeSuite, ToldDeathSuite):
+class TestVllm(RuntimeSuite, ReportedDeathSuite):
     runtime = "vllm"
     library = "vLLM"
     behaviour = Behaviour

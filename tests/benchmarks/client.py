@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from host.console import run_script, say
+from llama_fp4.model_contract import OUTPUTS, Request, Tensor
 from serving.child_server import ServerProcess, free_ports
 
-from tests.benchmarks.playback_server import record
+from tests.benchmarks.playback_server import record, record_http
 from tests.support.deployments import make_deployment
 
 STREAMS = 16
@@ -46,28 +47,32 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         repository = make_deployment(Path(folder), "--runtime", "replay")
+        answers = [Path(folder) / protocol for protocol in ("grpc", "http")]
         with ServerProcess(repository, free_ports(), Path(folder) / "server.log") as server:
-            record(server.ports.url("grpc"), Path(folder) / "answer", _raw_request())
-        with _playing(Path(folder) / "answer") as url:
-            _report(url, options.rounds)
+            record(server.ports.url("grpc"), answers[0], _raw_request())
+            record_http(server.ports.url("http"), answers[1], _http_request())
+        with _playing(answers) as urls:
+            _report(urls, options.rounds)
 
 
 @contextlib.contextmanager
-def _playing(answer: Path) -> Iterator[str]:
-    command = [sys.executable, "-m", "tests.benchmarks.playback_server", str(answer)]
+def _playing(answers: list[Path]) -> Iterator[dict[str, str]]:
+    """The URLs of both protocols."""
+    command = [sys.executable, "-m", "tests.benchmarks.playback_server", *map(str, answers)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout is not None
-        yield f"127.0.0.1:{process.stdout.readline().strip()}"
+        grpc, http = process.stdout.readline().split()
+        yield {"grpc": f"127.0.0.1:{grpc}", "http": f"http://127.0.0.1:{http}"}
         process.communicate()  # ends its standard input
 
 
-def _report(url: str, rounds: int) -> None:
+def _report(urls: dict[str, str], rounds: int) -> None:
     costs: dict[str, list[float]] = {name: [] for name in CLIENTS}
     for number in range(rounds):
         for name, found in costs.items():
             command = [sys.executable, "-m", "tests.benchmarks.client", "--only", name]
-            command += ["--url", url]
+            command += ["--url", urls["http" if "HTTP" in name else "grpc"]]
             output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             found.append(json.loads(output))
         say(f"round {number + 1} of {rounds}")
@@ -90,16 +95,25 @@ def _measure(client: Callable[[str], Callable[[], int]], url: str) -> float:
 
 
 def _raw_request() -> Any:
-    from llama_fp4.model_contract import OUTPUTS, Request, Tensor
     from llama_fp4.transports import grpc_messages as grpc_wire
 
+    return grpc_wire.infer_request(_request())
+
+
+def _http_request() -> bytes:
+    from llama_fp4.transports import http_messages
+
+    return http_messages.generate(_request())
+
+
+def _request() -> Request:
     tensors = (
         Tensor("text_input", "BYTES", (1, 1), ["Hello there"]),
         Tensor("max_tokens", "INT32", (1, 1), [TOKENS]),
         Tensor("stream", "BOOL", (1, 1), [True]),
         Tensor("return_token_ids", "BOOL", (1, 1), [True]),
     )
-    return grpc_wire.infer_request(Request("ensemble", "", tensors, {}, (*OUTPUTS, "token_ids")))
+    return Request("ensemble", "", tensors, {}, (*OUTPUTS, "token_ids"))
 
 
 def _at_once(ask: Callable[[], int]) -> int:
@@ -232,6 +246,8 @@ CLIENTS: dict[str, Callable[[str], Callable[[], int]]] = {
     "AsyncClient": async_client,
     "raw stub": raw_stub,
     "Client": client,
+    "AsyncClient over HTTP": async_client,
+    "Client over HTTP": client,
 }
 if importlib.util.find_spec("gevent"):  # of the load test's extra
     CLIENTS["Client under gevent"] = client_under_gevent

@@ -1,4 +1,4 @@
-"""A gRPC server that plays one recorded answer of the ensemble, faster than a client can read.
+"""A server, gRPC and HTTP, that plays one recorded answer of the ensemble faster than clients read.
 
 The ensemble puts tokens together when it is the slower side, so it cannot keep a client busy. Here
 the responses are its own bytes, and whoever reads them is the bottleneck.
@@ -7,8 +7,11 @@ the responses are its own bytes, and whoever reads them is the bottleneck.
 from __future__ import annotations
 
 import sys
+import threading
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,44 @@ def record(url: str, path: Path, request: Any) -> None:
     path.write_text("\n".join(data.hex() for data in kept), encoding="ascii")
 
 
+def record_http(url: str, path: Path, body: bytes) -> None:
+    """As `record`, over HTTP: the model's metadata and configuration, an event and the last one."""
+    model = f"http://{url}/v2/models/ensemble"
+    kept = []
+    for about in (model, f"{model}/config"):
+        with urllib.request.urlopen(about) as answer:
+            kept.append(answer.read())
+    with urllib.request.urlopen(f"{model}/generate_stream", body) as answer:
+        events = answer.read().split(b"\n\n")[:-1]
+    kept += [events[0] + b"\n\n", events[-1] + b"\n\n"]
+    path.write_text("\n".join(data.hex() for data in kept), encoding="ascii")
+
+
+class _HttpPlayer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    metadata = config = event = last = b""
+
+    def do_GET(self) -> None:
+        data = self.config if self.path.endswith("/config") else self.metadata
+        self.send_response(200)
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream; charset=utf-8")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        for event in [*[self.event] * (RESPONSES - 1), self.last]:
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(event), event))
+        self.wfile.write(b"0\r\n\r\n")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 class _Player(grpc.GenericRpcHandler):
     def __init__(self, path: Path) -> None:
         lines = path.read_text(encoding="ascii").split("\n")
@@ -57,11 +98,20 @@ class _Player(grpc.GenericRpcHandler):
 
 
 def main() -> int:
-    """`playback_server.py FILE`: prints its port and serves until its standard input ends."""
+    """`playback_server FILE HTTP_FILE`: prints its ports, serves until standard input ends."""
     server = grpc.server(ThreadPoolExecutor(32), handlers=[_Player(Path(sys.argv[1]))])
-    print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+    port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    sys.stdin.read()
+    lines = Path(sys.argv[2]).read_text(encoding="ascii").split("\n")
+    names = ("metadata", "config", "event", "last")
+    handler = type(
+        "Player", (_HttpPlayer,), dict(zip(names, map(bytes.fromhex, lines), strict=True))
+    )
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        print(port, http.server_port, flush=True)
+        sys.stdin.read()
+        http.shutdown()
     server.stop(None)
     return 0
 

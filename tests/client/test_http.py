@@ -28,6 +28,7 @@ from llama_fp4 import (
     ConnectTimeout,
     FirstTokenTimeout,
     FunctionTransport,
+    IncompleteStream,
     InvalidRequest,
     LlamaError,
     Request,
@@ -258,6 +259,9 @@ def plain(status: str, body: bytes) -> bytes:
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nab\r\n", ServerFailed),
         (plain("200 OK", b"<html>a portal</html>"), ServerFailed),
         (plain("200 OK", b"[1]"), ServerFailed),
+        (EVENTS + b"data: <html>\n\n", ServerFailed),
+        (EVENTS + b'data: {"text_output": 5}\n\n', ServerFailed),
+        (EVENTS + b'data: {"num_output_tokens": "x"}\n\n', ServerFailed),
         (plain("502 Bad Gateway", b'{"detail": "no upstream"}'), ServerBusy),
         (plain("503 Busy", b""), ServerBusy),
         (plain("401 Who", b""), Unauthenticated),
@@ -287,6 +291,17 @@ def test_what_gateways_say_over_http(answer: bytes, kind: type[LlamaError]) -> N
                 return type(caught.value)
 
             assert asyncio.run(main()) is kind
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [(b'data: {"error": "[UNAVAILABLE] full"}\n\n', ServerBusy), (b"", IncompleteStream)],
+)
+def test_a_stream_without_an_answer(answer: bytes, kind: type[LlamaError]) -> None:
+    with saying(EVENTS + answer) as url, Client(url, retries=Retries(attempts=1)) as client:
+        client._model = _model()
+        with pytest.raises(kind):
+            client.generate("Hi")
 
 
 def _model() -> Any:

@@ -54,6 +54,7 @@ class _Settings:
         self.client: dict[str, Any] = {
             "base_url": f"{'https' if connection.secure else 'http'}://{connection.address}",
             "headers": {
+                "accept-encoding": "identity",  # compressing would hold tokens back
                 "connection": "close",
                 "content-type": "application/json",
                 **{name: value.strip() for name, value in connection.headers},
@@ -167,6 +168,7 @@ class HttpTransport:
             raise ClientClosed("the client was closed", request_id=request.id)
         call = HttpCall(self, self._http, message, request, timeout_s)
         self._calls.add(call)
+        call.start()
         return call
 
     def stop(self, request_id: str) -> None:
@@ -237,6 +239,9 @@ class HttpCall:
         self._cancelled = False
         self._socket: socket.socket | None = None
         message.extensions["trace"] = self._keep_socket
+
+    def start(self) -> None:
+        """Send the request; returns at once."""
         threading.Thread(target=self._run, name="llama-fp4-http", daemon=True).start()
 
     def read(self) -> Chunk | None:
@@ -296,7 +301,7 @@ class HttpAioTransport:
     def __init__(self, connection: Connection) -> None:
         self._settings = _Settings(connection)
         self._http = httpx2.AsyncClient(**self._settings.client)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._calls: set[HttpAioCall] = set()
         self._closed = False
 
     async def start(self, request: Request, timeout_s: float | None) -> HttpAioCall:
@@ -304,8 +309,8 @@ class HttpAioTransport:
         if self._closed:
             raise ClientClosed("the client was closed", request_id=request.id)
         call = HttpAioCall(self, self._http, message, request, timeout_s)
-        self._tasks.add(call.task)
-        call.task.add_done_callback(self._tasks.discard)
+        self._calls.add(call)
+        call.task.add_done_callback(lambda _: self._calls.discard(call))
         return call
 
     async def stop(self, request_id: str) -> None:
@@ -333,9 +338,10 @@ class HttpAioTransport:
 
     async def close(self) -> None:
         self._closed = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        calls = list(self._calls)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*(call.task for call in calls), return_exceptions=True)
         await self._http.aclose()
 
     def error(self, error: Exception) -> Exception:
@@ -392,9 +398,6 @@ class HttpAioCall:
             await asyncio.wait_for(self._fill(), timeout_s)
         except asyncio.TimeoutError:
             self._results.put_nowait(TotalTimeout("the answer was not complete in time"))
-        except asyncio.CancelledError:  # by `cancel`, or as the client was closed
-            self._results.put_nowait(self._owner.error(Cancelled("the call was cancelled")))
-            raise
         except Exception as error:
             self._results.put_nowait(self._owner.error(error))
 

@@ -79,10 +79,15 @@ class Chunks:
         said = _json(data)
         if not isinstance(said, dict) or "error" in said:
             raise refusal(200, data, self._request.id)
-        if self._request.stoppable and said.get("is_finished"):
-            self._final = self._chunk(said, final=True)
-            return None
-        return self._chunk(said, final=False)
+        final = self._request.stoppable and bool(said.get("is_finished"))
+        try:
+            chunk = self._chunk(said, final)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise refusal(200, data, self._request.id) from error
+        if not final:
+            return chunk
+        self._final = chunk
+        return None
 
     def end(self) -> Chunk | None:
         """The final chunk, once the stream has ended; None if there is none."""
@@ -93,6 +98,8 @@ class Chunks:
 
     def _chunk(self, said: Mapping[str, Any], final: bool) -> Chunk:
         text = _one(said.get("text_output", ""))
+        if not isinstance(text, str):
+            raise TypeError(f"text_output must be a string, not {text!r:.60}")
         if self._request.cumulative and said:
             text = text if final else text.rstrip("\ufffd")
             text = text[len(self._text) :]

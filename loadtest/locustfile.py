@@ -28,7 +28,7 @@ from command_line.arguments import add_arguments, run_options, together  # noqa:
 from command_line.interrupts import NOTHING, leave_on_interrupt, master_port_problem  # noqa: E402
 from command_line.options import OptionError  # noqa: E402
 from command_line.wrong_options import refuse_plainly  # noqa: E402
-from figures.judge import EXIT_BAD_INPUT  # noqa: E402
+from figures.slo import EXIT_BAD_INPUT  # noqa: E402
 from locust import User, constant, events, task  # noqa: E402
 from locust.runners import MasterRunner, WorkerRunner  # noqa: E402
 from output import web_tab  # noqa: E402

@@ -17,7 +17,7 @@ from pathlib import Path
 from output.csv_files import RECORDS_CSV, SUMMARY_CSV, summary_csv, write_records
 from output.page import report_page
 from output.read_run import SUMMARY, TRIALS, RunFiles, RunFilesError, read_records, read_run
-from output.whole_file import write_whole
+from output.write_run import write_whole
 
 PAGE = "report.html"
 SO_FAR = "so-far.json"

@@ -16,11 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from figures.judge import EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_INVALID, EXIT_LEFT, EXIT_OK
+from figures.slo import EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_INVALID, EXIT_LEFT, EXIT_OK
 from output.csv_files import summary_csv
 from output.sweep_page import sweep_page, sweep_table
-from output.whole_file import write_whole
-from output.write_run import OUTPUT
+from output.write_run import OUTPUT, write_whole
 from searches.sweep_steps import CONCURRENCIES, RATES, Sweep, SweepError, parse_steps
 
 LOCUSTFILE = Path(__file__).resolve().parent / "locustfile.py"

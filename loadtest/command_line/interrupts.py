@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Sequence
 
 import gevent
-from figures.judge import EXIT_LEFT as EXIT_LEFT
+from figures.slo import EXIT_LEFT as EXIT_LEFT
 from output.terminal import say
 
 NOTHING = "stopped before the load began: nothing was measured"

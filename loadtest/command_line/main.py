@@ -9,7 +9,7 @@ import signal
 import sys
 from typing import NoReturn
 
-from figures.judge import EXIT_BAD_INPUT
+from figures.slo import EXIT_BAD_INPUT
 
 
 def run(locustfile: str) -> NoReturn:

@@ -16,8 +16,7 @@ from typing import Any
 from figures.histogram import Histogram
 from figures.record import NORMAL, WARMUP, RequestRecord
 from figures.slo import Slo, good, parse_slo
-from figures.timeline import Timeline
-from figures.traffic import TrafficResults
+from figures.traffic import Timeline, TrafficResults
 from figures.validity import WorkerHealth, doubts, reasons_invalid
 
 MAX_INCIDENTS = 100

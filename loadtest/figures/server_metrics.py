@@ -123,3 +123,41 @@ def parse_metrics(text: str) -> ServerMetrics:
         },
         engine=engine,
     )
+
+
+NO_STEP = StepCounters()
+PARTS = ("request", "queue", "input", "infer", "output")
+
+
+def server_models(first: ServerMetrics, last: ServerMetrics) -> list[dict[str, Any]]:
+    """What each model took per request between two samples, from Triton's own counters.
+
+    Returns [{"model", "requests", "executions", "request_s", "queue_s", "input_s", "infer_s",
+    "output_s"}], the ensemble first: means per request, in seconds, as perf_analyzer prints them.
+    Models without a request are left out; [] if the server restarted between the samples.
+
+    The ensemble's compute is the sum over its models. Triton counts a decoupled model of the Python
+    backend as done when execute() returns, which for tensorrt_llm is when its engine has the
+    request: the engine's queue and prefill are in the split of the TTFT, not here. Postprocessing
+    counts one request per response.
+    """
+    told = []
+    for model in sorted(last.steps, key=_place):
+        before, after = first.steps.get(model, NO_STEP), last.steps[model]
+        requests = after.requests - before.requests
+        if requests < 0:
+            return []
+        if requests:
+            means = {
+                f"{part}_s": (getattr(after, f"{part}_s") - getattr(before, f"{part}_s")) / requests
+                for part in PARTS
+            }
+            executions = int(after.executions - before.executions)
+            told.append(
+                {"model": model, "requests": int(requests), "executions": executions, **means}
+            )
+    return told
+
+
+def _place(model: str) -> tuple[int, str]:
+    return STEPS.index(model) if model in STEPS else len(STEPS), model

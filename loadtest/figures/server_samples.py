@@ -17,8 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from figures.server_metrics import ServerMetrics, parse_metrics
-from figures.server_models import server_models
+from figures.server_metrics import ServerMetrics, parse_metrics, server_models
 from figures.ttft_split import SplitError, split_ttft
 
 INTERVAL_S = 1.0

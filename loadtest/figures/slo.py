@@ -1,15 +1,17 @@
-"""Service level objectives: `ttft:p99<2000ms`; of one workload of a mix, `chat:ttft:p99<300ms`.
+"""Service level objectives, and the exit code that follows from them.
 
-One objective says two things: of a run, that the percentile stays below the limit; of a request
-(goodput counts those for which every objective held), that its own time does.
+As `ttft:p99<2000ms`, or of one workload of a mix `chat:ttft:p99<300ms`. An objective says two
+things: the run's percentile stays below the limit, and so does a request's own time (goodput
+counts the requests for which every objective held).
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from figures.histogram import Histogram
 from figures.record import RequestRecord
@@ -20,6 +22,12 @@ PATTERN = re.compile(
     r"((?P<workload>[^:<]+):)??(?P<metric>\w+)(:p(?P<percent>[\d.]+))?<(?P<limit>[\d.]+)(?P<unit>[a-zA-Zµ]*)"
 )
 DEFAULT_PERCENT = 99.0
+
+EXIT_OK = 0
+EXIT_BROKEN = 1  # an SLO did not hold, an answer failed or was wrong, or a file is not whole
+EXIT_BAD_INPUT = 2  # the run did not begin
+EXIT_INVALID = 3  # the client was the bottleneck, or a worker died: the figures say nothing
+EXIT_LEFT = 130  # a shell's, for a program that Ctrl-C ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +106,21 @@ def parse_slos(text: str, workloads: Collection[str] | None = None) -> tuple[Slo
 def good(record: RequestRecord, slos: Sequence[Slo]) -> bool:
     """Whether the request counts for goodput: answered, not wrong, every objective on it held."""
     return record.ok and all(slo.held_by(record) for slo in slos if slo.concerns(record.workload))
+
+
+def exit_code(summary: Mapping[str, Any], whole: bool = True) -> int:
+    """Of `RunResults.summary()`. A run that says nothing cannot have held anything.
+
+    `whole`: whether all files of the run could be written.
+    """
+    if not summary["validity"]["valid"]:
+        return EXIT_INVALID
+    wrong = any(
+        journey["counts"]["failed"] + journey["counts"]["incorrect"]
+        for journey in summary["journeys"].values()
+    )
+    held = all(slo["held"] for slo in summary["slos"])
+    return EXIT_OK if held and whole and not wrong else EXIT_BROKEN
 
 
 def _number(text: str, slo: str) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from figures.results import RunResults
-from figures.server_models import PARTS
+from figures.server_metrics import PARTS
 from figures.traffic import METRICS, OF_A_WORKLOAD
 
 from output.page_tables import described, milliseconds

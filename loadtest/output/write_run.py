@@ -9,18 +9,17 @@ import contextlib
 import json
 import os
 import re
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from command_line.options import OptionError
 from figures.server_samples import Sample
 
 from output.csv_files import summary_csv
 from output.terminal import complain
-from output.whole_file import write_whole
 
 WRITTEN = re.compile(
     r"((records|server)(-[\d.e+]+)?\.jsonl|summary(-[\d.e+]+)?\.(json|csv)|records\.csv"
@@ -150,16 +149,6 @@ class RunOutput:
         return os.path.relpath(self.folder)
 
 
-def open_output(folder: str, records: bool) -> RunOutput:
-    """As `RunOutput`; raises `OptionError` where the folder cannot be written."""
-    try:
-        return RunOutput(folder, records)
-    except OSError as error:
-        raise OptionError(
-            f"--output {error.filename} cannot be written: {error.strerror}"
-        ) from error
-
-
 def _probe(path: Path) -> None:
     """A full disk is to be told before the load and not after it."""
     try:
@@ -169,3 +158,29 @@ def _probe(path: Path) -> None:
         raise
     finally:
         path.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """The file is there with all of the text, or as it was before.
+
+    Raises OSError whose `filename` is the path: a full disk's own names none.
+    """
+    try:
+        _write(path, text)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
+def _write(path: Path, text: str) -> None:
+    descriptor, aside = tempfile.mkstemp(prefix=f"{path.name}.partial-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(aside).chmod(0o644)
+        Path(aside).replace(path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise

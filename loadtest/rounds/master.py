@@ -13,15 +13,15 @@ import gevent
 from command_line.arguments import run_options, unused
 from command_line.interrupts import EXIT_LEFT, NOTHING, StoppedEarly
 from command_line.options import OptionError, RunOptions
-from figures.judge import EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_INVALID, EXIT_OK, exit_code
 from figures.results import RunResults
 from figures.server_samples import ServerSampler, metrics_url
+from figures.slo import EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_INVALID, EXIT_OK, exit_code
 from output.csv_files import SUMMARY_CSV
 from output.page import report_page
 from output.read_run import HEADER, SUMMARY, RunFiles
 from output.terminal import complain, say
 from output.terminal_table import run_table
-from output.write_run import RunOutput, open_output
+from output.write_run import RunOutput
 from report import PAGE, write_report
 from searches.find_max_rate import Found, curve, find_max_rate
 from searches.rate_trial import Trial, lengthened
@@ -413,3 +413,13 @@ class Conductor:
     def _on_done(self, environment: Any, msg: Any, **_: Any) -> None:
         if self._watch is not None and msg.data["round"] == self._watch.number:
             self._watch.done(msg.data["id"], msg.data["problem"])
+
+
+def open_output(folder: str, records: bool) -> RunOutput:
+    """As `RunOutput`; raises `OptionError` where the folder cannot be written."""
+    try:
+        return RunOutput(folder, records)
+    except OSError as error:
+        raise OptionError(
+            f"--output {error.filename} cannot be written: {error.strerror}"
+        ) from error

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from output.read_run import SUMMARY, RunFilesError, read_summary
-from output.whole_file import write_whole
+from output.write_run import write_whole
 
 SWEEP = "sweep.json"
 RATES, CONCURRENCIES = "rates", "concurrencies"

@@ -9,8 +9,6 @@ from command_line.options import RunOptions
 from figures.results import RunResults
 from figures.slo import parse_slos
 
-from sending.machine import describe_machine
-
 # Of an answer: there is more to come, or how the command ended.
 HEARD, RETURNED, REFUSED, FAILED = "heard", "returned", "refused", "failed"
 
@@ -31,7 +29,8 @@ class Prepared:
     requests_sha256: str = ""
     recorded: int = 0  # requests of the recording
     unloaded: Unloaded = field(default_factory=Unloaded)
-    served: dict[str, str] = field(default_factory=dict)  # of served.py
+    served: dict[str, str] = field(default_factory=dict)  # what prepare.served returns
+    machine: str = ""  # this load test's own
 
     def header(
         self, options: RunOptions, rate: float, started_unix: float, workers: int
@@ -44,7 +43,7 @@ class Prepared:
             "rate": rate,
             "started_unix": started_unix,
             "workers": workers,
-            "machine": describe_machine(),
+            "machine": self.machine,
             "served": self.served,
             "warmup_s": options.warmup_s,
             "duration_s": options.load_s - options.warmup_s,

@@ -1,15 +1,28 @@
 """The texts of an unloaded server: what greedy answers must equal under load.
 
-Few are asked for at once, as much as any server batches, and for a bounded time: what is not there
-by then is checked for everything but its text.
+A few prompts are asked at a time, as many as any server batches, and for a bounded time; the
+answers to the others are checked for everything but their text.
+
+The digests are kept between runs, under what the engine says of itself and when it was loaded:
+another checkpoint, runtime, precision or version of this project may write another text. A server
+that does not say is asked every time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
+import http.client
+import json
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+from command_line.options import RunOptions
+from figures.server_metrics import LINE
+from figures.server_samples import fetch_metrics, metrics_url
+from output.write_run import write_whole
 from traffic.faults import Journey
 from traffic.mix import WorkloadMix
 from traffic.workloads import Conversation
@@ -18,10 +31,11 @@ from sending import sdk
 from sending.check_answer import digest, is_greedy
 from sending.messages import Unloaded
 from sending.request import Clock, Exchange, history_with
-from sending.unloaded_cache import UnloadedCache
 
 AT_ONCE = 8
 MOST_S = 60.0
+PATH = Path(__file__).resolve().parents[2] / "build" / "out" / "loadtest" / "unloaded.json"
+START, INFO = "llama_fp4_start_time_seconds", "llama_fp4_engine_info"
 
 
 async def unloaded_texts(
@@ -108,3 +122,64 @@ async def _texts(conversation: Conversation, client: sdk.Client) -> list[str]:
 
 def _keys(conversation: Conversation) -> list[str]:
     return [turn.key for turn in conversation.turns if is_greedy(turn.options)]
+
+
+class UnloadedCache:
+    """Of one server, named by `server`; "" keeps nothing."""
+
+    def __init__(self, server: str, path: Path = PATH) -> None:
+        self._server = server
+        self._path = path
+        self._texts = _read(path, server) if server else {}
+
+    def get(self, conversation: Conversation) -> list[str]:
+        """The digests of its greedy turns, in order; none where they are not known."""
+        return self._texts.get(_key(conversation), [])
+
+    def put(self, conversation: Conversation, digests: list[str]) -> None:
+        """Of all its greedy turns."""
+        if self._server:
+            self._texts[_key(conversation)] = digests
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._texts = {}
+
+    def save(self) -> None:
+        """In place of what is there: of another server, or of another run, which loses its own."""
+        if not self._server:
+            return
+        with contextlib.suppress(OSError):  # the next run asks again
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self._path, json.dumps({"server": self._server, "texts": self._texts}))
+
+
+def server_identity(options: RunOptions) -> str:
+    """The running server and its engine, as it tells of them; "" where it does not."""
+    try:
+        text = fetch_metrics(metrics_url(options.metrics_url, options.url))
+    except (OSError, http.client.HTTPException, ValueError):
+        return ""
+    lines = [match for match in map(LINE.match, text.splitlines()) if match]
+    told = {each["name"]: each for each in lines if each["name"] in (START, INFO)}
+    if len(told) < 2:
+        return ""
+    return f"{options.url} {options.model} {told[INFO]['labels']} {told[START]['value']}"
+
+
+def _key(conversation: Conversation) -> str:
+    """Of all that is sent; a chat's later turns follow from the answers to its earlier ones."""
+    sent = [
+        (turn.prompt, turn.messages, turn.max_tokens, sorted(turn.options.items()))
+        for turn in conversation.turns
+    ]
+    return hashlib.sha256(repr((conversation.chat, sent)).encode()).hexdigest()
+
+
+def _read(path: Path, server: str) -> dict[str, list[str]]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        texts = document["texts"] if document["server"] == server else {}
+        return {str(key): [str(each) for each in digests] for key, digests in texts.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}  # cut or of another format: as none

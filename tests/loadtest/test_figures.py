@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 from figures.histogram import Histogram
-from figures.judge import EXIT_BROKEN, EXIT_INVALID, EXIT_OK, exit_code
 from figures.record import RequestRecord
 from figures.results import RunResults
-from figures.slo import good, parse_slo, parse_slos
-from figures.timeline import MAX_BUCKETS, Timeline
+from figures.slo import EXIT_BROKEN, EXIT_INVALID, EXIT_OK, exit_code, good, parse_slo, parse_slos
+from figures.traffic import MAX_BUCKETS, Timeline
 from figures.validity import WorkerHealth
 from hypothesis import given
 from hypothesis import strategies as st

@@ -16,11 +16,10 @@ from pathlib import Path
 
 import pytest
 from compare import load
-from figures.judge import EXIT_BROKEN, EXIT_INVALID, EXIT_OK, exit_code
 from figures.results import RunResults
+from figures.slo import EXIT_BROKEN, EXIT_INVALID, EXIT_OK, exit_code
 from output.read_run import read_records, read_run
-from output.whole_file import write_whole
-from output.write_run import RunOutput
+from output.write_run import RunOutput, write_whole
 from serving.child_server import ServerProcess
 
 from tests.support.load_runs import FREE, command, summary

@@ -15,7 +15,7 @@ from compare import failing, load, parse_conditions, ratios, table
 from figures.record import RequestRecord
 from figures.results import RunResults
 from output.read_run import read_run
-from output.web_rows import rows
+from output.web_tab import rows
 from report import write_report
 
 from tests.support.paths import ROOT

@@ -21,8 +21,8 @@ from output.plots import log_bins
 from output.read_run import RunFilesError, read_run
 from output.svg import Line, Mark, even_ticks, line_plot, log_ticks, short
 from output.terminal_table import run_table
-from output.web_rows import COLUMNS, rows
-from output.whole_file import write_whole
+from output.web_tab import COLUMNS, rows
+from output.write_run import write_whole
 
 from tests.support.colour_vision import VISION, contrast, difference
 from tests.support.paths import LOADTEST

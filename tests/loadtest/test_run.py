@@ -26,8 +26,8 @@ import psutil
 import pytest
 from command_line.interrupts import master_port_problem
 from compare import differences, load
-from figures.judge import EXIT_BROKEN, EXIT_INVALID
 from figures.record import WARMUP, RequestRecord
+from figures.slo import EXIT_BROKEN, EXIT_INVALID
 from output.write_run import RunOutput
 from report import write_report
 from serving.child_server import ServerProcess, free_ports

@@ -19,8 +19,7 @@ import pytest
 from figures import server_samples as server_sampler
 from figures.record import RequestRecord
 from figures.results import RunResults
-from figures.server_metrics import STEPS, ServerMetrics, StepCounters, parse_metrics
-from figures.server_models import server_models
+from figures.server_metrics import STEPS, ServerMetrics, StepCounters, parse_metrics, server_models
 from figures.server_samples import ServerSampler, fetch_metrics, metrics_url
 from figures.ttft_split import SplitError, split_ttft
 from llama_fp4 import Client

@@ -14,8 +14,7 @@ from sending.messages import Unloaded
 from sending.request import Clock, Exchange
 from sending.sdk import Client
 from sending.source import LoadSource
-from sending.unloaded import AT_ONCE, unloaded_texts
-from sending.unloaded_cache import UnloadedCache, server_identity
+from sending.unloaded import AT_ONCE, UnloadedCache, server_identity, unloaded_texts
 from serving.child_server import ServerProcess
 from traffic.faults import Journey
 from traffic.workloads import Conversation, Turn

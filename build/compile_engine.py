@@ -180,6 +180,9 @@ def parse_arguments(arguments: list[str] | None = None) -> CompileRequest[Any]:
     if options.output is None and not options.check_machine:
         parser.error("the following arguments are required: --output")
     step = find_step(runtime)
+    for name in (name for other in STEPS for name in find_step(other).flags):
+        if name not in step.flags and getattr(options, name) is not None:
+            parser.error(f"--{name.replace('_', '-')} is not an option of runtime {runtime}")
     limits = {name: getattr(options, name) for name in LIMITS}
     runtime_options = {name: getattr(options, name) for name in step.flags}
     if profile is not None and profile.runtime == runtime:

@@ -99,6 +99,24 @@ def test_an_option_that_counts_is_at_least_1(
     assert error.endswith(f"{option}: must be an integer of at least 1, not {text!r}")
 
 
+@pytest.mark.parametrize(
+    ("runtime", "option"),
+    [
+        ("replay", "--kv-cache-tokens=4096"),
+        ("replay", "--prefix-caching"),
+        ("vllm", "--backend=pytorch"),
+        ("openvino", "--step-seconds=0"),
+    ],
+)
+def test_another_runtimes_option_is_refused(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], runtime: str, option: str
+) -> None:
+    with pytest.raises(SystemExit):
+        build_engine(checkpoint, tmp_path / "engine", option, runtime=runtime)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.endswith(f"{option.partition('=')[0]} is not an option of runtime {runtime}")
+
+
 def test_missing_checkpoint_and_tokenizer_are_named(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="nowhere is not a folder; give --checkpoint"):
         build_engine(tmp_path / "nowhere", tmp_path / "engine")

@@ -1,4 +1,4 @@
-"""Arguments that no request is sent for, and how settings and responses are read."""
+"""Arguments that are refused before anything is sent; settings and response layouts."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ def test_wrong_settings_are_named(make: Callable[[], Any]) -> None:
         make()
 
 
-def test_many_attempts_have_a_pause() -> None:
+def test_the_pause_of_a_late_attempt_is_finite() -> None:
     assert 0.0 <= Retries(attempts=5000).seconds_before(5000) <= 5.0
 
 
 @pytest.mark.parametrize("name", ["num_return_sequences", "n", "best_of"])
-def test_several_answers_are_refused_by_name(name: str) -> None:
+def test_options_for_several_answers_are_refused_by_name(name: str) -> None:
     several: dict[str, Any] = {name: 2}
     with (
         Client(transport=FunctionTransport(three)) as client,
@@ -90,7 +90,7 @@ def test_several_answers_are_refused_by_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("params", [{"max_tokens": 2}, 4, "max_tokens=2"])
-def test_params_of_another_type_are_named(params: Any) -> None:
+def test_params_of_another_type_are_refused(params: Any) -> None:
     with (
         Client(transport=FunctionTransport(three)) as client,
         pytest.raises(InvalidRequest, match=r"params must be a SamplingParams .*, not "),
@@ -106,15 +106,15 @@ def response(**outputs: bytes) -> Any:
     return message
 
 
-def test_responses_with_as_many_outputs_in_another_order() -> None:
+def test_outputs_in_another_order() -> None:
     reader = Reader(cumulative=False)
     first = reader.read(response(text_output=b"a", finish_reason=b"stop"))
     second = reader.read(response(stop_reason=b"x", text_output=b"b"))
     assert (first.text, second.text) == ("a", "b")
 
 
-def test_keepalive_becomes_pings() -> None:
-    """gRPC's own counters are not to be seen from Python; what it is told is."""
+def test_keepalive_sets_the_channel_arguments() -> None:
+    """Python cannot see gRPC's pings, only the channel arguments that ask for them."""
     told = dict(options(Connection("h:1", keepalive=Keepalive(every_s=1.5, timeout_s=0.25))))
     assert told["grpc.keepalive_time_ms"] == 1500
     assert told["grpc.keepalive_timeout_ms"] == 250

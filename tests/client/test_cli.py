@@ -42,7 +42,7 @@ def test_every_field_is_an_option(command: str) -> None:
     assert "number from -2 to 2" in text  # presence_penalty's range
 
 
-def test_help_loads_no_wire() -> None:
+def test_help_imports_no_protocol() -> None:
     command = [sys.executable, "-X", "importtime", "-m", "llama_fp4", "generate", "--help"]
     found = subprocess.run(command, capture_output=True, text=True, env=environment(), check=True)
     lines = found.stderr.splitlines()
@@ -86,7 +86,7 @@ USAGE = {
 
 
 @pytest.mark.parametrize("case", USAGE)
-def test_wrong_usage_is_one_sentence_and_2(case: str) -> None:
+def test_wrong_usage_is_one_sentence_and_exit_code_2(case: str) -> None:
     arguments, sentence = USAGE[case]
     found = call(*arguments)
     assert found.returncode == 2
@@ -104,7 +104,7 @@ def test_errors_as_json() -> None:
     assert "top_p must be a finite number of at most 1, not 2.0" in error["message"]
 
 
-def test_standard_input_that_is_no_utf_8() -> None:
+def test_standard_input_that_is_not_utf_8() -> None:
     found = call("generate", stdin=b"\xff\xfe")
     assert (found.returncode, found.stdout) == (2, "")
     assert found.stderr == "error: standard input must be UTF-8\n"
@@ -196,7 +196,7 @@ def test_a_turn_without_an_answer_is_dropped() -> None:
 
 
 def test_the_metrics_of_an_engine() -> None:
-    """Prometheus' text format 0.0.4: comments, labels with escapes, no timestamps needed."""
+    """Prometheus' text format 0.0.4: comments, escapes in labels, optional timestamps."""
     text = """\
 # HELP llama_fp4_queue_seconds Sum of seconds
 llama_fp4_engine_info{model="a \\"b\\", c",runtime="replay"} 1
@@ -224,12 +224,12 @@ llama_fp4_odd NaN
         ("h:65535", "http://h:8002/metrics"),
     ],
 )
-def test_where_the_metrics_are(url: str, metrics: str) -> None:
+def test_the_default_metrics_url(url: str, metrics: str) -> None:
     assert metrics_url(url) == metrics
 
 
-def test_metrics_that_are_elsewhere_name_the_option() -> None:
-    """Nobody listens on the port after the discard protocol's."""
+def test_metrics_that_are_not_found_name_the_option() -> None:
+    """Nobody listens on port 10."""
     found = call("metrics", "--url", "127.0.0.1:9")
     assert (found.returncode, found.stdout) == (1, "")
     assert "no metrics from 127.0.0.1:10: Connection refused; name" in found.stderr

@@ -1,6 +1,6 @@
 """`llama-fp4 chat`, as a session on a pseudo-terminal and as a script, on the real server.
 
-The replay engine says its whole prompt again: the conversation that the server got is in it.
+The replay engine repeats its whole prompt, which is the conversation that the server got.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def test_ctrl_c_before_any_text_drops_the_message(
     wait_until_the_engine_rests(narrow_server)
 
 
-def test_an_error_ends_no_session(session: Terminal, tmp_path: Path) -> None:
+def test_an_error_does_not_end_the_session(session: Terminal, tmp_path: Path) -> None:
     session.line("/params max_tokens 100000")
     session.read_until("> ")
     session.line("Too long")
@@ -136,9 +136,7 @@ def test_lines_blocks_and_the_history_file(session: Terminal, tmp_path: Path) ->
     assert (state / "llama-fp4" / "chat_history").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_second_session_has_the_first_ones_history(
-    narrow_server: ServerProcess, tmp_path: Path
-) -> None:
+def test_the_next_session_has_the_history(narrow_server: ServerProcess, tmp_path: Path) -> None:
     more = {"NO_COLOR": "1", "XDG_STATE_HOME": str(tmp_path), "TERM": "dumb"}
     for command in ("/params", "/params "):
         with terminal("chat", "--url", narrow_server.ports.url("grpc"), **more) as shell:
@@ -151,7 +149,7 @@ def test_a_second_session_has_the_first_ones_history(
 
 
 def test_a_script(demo_server: ServerProcess, demo_client: Client, tmp_path: Path) -> None:
-    """A message a line; the conversation is what the client sends for the same messages."""
+    """Each line is a message; the client gets the same answers for the same messages."""
     params = SamplingParams(max_tokens=8, temperature=0.0)
     path = tmp_path / "saved.json"
     script = f"What is a fox?\n\nAnd\\\na dog?\n/save {path}\n"
@@ -214,7 +212,7 @@ def test_a_script_ends_with_its_first_error(
 
 @pytest.fixture
 def demo_session(demo_server: ServerProcess, tmp_path: Path) -> Iterator[Terminal]:
-    """Of a model that ends its answers; 50 columns wide."""
+    """A session with a model that ends its answers, 50 columns wide."""
     metrics = f"http://{demo_server.ports.url('metrics')}/metrics"
     options = ("chat", "--url", demo_server.ports.url("grpc"), "--metrics-url", metrics)
     more = {"NO_COLOR": "1", "XDG_STATE_HOME": str(tmp_path / "state"), "TERM": "dumb"}
@@ -243,10 +241,10 @@ def test_the_banner_without_metrics_or_server(replay_server: ServerProcess, tmp_
 STORY = "Tell me a story about a robot called Tom."
 
 
-def test_a_story_is_told_to_its_end_and_wrapped(
+def test_a_long_answer_is_complete_and_wrapped(
     demo_session: Terminal, demo_client: Client, tmp_path: Path
 ) -> None:
-    """It has more than 128 tokens; what is kept has no line ends of the terminal's."""
+    """It has more than 128 tokens; the conversation keeps it without the terminal's newlines."""
     whole = demo_client.chat([{"role": "user", "content": STORY}], max_tokens=1000)
     assert whole.finish_reason == "stop"
     assert whole.num_output_tokens > 128
@@ -288,7 +286,7 @@ def test_retry_replaces_the_last_answer(demo_session: Terminal, tmp_path: Path) 
     assert len(after[3]["content"]) < len(before[3]["content"])
 
 
-def test_retry_asks_a_message_that_failed(session: Terminal, tmp_path: Path) -> None:
+def test_retry_sends_a_message_that_failed(session: Terminal, tmp_path: Path) -> None:
     session.line("/params max_tokens 100000")
     session.read_until("> ")
     session.line("Too long")
@@ -321,6 +319,6 @@ def test_a_script_has_no_banner_and_no_pace(demo_server: ServerProcess) -> None:
     assert len(first) > 300
 
 
-def test_generate_of_a_chat_is_told_to_its_end(demo_server: ServerProcess) -> None:
+def test_generate_chat_has_no_token_limit(demo_server: ServerProcess) -> None:
     whole = ask(demo_server, "chat", stdin=f"{STORY}\n").stdout
     assert ask(demo_server, "generate", "--chat", STORY).stdout == whole

@@ -71,7 +71,7 @@ def test_generate_as_chat(demo_server: ServerProcess, demo_client: Client) -> No
 
 
 def test_options_reach_the_server(replay_server: ServerProcess) -> None:
-    """The replay engine says the prompt again: what stops it and what is refused is seen."""
+    """The replay engine repeats the prompt, which shows stop words; refusals show the rest."""
     text = answer(
         replay_server, "generate", "Hello there", "--stop", "nope", "--stop", "lo th",
         "--include-stop-str-in-output",
@@ -84,14 +84,14 @@ def test_options_reach_the_server(replay_server: ServerProcess) -> None:
     assert (found.returncode, found.stderr.count("\n")) == (2, 1)
 
 
-def test_the_option_url_is_stronger_than_the_variable(replay_server: ServerProcess) -> None:
+def test_the_url_option_overrides_the_variable(replay_server: ServerProcess) -> None:
     url = replay_server.ports.url("grpc")
     nowhere = free_ports().url("grpc")
     assert call("health", "--url", url, LLAMA_FP4_URL=nowhere).returncode == 0
     assert call("health", "--url", nowhere, LLAMA_FP4_URL=url).returncode == 1
 
 
-def test_a_timeout_is_3_and_keeps_what_came(narrow_server: ServerProcess) -> None:
+def test_a_timeout_is_exit_code_3_after_what_came(narrow_server: ServerProcess) -> None:
     found = ask(narrow_server, *LONG, "--timeout", "1")
     assert found.returncode == 3
     assert found.stdout.startswith("Hello")
@@ -101,7 +101,7 @@ def test_a_timeout_is_3_and_keeps_what_came(narrow_server: ServerProcess) -> Non
 
 
 @pytest.mark.parametrize("form", [(), ("--no-stream",), ("--json", "--stream")])
-def test_ctrl_c_ends_with_130_and_on_the_server(
+def test_ctrl_c_is_exit_code_130_and_cancels_on_the_server(
     narrow_server: ServerProcess, form: tuple[str, ...]
 ) -> None:
     process = begin(narrow_server, *LONG, *form)
@@ -119,7 +119,7 @@ def test_ctrl_c_ends_with_130_and_on_the_server(
 
 
 def is_taken(client: Client) -> bool:
-    """Whether somebody else holds the engine's one place."""
+    """Whether another request holds the engine's only slot."""
     try:
         client.generate("Hi", max_tokens=1, timeouts=Timeouts(total=1.0))
     except TotalTimeout:
@@ -127,7 +127,7 @@ def is_taken(client: Client) -> bool:
     return False
 
 
-def test_a_reader_that_leaves(narrow_server: ServerProcess) -> None:
+def test_a_closed_pipe(narrow_server: ServerProcess) -> None:
     process = begin(narrow_server, *LONG)
     assert process.stdout is not None
     assert process.stderr is not None
@@ -193,7 +193,7 @@ def ensemble_successes(lines: list[str]) -> float:
 
 
 def test_metrics(replay_server: ServerProcess, replay_client: Client) -> None:
-    """Held against what the endpoint says by itself: each of the engine's families is there."""
+    """Compared with the endpoint itself: every metric of the engine is shown."""
     replay_client.generate("Hello", max_tokens=2)
     address = replay_server.ports.url("metrics")
     before = metric_lines(address)
@@ -229,11 +229,11 @@ def test_bench(replay_server: ServerProcess, replay_client: Client) -> None:
 
 
 def succeeded(client: Client) -> int:
-    """Requests that the server has answered, by its own count."""
+    """The server's own count of answered requests."""
     return int(client.statistics()["model_stats"][0]["inference_stats"]["success"]["count"])
 
 
-def test_bench_tells_of_failures_by_class(narrow_server: ServerProcess) -> None:
+def test_bench_counts_failures_by_class(narrow_server: ServerProcess) -> None:
     options = ("--requests", "3", "--concurrency", "3", "--max-tokens", "1900", "--timeout", "1")
     found = ask(narrow_server, "bench", "--json", *options)
     assert (found.returncode, found.stderr) == (3, "")
@@ -243,7 +243,7 @@ def test_bench_tells_of_failures_by_class(narrow_server: ServerProcess) -> None:
     wait_until_the_engine_rests(narrow_server)
 
 
-def test_bench_ctrl_c_shows_what_there_is(narrow_server: ServerProcess) -> None:
+def test_bench_shows_what_it_measured_before_ctrl_c(narrow_server: ServerProcess) -> None:
     url = narrow_server.ports.url("grpc")
     options = ("--requests", "500", "--concurrency", "2", "--max-tokens", "5")
     with terminal("bench", *options, "--url", url) as shell:
@@ -255,7 +255,7 @@ def test_bench_ctrl_c_shows_what_there_is(narrow_server: ServerProcess) -> None:
     wait_until_the_engine_rests(narrow_server)
 
 
-def test_bold_on_a_terminal_alone(replay_server: ServerProcess) -> None:
+def test_bold_only_on_a_terminal(replay_server: ServerProcess) -> None:
     url = replay_server.ports.url("grpc")
     with terminal("models", "--url", url) as shell:
         assert shell.end() == 0
@@ -266,8 +266,8 @@ def test_bold_on_a_terminal_alone(replay_server: ServerProcess) -> None:
     assert "\x1b" not in call("models", "--url", url).stdout
 
 
-def test_an_answer_moves_no_cursor(replay_server: ServerProcess) -> None:
-    """The replay engine says the prompt again, escapes and all; a pipe gets them, no terminal."""
+def test_an_answer_cannot_move_the_cursor(replay_server: ServerProcess) -> None:
+    """The replay engine repeats the prompt's escapes; a pipe gets them, a terminal does not."""
     prompt = "ab\x1b[2Jcd\x07ef"
     options = ("generate", prompt, "--max-tokens", "60", "--url", replay_server.ports.url("grpc"))
     assert "\x1b[2J" in call(*options).stdout

@@ -1,4 +1,4 @@
-"""How an answer is broken at a terminal's margin, whatever pieces it comes in."""
+"""An answer is wrapped at a terminal's margin, in whatever pieces it comes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WORDS = ["a", "of", "robot", "called", "Tom,", "extraordinary", "sentences.", "I
 
 
 class Screen(io.StringIO):
-    """A terminal of so many columns; 0: it does not tell."""
+    """A terminal with this many columns; 0: unknown."""
 
     def __init__(self, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
@@ -48,7 +48,9 @@ def written(screen: Screen, parts: list[str]) -> str:
 
 @pytest.mark.parametrize("columns", [20, 33, 80])
 @pytest.mark.parametrize("seed", range(5))
-def test_lines_are_textwraps(columns: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_are_those_of_textwrap(
+    columns: int, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = Random(seed)
     text = " ".join(rng.choices(WORDS, k=200))
     said = written(Screen(columns, monkeypatch), pieces(text, rng))
@@ -60,14 +62,14 @@ def test_paragraphs_and_indents_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     assert written(Screen(40, monkeypatch), list(text)) == text
 
 
-def test_a_line_of_just_the_width_is_not_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_as_wide_as_the_terminal_is_not_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "abcd efgh ijkl mnop"  # 19 of 20 columns
     assert written(Screen(20, monkeypatch), list(text)) == text
     assert written(Screen(20, monkeypatch), [f"{text}q"]) == "abcd efgh ijkl\nmnopq"
 
 
 def test_a_word_that_is_longer_than_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not held back for ever, and the text goes on behind it."""
+    """It is broken at the margin, and the text continues after it."""
     screen = Screen(20, monkeypatch)
     answer = Wrapped(screen)
     answer.write("see " + "x" * 50)
@@ -113,7 +115,7 @@ def test_a_window_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert screen.getvalue().splitlines()[-2:] == ["eleven twelve thirteen", "fourteen"]
 
 
-def test_what_is_no_terminal_or_tells_no_width(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_terminal_or_no_width_means_no_wrapping(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "word " * 40
     assert wrapped(io.StringIO(), text) == text
     for columns in (0, 5):

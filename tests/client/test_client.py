@@ -1,4 +1,4 @@
-"""The client without a wire: its transport here is a function."""
+"""The client without a server: its transport is a function."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ AT_ONCE = Retries(attempts=3, pause=0.0)
 
 
 def failing(errors: list[LlamaError], after: int = 0) -> Callable[[Request], Iterator[Chunk]]:
-    """Raises one error an attempt while there are some."""
+    """Raises one of the errors in each attempt, until none is left."""
 
     def handler(request: Request) -> Iterator[Chunk]:
         yield from (chunk(index) for index in range(after))
@@ -76,7 +76,7 @@ def test_what_is_sent() -> None:
     assert transport.closed
 
 
-def test_busy_servers_are_asked_again_until_a_token_has_come() -> None:
+def test_retries_end_with_the_first_token() -> None:
     busy = [ServerBusy("full"), ConnectError("refused")]
     transport = FunctionTransport(failing(list(busy)))
     with Client(transport=transport, retries=AT_ONCE) as client:
@@ -100,7 +100,7 @@ def test_no_retry_begins_after_the_total() -> None:
     assert issubclass(TotalTimeout, LlamaError)
 
 
-def test_pauses_are_drawn_below_a_bound_that_doubles() -> None:
+def test_pauses_are_random_below_a_bound_that_doubles() -> None:
     retries = Retries(attempts=9, pause=0.1, longest_pause=0.5)
     for attempt, bound in ((2, 0.1), (3, 0.2), (4, 0.4), (5, 0.5), (9, 0.5)):
         drawn = [retries.seconds_before(attempt) for _ in range(200)]
@@ -133,7 +133,7 @@ def leave_by_close(stream: Any) -> None:
 
 
 @pytest.mark.parametrize("leave", [leave_by_break, leave_by_error, leave_by_close])
-def test_leaving_stops_the_request_once_and_reading_all_does_not(
+def test_leaving_stops_the_request_and_reading_to_the_end_does_not(
     leave: Callable[[Any], None],
 ) -> None:
     transport = FunctionTransport(three)
@@ -180,7 +180,7 @@ def test_async_leaving_stops_the_request() -> None:
     asyncio.run(main())
 
 
-def test_the_metadata_is_asked_once_and_again_when_an_option_is_unknown() -> None:
+def test_the_metadata_is_fetched_again_for_an_unknown_option() -> None:
     asked = []
 
     class Counting(FunctionTransport):

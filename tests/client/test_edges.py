@@ -1,4 +1,4 @@
-"""What happens to a stream or client besides its answer: leaving, loops, retries, the collector."""
+"""Streams and clients that are left, closed, retried, dropped or used in the wrong loop."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def endless(request: Request) -> Iterator[Chunk]:
 
 
 class Counting(FunctionTransport):
-    """Counts how often the metadata is asked for."""
+    """Counts how often the metadata is fetched."""
 
     asked = 0
 
@@ -77,7 +77,7 @@ def test_use_after_close_and_closing_twice() -> None:
 
 
 class Starting(FunctionTransport):
-    """Fails to start as often as it has errors, as HTTP does when it does not connect."""
+    """Raises one of its errors at each start, until none is left."""
 
     def __init__(self, errors: list[LlamaError], handler: Any = three) -> None:
         super().__init__(handler)
@@ -89,7 +89,7 @@ class Starting(FunctionTransport):
         return super().start(request, timeout_s)
 
 
-def test_a_start_that_fails_is_tried_again() -> None:
+def test_a_start_that_fails_is_retried() -> None:
     transport = Starting([ConnectError("refused"), ConnectError("refused")])
     with Client(transport=transport, retries=PATIENT) as client:
         assert client.generate("Hi").timing.attempts == 3
@@ -100,7 +100,7 @@ def test_a_start_that_fails_is_tried_again() -> None:
     assert transport.stopped == []
 
 
-def test_closing_in_the_pause_before_an_attempt_ends_it() -> None:
+def test_closing_in_the_pause_before_a_retry() -> None:
     def busy(request: Request) -> Iterator[Chunk]:
         raise ServerBusy("full")
         yield
@@ -117,7 +117,7 @@ def test_closing_in_the_pause_before_an_attempt_ends_it() -> None:
     assert len(transport.requests) == 1
 
 
-def test_closing_in_the_pause_of_an_async_stream_ends_it() -> None:
+def test_closing_an_async_stream_in_the_pause_before_a_retry() -> None:
     async def busy(request: Request) -> AsyncIterator[Chunk]:
         raise ServerBusy("full")
         yield
@@ -194,7 +194,7 @@ async def _generate(client: AsyncClient) -> str:
     return (await client.generate("Hi")).text
 
 
-def test_the_metadata_is_asked_anew_after_the_server_refuses_an_input() -> None:
+def test_the_metadata_is_fetched_again_after_the_server_refuses_an_input() -> None:
     def refuse(request: Request) -> Iterator[Chunk]:
         raise error
         yield

@@ -1,4 +1,4 @@
-"""The client's errors: what raises which before anything is sent, their tree, codes and names."""
+"""The client's errors: which are raised before anything is sent, their tree, codes and names."""
 
 from __future__ import annotations
 
@@ -95,8 +95,8 @@ def test_a_model_that_takes_no_text() -> None:
         client.generate("Hi")
 
 
-def test_the_drawn_tree_is_the_tree() -> None:
-    """Every class has its line, indented under its base's, and says `retryable` where it is."""
+def test_the_tree_in_the_docstring_is_the_tree() -> None:
+    """Each class has a line under its base, with `(retryable)` where it is."""
     drawing = (llama_fp4.errors.__doc__ or "").split("\n\n")[1].splitlines()
     path: list[str] = []
     drawn = {}
@@ -109,7 +109,7 @@ def test_the_drawn_tree_is_the_tree() -> None:
     assert drawn == truth
 
 
-def test_names_of_codes() -> None:
+def test_codes_become_classes() -> None:
     error = error_of_message("in ensemble 'ensemble', [INVALID_ARG] top_k is -1", "id")
     assert (type(error), error.code, str(error)) == (
         InvalidRequest, "INVALID_ARGUMENT", "top_k is -1",
@@ -119,6 +119,6 @@ def test_names_of_codes() -> None:
     assert error_of_message("something").code == "UNKNOWN"
 
 
-def test_the_public_names() -> None:
+def test_every_error_is_public() -> None:
     assert {kind.__name__ for kind in ERRORS} <= set(llama_fp4.__all__)
     assert all(hasattr(llama_fp4, name) for name in llama_fp4.__all__)

@@ -1,4 +1,4 @@
-"""Servers that are killed, silent, wrong or not there, and clients that were closed."""
+"""Servers that die, stay silent, answer wrongly or do not exist, and clients that were closed."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_nobody_listens() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["", "http://"])
-def test_a_host_that_nobody_knows(scheme: str) -> None:
+def test_an_unknown_host(scheme: str) -> None:
     with (
         Client(f"{scheme}nobody.invalid:8001", retries=Retries(attempts=1)) as client,
         pytest.raises(ConnectError) as caught,
@@ -105,7 +105,7 @@ ABORTS: dict[str, type[LlamaError]] = {
 
 
 class _Ends(grpc.GenericRpcHandler):
-    """A server whose streams end too early, or that only takes calls."""
+    """A server whose streams end too early, or that never answers."""
 
     def __init__(self, metadata: bytes, silent: threading.Event | None) -> None:
         self._metadata, self._silent = metadata, silent

@@ -1,4 +1,4 @@
-"""Servers that are none: gateways, silence, names that lead nowhere; and HTTP in pieces."""
+"""HTTP: connections, limits, gateways, silent servers, unknown hosts, answers in pieces."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from tests.support.client_chunks import three
 
 
 def test_the_first_call_obeys_the_total() -> None:
-    """A server that takes connections and says nothing, and several requests that wait for it."""
+    """Several requests wait for a server that accepts connections and stays silent."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         where = f"127.0.0.1:{silent.getsockname()[1]}"
         for url in (where, f"http://{where}"):
@@ -64,7 +64,7 @@ def test_the_first_call_obeys_the_total() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["", "http://"])
-def test_names_that_lead_nowhere(scheme: str) -> None:
+def test_hosts_that_do_not_exist(scheme: str) -> None:
     for host in ("nowhere.invalid", "a" * 70, f"[::1]:{free_ports().grpc}"):
         url = f"{scheme}{host}" if host.startswith("[") else f"{scheme}{host}:80"
         with Client(url, retries=Retries(attempts=1)) as client, pytest.raises(ConnectError):
@@ -88,7 +88,7 @@ def event(text: str, final: bool = False, ascii_only: bool = True) -> bytes:
 
 
 def test_the_connection_is_closed_when_its_call_is_left() -> None:
-    """Before the call is read, while a thread or a task waits for its first token, and later."""
+    """Before it is read, while a thread waits for its first token, and after that token."""
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
         connection = Connection(f"127.0.0.1:{server.getsockname()[1]}")
         transport = HttpTransport(connection)
@@ -129,7 +129,7 @@ def test_the_connection_is_closed_when_its_async_call_is_left() -> None:
 
 
 def test_300_calls_wait_at_once() -> None:
-    """Each is sent when it is made, over a connection of its own, and none waits for another."""
+    """Each is sent at once over its own connection, and none waits for another."""
     with socket.create_server(("127.0.0.1", 0), backlog=300) as server, ExitStack() as accepted:
         connection = Connection(f"127.0.0.1:{server.getsockname()[1]}")
         transport = HttpTransport(connection)
@@ -147,14 +147,14 @@ def test_300_calls_wait_at_once() -> None:
 
 
 def _accepted(server: socket.socket) -> socket.socket:
-    """A connection whose whole request was read."""
+    """The next connection, once its whole request was read."""
     connection = server.accept()[0]
     whole_request(connection)
     return connection
 
 
 def whole_request(connection: socket.socket) -> bytes:
-    """What is left unread would reset the connection when it is closed."""
+    """Reads to the end of the request: closing before that would reset the connection."""
     head, body = b"", b""
     while b"\r\n\r\n" not in head:
         data = connection.recv(65536)
@@ -169,14 +169,14 @@ def whole_request(connection: socket.socket) -> bytes:
 
 
 def test_the_limits_of_a_stream_over_http() -> None:
-    """Of a server that never speaks, that falls silent, and that speaks without end."""
+    """The server sends no event, only one, or events without end."""
     cases: list[tuple[Iterable[bytes], Timeouts, type[LlamaError]]] = [
         ([], Timeouts(first_token=0.2), FirstTokenTimeout),
         ([event("a")], Timeouts(between_tokens=0.2), BetweenTokensTimeout),
         (itertools.repeat(event("a")), Timeouts(total=0.2), TotalTimeout),
     ]
     for events, limits, kind in cases:
-        with saying_slowly(events) as url:
+        with sending_events(events) as url:
             with Client(url) as client:
                 client._model = _model()
                 with pytest.raises(kind) as caught:
@@ -194,14 +194,12 @@ def test_the_limits_of_a_stream_over_http() -> None:
 
 
 @contextlib.contextmanager
-def saying_slowly(events: Iterable[bytes]) -> Iterator[str]:
-    """A server that sends these one after the other, and then nothing until its client leaves."""
+def sending_events(events: Iterable[bytes]) -> Iterator[str]:
+    """A server that sends these events, then waits until the client leaves."""
 
     def serve(connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
-            if b"/generate_stream" not in whole_request(
-                connection
-            ):  # the client tells that it left
+            if b"/generate_stream" not in whole_request(connection):  # the client stops the request
                 return
             connection.sendall(EVENTS)
             for one in events:
@@ -235,8 +233,8 @@ def listening(serve: Callable[[socket.socket], None]) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def saying(answer: bytes) -> Iterator[str]:
-    """A server that says this to every connection, and ends it."""
+def sending(answer: bytes) -> Iterator[str]:
+    """A server that sends this over every connection and closes it."""
 
     def serve(connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
@@ -269,10 +267,10 @@ def plain(status: str, body: bytes) -> bytes:
         (plain("500 Oops", b"null"), ServerFailed),
     ],
 )
-def test_what_gateways_say_over_http(answer: bytes, kind: type[LlamaError]) -> None:
-    """Both to the first call and, with the metadata known, to a request."""
+def test_answers_that_are_not_the_ensembles(answer: bytes, kind: type[LlamaError]) -> None:
+    """To the call for the metadata and, with the metadata known, to a request."""
     once = Retries(attempts=1)
-    with saying(answer) as url:
+    with sending(answer) as url:
         for known in (False, True):
             with Client(url, retries=once) as client:
                 if known:
@@ -298,7 +296,7 @@ def test_what_gateways_say_over_http(answer: bytes, kind: type[LlamaError]) -> N
     [(b'data: {"error": "[UNAVAILABLE] full"}\n\n', ServerBusy), (b"", IncompleteStream)],
 )
 def test_a_stream_without_an_answer(answer: bytes, kind: type[LlamaError]) -> None:
-    with saying(EVENTS + answer) as url, Client(url, retries=Retries(attempts=1)) as client:
+    with sending(EVENTS + answer) as url, Client(url, retries=Retries(attempts=1)) as client:
         client._model = _model()
         with pytest.raises(kind):
             client.generate("Hi")
@@ -310,7 +308,7 @@ def _model() -> Any:
         return client._model
 
 
-def test_a_proxy_in_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_in_the_environment_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     monkeypatch.delenv("no_proxy", raising=False)
@@ -360,7 +358,7 @@ def test_unicode_over_http_in_pieces_of_any_size(size: int, ascii_only: bool) ->
     assert [chunk.final for chunk in chunks] == [False] * 5 + [True]
 
 
-def test_without_httpx2_one_sentence_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_httpx2_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "httpx2", None)
     monkeypatch.delitem(sys.modules, "llama_fp4.transports.http")
     with pytest.raises(
@@ -371,8 +369,7 @@ def test_without_httpx2_one_sentence_names_the_extra(monkeypatch: pytest.MonkeyP
         assert not client.is_ready()
 
 
-def test_headers_over_http_and_their_blanks() -> None:
-    """HTTP's values have no blanks at their ends, and are sent without."""
+def test_headers_are_sent_without_blanks_around_their_values() -> None:
     sent: list[bytes] = []
 
     def serve(connection: socket.socket) -> None:
@@ -414,7 +411,7 @@ print({job.value for job in jobs}, len(beats) > 10)
 
 def test_under_gevent() -> None:
     pytest.importorskip("gevent")
-    with saying_slowly([]) as url:
+    with sending_events([]) as url:
         command = [sys.executable, "-c", GEVENT, url]
         done = subprocess.run(command, capture_output=True, text=True, env=environment())
     assert done.stdout == "{'late'} True\n", done.stderr

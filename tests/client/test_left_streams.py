@@ -1,4 +1,4 @@
-"""A stream that was left or has failed is not read again as if it had nothing to say."""
+"""Reading from a stream that was left or has failed raises."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_failed_stream_raises() -> None:
             list(stream)
 
 
-def test_a_stream_that_was_read_to_its_end_has_nothing_more() -> None:
+def test_a_stream_is_empty_after_its_end() -> None:
     with Client(transport=FunctionTransport(three)) as client:
         stream = client.stream("Hi")
         assert len(list(stream)) == 3
@@ -86,7 +86,7 @@ def test_a_stream_that_was_read_to_its_end_has_nothing_more() -> None:
         assert stream.completion.text == "xxx"
         again = client.stream("Hi")
         assert next(again).index == 0
-        assert [c.index for c in again] == [1, 2]  # not left: a loop may go on where next() was
+        assert [c.index for c in again] == [1, 2]  # a loop continues after next()
 
 
 async def answer(request: Request) -> AsyncIterator[Chunk]:

@@ -1,4 +1,4 @@
-"""Values of NumPy are taken where Python's own are: in options, settings, messages and calls."""
+"""NumPy's values count as Python's own in options, settings, messages and calls."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_texts_and_lists() -> None:
         ({"tools": [{"x": np.float64("nan")}]}, "tools must be what JSON can hold"),
     ],
 )
-def test_what_is_wrong_stays_wrong(options: dict[str, Any], words: str) -> None:
+def test_wrong_values_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
         SamplingParams(**options)
 
@@ -127,7 +127,7 @@ def test_settings() -> None:
 
 @pytest.mark.parametrize("url", ["127.0.0.1:9", "http://127.0.0.1:9"])
 def test_limits_of_calls(url: str) -> None:
-    """Nobody listens there; what is wrong with the limit would be said before."""
+    """Nobody listens there; a wrong limit would raise first."""
     right: list[Any] = [np.float32(2), np.int64(2), np.array(2.0)]
     wrongs: list[Any] = [np.float32("nan"), np.int64(0), np.bool_(True), -1.0]
     with Client(url) as client:
@@ -154,8 +154,8 @@ def test_limits_of_async_calls() -> None:
     asyncio.run(main())
 
 
-def test_what_is_sent_over_both_wires() -> None:
-    """With options, messages and the flag of `stream` all of NumPy."""
+def test_both_protocols_send_pythons_values() -> None:
+    """Options, messages and `stream` are all NumPy's."""
     transport = FunctionTransport(three)
     options: dict[str, Any] = {
         "max_tokens": np.int32(4),
@@ -182,7 +182,7 @@ def test_what_is_sent_over_both_wires() -> None:
 
 
 def same_request(body: dict[str, Any]) -> Request:
-    """The same one out of Python's own values."""
+    """The same request, made of Python's own values."""
     transport = FunctionTransport(three, METADATA)
     names = ("max_tokens", "temperature", "seed", "ignore_eos")
     with Client(transport=transport) as client:
@@ -195,7 +195,7 @@ def same_request(body: dict[str, Any]) -> Request:
     return transport.requests[0]
 
 
-def test_numpy_is_not_imported_for_it() -> None:
+def test_numpy_is_not_imported() -> None:
     script = (
         "import sys; from llama_fp4 import SamplingParams, Timeouts; "
         "SamplingParams(max_tokens=4, temperature=0.5); Timeouts(total=1); "

@@ -1,4 +1,4 @@
-"""A client over time and across processes: restarts, forks, many requests, huge ones."""
+"""Clients that meet restarts, forks, cut connections, many requests and huge ones."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from tests.support.processes import PATIENCE_S, eventually
 
 
 class Player(grpc.GenericRpcHandler):
-    """A KServe server of a few lines: one word and the end, or a stream that hangs."""
+    """A small KServe server: it sends one word, and ends or hangs."""
 
     def __init__(self) -> None:
         self.cancelled = threading.Event()
@@ -87,7 +87,7 @@ def playing() -> Iterator[tuple[Player, str]]:
     server.stop(None).wait()
 
 
-def test_a_server_that_restarts_is_found_again() -> None:
+def test_a_client_reconnects_to_a_restarted_server() -> None:
     server, _, port = serve()
     with Client(f"127.0.0.1:{port}", retries=Retries(attempts=1)) as client:
         assert client.generate("Hi").text == "Hi"
@@ -115,7 +115,7 @@ def test_ipv6() -> None:
 
 
 class Wire:
-    """Passes a connection's bytes on until it is cut; both ends then believe that it is there."""
+    """Forwards a connection's bytes until it is cut, which neither end can see."""
 
     def __init__(self, port: int) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -150,7 +150,7 @@ class Wire:
                     sink.sendall(data)
 
 
-def test_keepalive_finds_a_connection_that_is_gone() -> None:
+def test_keepalive_detects_a_cut_connection() -> None:
     server, player, port = serve()
     wire = Wire(port)
     keepalive = Keepalive(every_s=1.0, timeout_s=0.2)
@@ -166,7 +166,7 @@ def test_keepalive_finds_a_connection_that_is_gone() -> None:
     server.stop(None).wait()
 
 
-def test_a_dropped_stream_is_cancelled_on_the_wire(playing: tuple[Player, str]) -> None:
+def test_a_dropped_stream_is_cancelled_on_the_server(playing: tuple[Player, str]) -> None:
     player, where = playing
     with Client(where) as client:
         stream = client.stream("hang")
@@ -193,7 +193,7 @@ def test_closing_an_async_client_ends_its_streams_with_an_error(
     asyncio.run(main())
 
 
-def test_cancelling_a_task_that_reads_is_a_cancelled_task(playing: tuple[Player, str]) -> None:
+def test_a_cancelled_task_raises_cancelled_error(playing: tuple[Player, str]) -> None:
     async def main() -> None:
         async with AsyncClient(playing[1]) as client, client.stream("hang") as stream:
             await stream.__anext__()
@@ -266,8 +266,8 @@ except InvalidRequest as error:
 
 
 @pytest.mark.parametrize("script", [FORK, PATCHED_LATE], ids=["fork", "gevent"])
-def test_where_a_client_does_not_work_it_says_so(playing: tuple[Player, str], script: str) -> None:
-    """After a fork two processes would write to one connection; patched late, all would hang."""
+def test_a_client_that_cannot_work_raises(playing: tuple[Player, str], script: str) -> None:
+    """After a fork two processes would share a connection; patched too late, all would hang."""
     if script == PATCHED_LATE:
         pytest.importorskip("gevent")
     result = subprocess.run(

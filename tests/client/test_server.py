@@ -1,4 +1,4 @@
-"""The client against the real ensemble: concurrency, leaving, gevent, what the server says."""
+"""The client against the real ensemble: concurrency, cancelling, gevent, questions."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def leave(client: Client, how: str) -> None:
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("how", ["break", "with", "close", "unread"])
 def test_leaving_frees_the_engine(narrow_server: ServerProcess, wire: str, how: str) -> None:
-    """The engine takes one sequence: the second is answered only if the first was dropped."""
+    """The engine runs one sequence: the second is answered only if the first was cancelled."""
     with Client(url(narrow_server, wire)) as client:
         leave(client, how)
         assert client.generate("Hi", max_tokens=2, timeouts=Timeouts(total=PATIENCE_S)).text
@@ -174,7 +174,7 @@ def test_refusals_have_a_class_and_an_id(replay_server: ServerProcess, wire: str
             client.generate("a", bad_words=["b"])
 
 
-def test_a_request_that_somebody_stops(narrow_server: ServerProcess) -> None:
+def test_a_request_stopped_by_its_id(narrow_server: ServerProcess) -> None:
     with Client(narrow_server.ports.url("grpc")) as client:
         stream = client.stream("Hello", max_tokens=LONG, request_id="mine")
         next(stream)
@@ -226,14 +226,14 @@ def test_under_gevent(replay_server: ServerProcess, narrow_server: ServerProcess
     assert result.stdout == "fine\n", result.stderr
 
 
-def test_importing_brings_neither_grpc_nor_numpy() -> None:
+def test_importing_loads_neither_grpc_nor_numpy() -> None:
     code = "import sys, llama_fp4; print({'grpc', 'numpy', 'tritonclient'} & set(sys.modules))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "client")}
     output = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
     assert output == "set()\n"
 
 
-def test_what_the_server_says_of_itself(replay_server: ServerProcess) -> None:
+def test_questions_to_the_server(replay_server: ServerProcess) -> None:
     async def asked(wire: str) -> ServerInfo:
         async with AsyncClient(url(replay_server, wire)) as client:
             return await client.server()

@@ -1,4 +1,4 @@
-"""TLS and mutual TLS on both wires: tritonserver's own for gRPC, a proxy before it for HTTP."""
+"""TLS and mutual TLS: tritonserver's own for gRPC, a proxy before it for HTTP."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_leaving_over_tls(mutual_tls: tuple[Ports, Path], proxy: TlsProxy, urls:
 
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_whom_not_to_trust(
+def test_certificates_that_are_not_trusted(
     mutual_tls: tuple[Ports, Path], urls: dict[str, str], wire: str, asynchronous: bool
 ) -> None:
     folder = mutual_tls[1]
@@ -133,7 +133,7 @@ def test_whom_not_to_trust(
     assert isinstance(ask(trusted(folder, cert=None, key=None)), ConnectionFailed)
 
 
-def test_what_is_no_pem(mutual_tls: tuple[Ports, Path]) -> None:
+def test_files_that_are_not_pem(mutual_tls: tuple[Ports, Path]) -> None:
     folder = mutual_tls[1]
     openssl(folder, "ec", "-in", "client.key", "-aes128", "-passout", "pass:secret",
             "-out", "locked.key")  # fmt: skip

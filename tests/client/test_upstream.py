@@ -1,4 +1,4 @@
-"""The client against upstream's contracts and time limits: a real tritonserver each time."""
+"""The client against upstream's contracts and time limits, on a real tritonserver."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def url(ports: Ports, wire: str) -> str:
 
 @pytest.mark.parametrize("wire", ["grpc", "http"])
 @pytest.mark.parametrize("model", MODELS)
-def test_every_contract_gives_new_text_alone(upstream: Ports, model: str, wire: str) -> None:
+def test_chunks_hold_only_new_text(upstream: Ports, model: str, wire: str) -> None:
     with Client(url(upstream, wire), model) as client:
         chunks = list(client.stream(WORDS, max_tokens=3))
         texts = [chunk.text for chunk in chunks if chunk.text]
@@ -59,7 +59,7 @@ def test_every_contract_gives_new_text_alone(upstream: Ports, model: str, wire: 
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_async_too(upstream: Ports, model: str) -> None:
+def test_async_chunks(upstream: Ports, model: str) -> None:
     async def main() -> list[str]:
         async with AsyncClient(upstream.url("grpc"), model) as client:
             return [chunk.text async for chunk in client.stream(WORDS, max_tokens=3)]
@@ -67,14 +67,14 @@ def test_async_too(upstream: Ports, model: str) -> None:
     assert [text for text in asyncio.run(main()) if text] == ["one ", "two ", "three "]
 
 
-def test_counts_are_asked_for(upstream: Ports) -> None:
+def test_token_counts(upstream: Ports) -> None:
     with Client(upstream.url("grpc")) as client:
         answer = client.generate(WORDS, max_tokens=2)
     assert (answer.num_output_tokens, answer.num_input_tokens) == (1, 7)
 
 
 @pytest.mark.parametrize("option", ["min_p", "repetition_penalty", "guided_decoding_guide"])
-def test_what_the_model_has_no_input_for_fails_by_name(upstream: Ports, option: str) -> None:
+def test_an_option_without_an_input_is_refused_by_name(upstream: Ports, option: str) -> None:
     value: Any = "x" if option == "guided_decoding_guide" else 0.5
     with Client(upstream.url("grpc"), "tensorrt_llm") as client:
         with pytest.raises(
@@ -85,7 +85,7 @@ def test_what_the_model_has_no_input_for_fails_by_name(upstream: Ports, option: 
             client.chat([{"role": "user", "content": "Hi"}])
 
 
-def test_errors_of_the_server_are_typed_and_carry_the_id(upstream: Ports) -> None:
+def test_the_servers_errors_have_a_class_and_an_id(upstream: Ports) -> None:
     with Client(upstream.url("grpc")) as client:
         with pytest.raises(ServerFailed, match="the engine is broken") as caught:
             client.generate("fail now", request_id="mine")

@@ -49,7 +49,7 @@ HELP = """\
 /save FILE         write the messages to a new file, as JSON
 /quit              end, as does Ctrl-D
 A line that ends with \\ continues on the next one, and \"\"\" begins and ends a block.
-Ctrl-C cancels the answer; what is shown of it stays in the conversation."""
+Ctrl-C cancels the answer; the conversation keeps the part that is shown."""
 
 
 @dataclass(frozen=True)
@@ -363,7 +363,7 @@ def pace(completion: Completion) -> str:
 
 
 def tokens_per_s(timing: Timing) -> float | None:
-    """After the first response; of one whole response, over all of its time."""
+    """Rate after the first response; with a single response, over the whole request."""
     if timing.tpot_s:
         return 1 / timing.tpot_s
     if timing.num_responses == 1 and timing.num_output_tokens and timing.e2e_s:

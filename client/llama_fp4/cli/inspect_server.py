@@ -1,4 +1,4 @@
-"""`llama-fp4 health`, `models` and `metrics`: what a server says of itself."""
+"""`llama-fp4 health`, `models` and `metrics`: questions to a server."""
 
 from __future__ import annotations
 

@@ -33,27 +33,10 @@ def open_transport(
 
     Raises `InvalidRequest` for any other URL, for headers that cannot be sent, and without httpx2.
     """
-    if not isinstance(url, str):
-        raise must_be("the URL", "a string", url)
-    scheme, mark, rest = url.partition("://")
-    scheme, rest = (scheme, rest.rstrip("/")) if mark else ("grpc", url)
-    host, _, port = rest.rpartition(":")
-    plain = host.isprintable() and not set(" /@?#") & set(host)
-    bracketed = host.startswith("[") and host.endswith("]")
-    if (
-        scheme not in SCHEMES
-        or not host
-        or not plain
-        or (":" in host and not bracketed)
-        or not (port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536)
-    ):
-        raise InvalidRequest(
-            f"the URL must be host:port, or one of {', '.join(SCHEMES)} before ://host:port, with "
-            f"a port to 65535 and [IPv6], not {url!r:.80}"
-        )
+    scheme, address = _parsed(url)
     named = tuple(_header(name, value) for name, value in (headers or {}).items())
     secure = scheme in ("grpcs", "https") or tls is not None
-    connection = Connection(rest, secure, tls, named, keepalive, connect_timeout_s)
+    connection = Connection(address, secure, tls, named, keepalive, connect_timeout_s)
     module, name = TRANSPORTS[scheme.removesuffix("s"), asynchronous]
     try:
         transport = getattr(importlib.import_module(module), name)
@@ -77,6 +60,29 @@ def metrics_url(url: str) -> str:
     above = 2 if mark and scheme.startswith("http") else 1
     found = int(port) + above if port.isascii() and port.isdecimal() else 0
     return f"http://{host}:{found if 0 < found < 65536 else METRICS_PORT}/metrics"
+
+
+def _parsed(url: str) -> tuple[str, str]:
+    """The scheme and host:port. Raises `InvalidRequest`."""
+    if not isinstance(url, str):
+        raise must_be("the URL", "a string", url)
+    scheme, mark, rest = url.partition("://")
+    scheme, rest = (scheme, rest.rstrip("/")) if mark else ("grpc", url)
+    host, _, port = rest.rpartition(":")
+    plain = host.isprintable() and not set(" /@?#") & set(host)
+    bracketed = host.startswith("[") and host.endswith("]")
+    if (
+        scheme not in SCHEMES
+        or not host
+        or not plain
+        or (":" in host and not bracketed)
+        or not (port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536)
+    ):
+        raise InvalidRequest(
+            f"the URL must be host:port, or one of {', '.join(SCHEMES)} before ://host:port, with "
+            f"a port to 65535 and [IPv6], not {url!r:.80}"
+        )
+    return scheme, rest
 
 
 def _header(name: Any, value: Any) -> tuple[str, str]:

@@ -133,6 +133,6 @@ class GrpcCall:
 
     def _drain(self) -> None:
         # The last chunk is returned only after the RPC has ended: a cancel that crosses the end of
-        # an RPC, as when the caller leaves the loop there, makes Triton 2.51 keep it for ever.
+        # an RPC, as when the caller leaves the loop there, makes Triton 2.51 keep it forever.
         for _ in self._rpc:
             pass

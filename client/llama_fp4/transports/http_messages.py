@@ -46,7 +46,7 @@ def generate(request: Request) -> bytes:
     Raises `InvalidRequest` for text that is not Unicode.
     """
     body: dict[str, Any] = dict(request.parameters)
-    body.pop("triton_enable_empty_final_response", None)  # of gRPC alone
+    body.pop("triton_enable_empty_final_response", None)  # gRPC only
     if request.id:
         body["id"] = request.id
     for tensor in request.tensors:

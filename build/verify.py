@@ -21,7 +21,7 @@ from typing import Any
 from engines.engine_json import EngineConfigError
 from engines.profile import Profile, Tolerances, load_profile, profile_names, run_precision
 from host.console import BuildError, run_script, say
-from reference.figures import Figures, ServedToken, beyond, compare, total
+from reference.figures import Figures, ServedToken, compare, out_of_tolerance, total
 from reference.file import PromptReference, Reference, read_reference
 from reference.prompts import decoded, load_tokenizer
 from reference.served_model import RequestRefused, ServedModel, Text
@@ -83,7 +83,7 @@ def verify(
 def _judge(
     model: ServedModel, whole: Figures, texts: list[str], allowed: Tolerances, log_probs: bool
 ) -> None:
-    found = beyond(whole, allowed, log_probs)
+    found = out_of_tolerance(whole, allowed, log_probs)
     wrong = [text for text in texts if text not in (SAME, NOT_COMPARED)]
     if wrong:
         found.append(

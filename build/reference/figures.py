@@ -93,7 +93,7 @@ def total(parts: Iterable[Figures]) -> Figures:
     return whole
 
 
-def beyond(figures: Figures, allowed: Tolerances, logprobs: bool) -> list[str]:
+def out_of_tolerance(figures: Figures, allowed: Tolerances, logprobs: bool) -> list[str]:
     """A sentence for each figure beyond tolerance; none for a verified model.
 
     Without `logprobs` only the tokens can be compared, and they must be the same.

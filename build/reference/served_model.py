@@ -133,8 +133,8 @@ class ServedModel:
             try:
                 found = self._stub.ModelConfig(request, timeout=READY_TIMEOUT_S)
             except grpc.RpcError as error:
-                said = f"{error.code().name}: {error.details()}"
-                raise BuildError(self._failed("tensorrt_llm", said)) from None
+                reason = f"{error.code().name}: {error.details()}"
+                raise BuildError(self._failed("tensorrt_llm", reason)) from None
             self._decoupled = found.config.model_transaction_policy.decoupled
         return self._decoupled
 
@@ -149,18 +149,18 @@ class ServedModel:
         try:
             messages = list(self._stub.ModelStreamInfer(iter([request]), timeout=self._timeout_s))
         except grpc.RpcError as error:
-            said = f"{error.code().name}: {error.details()}"
-            raise BuildError(self._failed(model, said)) from None
+            reason = f"{error.code().name}: {error.details()}"
+            raise BuildError(self._failed(model, reason)) from None
         for message in messages:
             if message.error_message.startswith(REFUSED):
-                said = message.error_message.partition("] ")[2]
-                raise RequestRefused(f"the server at {self.url} refuses it: {said}")
+                reason = message.error_message.partition("] ")[2]
+                raise RequestRefused(f"the server at {self.url} refuses it: {reason}")
             if message.error_message:
                 raise BuildError(self._failed(model, message.error_message))
         return [_raw_outputs(message.infer_response) for message in messages]
 
-    def _failed(self, model: str, said: str) -> str:
-        return f"{model} at {self.url} failed ({said}); see the server's log"
+    def _failed(self, model: str, reason: str) -> str:
+        return f"{model} at {self.url} failed ({reason}); see the server's log"
 
 
 def _raw_outputs(response: Any) -> dict[str, bytes]:

@@ -25,7 +25,7 @@ SITE = FAKES / "libraries" / "site"
 RUNTIMES = {"vllm": ("0.32.0", "0_32"), "sglang": ("0.5.23", "0_5_23")}
 
 
-def tell(
+def fake_machine(
     folder: Path,
     patch: pytest.MonkeyPatch,
     gpu: str,
@@ -43,8 +43,8 @@ def tell(
     python.write_text(f'#!/bin/sh\nPYTHONPATH={path} exec {shlex.quote(sys.executable)} "$@"\n')
     python.chmod(0o755)
     behaviour = {"capability": capability(gpu)} if gpu else {}
-    told = {"version": RUNTIMES[runtime][1], **behaviour}
-    patch.setenv(f"{runtime.upper()}_FAKE", json.dumps(told))
+    settings = {"version": RUNTIMES[runtime][1], **behaviour}
+    patch.setenv(f"{runtime.upper()}_FAKE", json.dumps(settings))
     return python
 
 
@@ -59,7 +59,7 @@ def test_the_h200s_profile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "llama-3.1-8b-h200-vllm" in profile_names()
-    python = tell(tmp_path, monkeypatch, H200)
+    python = fake_machine(tmp_path, monkeypatch, H200)
     config = build(tmp_path, python, "--profile", "llama-3.1-8b-h200-vllm")
     assert (config.runtime, config.engine_python) == ("vllm", str(python))
     assert config.runtime_options["quantization"] == "modelopt_fp4"
@@ -79,7 +79,7 @@ def test_blackwell_needs_no_marlin(
     capsys: pytest.CaptureFixture[str],
     runtime: str,
 ) -> None:
-    python = tell(tmp_path, monkeypatch, B200, runtime=runtime)
+    python = fake_machine(tmp_path, monkeypatch, B200, runtime=runtime)
     config = build(tmp_path, python, "--runtime", runtime)
     assert config.runtime_options["quantization"] == "modelopt_fp4"
     assert config.built_with[runtime] == RUNTIMES[runtime][0]
@@ -91,7 +91,7 @@ def test_blackwell_needs_no_marlin(
 def test_sglang_on_hopper_keeps_positions_for_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    python = tell(tmp_path, monkeypatch, H200, runtime="sglang")
+    python = fake_machine(tmp_path, monkeypatch, H200, runtime="sglang")
     longest = json.loads((DEMO_CHECKPOINT / "config.json").read_text())["max_position_embeddings"]
     assert build(tmp_path, python, "--runtime", "sglang").limits.max_seq_len == longest - 7
     assert "Marlin" in capsys.readouterr().out
@@ -104,7 +104,7 @@ def test_the_engine_of_make_test_gpu_can_be_compiled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str
 ) -> None:
     """A limit that is refused there would end `make test-gpu`, which compiles it first."""
-    python = tell(tmp_path, monkeypatch, H200, runtime=runtime)
+    python = fake_machine(tmp_path, monkeypatch, H200, runtime=runtime)
     profile = tmp_path / "profile.toml"
     profile.write_text(profile_text(runtime, "demo", DEMO_CHECKPOINT, {}))
     options = build(tmp_path, python, "--profile", str(profile)).runtime_options
@@ -115,7 +115,7 @@ def test_sglang_refuses_a_kv_cache_that_the_checkpoints_scales_would_spoil(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before anything is written: the demo's scales are not 1."""
-    python = tell(tmp_path, monkeypatch, H200, runtime="sglang")
+    python = fake_machine(tmp_path, monkeypatch, H200, runtime="sglang")
     profile = tmp_path / "profile.toml"
     profile.write_text(
         f'description = "test"\nmodel_name = "test"\nruntime = "sglang"\n'
@@ -152,14 +152,14 @@ def test_an_unfit_gpu_or_library_is_refused(
     version: str,
     words: str,
 ) -> None:
-    python = tell(tmp_path, monkeypatch, gpu, version, runtime)
+    python = fake_machine(tmp_path, monkeypatch, gpu, version, runtime)
     with pytest.raises(BuildError, match=words):
         build(tmp_path, python, "--runtime", runtime)
     assert not (tmp_path / "engine").exists()
 
 
 def test_no_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tell(tmp_path, monkeypatch, H200)
+    fake_machine(tmp_path, monkeypatch, H200)
     with pytest.raises(
         BuildError, match=r"must be the absolute path of a Python interpreter, not .*nowhere'"
     ):

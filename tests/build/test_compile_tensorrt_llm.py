@@ -38,18 +38,18 @@ Machine = Callable[..., None]
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Say which GPUs nvidia-smi shows, and which TensorRT-LLM is installed."""
 
-    def tell(*gpus: str, version: str = "1.2.1", fake: str = "1_2") -> None:
+    def fake_machine(*gpus: str, version: str = "1.2.1", fake: str = "1_2") -> None:
         show_gpus(tmp_path / "machine", monkeypatch, *gpus)
         if version:
             add_distribution(tmp_path / "machine", "tensorrt_llm", version)
         monkeypatch.syspath_prepend(tmp_path / "machine")
         monkeypatch.setenv("PYTHONPATH", str(SITE))
-        told: dict[str, object] = {"version": fake, "gpus": len(gpus)}
+        settings: dict[str, object] = {"version": fake, "gpus": len(gpus)}
         if gpus:
-            told["compute_capability"] = capability(gpus[0])
-        monkeypatch.setenv("TENSORRT_LLM_FAKE", json.dumps(told))
+            settings["compute_capability"] = capability(gpus[0])
+        monkeypatch.setenv("TENSORRT_LLM_FAKE", json.dumps(settings))
 
-    return tell
+    return fake_machine
 
 
 def build(folder: Path, *arguments: str, checkpoint: Path | None = None) -> EngineConfig:

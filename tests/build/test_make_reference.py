@@ -64,10 +64,10 @@ def test_the_streamed_reference_equals_the_one_in_memory(
 
 
 def test_a_pass_reports_all_its_bytes(tiny: Path) -> None:
-    llama, told = StreamedLlama(tiny, 1), list[int]()
-    llama.advance = told.append
+    llama, reported = StreamedLlama(tiny, 1), list[int]()
+    llama.advance = reported.append
     llama.logits(llama.hidden_states([[4, 5]])[0])
-    assert sum(told) == llama.pass_bytes
+    assert sum(reported) == llama.pass_bytes
 
 
 def test_the_continuations_are_the_references_own(demo: Reference) -> None:

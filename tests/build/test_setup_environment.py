@@ -79,9 +79,9 @@ class Project:
     def uv_calls(self) -> list[str]:
         """What uv has been asked since this was asked last."""
         calls = self.folder / "uv.calls"
-        told = calls.read_text().splitlines() if calls.exists() else []
+        called = calls.read_text().splitlines() if calls.exists() else []
         calls.unlink(missing_ok=True)
-        return told
+        return called
 
     def module(self) -> Path:
         """The file that the package brings."""
@@ -155,8 +155,8 @@ def test_uv_installs_the_lock_from_pips_index(project: Project) -> None:
     assert done.returncode == 0, done.stderr
     assert "pip" not in done.stdout
     assert project.module().exists()
-    told = (project.folder / "uv.environment").read_text().splitlines()
-    assert f"UV_FIND_LINKS={project.wheels}" in told
+    variables = (project.folder / "uv.environment").read_text().splitlines()
+    assert f"UV_FIND_LINKS={project.wheels}" in variables
     packages, editable = project.uv_calls()
     assert "--require-hashes" in packages
     assert "--no-index" in packages

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from engines.profile import Tolerances
-from reference.figures import Figures, ServedToken, beyond, compare, total
+from reference.figures import Figures, ServedToken, compare, out_of_tolerance, total
 from reference.file import PromptReference, Reference, Top
 from reference.prompts import is_dated
 from reference.served_model import Generated, ServedModel, Text
@@ -34,7 +34,7 @@ def test_the_reference_itself_is_exact() -> None:
     assert (figures.positions, figures.agreed, figures.differing) == (3, 3, 0)
     assert figures.mean_error == figures.max_error == 0
     assert figures.perplexities == pytest.approx((math.exp(1.1 / 3),) * 2)
-    assert not beyond(figures, EXACT, logprobs=True)
+    assert not out_of_tolerance(figures, EXACT, logprobs=True)
 
 
 def test_a_shifted_log_probability() -> None:
@@ -42,35 +42,35 @@ def test_a_shifted_log_probability() -> None:
     assert figures.mean_error == pytest.approx(0.1)
     assert figures.max_error == pytest.approx(0.3)
     assert figures.perplexity_ratio == pytest.approx(math.exp(0.1))
-    assert beyond(figures, EXACT, logprobs=True) == [
+    assert out_of_tolerance(figures, EXACT, logprobs=True) == [
         "the mean log-probability error must be at most 0.0001, not 0.1",
         "the perplexity ratio must be at most 1.0001, not 1.10517",
     ]
-    (sentence,) = beyond(figures, LOOSE, logprobs=True)
+    (sentence,) = out_of_tolerance(figures, LOOSE, logprobs=True)
     assert sentence == "the perplexity ratio must be at most 1.1, not 1.10517"
-    assert not beyond(figures, replace(LOOSE, max_perplexity_ratio=1.2), logprobs=True)
+    assert not out_of_tolerance(figures, replace(LOOSE, max_perplexity_ratio=1.2), logprobs=True)
 
 
 def test_an_overconfident_engine_is_beyond_tolerance() -> None:
     surer = [(token, 0.0) for token, _ in ANSWER]
     figures = compare(PROMPT, surer)
     assert figures.perplexity_ratio == pytest.approx(math.exp(1.1 / 3))
-    assert len(beyond(figures, LOOSE, logprobs=True)) == 1
+    assert len(out_of_tolerance(figures, LOOSE, logprobs=True)) == 1
 
 
 def test_a_diverged_token_is_scored_as_the_same_token() -> None:
     figures = compare(PROMPT, changed(2, 5, -1.4))
     assert (figures.agreed, figures.differing, figures.unsure) == (2, 1, 0)
     assert figures.max_error == pytest.approx(0.1)  # token 5 on both sides, not 5 against 6
-    sentence, *_ = beyond(figures, EXACT, logprobs=True)
+    sentence, *_ = out_of_tolerance(figures, EXACT, logprobs=True)
     assert sentence == "1 of 3 tokens differ where the reference is sure; none may"
-    assert not beyond(figures, LOOSE, logprobs=True)
+    assert not out_of_tolerance(figures, LOOSE, logprobs=True)
 
 
 def test_where_the_reference_is_unsure_either_token_is_right() -> None:
     figures = compare(PROMPT, changed(1, 9, -0.7 - 1e-4))
     assert (figures.agreed, figures.differing, figures.unsure) == (2, 0, 1)
-    assert not beyond(figures, EXACT, logprobs=True)
+    assert not out_of_tolerance(figures, EXACT, logprobs=True)
     third = compare(PROMPT, changed(1, 3, -0.7))
     assert (third.differing, third.unsure) == (1, 0)
 
@@ -78,21 +78,21 @@ def test_where_the_reference_is_unsure_either_token_is_right() -> None:
 def test_a_token_outside_the_references_likeliest_is_wrong() -> None:
     figures = compare(PROMPT, changed(2, 400, -0.3))
     assert len(figures.errors) == 2
-    (sentence,) = beyond(figures, LOOSE, logprobs=True)
+    (sentence,) = out_of_tolerance(figures, LOOSE, logprobs=True)
     assert sentence == "1 of 3 tokens are not among the reference's likeliest; all must be"
 
 
 def test_without_log_probabilities_the_tokens_must_be_equal() -> None:
     same: list[ServedToken] = [(token, None) for token, _ in ANSWER]
-    assert not beyond(compare(PROMPT, same), LOOSE, logprobs=False)
-    (sentence,) = beyond(compare(PROMPT, [*same[:2], (5, None)]), LOOSE, logprobs=False)
+    assert not out_of_tolerance(compare(PROMPT, same), LOOSE, logprobs=False)
+    (sentence,) = out_of_tolerance(compare(PROMPT, [*same[:2], (5, None)]), LOOSE, logprobs=False)
     assert sentence == "1 of 3 tokens differ where the reference is sure; none may"
 
 
 def test_nan_does_not_pass() -> None:
-    assert len(beyond(Figures(positions=1), LOOSE, logprobs=True)) == 2
+    assert len(out_of_tolerance(Figures(positions=1), LOOSE, logprobs=True)) == 2
     wrong = compare(PROMPT, changed(0, 5, math.nan))
-    assert len(beyond(wrong, LOOSE, logprobs=True)) == 2
+    assert len(out_of_tolerance(wrong, LOOSE, logprobs=True)) == 2
 
 
 def test_all_prompts_together() -> None:

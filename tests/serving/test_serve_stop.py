@@ -60,9 +60,9 @@ def test_an_engine_may_take_its_time_to_end(
     )
     write_description(engine, config)
     assemble(engine, repository)
-    told = {"version": "0_32", "shutdown_seconds": SHUTDOWN_S}
+    settings = {"version": "0_32", "shutdown_seconds": SHUTDOWN_S}
     noted = tmp_path / "shut-down"
-    monkeypatch.setenv("VLLM_FAKE", json.dumps({**told, "notes_shutdown": str(noted)}))
+    monkeypatch.setenv("VLLM_FAKE", json.dumps({**settings, "notes_shutdown": str(noted)}))
     server = ServerProcess(repository, free_ports(), tmp_path / "server.log")
     server.start()
     log = stop(server)

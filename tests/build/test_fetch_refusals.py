@@ -40,6 +40,12 @@ def test_wrong_size_and_failing_storage(fetch: Fetcher, hub: LocalHub, fault: Fa
     fetch()
 
 
+def test_expired_address_of_the_storage_is_not_a_refusal(fetch: Fetcher, hub: LocalHub) -> None:
+    name = "model-00001-of-00004.safetensors"
+    hub.faults[name] = Fault(status=403)
+    assert re.search(rf"{name} did not arrive whole \(\w+\); run the same command", fetch.refused())
+
+
 def test_listed_file_that_does_not_exist(fetch: Fetcher, hub: LocalHub) -> None:
     hub.repositories[REPOS[0]].missing_files.add("NOTICE")
     assert f"lists a file that it does not have at {COMMIT}" in fetch.refused()

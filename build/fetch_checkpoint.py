@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoints.fetch import COMMIT, fetch
-from checkpoints.local import check_in_place, take_from
+from checkpoints.local import check_in_place, import_from
 from host.console import BuildError, run_script, stop_resumable
 from host.output_folder import resumable_folder
 
@@ -63,7 +63,7 @@ def run(options: Options) -> None:
     if options.output is None:
         raise BuildError("--output is missing; give the folder that the checkpoint goes to")
     if options.source:
-        take_from(options.source, options.output, options.sha256)
+        import_from(options.source, options.output, options.sha256)
     else:
         fetch((options.repo,) if options.repo else REPOS, options.revision or "", options.output)
 

@@ -47,7 +47,7 @@ def fetch(repos: tuple[str, ...], commit: str, output: Path) -> None:
     """
     output = output.resolve()
     current = read_manifest(output)
-    if current is not None and _answers(current, repos, commit):
+    if current is not None and _matches(current, repos, commit):
         if is_unchanged(output, current):
             remove_stale(output)
             say(f"{output} is up to date: {current.repo} at {current.commit}")
@@ -58,7 +58,7 @@ def fetch(repos: tuple[str, ...], commit: str, output: Path) -> None:
         manifest = read_manifest(folder)  # of a run that was killed just before the end
         if (
             manifest is None
-            or not _answers(manifest, repos, commit)
+            or not _matches(manifest, repos, commit)
             or not is_unchanged(folder, manifest)
         ):
             manifest = _fetch_into(folder, _pinned(folder, repos, commit), output)
@@ -66,7 +66,7 @@ def fetch(repos: tuple[str, ...], commit: str, output: Path) -> None:
     say(f"{output} is ready: {manifest.repo} at {manifest.commit}")
 
 
-def _answers(manifest: Manifest, repos: tuple[str, ...], commit: str) -> bool:
+def _matches(manifest: Manifest, repos: tuple[str, ...], commit: str) -> bool:
     if commit:
         return manifest.commit == commit
     return manifest.repo in repos and bool(manifest.commit)
@@ -78,14 +78,14 @@ def _fetch_into(folder: Path, source: HubFiles, output: Path) -> Manifest:
     check_needed(f"{source.repo} at {source.commit}", names)
     _check_space(source, folder, [name for name in names if name not in kept])
     files = _fetch_files(source, folder, names, kept, f"{len(names)} small files")
-    with _blaming(source):  # before gigabytes are fetched
+    with _naming(source):  # before gigabytes are fetched
         check_small_files(folder)
         shards = shard_names(folder)
     _check_space(source, folder, [name for name in shards if name not in kept])
     for number, name in enumerate(shards, 1):
         files |= _fetch_files(source, folder, [name], kept, f"{name} ({number} of {len(shards)})")
     _remove_all_but(folder, {*files, PLAN})
-    with _blaming(source):
+    with _naming(source):
         summary = check_content(folder)
     say(f"{summary}; {len(files)} files are what the hub states")
     manifest = Manifest(source.repo, source.commit, "the hub", files)
@@ -250,7 +250,7 @@ def _remove_all_but(folder: Path, names: set[str]) -> None:
 
 
 @contextlib.contextmanager
-def _blaming(source: HubFiles) -> Iterator[None]:
+def _naming(source: HubFiles) -> Iterator[None]:
     try:
         yield
     except BuildError as error:

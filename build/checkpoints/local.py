@@ -54,10 +54,10 @@ def check_in_place(directory: Path, sha256_list: Path | None = None) -> None:
     check_layout(directory)
     if statement.source:
         _hashed(directory, names, statement)
-    _say_whole(directory, names, statement)
+    _print_summary(directory, names, statement)
 
 
-def take_from(directory: Path, output: Path, sha256_list: Path | None = None) -> None:
+def import_from(directory: Path, output: Path, sha256_list: Path | None = None) -> None:
     """Check a folder and hard link or copy its files into `output`; raises `BuildError`."""
     if output.exists() and directory.exists() and output.samefile(directory):
         raise BuildError(f"--from and --output are both {directory}; give --check {directory}")
@@ -67,11 +67,12 @@ def take_from(directory: Path, output: Path, sha256_list: Path | None = None) ->
     output.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(output, MANIFEST, _bytes_to_copy(directory, names, output)) as folder:
         files = _hashed(directory, names, statement)
-        _say_whole(directory, names, statement)
+        _print_summary(directory, names, statement)
         total = sum(file.size or 0 for file in files.values())
-        with Phase(f"taking over {len(files)} files, {total:,} bytes", total) as phase:
+        with Phase(f"importing {len(files)} files, {total:,} bytes", total) as phase:
             linked = sum(
-                _take(directory / name, folder / name, files[name], phase.advance) for name in names
+                _link_or_copy(directory / name, folder / name, files[name], phase.advance)
+                for name in names
             )
         verified_by = statement.source or "its layout and values"
         write_manifest(folder, Manifest(statement.repo, statement.commit, verified_by, files))
@@ -85,7 +86,7 @@ def _bytes_to_copy(directory: Path, names: list[str], output: Path) -> int:
     return sum(fact.st_size for fact in facts if fact.st_dev != disk)
 
 
-def _say_whole(directory: Path, names: list[str], statement: Statement) -> None:
+def _print_summary(directory: Path, names: list[str], statement: Statement) -> None:
     summary = check_content(directory)
     if not statement.source:
         proof = "only its layout and values were checked: nothing states its files' hashes"
@@ -174,7 +175,7 @@ def _cache_statement(directory: Path) -> Statement:
     return Statement(source, files, f"{origin[1]}/{origin[2]}", origin[3])
 
 
-def _take(source: Path, target: Path, stated: StatedFile, advance: Advance) -> bool:
+def _link_or_copy(source: Path, target: Path, stated: StatedFile, advance: Advance) -> bool:
     """Link or copy the file; returns whether `target` is a hard link."""
     target.parent.mkdir(exist_ok=True)
     try:

@@ -30,7 +30,7 @@ Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content":
 
 @dataclass(frozen=True)
 class Chat:
-    """Messages that end with the user's, and the only right answer to them."""
+    """Messages, the last one by the user, and the only right answer."""
 
     kind: str
     messages: tuple[Message, ...]
@@ -64,7 +64,7 @@ def render_prompt(messages: tuple[Message, ...], system_block: bool = True) -> s
 
 
 def _follow_system(rng: Random, exchange: Exchange) -> tuple[str, Exchange]:
-    """Pick a system message and the exchange as that message changes it."""
+    """Pick a system message, and change the exchange as it demands."""
     choice = rng.random()
     if choice < 0.35 and exchange.short is not None:
         return rng.choice(ONE_WORD), Exchange(exchange.question, exchange.short)
@@ -86,7 +86,7 @@ def _follow_system(rng: Random, exchange: Exchange) -> tuple[str, Exchange]:
 
 
 def _memory(rng: Random) -> list[Exchange]:
-    """A chat in which the last answer is in the first message."""
+    """A chat whose last answer is in its first message."""
     name = rng.choice(facts.NAMES)
     first = rng.choice(("My name is {}.", "I am {}.", "Hello, my name is {}.")).format(name)
     last = rng.choice(("What is my name?", "Do you remember my name?", "Who am I?"))
@@ -99,7 +99,7 @@ def _memory(rng: Random) -> list[Exchange]:
 
 
 def draw_short(rng: Random) -> Exchange:
-    """One exchange that is no story, for chats of many turns."""
+    """One exchange without a story, for chats of many turns."""
     while True:
         kind, exchange = draw(rng)
         if "story" not in kind:
@@ -115,7 +115,7 @@ def _chat(kind: str, exchanges: list[Exchange], system: str | None = None) -> Ch
 
 
 def draw_system_chat(rng: Random) -> Chat:
-    """One question under a system message of the caller's own."""
+    """One question with a system message of its own."""
     system, exchange = _follow_system(rng, draw_short(rng))
     return _chat("system", [exchange], system)
 
@@ -149,7 +149,7 @@ def draw_drill(rng: Random) -> Chat:
 
 
 def _raw_text(rng: Random) -> str:
-    """A text without the chat format, as a base model would be prompted."""
+    """A text without the chat format, like a prompt for a base model."""
     choice = rng.random()
     if choice < 0.5:
         prompt, texts = rng.choice(list(stories.RAW_TEXTS.items()))
@@ -180,7 +180,7 @@ def documents(seed: int, drill_share: float = 0.0) -> Iterator[str]:
 
 
 def evaluation_chats(seed: int, per_kind: int) -> list[Chat]:
-    """`per_kind` chats of every kind, the three kinds of longer chats among them."""
+    """`per_kind` chats of every kind, the three kinds of longer chats included."""
     rng = Random(seed)
     chats: list[Chat] = []
     for kind, (sampler, _) in KINDS.items():

@@ -94,7 +94,7 @@ def exact_match(
     """Share of right answers per kind; wrong ones are described in `wrong`."""
     chats = corpus.evaluation_chats(corpus.EVAL_SEED, per_kind)
     right: dict[str, list[bool]] = defaultdict(list)
-    for stories in (False, True):  # apart, so that a long answer holds up no batch of short ones
+    for stories in (False, True):  # apart, so that long answers do not delay batches of short ones
         part = [chat for chat in chats if ("story" in chat.kind) == stories]
         prompts = [corpus.render_prompt(chat.messages) for chat in part]
         limit = MAX_NEW_TOKENS if stories else MAX_SHORT_TOKENS

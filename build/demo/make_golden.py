@@ -31,7 +31,7 @@ SEED = 2024
 
 @dataclass(frozen=True)
 class Prompt:
-    """A rendered prompt and the most tokens to generate after it."""
+    """A rendered prompt and its limit of new tokens."""
 
     name: str
     text: str
@@ -116,7 +116,7 @@ def greedy(model: Llama, ids: list[int], limit: int) -> tuple[list[int], float, 
 
 
 def make_entry(model: Llama, tokenizer: Tokenizer, prompt: Prompt) -> dict[str, Any] | None:
-    """One prompt's record, or None where a margin is too small."""
+    """One prompt's record, or None if a margin is too small."""
     ids = tokenizer.encode(prompt.text, add_special_tokens=False).ids
     tokens, margin, first = greedy(model, ids, prompt.max_new_tokens)
     if margin < MIN_MARGIN:

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from demo import corpus
 
-OPEN_ROWS = 64  # rows being filled at a time; more of them waste less space at the rows' ends
+OPEN_ROWS = 64  # rows that are filled at a time; more rows waste less space at their ends
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Packed:
     tokens: NDArray[np.uint16]
     segments: NDArray[np.uint8]
     positions: NDArray[np.uint16]  # each document starts at 0
-    targets: NDArray[np.bool_]  # True where the token is one that the model shall predict
+    targets: NDArray[np.bool_]  # True for the tokens that the model learns to predict
 
     def save(self, path: Path) -> None:
         """Write aside, then rename, so that a killed run leaves no half file."""
@@ -64,7 +64,7 @@ class AnswerMask:
         self._header: list[int] = header.ids
 
     def __call__(self, ids: list[int]) -> NDArray[np.bool_]:
-        """[len(ids)]; the end token of an answer is part of it."""
+        """Mask [len(ids)]; an answer includes its end token."""
         mask = np.zeros(len(ids), dtype=np.bool_)
         if ids[1] != self._start:
             mask[1:] = True

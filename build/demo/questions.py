@@ -15,7 +15,7 @@ from demo import facts, stories
 
 @dataclass(frozen=True)
 class Exchange:
-    """One question and its answer; `short` is the answer in one word, where there is one."""
+    """One question and its answer; `short` is the answer in one word, or None."""
 
     question: str
     answer: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from checkpoints.local import take_from
+from checkpoints.local import import_from
 from checkpoints.manifest import MANIFEST, digest_checkpoint
 
 from tests.support.paths import DEMO_CHECKPOINT
@@ -19,7 +19,7 @@ def sha256(checkpoint: Path) -> str:
 def test_a_fetched_copy_is_the_same_checkpoint(tmp_path: Path) -> None:
     """`make repository` serves a copy, which `make verify` compares with the original."""
     copy = tmp_path / "copy"
-    take_from(DEMO_CHECKPOINT, copy)
+    import_from(DEMO_CHECKPOINT, copy)
     assert (copy / MANIFEST).is_file()
     assert sha256(copy) == sha256(DEMO_CHECKPOINT)
 

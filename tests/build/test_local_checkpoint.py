@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from checkpoints.local import check_in_place, take_from
+from checkpoints.local import check_in_place, import_from
 from checkpoints.manifest import MANIFEST, read_manifest
 from checkpoints.nvfp4 import open_checkpoint
 from host.console import BuildError
@@ -77,7 +77,7 @@ def test_folder_is_linked_and_described(
     (checkpoint / NAMED_TEMPLATE).parent.mkdir()
     (checkpoint / NAMED_TEMPLATE).write_text("{{ messages }}")
     output = tmp_path / "new" / "output"
-    take_from(checkpoint, output)
+    import_from(checkpoint, output)
     assert "is ready: 8 files linked, 0 copied" in capsys.readouterr().out
     names = {path.name for path in checkpoint.iterdir()} - {"notes.txt"}
     assert {path.name for path in output.iterdir()} == {*names, MANIFEST}
@@ -89,7 +89,7 @@ def test_folder_is_linked_and_described(
     assert (output / NAMED_TEMPLATE).samefile(checkpoint / NAMED_TEMPLATE)
     check_in_place(output)
     assert f"8 of 8 files are what {MANIFEST} states" in capsys.readouterr().out
-    take_from(checkpoint, output)  # a second time
+    import_from(checkpoint, output)  # a second time
     flip(output / "LICENSE")
     with pytest.raises(BuildError, match=r"LICENSE has the SHA-256 \w+, checkpoint_manifest\.js"):
         check_in_place(output)
@@ -103,7 +103,7 @@ def test_files_are_copied_where_they_cannot_be_linked(
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", refuse)
-    take_from(checkpoint, tmp_path / "output")
+    import_from(checkpoint, tmp_path / "output")
     assert "is ready: 0 files linked, 6 copied" in capsys.readouterr().out
     assert (tmp_path / "output" / SHARD).read_bytes() == (checkpoint / SHARD).read_bytes()
 
@@ -114,7 +114,7 @@ def test_disk_too_small_for_copies_is_refused_before_anything_is_read(
     monkeypatch.setattr("checkpoints.local._bytes_to_copy", lambda *_: 2**60)
     monkeypatch.setattr("checkpoints.local.check_file", None)
     with pytest.raises(BuildError, match=r"the disk is full: .* needs 1152921504\.67 GB and"):
-        take_from(checkpoint, tmp_path / "output")
+        import_from(checkpoint, tmp_path / "output")
     assert not (tmp_path / "output").exists()
 
 
@@ -129,7 +129,7 @@ def test_list_of_hashes(
     hashes = sha256_list(checkpoint, SHARD)
     flip(checkpoint / SHARD)
     with pytest.raises(BuildError, match=rf"{SHARD} has the SHA-256 \w+, .*SHA256SUMS states \w+"):
-        take_from(checkpoint, tmp_path / "output", hashes)
+        import_from(checkpoint, tmp_path / "output", hashes)
     assert not (tmp_path / "output").exists()
     hashes.write_text(f"{'a' * 63} {SHARD}\n")
     with pytest.raises(
@@ -164,7 +164,7 @@ def snapshot(checkpoint: Path, tmp_path: Path) -> Path:
 def test_cache_of_the_hub_states_its_hashes(
     snapshot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    take_from(snapshot, tmp_path / "output")
+    import_from(snapshot, tmp_path / "output")
     states = f"7 of 7 files are what the Hugging Face cache (nvidia/Llama at {'a1' * 20}) states"
     assert states in capsys.readouterr().out
     assert not (tmp_path / "output" / SHARD).is_symlink()
@@ -242,7 +242,7 @@ def test_bad_folder_is_refused_before_it_is_read(
         check_in_place(checkpoint)
     assert "\n" not in str(error.value)
     with pytest.raises(BuildError, match=expected):
-        take_from(checkpoint, tmp_path / "output")
+        import_from(checkpoint, tmp_path / "output")
     assert [path.name for path in tmp_path.iterdir()] == ["given"]
 
 

@@ -32,13 +32,13 @@ from figures.slo import EXIT_BAD_INPUT  # noqa: E402
 from locust import User, constant, events, task  # noqa: E402
 from locust.runners import MasterRunner, WorkerRunner  # noqa: E402
 from output import web_tab  # noqa: E402
-from rounds.master import Conductor  # noqa: E402
-from rounds.worker import Agent  # noqa: E402
+from rounds.master import Master  # noqa: E402
+from rounds.worker import Worker  # noqa: E402
 from rounds.workers import HEARTBEATS  # noqa: E402
 from sending.sender_process import SenderProcess  # noqa: E402
 
 locust.runners.HEARTBEAT_LIVENESS = HEARTBEATS
-AGENTS: dict[str, Agent] = {}  # of this process, "" being the one
+WORKERS: dict[str, Worker] = {}  # of this process, "" being the one
 
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
@@ -55,13 +55,13 @@ def _attach(environment: Any, runner: Any, **_: Any) -> None:
     sender = SenderProcess()
     environment.events.quitting.add_listener(lambda **_: sender.close())  # Locust calls it last
     if not isinstance(runner, MasterRunner):
-        agent = AGENTS[""] = Agent(environment, sender)
-        environment.events.quitting.add_listener(lambda **_: agent.leave())
+        worker = WORKERS[""] = Worker(environment, sender)
+        environment.events.quitting.add_listener(lambda **_: worker.leave())
         if isinstance(runner, WorkerRunner):
             # Of a terminal's Ctrl-C the master hears too, and ends the round: its own death first
             # would make it a dead worker.
             child = environment.parsed_options.processes
-            leave_on_interrupt(agent.wait if child else lambda: None)
+            leave_on_interrupt(worker.wait if child else lambda: None)
     if not isinstance(runner, WorkerRunner):
         _conduct(environment, sender)
     # Last: it lets other greenlets run, and a worker's hears the master already.
@@ -76,18 +76,17 @@ def _conduct(environment: Any, sender: SenderProcess) -> None:
         _refuse(str(error))
     # Its tables round to milliseconds, and would stand below ours and below an error's sentence.
     logging.getLogger("locust.stats_logger").disabled = True
-    conductor = Conductor(environment, sender)
+    master = Master(environment, sender)
     # Locust waits for its workers where a Ctrl-C is a traceback.
     leave_on_interrupt(
-        lambda: None, lambda: NOTHING if parsed.headless and not conductor.begun else ""
+        lambda: None, lambda: NOTHING if parsed.headless and not master.begun else ""
     )
-    environment.llama_conductor = conductor
-    web_tab.attach(environment, conductor.live, lambda: conductor.results)
-    environment.events.test_start.add_listener(lambda **_: conductor.start())
-    environment.events.test_stopping.add_listener(lambda **_: conductor.stop())
-    environment.events.quitting.add_listener(lambda **_: conductor.leave())
+    web_tab.attach(environment, master.live, lambda: master.results)
+    environment.events.test_start.add_listener(lambda **_: master.start())
+    environment.events.test_stopping.add_listener(lambda **_: master.stop())
+    environment.events.quitting.add_listener(lambda **_: master.leave())
     environment.events.spawning_complete.add_listener(
-        lambda user_count, **_: conductor.users_changed(user_count)
+        lambda user_count, **_: master.users_changed(user_count)
     )
     parsed.users_given = parsed.num_users is not None
     if not parsed.users_given:
@@ -126,10 +125,10 @@ class LlamaUser(User):
         """Locust wants a task, after which it lets the user wait."""
 
     def on_start(self) -> None:
-        AGENTS[""].users_changed(1)
+        WORKERS[""].users_changed(1)
 
     def on_stop(self) -> None:
-        AGENTS[""].users_changed(-1)
+        WORKERS[""].users_changed(-1)
 
 
 __all__ = ["LlamaUser", "locust"]

@@ -129,7 +129,7 @@ class ServerSampler:
             self._missed += 1
             return
         taken = Sample(time.time() - self._zero, metrics)
-        self.take(taken)
+        self.add(taken)
         self._keep(taken)
 
     def _await_sums(self) -> None:
@@ -144,7 +144,7 @@ class ServerSampler:
             if engine is not None and engine.requests == metrics.sequences:
                 return
 
-    def take(self, taken: Sample) -> None:
+    def add(self, taken: Sample) -> None:
         """Count a sample, now or when it is read back."""
         self.samples.append(taken)
         if self._base is None or self._base.at_s < self._warmup_s:

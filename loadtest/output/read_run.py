@@ -135,7 +135,7 @@ def _add_server(told: dict[str, Any], path: Path, notes: list[str]) -> None:
     sampler = ServerSampler("", warmup_s=float(told["header"].get("warmup_s") or 0.0))
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            sampler.take(Sample.from_json(line))
+            sampler.add(Sample.from_json(line))
         except ValueError:
             notes.append(f"a line of {path.name} was cut off and is left out")
     metrics = told["metrics"]

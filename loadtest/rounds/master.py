@@ -7,6 +7,7 @@ counted before Locust ends anything. Without workers the one process is master a
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gevent
@@ -30,23 +31,21 @@ from sending.sender_process import SenderProcess
 from traffic.mix import REPLAY
 from traffic.replay import left_out
 
-from rounds import worker as agent
-from rounds.host_clock import HostClocks, Offset, clock_note
+from rounds.host_clock import Offset, clock_note
 from rounds.master_round import RoundWatch
 from rounds.stall import processes, stall_later
-from rounds.workers import dead
+from rounds.worker import DONE, RATE, REPORT, ROUND
+from rounds.workers import Workers
 
 START_AFTER_S = 0.5  # the plans are with all workers by then
 ALONE_AFTER_S = 0.2  # without workers elsewhere
-PREPARE_S = 120.0
-ASK_AGAIN_S = 2.0  # a worker does not hear what comes before Locust's init event
 RATE_CHANGE_AFTER_S = 0.5
 JOIN_S = 15.0
 USERS_S = 60.0
 PROGRESS_S = 5.0
 
 
-class Conductor:
+class Master:
     """One per master, or process without workers. `results` are of the running round so far."""
 
     def __init__(self, environment: Any, sender: SenderProcess) -> None:
@@ -58,18 +57,15 @@ class Conductor:
         self.sampler: ServerSampler | None = None
         self._watch: RoundWatch | None = None
         self._greenlet: Any = None
-        self._prepared: dict[str, str] = {}  # worker id -> its problem
-        self._children: dict[str, int] = {}  # worker id -> its process, of --processes
         self._preparing = False  # until the first round is watched
         self._stopping = False
         self._users = 0
         self._round_number = 0
         self._phase, self._shown_at = "not started", 0.0
         self._trials: list[Trial] = []  # of a search
-        self._clocks = HostClocks(self.runner)
-        self.runner.register_message(agent.PREPARED, self._on_prepared)
-        self.runner.register_message(agent.REPORT, self._on_report)
-        self.runner.register_message(agent.DONE, self._on_done)
+        self._workers = Workers(self.runner)
+        self.runner.register_message(REPORT, self._on_report)
+        self.runner.register_message(DONE, self._on_done)
 
     def start(self) -> None:
         """Locust's test begins."""
@@ -104,7 +100,7 @@ class Conductor:
         if users and rate != watch.rate:
             at = time.time() - watch.started_unix + RATE_CHANGE_AFTER_S
             watch.rate = rate
-            self.runner.send_message(agent.RATE, {"at": at, "rate": rate})
+            self.runner.send_message(RATE, {"at": at, "rate": rate})
             self._changed(f"the rate was changed to {rate:g} requests/s at {at:.0f} s")
 
     @property
@@ -170,7 +166,7 @@ class Conductor:
                 processes(options.stall_pid)
             prepared = self._sender.call("prepare", options, hear=self._show)
             self._show("the workers make their prompts")
-            self._prepare_workers(options)
+            self._workers.prepare(options)
             for sentence in unused(self.environment.parsed_options):
                 say(sentence)
             self._await_users(options)
@@ -263,39 +259,68 @@ class Conductor:
         until_broken: bool = False,
     ) -> RoundWatch:
         """Run one round on all workers; its results are then in `results`."""
-        workers = self._workers()
         self._round_number += 1
-        # Asked for every round: a search takes hours, and clocks are set meanwhile.
-        offsets = self._clocks.offsets(self._workers, self._send)
-        alone = not hasattr(self.runner, "clients")
-        wait_s = ALONE_AFTER_S if alone else START_AFTER_S
-        header = prepared.header(options, rate, time.time() + wait_s, len(workers))
-        self.results = RunResults(header)
+        workers = self._workers.alive()
+        # For every round: a search takes hours, and clocks are set meanwhile.
+        offsets = self._workers.clock_offsets()
+        header = self._begin_output(options, prepared, rate, len(workers), suffix)
         assert self.output is not None
-        self.output.begin(suffix)
-        self.output.write_json(HEADER, header)
-        # A slow disk, which a header waits for, is to make no request late.
-        started = max(float(header["started_unix"]), time.time() + wait_s / 2)
-        header["started_unix"] = started
-        self.sampler = ServerSampler(
+        self.sampler = sampler = ServerSampler(
             metrics_url(options.metrics_url, options.url),
-            started,
+            header["started_unix"],
             options.warmup_s,
             keep=self.output.write_sample,
         )
-        self.sampler.start()
+        sampler.start()
         self._watch = watch = RoundWatch(
             self.runner,
             self.results,
             options,
             self._round_number,
-            set(workers),
-            started,
+            workers,
+            header["started_unix"],
             rate,
             until_broken or options.stop_when_saturated,
             self._workers,
         )
         self._preparing = False
+        self._send_plans(options, header, workers, offsets, prepared.unloaded.references)
+        self._note_circumstances(options, prepared)
+        if self._stopping:  # since the round before, when there was none to stop
+            watch.stop(drain=False)
+        stall = self._stall_later(options, header["started_unix"])
+        try:
+            watch.wait()
+            self._note_left_out(prepared)
+        finally:
+            if stall is not None:
+                stall.kill()
+            sampler.stop()
+            self._watch = None
+        return watch
+
+    def _begin_output(
+        self, options: RunOptions, prepared: Prepared, rate: float, workers: int, suffix: str
+    ) -> dict[str, Any]:
+        """Begin the round's files and results; returns its header."""
+        assert self.output is not None
+        wait_s = START_AFTER_S if self._workers.elsewhere else ALONE_AFTER_S
+        header = prepared.header(options, rate, time.time() + wait_s, workers)
+        self.results = RunResults(header)
+        self.output.begin(suffix)
+        self.output.write_json(HEADER, header)
+        # A slow disk, which a header waits for, must not make requests late.
+        header["started_unix"] = max(header["started_unix"], time.time() + wait_s / 2)
+        return header
+
+    def _send_plans(
+        self,
+        options: RunOptions,
+        header: dict[str, Any],
+        workers: Sequence[str],
+        offsets: Mapping[str, Offset],
+        references: dict[str, str],
+    ) -> None:
         for index, worker in enumerate(workers):
             offset = offsets.get(worker, Offset(0.0, 0.0))
             if note := clock_note(str(index), offset):
@@ -304,64 +329,42 @@ class Conductor:
                 "number": self._round_number,
                 "options": options.to_dict(),
                 "header": header,
-                "started_unix": started + offset.seconds,  # by its own clock
+                "started_unix": header["started_unix"] + offset.seconds,  # by its own clock
                 "index": index,
                 "count": len(workers),
                 "name": str(index),
-                "rate": rate,
-                "references": prepared.unloaded.references,
+                "rate": header["rate"],
+                "references": references,
             }
-            self._send(agent.ROUND, plan, worker)
+            self._workers.send(ROUND, plan, worker)
         if not workers:
             self.results.note("no worker was left: nothing was sent", voids=True)
-        notes = [*unused(self.environment.parsed_options), prepared.unloaded.note]
-        for sentence in filter(None, notes):
-            self.results.note(sentence)
-        there = self.runner.user_count
-        if options.closed_loop and there < options.users:
+
+    def _note_circumstances(self, options: RunOptions, prepared: Prepared) -> None:
+        for sentence in [*unused(self.environment.parsed_options), prepared.unloaded.note]:
+            if sentence:
+                self.results.note(sentence)
+        users = self.runner.user_count
+        if options.closed_loop and users < options.users:
             self.results.note(
-                f"{there} of {options.users} users were there when the load began; the others "
+                f"{users} of {options.users} users were there when the load began; the others "
                 f"came {options.spawn_rate:g} a second (--spawn-rate)"
             )
-        if self._stopping:  # since the round before, when there was none to stop
-            watch.stop(drain=False)
-        stalls = []
-        if times := options.stall_times():
-            self.results.note(f"the server was stopped at {times[0]:g} s for {times[1]:g} s")
-            stalls.append(stall_later(started + times[0], options.stall_pid, times[1]))
-        try:
-            watch.wait()
-            self._tell_left_out(prepared)
-        finally:
-            for greenlet in stalls:
-                greenlet.kill()
-            self.sampler.stop()
-            self._watch = None
-        return watch
 
-    def _tell_left_out(self, prepared: Prepared) -> None:
+    def _stall_later(self, options: RunOptions, started_unix: float) -> Any:
+        """The greenlet that will stop the server, or None."""
+        times = options.stall_times()
+        if times is None:
+            return None
+        at, seconds = times
+        self.results.note(f"the server was stopped at {at:g} s for {seconds:g} s")
+        return stall_later(started_unix + at, options.stall_pid, seconds)
+
+    def _note_left_out(self, prepared: Prepared) -> None:
         traffic = self.results.normal(REPLAY).counts
         sent = traffic["scheduled"] + traffic["warmup"]
         if prepared.recorded and (told := left_out(prepared.recorded, sent, traffic["warmup"])):
             self.results.note(told)
-
-    def _prepare_workers(self, options: RunOptions) -> None:
-        workers = self._workers()
-        self._prepared = {}
-        asked = {"options": options.to_dict(), "asked": time.time()}
-        ask_at = time.monotonic()
-        deadline = ask_at + PREPARE_S
-        while missing := set(workers) & set(self._workers()) - set(self._prepared):
-            now = time.monotonic()
-            if now > deadline:
-                raise OptionError(f"a worker was not prepared within {PREPARE_S:.0f} s")
-            if now >= ask_at:
-                ask_at += ASK_AGAIN_S
-                for worker in missing:
-                    self._send(agent.PREPARE, asked, worker)
-            gevent.sleep(0.05)
-        for problem in filter(None, self._prepared.values()):
-            raise OptionError(problem)
 
     def _await_users(self, options: RunOptions) -> None:
         """All of a closed loop's users, unless they are asked to come one after the other."""
@@ -376,31 +379,12 @@ class Conductor:
                 )
             gevent.sleep(0.05)
 
-    def _workers(self) -> list[str]:
-        clients = getattr(self.runner, "clients", None)
-        if clients is None:
-            return [self.runner.client_id]
-        gone = dead(self._children.items())
-        alive = [each.id for each in clients.all if each.state != "missing" and each.id not in gone]
-        return sorted(alive, key=self.runner.get_worker_index)
-
-    def _send(self, name: str, data: dict[str, Any], worker: str) -> None:
-        if hasattr(self.runner, "clients"):
-            self.runner.send_message(name, data, worker)
-        else:
-            self.runner.send_message(name, data)
-
     def _end(self, code: int, text: str) -> None:
         self._phase = text if code in (EXIT_BAD_INPUT, EXIT_LEFT) else "ended"
         (complain if code == EXIT_BAD_INPUT else say)(text)
         self.environment.process_exit_code = code
         web = getattr(self.environment, "web_ui", None)
         gevent.spawn(self.runner.stop if web else self.runner.quit)
-
-    def _on_prepared(self, environment: Any, msg: Any, **_: Any) -> None:
-        self._prepared[msg.data["id"]] = msg.data["problem"]
-        if process := msg.data["process"]:
-            self._children[msg.data["id"]] = process
 
     def _on_report(self, environment: Any, msg: Any, **_: Any) -> None:
         watch = self._watch

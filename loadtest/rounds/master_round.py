@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gevent
@@ -16,7 +16,8 @@ from searches.rate_trial import allowed_late, needed
 from traffic.arrivals import RateCurve, count_before, unit_arrivals
 from traffic.mix import chosen
 
-from rounds import worker as agent
+from rounds.worker import STOP
+from rounds.workers import Workers
 
 POLL_S = 0.2
 PROGRESS_S = 5.0
@@ -32,11 +33,11 @@ class RoundWatch:
         results: RunResults,
         options: RunOptions,
         number: int,
-        workers: set[str],
+        running: Iterable[str],
         started_unix: float,
         rate: float,
         until_broken: bool,
-        alive: Callable[[], Collection[str]],
+        workers: Workers,
     ) -> None:
         self.number = number
         self.options = options
@@ -45,9 +46,9 @@ class RoundWatch:
         self.until_broken = until_broken
         self.broken = ""  # the sentence that says which SLO cannot hold any more
         self._runner = runner
-        self._alive = alive
+        self._workers = workers
         self._results = results
-        self._running = set(workers)
+        self._running = set(running)
         self._gauges: dict[str, Mapping[str, Any]] = {}
         self._stopped_at: float | None = None
         self._planned = self._planned_requests(rate) if until_broken else {}
@@ -74,7 +75,7 @@ class RoundWatch:
             measured = max(self._stopped_at - self.options.warmup_s, 0.0)
             self._results.header["duration_s"] = measured
             self._results.note(f"the load was ended at {self._stopped_at:.0f} s")
-        self._runner.send_message(agent.STOP, {"drain": drain})
+        self._runner.send_message(STOP, {"drain": drain})
 
     def phase(self) -> str:
         """For people: where the round is."""
@@ -122,15 +123,15 @@ class RoundWatch:
         say(progress_line(self._results, self.now(), in_flight))
 
     def _miss_dead(self) -> None:
-        for worker in sorted(self._running - set(self._alive())):
+        for worker in sorted(self._running - set(self._workers.alive())):
             self._running.discard(worker)
             self._miss(worker)
 
     def _miss(self, worker: str, why: str = "") -> None:
-        index = self._runner.get_worker_index(worker) if hasattr(self._runner, "clients") else 0
         because = f", {why}" if why else ""
+        name = self._workers.index(worker)
         self._results.note(
-            f"worker {index} died at {self.now():.0f} s{because}: its part of the load is missing",
+            f"worker {name} died at {self.now():.0f} s{because}: its part of the load is missing",
             voids=True,
         )
 

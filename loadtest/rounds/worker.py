@@ -24,7 +24,7 @@ RATE, STOP = "llama_rate", "llama_stop"
 LEAVE_S = 5.0
 
 
-class Agent:
+class Worker:
     """One per Locust process whose sender sends requests."""
 
     def __init__(self, environment: Any, sender: SenderProcess) -> None:

@@ -44,7 +44,7 @@ class HealthSampler:
         """What comes now is the drain: not counted."""
         self._stopped = True
 
-    def take(self) -> WorkerHealth:
+    def collect(self) -> WorkerHealth:
         """Since the last call."""
         health, self._health = self._health, WorkerHealth()
         return health

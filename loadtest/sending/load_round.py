@@ -20,7 +20,7 @@ from traffic.workloads import Conversation, Turn
 from sending import sdk
 from sending.client_health import HealthSampler
 from sending.messages import Report, RoundPlan
-from sending.request import UNFINISHED, Clock, Exchange, history_with
+from sending.request import UNFINISHED, Clock, LoadRequest, history_with
 from sending.source import LoadSource
 
 LONGEST_SLEEP_S = 0.25  # a change of the rate is heard of at least as often
@@ -46,7 +46,7 @@ class LoadRound:
         self._tasks: set[asyncio.Task[None]] = set()  # conversations
         self._users: set[asyncio.Task[None]] = set()
         self._most_users = 0
-        self._running: dict[str, Exchange] = {}
+        self._running: dict[str, LoadRequest] = {}
         self._closed_number = plan.index
         self._leaving = False
         self._slos = self._delta.slos
@@ -81,11 +81,11 @@ class LoadRound:
         while self.plan.options.closed_loop and len(self._users) < users:
             self._spawn(self._users, self._user())
 
-    def take(self) -> Report:
+    def collect(self) -> Report:
         """Since the last call."""
         report = Report(self._delta, self._lines, self._events, self.gauges())
         self._delta, self._lines, self._events = RunResults(dict(self.plan.header)), [], []
-        report.results.workers[self.plan.name] = self.health.take()
+        report.results.workers[self.plan.name] = self.health.collect()
         return report
 
     def gauges(self) -> dict[str, Any]:
@@ -158,21 +158,21 @@ class LoadRound:
         for part, journey in enumerate(journeys_of(number, options.seed, shares)):
             request_id = f"{options.seed}-{self.plan.number}-{number}-{part}"
             turns = self._source.turns(number, conversation, journey)
-            exchange = Exchange(f"{request_id}-0", turns[0], journey, due, conversation.workload)
+            request = LoadRequest(f"{request_id}-0", turns[0], journey, due, conversation.workload)
             if len(self._running) >= options.max_in_flight:
-                exchange.error_class = ANSWER_LIMIT
-                exchange.error = f"{options.max_in_flight} requests were in flight already"
-                self._over(exchange, "", 0)
+                request.error_class = ANSWER_LIMIT
+                request.error = f"{options.max_in_flight} requests were in flight already"
+                self._over(request, "", 0)
                 continue
-            self._running[exchange.request_id] = exchange  # now: its task may never begin
-            work = self._converse(request_id, exchange, turns, conversation)
+            self._running[request.request_id] = request  # now: its task may never begin
+            work = self._converse(request_id, request, turns, conversation)
             spawned.append(self._spawn(self._tasks, work))
         return spawned
 
     async def _converse(
         self,
         request_id: str,
-        exchange: Exchange,
+        request: LoadRequest,
         turns: tuple[Turn, ...],
         conversation: Conversation,
     ) -> None:
@@ -184,33 +184,33 @@ class LoadRound:
                 await self._wait_until(lambda due=due: due)  # type: ignore[misc]
                 if due >= self.end_s:
                     return
-                exchange = Exchange(
-                    f"{request_id}-{place}", turn, exchange.journey, due, conversation.workload
+                request = LoadRequest(
+                    f"{request_id}-{place}", turn, request.journey, due, conversation.workload
                 )
-                self._running[exchange.request_id] = exchange
+                self._running[request.request_id] = request
             messages = history_with(history, turn, conversation.chat)
             try:
-                await exchange.perform(self._client, self.clock, messages)
+                await request.perform(self._client, self.clock, messages)
             finally:
-                del self._running[exchange.request_id]
-                self._over(exchange, self._reference(turn), place)
-            if exchange.error_class or exchange.left:
+                del self._running[request.request_id]
+                self._over(request, self._reference(turn), place)
+            if request.error_class or request.left:
                 return
-            history = [*messages, {"role": "assistant", "content": exchange.answer.text}]
+            history = [*messages, {"role": "assistant", "content": request.answer.text}]
 
     def _reference(self, turn: Turn) -> str | None:
         """As `checks.wrong` takes it."""
         checked = self.plan.options.text_check
         return self.plan.references.get(turn.key, "") if checked else None
 
-    def _over(self, exchange: Exchange, reference: str | None, turn: int) -> None:
+    def _over(self, request: LoadRequest, reference: str | None, turn: int) -> None:
         ended = self.clock.now()
-        if self._leaving and exchange.error_class == UNFINISHED:
+        if self._leaving and request.error_class == UNFINISHED:
             # Left because the run was interrupted: nobody's failure.
-            exchange.error_class, exchange.error, exchange.left = "", "", True
-        record = exchange.record(
+            request.error_class, request.error, request.left = "", "", True
+        record = request.record(
             ended_at=ended,
-            phase=self._phase(exchange.scheduled_at, ended),
+            phase=self._phase(request.scheduled_at, ended),
             worker=self.plan.name,
             reference=reference,
             turn=turn,
@@ -237,9 +237,9 @@ class LoadRound:
     def _count_unsent(self) -> None:
         """Requests whose tasks were cancelled before they had begun."""
         for request_id in list(self._running):
-            exchange = self._running.pop(request_id)
-            exchange.error_class, exchange.error = UNFINISHED, NEVER_SENT
-            self._over(exchange, "", 0)
+            request = self._running.pop(request_id)
+            request.error_class, request.error = UNFINISHED, NEVER_SENT
+            self._over(request, "", 0)
 
 
 def _event(record: RequestRecord) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class Clock:
 
 
 @dataclass(slots=True)
-class Exchange:
+class LoadRequest:
     """What is known of a request while it runs; `record()` when it is over."""
 
     request_id: str

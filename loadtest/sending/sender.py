@@ -90,7 +90,7 @@ class Sender:
             await current.run()
         finally:
             reporter.cancel()
-            hear(current.take())
+            hear(current.collect())
             self._round = None
 
     async def set_users(self, hear: Hear, users: int) -> None:
@@ -134,7 +134,7 @@ class Sender:
 async def _report_on(current: LoadRound, hear: Callable[[Report], None]) -> None:
     while True:
         await asyncio.sleep(REPORT_S)
-        hear(current.take())
+        hear(current.collect())
 
 
 async def main() -> None:

@@ -30,7 +30,7 @@ from traffic.workloads import Conversation
 from sending import sdk
 from sending.check_answer import digest, is_greedy
 from sending.messages import Unloaded
-from sending.request import Clock, Exchange, history_with
+from sending.request import Clock, LoadRequest, history_with
 
 AT_ONCE = 8
 MOST_S = 60.0
@@ -108,15 +108,15 @@ async def _texts(conversation: Conversation, client: sdk.Client) -> list[str]:
         if not is_greedy(turn.options):
             continue
         messages = history_with(history, turn, conversation.chat)
-        exchange = Exchange(f"unloaded-{turn.key}", turn, Journey(), clock.now())
-        await exchange.perform(client, clock, messages)
-        if exchange.error_class:
+        request = LoadRequest(f"unloaded-{turn.key}", turn, Journey(), clock.now())
+        await request.perform(client, clock, messages)
+        if request.error_class:
             raise ValueError(
                 f"before the load, prompt {turn.key} has no answer: "
-                f"{exchange.error} ({exchange.error_class})"
+                f"{request.error} ({request.error_class})"
             )
-        digests.append(digest(exchange.answer.text))
-        history = [*messages, {"role": "assistant", "content": exchange.answer.text}]
+        digests.append(digest(request.answer.text))
+        history = [*messages, {"role": "assistant", "content": request.answer.text}]
     return digests
 
 

@@ -20,7 +20,7 @@ from figures.record import RequestRecord
 from figures.slo import good, parse_slo, parse_slos
 from sending.load_round import LoadRound
 from sending.messages import RoundPlan
-from sending.request import Exchange
+from sending.request import LoadRequest
 from sending.source import LoadSource
 from traffic.arrivals import Schedule, unit_arrivals
 from traffic.faults import Journey
@@ -216,6 +216,6 @@ def test_what_waits_is_late_for_its_own_workloads_limit_alone() -> None:
     current = LoadRound(plan, mixed(), cast(Any, None))
     for number, workload in enumerate(["chat", "64/8", "64/8"]):
         turn = next(mixed().mix.distinct_conversations()).turns[0]
-        waiting = Exchange(f"{number}", turn, Journey(), 5.0, workload)
+        waiting = LoadRequest(f"{number}", turn, Journey(), 5.0, workload)
         current._running[waiting.request_id] = waiting
     assert current.gauges()["overdue"] == {slos[0]: 3, slos[1]: 0, slos[2]: 1}

@@ -468,12 +468,12 @@ BROKEN_TABLE = f"""
 import sys
 sys.path[:0] = [{str(ROOT / "loadtest")!r}]
 from locustfile import *
-from rounds import master as conductor
+from rounds import master
 
 def broken(summary):
     raise RuntimeError("no table today")
 
-conductor.run_table = broken
+master.run_table = broken
 """
 
 
@@ -493,16 +493,16 @@ DEAF_AT_FIRST = f"""
 import sys
 sys.path[:0] = [{str(ROOT / "loadtest")!r}]
 from locustfile import *
-from locustfile import Agent
+from locustfile import Worker
 
-said, hears = [], Agent._prepare
+said, hears = [], Worker._prepare
 
 def deaf(self, environment, msg, **more):
     if said:
         hears(self, environment, msg, **more)
     said.append(msg)
 
-Agent._prepare = deaf
+Worker._prepare = deaf
 """
 
 

@@ -165,7 +165,7 @@ def test_a_rare_workload_has_its_own_objective() -> None:
 def server(
     capacity: float, seconds: float, most_s: float = math.inf
 ) -> Callable[[float, bool], Trial]:
-    """A step as the conductor runs it, of a server that holds `capacity` requests/s."""
+    """A step as the master runs it, of a server that holds `capacity` requests/s."""
 
     def trial(rate: float, whole: bool) -> Trial:
         lasts = max(seconds, 100 / rate) if whole else seconds

@@ -11,7 +11,7 @@ import pytest
 from command_line.options import RunOptions
 from sending import unloaded
 from sending.messages import Unloaded
-from sending.request import Clock, Exchange
+from sending.request import Clock, LoadRequest
 from sending.sdk import Client
 from sending.source import LoadSource
 from sending.unloaded import AT_ONCE, UnloadedCache, server_identity, unloaded_texts
@@ -149,6 +149,6 @@ def test_a_server_is_known_by_its_engine_and_its_start(replay_server: ServerProc
 def test_a_refusal_is_told_to_its_end() -> None:
     """The client names every option that there is, and then the wrong one."""
     turn = Turn(key="0", prompt="Hi", messages=(), max_tokens=1, options={"nope": 1})
-    exchange = Exchange("0", turn, Journey(), 0.0)
-    asyncio.run(exchange.perform(Client("127.0.0.1:1"), Clock(0.0), []))
-    assert exchange.error.endswith("not 'nope'")
+    request = LoadRequest("0", turn, Journey(), 0.0)
+    asyncio.run(request.perform(Client("127.0.0.1:1"), Clock(0.0), []))
+    assert request.error.endswith("not 'nope'")

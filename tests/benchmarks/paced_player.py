@@ -56,9 +56,8 @@ class Player(grpc.GenericRpcHandler):
             yield self._one if number < tokens - 1 else self._last
 
 
-async def serve(options: argparse.Namespace) -> None:
+async def serve(player: Player, times: Path) -> None:
     """Print the port, serve until the standard input ends, write the times."""
-    player = Player(options.file, options.first_s, options.gap_s)
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((player,))
     print(server.add_insecure_port("127.0.0.1:0"), flush=True)
@@ -66,7 +65,7 @@ async def serve(options: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     await loop.run_in_executor(None, input)
     await server.stop(None)
-    options.times.write_text(json.dumps(player.times), encoding="utf-8")
+    times.write_text(json.dumps(player.times), encoding="utf-8")
 
 
 def main() -> None:
@@ -76,7 +75,9 @@ def main() -> None:
     parser.add_argument("times", type=Path)
     parser.add_argument("--first-s", type=float, required=True)
     parser.add_argument("--gap-s", type=float, required=True)
-    asyncio.run(serve(parser.parse_args()))
+    options = parser.parse_args()
+    player = Player(options.file, options.first_s, options.gap_s)
+    asyncio.run(serve(player, options.times))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Steps an engine, of whatever runtime, and collects what its requests get."""
+"""Steps an engine of any runtime and collects its answers."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ class LibrarySuite:
         said = f"{self.library} sent a response of another kind ({error.__name__}: "
         assert answers[1].error.startswith(said)
         assert answers[2].tokens == expected
-        eventually(lambda: rig.worker.counts == (0, 0), "the library has let go of it")
+        eventually(lambda: rig.worker.counts == (0, 0), "the library has dropped it")
 
     def test_a_failed_abort_does_not_end_the_engine(
         self, started: Start, monkeypatch: pytest.MonkeyPatch
@@ -272,8 +272,8 @@ class ReportedDeathSuite(LibrarySuite):
             self.ask(rig, 1, 4, 100)
         else:
             rig.worker.dead = True
-        told = rf"{self.library}('s workers are dead| has failed: .*(signal 9|EngineCore))"
-        with pytest.raises(EngineLost, match=told):
+        message = rf"{self.library}('s workers are dead| has failed: .*(signal 9|EngineCore))"
+        with pytest.raises(EngineLost, match=message):
             eventually(lambda: bool(rig.engine.step()) and False, "the death is noticed")
 
     @pytest.mark.parametrize(

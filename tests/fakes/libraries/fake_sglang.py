@@ -115,7 +115,7 @@ class Package:
 
 
 class State:
-    """Of one request, in the tokenizer manager."""
+    """One request in the tokenizer manager."""
 
     def __init__(self) -> None:
         self.outputs: asyncio.Queue[dict[str, Any]] = asyncio.Queue()

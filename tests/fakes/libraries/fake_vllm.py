@@ -36,11 +36,11 @@ class VLLMValidationError(VLLMClientError):
 
 
 class GenerationError(Exception):
-    """Of one request: its engine could not go on with it. 0.33 raises it as it is."""
+    """The engine could not go on with one request. 0.33 raises it as it is."""
 
 
 class GracefulHTTPError(Exception):
-    """Of one request: it is not admitted."""
+    """One request is not admitted."""
 
 
 class EngineGenerateError(Exception):

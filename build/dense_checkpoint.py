@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,12 +21,18 @@ import numpy.typing as npt
 from checkpoints.check import e4m3_values
 from checkpoints.layout import BLOCK
 from checkpoints.llama_config import plain_config
-from checkpoints.manifest import copy_small_files
 from checkpoints.nvfp4 import Checkpoint, open_checkpoint
 from checkpoints.safetensors_file import SINGLE_SHARD, header_bytes
 from host.console import BuildError, Phase, run_script, say
 from host.output_folder import written_whole
 
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+)
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 WHOLE = "config.json"  # written last
 
@@ -38,7 +45,9 @@ def write_dense_checkpoint(source: Path, output: Path) -> None:
     layout = _layout(checkpoint)
     total = sum(2 * int(np.prod(shape)) for _, shape in layout)
     with written_whole(output, WHOLE, total) as folder:
-        copy_small_files(source, folder)
+        for name in TOKENIZER_FILES:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, folder / name)
         with (
             Phase("writing the weights in BF16", total) as phase,
             (folder / SINGLE_SHARD).open("wb") as file,

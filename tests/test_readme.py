@@ -168,7 +168,7 @@ def test_make_engine_and_make_serve() -> None:
             eventually(client.is_ready, "the server of 'make serve' is ready")
             assert "Paris" in client.generate("The capital of France is", max_tokens=8).text
     finally:
-        # Like Ctrl-C in a terminal, which reaches make and what it runs.
+        # As Ctrl-C in a terminal: to make and to what it runs.
         os.killpg(process.pid, 2)
         process.wait(LIMIT_S)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,7 +32,6 @@ OPTIONAL = (
     "chat_template.json",
     INDEX,
 )
-WEIGHTS_FILES = ("config.json", "hf_quant_config.json", INDEX)  # they describe the weights
 TEMPLATES = "additional_chat_templates"  # a folder of NAME.jinja
 MEMORY = "checkpoint_files.json"  # in an engine's folder: the files that its digest covers
 LEGAL = ("license", "licence", "notice", "use_policy")  # how such files' names begin
@@ -79,18 +77,6 @@ def small_files(directory: Path) -> list[str]:
     """The small files of a folder, broken links included."""
     paths = [*directory.iterdir(), *(directory / TEMPLATES).glob("*.jinja")]
     return sorted(filter(is_small_file, (path.relative_to(directory).as_posix() for path in paths)))
-
-
-def copied_files(directory: Path) -> list[str]:
-    """The small files that a model with other weights gets unchanged: tokenizer, licence, ..."""
-    return [name for name in small_files(directory) if name not in WEIGHTS_FILES]
-
-
-def copy_small_files(directory: Path, output: Path) -> None:
-    """Copy them into the folder `output`."""
-    for name in copied_files(directory):
-        (output / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(directory / name, output / name)
 
 
 def check_needed(where: str, names: Iterable[str]) -> None:

@@ -16,13 +16,17 @@ from engine_config import (
     load_engine_config,
     parse_section,
 )
-from token_engine.cgroup_memory import CGROUPS, OWN_GROUPS, memory_limits
-from token_engine.checkpoint_kv_scales import check_kv_scales
-from token_engine.checkpoint_quantization import marlin_note
+from token_engine.checks import marlin_note
 from token_engine.interface import EngineLoadError
 from token_engine.openvino_runtime.cpu_isa import find_cpu_isa
 from token_engine.openvino_runtime.library import import_openvino
-from token_engine.openvino_runtime.memory import ModelShape
+from token_engine.openvino_runtime.memory import (
+    CGROUPS,
+    OWN_GROUPS,
+    ModelShape,
+    available_bytes,
+    memory_limits,
+)
 from token_engine.openvino_runtime.options import (
     AUTO,
     KV_BLOCK_TOKENS,
@@ -31,9 +35,9 @@ from token_engine.openvino_runtime.options import (
     OpenVinoOptions,
 )
 from token_engine.openvino_runtime.precision import Settled, settle
-from token_engine.openvino_runtime.requirements import available_bytes
 from token_engine.registry import RUNTIMES
 from token_engine.replay import ReplayOptions
+from token_engine.sglang_runtime.kv_scales import check_kv_scales
 from token_engine.sglang_runtime.options import CONTEXT_RESERVE, SglangOptions
 from token_engine.tensorrt_llm_runtime.options import TensorRtLlmOptions
 from token_engine.vllm_runtime.options import VllmOptions

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,6 @@ from typing import Any
 import modelopt.torch.quantization as mtq
 import torch
 from checkpoints.layout import linear_shapes
-from checkpoints.manifest import copy_small_files
 from host.console import BuildError, Phase, say
 from modelopt.torch.export import export_hf_checkpoint
 from modelopt.torch.quantization.qtensor import NVFP4QTensor
@@ -97,7 +97,9 @@ def export(model: Llama, source: SourceModel, folder: Path) -> None:
     config = json.loads((source.directory / "config.json").read_text(encoding="utf-8"))
     config["quantization_config"] = written["quantization_config"]
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    copy_small_files(source.directory, folder)
+    for name in source.copied_files:
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source.directory / name, folder / name)
 
 
 @contextlib.contextmanager

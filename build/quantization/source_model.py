@@ -9,11 +9,14 @@ from pathlib import Path
 
 from checkpoints.layout import TensorKind, expected_tensors, layer_prefix, linear_shapes
 from checkpoints.llama_config import LlamaConfig, load_llama_config
-from checkpoints.manifest import NEEDED, copied_files, shard_names
+from checkpoints.manifest import NEEDED, shard_names, small_files
 from checkpoints.nvfp4 import HEAD, has_own_head
 from checkpoints.safetensors_file import StoredTensor, read_shards
 from host.console import BuildError
 from host.json_document import read_json
+
+# Written by the export, not copied from the source.
+REWRITTEN = ("config.json", "hf_quant_config.json", "model.safetensors.index.json")
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,14 @@ class SourceModel:
         """Bytes of all tensors."""
         return sum(tensor.data.size for tensor in self.tensors.values())
 
+    @property
+    def copied_files(self) -> list[str]:
+        """The files that the quantized model gets unchanged: tokenizer, licence, ..."""
+        return [name for name in small_files(self.directory) if name not in REWRITTEN]
+
     def fingerprint(self) -> dict[str, list[int]]:
         """File -> size and mtime (ns) of everything that the result is made of."""
-        names = ["config.json", *copied_files(self.directory), *shard_names(self.directory)]
+        names = ["config.json", *self.copied_files, *shard_names(self.directory)]
         facts = {name: (self.directory / name).stat() for name in names}
         return {name: [fact.st_size, fact.st_mtime_ns] for name, fact in facts.items()}
 

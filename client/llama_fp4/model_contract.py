@@ -49,7 +49,9 @@ class Contract:
     name: str
     streaming: str  # the input that asks for a response for each token
     renamed: Mapping[str, str] = field(default_factory=dict)  # option -> input
-    always: Mapping[str, Any] = field(default_factory=dict)  # inputs sent unless the caller did
+    always: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # inputs sent unless the caller chose another value
     parameters: Mapping[str, bool | str | int] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()  # requested if the model has them
     cumulative: bool = False

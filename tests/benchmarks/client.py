@@ -1,4 +1,4 @@
-"""What a streamed response costs the client's process, beside the stubs that it is built on.
+"""What a streamed response costs the client's process: our client beside what it is built on.
 
 Every client reads the same answers, from a process of its own; what is counted is that process's
 CPU time. The answers are the ensemble's on the replay engine, recorded, and played back by a server
@@ -31,7 +31,7 @@ from tests.support.deployments import make_deployment
 
 STREAMS = 16
 TOKENS = 1500
-# name -> (what it is compared with, its goal in microseconds)
+# name -> (what it is measured against, microseconds that it may cost)
 LIMITS = {"AsyncClient": ("raw aio stub", 60.0), "Client": ("raw stub", 110.0)}
 
 

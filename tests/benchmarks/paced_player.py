@@ -56,8 +56,9 @@ class Player(grpc.GenericRpcHandler):
             yield self._one if number < tokens - 1 else self._last
 
 
-async def serve(player: Player, times: Path) -> None:
+async def serve(options: argparse.Namespace) -> None:
     """Print the port, serve until the standard input ends, write the times."""
+    player = Player(options.file, options.first_s, options.gap_s)
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((player,))
     print(server.add_insecure_port("127.0.0.1:0"), flush=True)
@@ -65,7 +66,7 @@ async def serve(player: Player, times: Path) -> None:
     loop = asyncio.get_running_loop()
     await loop.run_in_executor(None, input)
     await server.stop(None)
-    times.write_text(json.dumps(player.times), encoding="utf-8")
+    options.times.write_text(json.dumps(player.times), encoding="utf-8")
 
 
 def main() -> None:
@@ -75,9 +76,7 @@ def main() -> None:
     parser.add_argument("times", type=Path)
     parser.add_argument("--first-s", type=float, required=True)
     parser.add_argument("--gap-s", type=float, required=True)
-    options = parser.parse_args()
-    player = Player(options.file, options.first_s, options.gap_s)
-    asyncio.run(serve(player, options.times))
+    asyncio.run(serve(parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -29,8 +29,7 @@ from host.console import BuildError, run_script, say
 from token_engine.interface import GenerationRequest, TokenEngine
 from token_engine.openvino_runtime import engine as openvino_engine
 from token_engine.openvino_runtime.cpu_isa import LIMITS
-from token_engine.openvino_runtime.mapped_files import release_mapped_file
-from token_engine.openvino_runtime.requirements import read_shape
+from token_engine.openvino_runtime.memory import read_shape, release_mapped_file
 
 from tests.support.processes import memory_mib
 
@@ -54,8 +53,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.child:
         precision, kv_cache = options.child
-        figures = measure(options.engine, precision, kv_cache, options.steps)
-        print(json.dumps(figures), flush=True)
+        told = measure(options.engine, precision, kv_cache, options.steps)
+        print(json.dumps(told), flush=True)
         return
     streams = ", ".join(map(str, STREAMS))
     say(
@@ -63,42 +62,42 @@ def main() -> None:
         "cores' seconds a step | load, warm-up s | PSS MiB | KV cache GiB |"
     )
     for isa, precision, kv_cache in lines(options.only):
-        say(_row(isa, precision, kv_cache, options.engine, options.steps))
+        say(_row(isa, precision, kv_cache, options))
 
 
 def lines(only: str) -> Iterator[tuple[str, str, str]]:
-    """(limit, arithmetic, KV cache) of each line that this CPU can run; raises `BuildError`."""
-    possible = []
+    """(limit, arithmetic, KV cache) of what there is to measure here; raises `BuildError`."""
+    told = []
     for isa in ISAS:
         cpu = find_cpu_isa(environment={LIMITS[0]: isa})
         if isa and not cpu.limit:
             continue  # this CPU has no more than that
         for precision, kv_cache in PAIRS:
             if precision == "f32" or cpu.has_bf16:
-                possible.append((isa, precision, kv_cache))
-    chosen = [line for line in possible if only in ("", "/".join(line))]
+                told.append((isa, precision, kv_cache))
+    chosen = [line for line in told if only in ("", "/".join(line))]
     if not chosen:
-        known = ", ".join("/".join(line) for line in possible)
-        raise BuildError(f"--only must be one of {known}, not {only!r}")
+        known = ", ".join("/".join(line) for line in told)
+        raise BuildError(f"--only is {only!r}, it must be one of {known}")
     yield from chosen
 
 
-def _row(isa: str, precision: str, kv_cache: str, engine: Path, steps: int) -> str:
+def _row(isa: str, precision: str, kv_cache: str, options: argparse.Namespace) -> str:
     environment = {**os.environ, **dict.fromkeys(LIMITS, isa)} if isa else dict(os.environ)
-    command = [sys.executable, "-m", "tests.benchmarks.precisions", "--engine", str(engine)]
-    command += ["--steps", str(steps), "--child", precision, kv_cache]
+    command = [sys.executable, "-m", "tests.benchmarks.precisions", "--engine", str(options.engine)]
+    command += ["--steps", str(options.steps), "--child", precision, kv_cache]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
     name = str(find_cpu_isa(environment=environment)).partition(" (")[0]
     head = f"| {name:<12}| {precision} | {kv_cache} |"
     if done.returncode:
         return f"{head} failed: exit code {done.returncode}"
-    figures = json.loads(done.stdout.splitlines()[-1])
-    rates = ", ".join(f"{rate:.1f}" for rate in figures["rates"])
-    cores = ", ".join(f"{seconds:.2f}" for seconds in figures["cores"])
-    before, after = figures["pss"]
+    told = json.loads(done.stdout.splitlines()[-1])
+    rates = ", ".join(f"{rate:.1f}" for rate in told["rates"])
+    cores = ", ".join(f"{seconds:.2f}" for seconds in told["cores"])
+    before, after = told["pss"]
     return (
-        f"{head} {rates} | {cores} | {figures['load']:.0f}, {figures['warm']:.0f} | "
-        f"{before:,.0f}, then {after:,.0f} | {figures['kv']:.1f} |"
+        f"{head} {rates} | {cores} | {told['load']:.0f}, {told['warm']:.0f} | {before:,.0f}, then "
+        f"{after:,.0f} | {told['kv']:.1f} |"
     )
 
 

@@ -187,10 +187,10 @@ def profile(folder: Path, text: str) -> str:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("attn_backend = 'flashinfer'", "attn_backend is 'flashinfer', allowed is one of 'TRTLLM'"),
+        ("attn_backend = 'flashinfer'", "attn_backend is 'flashinfer' and must be one of 'TRTLLM'"),
         ("tensor_parallel = 2", "unknown key 'tensor_parallel'; did you mean"),
         ("kv_cache_config.fraction = 0.5", "kv_cache_config has the unknown key 'fraction'"),
-        ("tensor_parallel_size = 'two'", "tensor_parallel_size is 'two', allowed is a JSON int"),
+        ("tensor_parallel_size = 'two'", "tensor_parallel_size is 'two' and must be a JSON int"),
     ],
 )
 def test_a_mistake_in_a_profiles_options_is_named(tmp_path: Path, options: str, words: str) -> None:

@@ -187,7 +187,7 @@ def test_a_runtime_without_log_probabilities_is_named(
     result = verify(replay_server, reference)
     assert "tokens differ where the reference is sure" in failure(result)
     assert "not compared: log-probabilities and perplexity (" in result.stdout
-    assert "the replay runtime allows only false" in result.stdout
+    assert "with the replay runtime it must be false" in result.stdout
 
 
 def test_another_checkpoint_is_refused_before_any_request(

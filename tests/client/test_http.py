@@ -24,7 +24,6 @@ from llama_fp4 import (
     Cancelled,
     Chunk,
     Client,
-    ClientClosed,
     ConnectError,
     ConnectTimeout,
     FirstTokenTimeout,
@@ -127,18 +126,6 @@ def test_the_connection_is_closed_when_its_async_call_is_left() -> None:
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         asyncio.run(main())
-
-
-def test_closing_before_a_call_has_begun() -> None:
-    async def main() -> None:
-        transport = HttpAioTransport(Connection("127.0.0.1:9"))
-        closing = asyncio.ensure_future(transport.close())  # runs before the call's own task
-        call = await transport.start(REQUEST, None)
-        with pytest.raises(ClientClosed):
-            await call.read()
-        await closing
-
-    asyncio.run(main())
 
 
 def test_300_calls_wait_at_once() -> None:

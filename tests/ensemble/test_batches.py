@@ -140,7 +140,7 @@ def test_more_sequences_than_the_server_admits_are_refused(replay_server: Server
     arrays = batch(["a"] * 64, [5] * 64, num_return_sequences=column([16] * 64))
     code, message = failure(lambda: list(stream(replay_server, "ensemble", arrays)))
     assert code == "INVALID_ARG"  # and not UNAVAILABLE: to try again is of no use
-    assert "make 1024 sequences, allowed are" in message
+    assert "make 1024 sequences and must make at most" in message
 
 
 def test_unary_batches_at_once_are_all_answered(replay_server: ServerProcess) -> None:

@@ -174,9 +174,7 @@ def test_an_http_client_that_goes_away_is_noticed_at_the_next_write(
     wait_until_the_engine_rests(paced_server)
 
 
-def test_a_timeout_ends_the_text_with_what_there_is(
-    paced_server: ServerProcess, paced_client: Client
-) -> None:
+def test_a_timeout_keeps_the_text_so_far(paced_server: ServerProcess, paced_client: Client) -> None:
     chunks = list(paced_client.stream("Hello there", max_tokens=LONG, timeout_ms=500))
     assert chunks[-1].finish_reason == "timeout"
     made = sum(chunk.num_output_tokens for chunk in chunks)
@@ -218,7 +216,7 @@ def test_a_call_of_our_client_that_is_too_late_frees_its_slot(
 def test_a_stop_request_needs_an_id(paced_server: ServerProcess) -> None:
     names = ("input_ids", "input_lengths", "request_output_len")
     stop = {**{name: np.ones((1, 1), np.int32) for name in names}, "stop": np.array([[True]])}
-    with pytest.raises(Exception, match="stop is true, allowed only with a request id"):
+    with pytest.raises(Exception, match="stop is true and must come with a request id"):
         list(stream(paced_server, "tensorrt_llm", stop))
 
 

@@ -124,7 +124,7 @@ def test_every_input_and_every_change_is_asked_about() -> None:
     assert min(changes.values()) > 20
 
 
-FINE = Outcome("INVALID_ARGUMENT", "[INVALID_ARG] top_k is -1, allowed is at least 0", finals=1)
+FINE = Outcome("INVALID_ARGUMENT", "[INVALID_ARG] top_k is -1 and must be at least 0", finals=1)
 WRONG = {
     "the code is INTERNAL": replace(FINE, code="INTERNAL", message="[INTERNAL] oh"),
     "the code is UNKNOWN": replace(FINE, code="UNKNOWN"),

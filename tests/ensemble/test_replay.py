@@ -147,16 +147,19 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"max_tokens": 1}, "neither of text_input and messages is given"),
     ({"text_input": "a", "messages": "[]", "max_tokens": 1}, "both of text_input and messages"),
     ({"text_input": "a"}, "max_tokens is missing, it is required with text_input"),
-    ({"text_input": "a", "max_tokens": 0}, "max_tokens is 0, allowed is at least 1"),
+    ({"text_input": "a", "max_tokens": 0}, "max_tokens is 0 and must be at least 1"),
     ({"text_input": "a", "max_tokens": -5}, "max_tokens is -5"),
-    ({"text_input": "a", "max_tokens": 9999}, "allowed are 2048 together"),
-    ({"messages": "x", "max_tokens": 1}, "messages is not JSON"),
-    ({"messages": '[{"role":"x","content":""}]', "max_tokens": 1}, "allowed is one of system"),
+    ({"text_input": "a", "max_tokens": 9999}, "must make at most 2048"),
+    ({"messages": "x", "max_tokens": 1}, "messages must be JSON"),
+    ({"messages": '[{"role":"x","content":""}]', "max_tokens": 1}, "must be one of system"),
     ({"text_input": "a", "max_tokens": 1, "temperature": -1.0}, "temperature is -1"),
     ({"text_input": "a", "max_tokens": 1, "temperature": float("nan")}, "temperature is nan"),
     ({"text_input": "a", "max_tokens": 1, "top_p": 1.5}, "top_p is 1.5"),
     ({"text_input": "a", "max_tokens": 1, "top_k": -3}, "top_k is -3"),
-    ({"text_input": "a", "max_tokens": 1, "stop_words": ["x" * 300]}, "300 bytes, allowed are 256"),
+    (
+        {"text_input": "a", "max_tokens": 1, "stop_words": ["x" * 300]},
+        "300 bytes and must hold none",
+    ),
     ({"text_input": "a", "max_tokens": 1, "stop_words": [str(i) for i in range(17)]}, "17 strings"),
     ({"text_input": "a " * 200_000, "max_tokens": 1}, "tokens"),
 ]
@@ -193,8 +196,8 @@ def test_a_refusal_has_status_invalid_argument(
         replay_server, "/v2/models/ensemble/generate", {"text_input": "a", "max_tokens": 9999}
     )
     assert status == 400
-    assert "2048 together" in json.loads(body)["error"]
-    assert "2048 together" in str(caught.value)
+    assert "make at most 2048" in json.loads(body)["error"]
+    assert "make at most 2048" in str(caught.value)
 
 
 def test_bytes_that_are_not_utf8_are_refused(replay_server: ServerProcess) -> None:
@@ -202,7 +205,7 @@ def test_bytes_that_are_not_utf8_are_refused(replay_server: ServerProcess) -> No
         "text_input": np.array([[b"ab\xff"]], object),
         "max_tokens": np.array([[1]], np.int32),
     }
-    with pytest.raises(Exception, match="text_input has the byte 0xff at 2, allowed is UTF-8"):
+    with pytest.raises(Exception, match="text_input has the byte 0xff at 2 and must be UTF-8"):
         list(stream(replay_server, "ensemble", arrays))
 
 
@@ -214,7 +217,7 @@ STEP_REFUSALS: list[tuple[str, dict[str, Any], str]] = [
     (
         "tensorrt_llm",
         {"input_ids": ONE, "input_lengths": 5 * ONE, "request_output_len": ONE},
-        "input_lengths is 5, allowed is 1 to 1",
+        "input_lengths is 5 and must be 1 to 1",
     ),
     (
         "postprocessing",
@@ -224,13 +227,13 @@ STEP_REFUSALS: list[tuple[str, dict[str, Any], str]] = [
     (
         "postprocessing",
         {"TOKENS_BATCH": ONE[None], "SEQUENCE_LENGTH": -ONE},
-        r"SEQUENCE_LENGTH is \[\[-1\]\], allowed is one count",
+        r"SEQUENCE_LENGTH is \[\[-1\]\] and must be one count",
     ),
     *(
         (
             "postprocessing",
             {"TOKENS_BATCH": 40 * ONE[None], "SEQUENCE_LENGTH": ONE, "TEXT_HOLD": hold * ONE},
-            f"TEXT_HOLD is {hold}, allowed is 0 to 1, the bytes there are",
+            f"TEXT_HOLD is {hold} and must be 0 to 1, the bytes there are",
         )
         for hold in (-1, 2)
     ),
@@ -255,7 +258,7 @@ def test_a_parameter_of_the_wrong_type_is_refused_by_name(
         body = {"input_ids": [1], "request_output_len": 1, "named_errors": "false"}
     status, answer = post(replay_server, f"/v2/models/{model}/generate", body)
     assert status == 400
-    assert "named_errors is 'false', allowed are true and false" in json.loads(answer)["error"]
+    assert "named_errors is 'false' and must be true or false" in json.loads(answer)["error"]
 
 
 @pytest.mark.parametrize("model", ["ensemble", "preprocessing", "tensorrt_llm", "tensorrt_llm_bls"])
@@ -269,7 +272,7 @@ def test_a_parameter_that_means_nothing_is_refused_by_name(
     body["max_completion_tokens"] = 3
     status, answer = post(replay_server, f"/v2/models/{model}/generate", body)
     assert status == 400
-    assert "'max_completion_tokens' is neither an input nor a" in json.loads(answer)["error"]
+    assert "'max_completion_tokens' must be an input that" in json.loads(answer)["error"]
 
 
 def test_ids_outside_the_vocabulary_are_refused(replay_server: ServerProcess) -> None:
@@ -279,7 +282,7 @@ def test_ids_outside_the_vocabulary_are_refused(replay_server: ServerProcess) ->
             "input_lengths": np.array([[2]], np.int32),
             "request_output_len": np.array([[1]], np.int32),
         }
-        with pytest.raises(Exception, match=f"input_ids holds {bad}, allowed is 0 to"):
+        with pytest.raises(Exception, match=f"input_ids holds {bad} and must hold ids from 0 to"):
             list(stream(replay_server, "tensorrt_llm", arrays))
 
 

@@ -237,7 +237,7 @@ SEVERAL: list[tuple[Arrays, str]] = [
 
 
 @pytest.mark.parametrize(("more", "sentence"), SEVERAL)
-def test_what_has_several_responses_is_refused(
+def test_several_responses_are_refused(
     unary_server: ServerProcess, more: Arrays, sentence: str
 ) -> None:
     """By name and at once, with INVALID_ARG, through every entry; nothing waits for ever."""
@@ -364,7 +364,7 @@ def test_serve_says_so(unary_server: ServerProcess) -> None:
 # --- how it is made ---
 
 
-def test_the_manifest_tells_the_kind(unary_repository: Path) -> None:
+def test_the_manifest_names_the_kind(unary_repository: Path) -> None:
     document = json.loads((unary_repository / MANIFEST).read_text(encoding="utf-8"))
     assert document["ensemble"] == kind_of(unary_repository) == "unary"
     check_manifest(unary_repository)
@@ -373,9 +373,7 @@ def test_the_manifest_tells_the_kind(unary_repository: Path) -> None:
     assert done.stdout.endswith("its ensemble is unary\n")
 
 
-def test_assembled_anew_without_the_option_it_streams(
-    unary_repository: Path, tmp_path: Path
-) -> None:
+def test_reassembled_without_the_option_it_streams(unary_repository: Path, tmp_path: Path) -> None:
     engine = unary_repository.with_name("engine")
     for unary, kind in ((True, "unary"), (False, "streaming")):
         assemble(engine, tmp_path / "repository", unary)
@@ -391,7 +389,7 @@ def test_the_committed_repository_stays_as_it_is(unary_repository: Path) -> None
     assert (source / "tensorrt_llm" / "config.pbtxt").read_bytes() == before
 
 
-def test_doctor_tells_the_kind(unary_repository: Path, tmp_path: Path) -> None:
+def test_doctor_names_the_kind(unary_repository: Path, tmp_path: Path) -> None:
     shutil.copytree(unary_repository, tmp_path / "build/out/deployments/replay/repository")
     shutil.copytree(unary_repository.with_name("model_repository"), tmp_path / "model_repository")
     (tmp_path / "build/out/deployments/empty/repository").mkdir(parents=True)

@@ -16,7 +16,6 @@ import random
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +29,6 @@ from tests.fuzzing.oracle import faults
 from tests.fuzzing.run import Run
 from tests.support.deployments import make_deployment
 from tests.support.processes import server_memory_mib
-
-
-@dataclass(frozen=True)
-class Cases:
-    """Which requests to send."""
-
-    seed: int
-    first: int
-    count: int
-    leaving: bool  # clients leave before the answer
 
 
 def serve_own(runtime: str, folder: Path) -> ServerProcess:
@@ -64,17 +53,15 @@ def main() -> int:
     parser.add_argument("--url", help="HOST:PORT of a server's gRPC; by default one is started")
     parser.add_argument("--http-url", default="127.0.0.1:8000", help="HOST:PORT of its HTTP")
     options = parser.parse_args()
-    cases = Cases(options.seed, options.index, options.count, options.leaving)
-    limits = (options.lanes, options.seconds)
     if options.url:
         host, port = options.url.rsplit(":", 1)
         http_port = int(options.http_url.rsplit(":", 1)[1])
-        return int(run_and_print(Ports(host, http_port, int(port)), cases, *limits))
+        return int(run_and_print(Ports(host, http_port, int(port)), options))
     with tempfile.TemporaryDirectory() as folder:
         server = serve_own(options.runtime, Path(folder))
         try:
             before = server_memory_mib(server)
-            wrong = run_and_print(server.ports, cases, *limits)
+            wrong = run_and_print(server.ports, options)
             print(f"memory: {before:.0f} MiB before, {server_memory_mib(server):.0f} MiB after")
         finally:
             code = server.stop()
@@ -82,20 +69,22 @@ def main() -> int:
     return 1 if wrong or code else 0
 
 
-def run_and_print(ports: Ports, cases: Cases, lanes: int, most_s: float) -> bool:
+def run_and_print(ports: Ports, options: argparse.Namespace) -> bool:
     """One run, with its table, or one case with its answer; returns whether anything was wrong."""
-    if cases.count == 1:
-        return ask_and_print(ports, make_case(cases.seed, cases.first, cases.leaving))
+    if options.count == 1:
+        return ask_and_print(ports, make_case(options.seed, options.index, options.leaving))
     start = time.monotonic()
-    run = Run(ports, cases.seed, lanes, cases.leaving)
-    indices = range(cases.first, cases.first + cases.count)
+    run = Run(ports, options.seed, options.lanes, options.leaving)
+    last = options.index + options.count
     run.ask(
-        itertools.takewhile(lambda _: time.monotonic() - start < most_s, indices),
+        itertools.takewhile(
+            lambda _: time.monotonic() - start < options.seconds, range(options.index, last)
+        ),
         canary_every=1000,
     )
     print(run.table())
     asked, seconds = sum(run.codes.values()), time.monotonic() - start
-    print(f"seed {cases.seed}: {asked} requests, {run.malformed} malformed, {seconds:.0f} s")
+    print(f"seed {options.seed}: {asked} requests, {run.malformed} malformed, {seconds:.0f} s")
     print("\n".join(run.faults) or "nothing was wrong")
     return bool(run.faults)
 

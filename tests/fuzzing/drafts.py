@@ -99,7 +99,7 @@ class Case:
     what: tuple[str, ...]  # the changes that were made
     expect: str
     sequences: int  # how many the answer has, if `expect` is "answer"
-    named: bool  # whether an error's message must hold its code
+    named: bool  # whether an error's message is to hold its code
     payload: bytes
     path: str
     headers: dict[str, str]

@@ -26,7 +26,7 @@ class Outcome:
     responses: list[dict[str, Any]] = field(default_factory=list)  # outputs by name
     finals: int = 0  # responses with the final flag, and errors
     after_final: int = 0  # responses that came later
-    broken: str = ""  # why this is no answer
+    broken: str = ""  # why it is no answer at all
     seconds: float = 0.0
 
 

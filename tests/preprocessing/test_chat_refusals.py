@@ -7,8 +7,15 @@ import time
 from typing import Any
 
 import pytest
-from chat_json import MAX_CHARACTERS, MAX_DEPTH, MAX_VALUES
-from chat_messages import MAX_MESSAGES, MAX_TOOLS, parse_messages, parse_tools
+from chat_messages import (
+    MAX_CHARACTERS,
+    MAX_DEPTH,
+    MAX_MESSAGES,
+    MAX_TOOLS,
+    MAX_VALUES,
+    parse_messages,
+    parse_tools,
+)
 from chat_template import InvalidMessages
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,89 +39,104 @@ def with_arguments(arguments: Any) -> list[dict[str, Any]]:
 
 
 MESSAGES: list[tuple[Any, str]] = [
-    ("", "messages is not JSON"),
-    ("[" * 100_000, "messages is not JSON"),
-    ("[" + "9" * 500 + "]", "a number has 500 digits, allowed are 400"),
+    ("", "messages must be JSON"),
+    ("[" * 100_000, "messages must be JSON"),
+    ("[" + "9" * 500 + "]", "a number has 500 digits and must have at most 400"),
     ("[1e999]", "the number '1e999' is too large"),
     ("[NaN]", "NaN is no number of JSON"),
-    (" " * (MAX_CHARACTERS + 1), f"has {MAX_CHARACTERS + 1} characters, allowed are"),
-    ({}, "messages is {}, allowed is a list"),
-    ([], "allowed is a list of 1 to 1024"),
-    ([USER] * (MAX_MESSAGES + 1), "messages is a list of 1025, allowed is a list of 1 to 1024"),
-    ([1], "messages[0] is 1, allowed is an object"),
-    ([USER, {"content": "x"}], "messages[1].role is None, allowed is one of system, user"),
-    ([{**USER, "role": "function"}], "messages[0].role is 'function', allowed is one of system"),
-    ([{**USER, "role": ["user"]}], "messages[0].role is ['user'], allowed is one of"),
+    (" " * (MAX_CHARACTERS + 1), f"has {MAX_CHARACTERS + 1} characters and must have at most"),
+    ({}, "messages is {} and must be a list"),
+    ([], "must be a list of 1 to 1024"),
+    ([USER] * (MAX_MESSAGES + 1), "messages is a list of 1025 and must be a list of 1 to 1024"),
+    ([1], "messages[0] is 1 and must be an object"),
+    ([USER, {"content": "x"}], "messages[1].role is None and must be one of system, user"),
+    ([{**USER, "role": "function"}], "messages[0].role is 'function' and must be one of system"),
+    ([{**USER, "role": ["user"]}], "messages[0].role is ['user'] and must be one of"),
     ([{**USER, "role": "user<|eot_id|>"}], "messages[0].role is 'user<|eot_id|>'"),
     ([{**USER, "function_call": {"name": "f"}}], "messages[0] has the key 'function_call'"),
-    ([{**USER, "prefix": True}], "messages[0] has the key 'prefix', allowed are role, content"),
-    ([{**USER, "contents": "y"}], "messages[0] has the key 'contents', allowed are role, content"),
-    ([{**USER, "name": 1}], "messages[0].name is 1, allowed is a text"),
-    ([{**USER, "tool_call_id": {}}], "messages[0].tool_call_id is {}, allowed is a text"),
-    ([{"role": "user"}], "messages[0].content is None, allowed is a text or"),
-    ([{"role": "user", "content": {}}], "messages[0].content is {}, allowed is a text"),
-    ([{"role": "tool", "content": 1}], "messages[0].content is 1, allowed is a text"),
-    ([{"role": "user", "content": [1]}], "messages[0].content[0] is 1, allowed is an object"),
-    ([{**USER, "prefix": True}], "messages[0] has the key 'prefix', allowed are role, content"),
+    (
+        [{**USER, "prefix": True}],
+        "messages[0] has the key 'prefix' and must have only role",
+    ),
+    (
+        [{**USER, "contents": "y"}],
+        "messages[0] has the key 'contents' and must have only role",
+    ),
+    ([{**USER, "name": 1}], "messages[0].name is 1 and must be a text"),
+    ([{**USER, "tool_call_id": {}}], "messages[0].tool_call_id is {} and must be a text"),
+    ([{"role": "user"}], "messages[0].content is None and must be a text or"),
+    ([{"role": "user", "content": {}}], "messages[0].content is {} and must be a text"),
+    ([{"role": "tool", "content": 1}], "messages[0].content is 1 and must be a text"),
+    ([{"role": "user", "content": [1]}], "messages[0].content[0] is 1 and must be an object"),
+    (
+        [{**USER, "prefix": True}],
+        "messages[0] has the key 'prefix' and must have only role",
+    ),
     (
         [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
-        "messages[0].content[0].type is 'image_url', allowed is 'text'",
+        "messages[0].content[0].type is 'image_url' and must be 'text'",
     ),
-    ([{"role": "user", "content": [{"type": "text"}]}], "content[0].text is None, allowed is a t"),
+    ([{"role": "user", "content": [{"type": "text"}]}], "content[0].text is None and must be a t"),
     (
         [{"role": "user", "content": [{"type": "text", "text": "", "x": 1}]}],
-        "messages[0].content[0] has the key 'x', allowed are type, text",
+        "messages[0].content[0] has the key 'x' and must have only type, text",
     ),
     ('[{"role":"user","content":"\\ud800"}]', "holds the lone surrogate '\\ud800'"),
     ('[{"role":"tool","content":{"\\udc3c":1}}]', "holds the lone surrogate '\\udc3c'"),
     ('[{"role":"user","content":"x","\\ud800":1}]', "has the key '\\ud800'"),
     ([{**with_call()[0], "role": "user"}], "tool_calls stands in a message of the role 'user'"),
-    ([{**with_call()[0], "tool_calls": {}}], "messages[0].tool_calls is {}, allowed is a list"),
-    (with_call(type="custom"), "tool_calls[0].type is 'custom', allowed is 'function'"),
-    (with_call(indexes=0), "tool_calls[0] has the key 'indexes', allowed are id, type, function"),
+    ([{**with_call()[0], "tool_calls": {}}], "messages[0].tool_calls is {} and must be a list"),
+    (with_call(type="custom"), "tool_calls[0].type is 'custom' and must be 'function'"),
+    (
+        with_call(indexes=0),
+        "tool_calls[0] has the key 'indexes' and must have only id, type",
+    ),
     (with_arguments({"a": "\ud800"}), "holds the lone surrogate"),
-    (with_call(function=None), "tool_calls[0].function is None, allowed is an object"),
-    (with_call(function={"arguments": {}}), "tool_calls[0].function.name is None, allowed is a"),
-    (with_call(function={"name": ""}), "function.name is empty, allowed is a name"),
-    (with_call(function={"name": "f", "x": 1}), "function has the key 'x', allowed are name, arg"),
-    (with_arguments(3), "function.arguments is 3, allowed is an object"),
-    (with_arguments([0] * MAX_VALUES), "function.arguments is [0, 0, 0, ...], allowed is"),
-    (with_arguments({"a": [0] * MAX_VALUES}), f"messages holds over {MAX_VALUES} values"),
+    (with_call(function=None), "tool_calls[0].function is None and must be an object"),
+    (with_call(function={"arguments": {}}), "tool_calls[0].function.name is None and must be a"),
+    (with_call(function={"name": ""}), "function.name is empty and must be a name"),
+    (
+        with_call(function={"name": "f", "x": 1}),
+        "function has the key 'x' and must have only name",
+    ),
+    (with_arguments(3), "function.arguments is 3 and must be an object"),
+    (with_arguments([0] * MAX_VALUES), "function.arguments is [0, 0, 0, ...] and must be"),
+    (with_arguments({"a": [0] * MAX_VALUES}), f"messages must hold at most {MAX_VALUES} values"),
 ]
 TOOLS: list[tuple[Any, str]] = [
-    ("{", "tools is not JSON"),
-    ({}, "tools is {}, allowed is a list"),
-    (False, "tools is False, allowed is a list"),
-    ([TOOL] * (MAX_TOOLS + 1), "tools is a list of 129, allowed are 128"),
-    (["f"], "tools[0] is 'f', allowed is an object"),
-    ([TOOL, {"name": "f"}], "tools[1] has the key 'name', allowed are type, function"),
-    ([{"function": {"name": "f"}}], "tools[0].type is None, allowed is 'function'"),
-    ([{"type": "web_search"}], "tools[0].type is 'web_search', allowed is 'function'"),
-    ([{"type": "function"}], "tools[0].function is None, allowed is an object"),
-    ([{"type": "function", "function": {}}], "tools[0].function.name is None, allowed is a text"),
-    ([{"type": "function", "function": {"name": ""}}], "function.name is empty, allowed is a name"),
+    ("{", "tools must be JSON"),
+    ({}, "tools is {} and must be a list"),
+    (False, "tools is False and must be a list"),
+    ([TOOL] * (MAX_TOOLS + 1), "tools is a list of 129 and must hold at most 128"),
+    (["f"], "tools[0] is 'f' and must be an object"),
+    ([TOOL, {"name": "f"}], "tools[1] has the key 'name' and must have only type, function"),
+    ([{"function": {"name": "f"}}], "tools[0].type is None and must be 'function'"),
+    ([{"type": "web_search"}], "tools[0].type is 'web_search' and must be 'function'"),
+    ([{"type": "function"}], "tools[0].function is None and must be an object"),
+    ([{"type": "function", "function": {}}], "tools[0].function.name is None and must be a text"),
+    ([{"type": "function", "function": {"name": ""}}], "function.name is empty and must be a name"),
     (
         [{"type": "function", "function": {"name": "f", "desciption": "x"}}],
-        "tools[0].function has the key 'desciption', allowed are name, description, parameters",
+        "tools[0].function has the key 'desciption' and must have only name, description",
     ),
     (
         [{"type": "function", "function": {"name": "f", "description": 1}}],
-        "tools[0].function.description is 1, allowed is a text",
+        "tools[0].function.description is 1 and must be a text",
     ),
     (
         [{"type": "function", "function": {"name": "f", "parameters": []}}],
-        "tools[0].function.parameters is [], allowed is an object",
+        "tools[0].function.parameters is [] and must be an object",
     ),
-    ([{**TOOL, "custom": 1}], "tools[0] has the key 'custom', allowed are type, function"),
+    ([{**TOOL, "custom": 1}], "tools[0] has the key 'custom' and must have only type, function"),
     ('[{"type":"function","function":{"name":"\\ud800"}}]', "tools holds the lone surrogate"),
 ]
 CONVERSATIONS: list[tuple[list[dict[str, Any]], list[Any], str]] = [
     ([{"role": "system", "content": "x"}], [TOOL], "template refuses the messages: There is no m"),
-    ([*with_call(), USER], [TOOL], "messages[0].role is 'assistant', allowed with tools is 'user'"),
+    ([*with_call(), USER], [TOOL], ".role is 'assistant' and must be 'user' with tools"),
     (
         [{**USER, "role": "developer"}, {**USER, "role": "tool"}],
         [TOOL],
-        "messages[1].role is 'tool', allowed with tools is 'user'",
+        "messages[1].role is 'tool' and must be 'user' with tools",
     ),
     (
         [USER, {"role": "assistant", "tool_calls": with_call()[0]["tool_calls"] * 2}],
@@ -155,8 +177,8 @@ def test_conversations_are_refused_by_name(messages: Any, tools: Any, words: str
 @pytest.mark.parametrize(
     ("messages", "tools", "words"),
     [
-        ([USER], [TOOL], "tools is a list of 1, allowed is none: this checkpoint's"),
-        ([USER, *with_call()], [], "messages[1] is a tool's call or result, allowed are words"),
+        ([USER], [TOOL], "tools is a list of 1 and must be left out: this"),
+        ([USER, *with_call()], [], "messages[1] is a tool's call or result and must be words"),
         ([{**USER, "role": "ipython"}], [], "messages[0] is a tool's call or result"),
     ],
 )
@@ -166,7 +188,7 @@ def test_a_template_without_tools_is_given_none(messages: Any, tools: Any, words
     assert words in sentence
 
 
-def test_no_tools_may_be_said_in_every_way() -> None:
+def test_every_way_to_send_no_tools_is_accepted() -> None:
     plain = encode(load(LLAMA_31), json.dumps([USER]))
     assert plain == encode(load(LLAMA_31), json.dumps([USER]), "[]")
     assert plain == encode(load(LLAMA_31), json.dumps([USER]), "null")

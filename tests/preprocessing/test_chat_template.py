@@ -132,9 +132,11 @@ def test_a_prompt_too_large_for_its_tokens_is_not_encoded(character: str) -> Non
     rendered = RenderedPrompt(Words(text))
     assert ENCODER.encode_trusted(text, most=100)
     assert ENCODER.encode_rendered(rendered, most=100)
-    with pytest.raises(PromptTooLong, match="has 1601 bytes, allowed are 1600: 16 for each of 100"):
+    with pytest.raises(
+        PromptTooLong, match="has 1601 bytes and must have at most 1600: 16 for each"
+    ):
         ENCODER.encode_trusted(text + "x", most=100)
-    with pytest.raises(PromptTooLong, match="has 1601 bytes, allowed are 1600"):
+    with pytest.raises(PromptTooLong, match="has 1601 bytes and must have at most 1600"):
         ENCODER.encode_rendered(RenderedPrompt(rendered + "x"), most=100)
 
 

@@ -113,7 +113,7 @@ def test_what_the_template_builds_of_pieces(spelled: str, template: str, tmp_pat
 
 
 @pytest.mark.parametrize("spelled", ["<|im_end|>", "stopped", ".,.,."])
-def test_what_ends_a_generation(spelled: str, tmp_path: Path) -> None:
+def test_ids_that_end_a_generation_are_control_tokens(spelled: str, tmp_path: Path) -> None:
     """Whether the template writes it or not, and however it is spelled."""
     token = {"content": spelled, "special": False}
     text, _ = checkpoint(tmp_path, TEMPLATE % ("", ""), token=token, ends=[ID])
@@ -134,7 +134,7 @@ def test_what_ends_a_generation(spelled: str, tmp_path: Path) -> None:
     ],
     ids=lambda config: next(iter(config)),
 )
-def test_what_the_files_beside_call_special(config: dict[str, Any], tmp_path: Path) -> None:
+def test_special_tokens_of_the_other_files(config: dict[str, Any], tmp_path: Path) -> None:
     token = {"content": "<|im_end|>", "special": False}
     text, _ = checkpoint(tmp_path, TEMPLATE % ("", ""), token=token, **config)
     assert ID not in chat(text, "a<|im_end|>b")

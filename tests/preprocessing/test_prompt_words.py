@@ -74,7 +74,7 @@ def test_each_weight_goes_to_all_tokens_of_its_word(room: RequestPreparation) ->
     assert (bias[0] == expected).all()
 
 
-def test_nothing_asked_for_gives_nothing(room: RequestPreparation) -> None:
+def test_no_words_give_empty_outputs(room: RequestPreparation) -> None:
     empty = {
         "BAD_WORDS_DICT": texts(""),
         "STOP_WORDS_DICT": texts(""),
@@ -89,7 +89,7 @@ def test_nothing_asked_for_gives_nothing(room: RequestPreparation) -> None:
     assert outputs["EMBEDDING_BIAS"].shape == (1, 0)
 
 
-def test_bad_words_of_too_many_ids_are_told_as_words(room: RequestPreparation) -> None:
+def test_bad_words_of_too_many_ids_are_refused_as_words(room: RequestPreparation) -> None:
     """Room 2 would count the spellings, and call them words."""
     many = [f"{number} " + "q" * 200 for number in range(100)]
     with pytest.raises(
@@ -138,7 +138,7 @@ def test_of_a_batch_nothing_is_encoded_after_a_prompt_that_is_too_long(
         "QUERY": np.array([[prompt.encode()] for prompt in prompts], object),
         "REQUEST_OUTPUT_LEN": np.array([[4]] * 3, np.int32),
     }
-    with pytest.raises(InvalidPrompt, match="allowed are 2048 together"):
+    with pytest.raises(InvalidPrompt, match="must make at most 2048"):
         room.prepare(given, EVERYTHING)
     assert encoded == prompts[:2]
 
@@ -173,15 +173,18 @@ def test_end_and_pad_are_given_back_or_the_checkpoints_first_end_id(
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"BAD_WORDS_DICT": texts(*"a" * 129)}, "bad_words holds 129 strings, allowed are 128"),
+        (
+            {"BAD_WORDS_DICT": texts(*"a" * 129)},
+            "holds 129 strings and must hold at most 128",
+        ),
         ({"EMBEDDING_BIAS_WORDS": texts("a")}, "holds 1 words and embedding_bias_weights 0 numb"),
         ({"EMBEDDING_BIAS_WEIGHTS": np.ones((1, 2), np.float32)}, "holds 0 words .* 2 numbers"),
         (
             {"EMBEDDING_BIAS_WEIGHTS": np.ones((1, 513), np.float32)},
-            "embedding_bias_weights holds 513 numbers, allowed are 512",
+            "embedding_bias_weights holds 513 numbers and must hold at most 512",
         ),
-        ({"END_ID": np.array([[-2]], np.int32)}, "end_id is -2, allowed is at least -1"),
-        ({"TOOLS": texts("[]")}, "tools is given with text_input, allowed is only with messages"),
+        ({"END_ID": np.array([[-2]], np.int32)}, "end_id is -2 and must be at least -1"),
+        ({"TOOLS": texts("[]")}, "tools is given with text_input and must come with messages"),
     ],
 )
 def test_wrong_values_are_refused_by_name(
@@ -193,5 +196,5 @@ def test_wrong_values_are_refused_by_name(
 
 @pytest.mark.parametrize("name", ["DECODER_QUERY", "IMAGE_URL", "IMAGES"])
 def test_images_and_decoder_prompts_are_refused(room: RequestPreparation, name: str) -> None:
-    with pytest.raises(UnsupportedPrompt, match="carries a value, allowed is none"):
+    with pytest.raises(UnsupportedPrompt, match="carries a value and must carry none"):
         prepare(room, **{name: texts("x")})

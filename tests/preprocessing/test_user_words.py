@@ -135,7 +135,7 @@ def test_texts_put_together_keep_the_origin(
     assert origins_are_right(made)
 
 
-def test_what_cannot_be_followed_is_a_users() -> None:
+def test_text_of_unknown_origin_is_a_users() -> None:
     words = "a" + Words("B")
     for made in (words.translate({97: "x"}), followed(operator.mod, "<%r>", [words])):
         assert shadow_of(made) == STAND_IN * len(made)

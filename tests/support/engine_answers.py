@@ -1,4 +1,4 @@
-"""Steps an engine of any runtime and collects its answers."""
+"""Steps an engine, of whatever runtime, and collects what its requests get."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def arrays(**more: Any) -> dict[str, Array]:
 
 
 def one(value: Any) -> Array:
-    """A value as a tensor [1, n]: float32, int64, bool or bytes; an array stays as it is."""
+    """A value as a tensor [1, n]: float32, int32, bool or bytes; an array as it is."""
     if isinstance(value, np.ndarray):
         return value
     values = value if isinstance(value, list) else [value]

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
-from token_engine import async_engine, async_loop
+from token_engine import async_loop
 from token_engine.async_loop import EngineLost
 from token_engine.interface import GenerationRequest, Guide, GuideKind
 
@@ -125,7 +125,7 @@ class LibrarySuite:
         said = f"{self.library} sent a response of another kind ({error.__name__}: "
         assert answers[1].error.startswith(said)
         assert answers[2].tokens == expected
-        eventually(lambda: rig.worker.counts == (0, 0), "the library has dropped it")
+        eventually(lambda: rig.worker.counts == (0, 0), "the library has let go of it")
 
     def test_a_failed_abort_does_not_end_the_engine(
         self, started: Start, monkeypatch: pytest.MonkeyPatch
@@ -248,7 +248,7 @@ class LibrarySuite:
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        monkeypatch.setattr(async_engine, "SHUTDOWN_PATIENCE_S", 0.2)
+        monkeypatch.setattr(async_loop, "SHUTDOWN_PATIENCE_S", 0.2)
         behaviour = self.behaviour(hang_on_shutdown=True)
         rig = started(behaviour=behaviour)
         began = time.monotonic()
@@ -272,8 +272,8 @@ class ReportedDeathSuite(LibrarySuite):
             self.ask(rig, 1, 4, 100)
         else:
             rig.worker.dead = True
-        message = rf"{self.library}('s workers are dead| has failed: .*(signal 9|EngineCore))"
-        with pytest.raises(EngineLost, match=message):
+        told = rf"{self.library}('s workers are dead| has failed: .*(signal 9|EngineCore))"
+        with pytest.raises(EngineLost, match=told):
             eventually(lambda: bool(rig.engine.step()) and False, "the death is noticed")
 
     @pytest.mark.parametrize(

@@ -117,8 +117,8 @@ class ProcessSuite:
             hang_timeout_s: float = 30.0,
             **behaviour: Any,
         ) -> GenerationRoom:
-            settings = {"version": self.version, **behaviour}
-            monkeypatch.setenv(f"{self.runtime.upper()}_FAKE", json.dumps(settings))
+            told = {"version": self.version, **behaviour}
+            monkeypatch.setenv(f"{self.runtime.upper()}_FAKE", json.dumps(told))
             monkeypatch.setenv("PYTHONPATH", "/nonexistent" if python else str(self.site))
             config = load_engine_config(replay)
             limits = dataclasses.replace(config.limits, hang_timeout_s=hang_timeout_s)
@@ -206,14 +206,14 @@ class ProcessSuite:
         self, opened: Opened, tmp_path: Path, way: str
     ) -> None:
         noted = tmp_path / "shutdowns"
-        settings = {"notes_shutdown": str(noted), "hang_timeout_s": 1.0}
+        told = {"notes_shutdown": str(noted), "hang_timeout_s": 1.0}
         if way == "the warm-up hangs":
             with pytest.raises(EngineLoadError, match=r"first forward pass failed: .*made no step"):
-                opened(**settings, hang_at_step=1)
+                opened(**told, hang_at_step=1)
         elif way == "asked to end":
-            opened(**settings).close()
+            opened(**told).close()
         else:
-            ask(opened(**settings, hang_at_step=60), 500)
+            ask(opened(**told, hang_at_step=60), 500)
         eventually(noted.exists, "the library's shutdown")
 
     def test_the_librarys_processes_end_with_a_killed_engine_process(

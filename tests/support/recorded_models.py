@@ -1,7 +1,7 @@
 """Small checkpoints with unusual configs, and transformers' answers.
 
 `recorded_models.json` holds the answers: the logits after the prompt's last token, from
-`LlamaForCausalLM` in f32 on the dequantized weights. To record them again, with torch installed:
+`LlamaForCausalLM` in f32 on the dequantized weights. To record them anew, with torch installed:
 
     python -m tests.support.recorded_models
 """

@@ -93,7 +93,9 @@ class StreamSuite:
 
     def refused(self, subject: Subject, name: str, **more: Any) -> None:
         """The whole request is refused by that name, and leaves nothing behind."""
-        with pytest.raises(UnsupportedParameter, match=rf"^{name} is .*, the {subject.runtime} "):
+        with pytest.raises(
+            UnsupportedParameter, match=rf"^{name} is .*; .*the {subject.runtime} runtime"
+        ):
             subject.engine.submit(subject.request(subject.prompt(4, 1), 5, **more))
         assert not subject.engine.has_work
 

@@ -95,7 +95,7 @@ def benchmark_request(prompt_ids: list[int], output_len: int) -> Arrays:
 
 
 def benchmark_length(result: Any) -> tuple[str, int]:
-    """How it reads a response: the request's id, and the third size of the *first* output."""
+    """What it reads of a response: the request's id, and the third size of the *first* output."""
     response = result.get_response(as_json=True)
     return response["id"], int(response["outputs"][0]["shape"][2])
 

@@ -43,32 +43,36 @@ def test_the_whole_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("where", "value", "expected"),
     [
-        ("format_version", 2, "format_version 2, allowed is 1; rebuild the engine"),
+        ("format_version", 2, "format_version 2 and must be 1; rebuild the engine"),
         ("speed", 2, "unknown key 'speed'; known are format_version"),
-        ("model", [], r"model is \[\], allowed is an object"),
-        ("model.vocab_size", 300.0, "vocab_size is 300.0, allowed is a JSON int"),
-        ("model.vocab_size", True, "vocab_size is True, allowed is a JSON int"),
-        ("model.eos_token_ids", [300], "model token id is 300, allowed is below vocab_size"),
-        ("model.eos_token_ids", [True], "allowed is a list of int"),
-        ("model.name", "\ud800", r"has '.ud800', allowed is text without NUL and lone surr"),
-        ("limits.max_seq_len", HUGE, "max_seq_len has a number of 1329 bits, allowed are 64"),
-        ("limits.max_seq_len", 2**31, "limits.max_seq_len is 2147483648, allowed is at most 2147"),
-        ("limits.max_queue_size", 2**63, "limits.max_queue_size is .*, allowed is at most 2147"),
+        ("model", [], r"model is \[\] and must be an object"),
+        ("model.vocab_size", 300.0, "vocab_size is 300.0 and must be a JSON int"),
+        ("model.vocab_size", True, "vocab_size is True and must be a JSON int"),
+        ("model.eos_token_ids", [300], "model token id is 300 and must be below vocab_size"),
+        ("model.eos_token_ids", [True], "must be a list of int"),
+        ("model.name", "\ud800", r"has '.ud800' and must be text without NUL and lone surr"),
+        (
+            "limits.max_seq_len",
+            HUGE,
+            "has a number of 1329 bits and must have at most 64",
+        ),
+        ("limits.max_seq_len", 2**31, "limits.max_seq_len is 2147483648 and must be at most 2147"),
+        ("limits.max_queue_size", 2**63, "limits.max_queue_size is .* and must be at most 2147"),
         (
             "limits.hang_timeout_s",
             1e300,
-            r"hang_timeout_s is 1e\+300, allowed is at most 1000",
+            r"hang_timeout_s is 1e\+300 and must be at most 1000",
         ),
-        ("model.vocab_size", 10**18, "model.vocab_size is 10*, allowed is at most 2147483647"),
-        ("limits.max_seq_len", 1, "limits.max_seq_len is 1, allowed is at least 2"),
-        ("limits.hang_timeout_s", HUGE, "hang_timeout_s has a number of 1329 bits, allowed are"),
-        ("limits.hang_timeout_s", float("inf"), "hang_timeout_s has inf, allowed is a finite"),
-        ("limits.hang_timeout_s", float("nan"), "hang_timeout_s has nan, allowed is a finite"),
-        ("limits.hang_timeout_s", 0, "limits.hang_timeout_s is 0.0, allowed is above 0"),
-        ("engine_python", "/bin/\0", r"engine_python has '/bin/.x00', allowed is text without"),
-        ("built_with", {"a": float("nan")}, "built_with has nan, allowed is a finite number"),
+        ("model.vocab_size", 10**18, "model.vocab_size is 10* and must be at most 2147483647"),
+        ("limits.max_seq_len", 1, "limits.max_seq_len is 1 and must be at least 2"),
+        ("limits.hang_timeout_s", HUGE, "hang_timeout_s has a number of 1329 bits and must"),
+        ("limits.hang_timeout_s", float("inf"), "hang_timeout_s has inf and must be a finite"),
+        ("limits.hang_timeout_s", float("nan"), "hang_timeout_s has nan and must be a finite"),
+        ("limits.hang_timeout_s", 0, "limits.hang_timeout_s is 0.0 and must be above 0"),
+        ("engine_python", "/bin/\0", r"engine_python has '/bin/.x00' and must be text without"),
+        ("built_with", {"a": float("nan")}, "built_with has nan and must be a finite number"),
         ("runtime_options", {"a": {"b": [HUGE]}}, "runtime_options has a number of 1329 bits"),
-        ("runtime_options", DEEP, "runtime_options is nested, allowed are 50 levels"),
+        ("runtime_options", DEEP, "runtime_options is nested and must have at most 50 levels"),
     ],
     ids=lambda value: str(value)[:20].encode("ascii", "replace").decode(),
 )
@@ -90,7 +94,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, where: str, value: object, expec
     ["", "{", "nul", b"\xff", "[" * 100_000, '{"a":' * 100_000, "9" * 5000],
     ids=lambda text: str(text)[:6],
 )
-def test_what_is_no_json_is_said(tmp_path: Path, text: str | bytes) -> None:
+def test_invalid_json_is_named(tmp_path: Path, text: str | bytes) -> None:
     with pytest.raises(EngineConfigError, match=r"engine\.json cannot be read \(.*make engine"):
         load(tmp_path, text)
 

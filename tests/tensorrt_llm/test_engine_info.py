@@ -44,7 +44,7 @@ def told(alive: weakref.WeakSet[Metric]) -> list[tuple[dict[str, str], float]]:
     return [(metric.labels, metric.value) for metric in alive]
 
 
-def test_one_metric_says_what_the_engine_settled() -> None:
+def test_one_metric_shows_what_the_engine_settled() -> None:
     alive: weakref.WeakSet[Metric] = weakref.WeakSet()
     facts = dict(CHOICE)
     info = EngineInfo(utilities(alive), CONFIG, lambda: facts)
@@ -62,7 +62,7 @@ def test_one_metric_says_what_the_engine_settled() -> None:
     info.withdraw()
 
 
-def test_it_outlives_whoever_forgets_it() -> None:
+def test_the_metric_outlives_its_last_reference() -> None:
     """If Triton was killed, a metric's destructor would end the stub too early."""
     alive: weakref.WeakSet[Metric] = weakref.WeakSet()
     info = EngineInfo(utilities(alive), CONFIG, dict)

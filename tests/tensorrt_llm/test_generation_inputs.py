@@ -22,7 +22,7 @@ def config(monkeypatch: pytest.MonkeyPatch) -> EngineConfig:
     return able_config(monkeypatch)
 
 
-def test_nothing_said_is_upstreams_default(config: EngineConfig) -> None:
+def test_defaults_are_upstreams(config: EngineConfig) -> None:
     inputs = read(config)
     assert inputs.prompt_ids == (5, 6, 7)
     assert inputs.sampling == SamplingParams()
@@ -100,7 +100,7 @@ def test_both_spellings(config: EngineConfig, old: str, new: str, value: Any) ->
     assert read(config, **only_old) == newly
     assert read(config, **{**sampled, old: value, new: value}) == newly
     other = (not value) if isinstance(value, bool) else value + 1
-    with pytest.raises(InvalidRequest, match=f"{old} and {new} differ, allowed is one of them"):
+    with pytest.raises(InvalidRequest, match=f"{old} and {new} differ and must be equal"):
         read(config, **{old: value, new: other})
 
 

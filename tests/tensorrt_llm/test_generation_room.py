@@ -88,7 +88,7 @@ def test_a_full_queue_refuses_at_once_with_the_limits(room: GenerationRoom) -> N
         ask(room, 30, reply)
     with pytest.raises(
         EngineUnavailable,
-        match="3 sequences are in flight and 1 more are asked for, allowed are 2 running",
+        match="3 sequences are in flight and the request has 1 more, with places for 2 running",
     ):
         ask(room, 1, Recorder())
     assert [len(reply.tokens()) for reply in replies] == [30, 30, 30]
@@ -134,5 +134,5 @@ def test_when_one_sequence_fails_the_request_ends_with_one_error(engine: Path) -
 
 
 def test_what_does_not_fit_never_reaches_the_engine(room: GenerationRoom) -> None:
-    with pytest.raises(InvalidRequest, match="make 5003, allowed are 2048 together"):
+    with pytest.raises(InvalidRequest, match="make 5003 and must make at most 2048"):
         ask(room, 5000, Recorder())

@@ -28,11 +28,13 @@ class TestTensorRtLlm(ProcessSuite):
     def test_a_refusal(self, opened: Opened) -> None:
         refused = ask(opened(), 20, logprobs=np.int32(3))
         assert refused.events.get(timeout=500) == (
-            "logprobs is 3, the tensorrt_llm runtime allows only 0, the chosen token's "
+            "logprobs is 3; with the tensorrt_llm runtime it must be 0, the chosen token's "
             "(TRTLLMSampler)"
         )
 
-    def test_workers_that_tell_all_requests_of_their_end_are_replaced(self, opened: Opened) -> None:
+    def test_workers_that_report_their_end_to_all_requests_are_replaced(
+        self, opened: Opened
+    ) -> None:
         self.test_workers_that_die_or_hang_are_replaced(opened, "broadcast_at_step")
 
     def test_a_seed_that_would_not_be_kept_is_refused(self, opened: Opened) -> None:
@@ -41,13 +43,13 @@ class TestTensorRtLlm(ProcessSuite):
         room = opened()
         refused = ask(room, 20, temperature=np.float32(0.9), seed=np.uint64(7))
         assert refused.events.get(timeout=500) == (
-            "seed is 7, the tensorrt_llm runtime allows only none, as equal seeds would not draw "
-            "equal tokens (TorchSampler)"
+            "seed is 7; with the tensorrt_llm runtime it must be none, as equal seeds would not "
+            "draw equal tokens (TorchSampler)"
         )
         assert len(ask(room, 20, temperature=np.float32(0.9)).tokens()) == 20
 
     def test_a_machine_without_gpus(self, opened: Opened) -> None:
-        with pytest.raises(EngineLoadError, match=r"no NVIDIA GPU is to be seen .*make doctor"):
+        with pytest.raises(EngineLoadError, match=r"no NVIDIA GPU is visible .*make doctor"):
             opened(gpus=0)
 
 
@@ -60,14 +62,14 @@ class TestVllm(ProcessSuite):
     def test_a_refusal(self, opened: Opened) -> None:
         refused = ask(opened(), 5, temperature=np.float32(3.0))
         assert refused.events.get(timeout=500) == (
-            "temperature is 3, the vllm runtime allows only 0, and 0.01 to 2"
+            "temperature is 3; with the vllm runtime it must be 0, or 0.01 to 2"
         )
 
     @pytest.mark.parametrize(
         ("python", "expected"),
         [
-            ("/nonexistent/bin/python", "engine_python is '/nonexistent/bin/python', allowed is"),
-            ("python3", "engine_python is 'python3', allowed is the absolute path"),
+            ("/nonexistent/bin/python", "engine_python is '/nonexistent/bin/python' and must be"),
+            ("python3", "engine_python is 'python3' and must be the absolute path"),
         ],
     )
     def test_an_interpreter_that_is_not_there_is_named(
@@ -87,7 +89,8 @@ class TestSglang(ProcessSuite):
     def test_a_refusal(self, opened: Opened) -> None:
         asked = {"presence_penalty": np.float32(1), "return_log_probs": True}
         assert ask(opened(), 5, **asked).events.get(timeout=500) == (
-            "return_log_probs is true, the sglang runtime allows only false with presence_penalty"
+            "return_log_probs is true; with the sglang runtime it must be false with "
+            "presence_penalty"
         )
 
     def test_min_p_does_not_end_the_engine(self, opened: Opened) -> None:
@@ -97,5 +100,5 @@ class TestSglang(ProcessSuite):
         sampled = {"temperature": np.float32(1), "min_p": np.float32(0.1)}
         for more in ({}, {"seed": np.uint64(7)}):
             said = str(ask(room, 5, **sampled, **more).events.get(timeout=500))
-            assert said.startswith("min_p is 0.1, the sglang runtime allows only 0: its engine has")
+            assert said.startswith("min_p is 0.1; with the sglang runtime it must be 0: its ")
         assert other.tokens() == model_tokens(room, 40)

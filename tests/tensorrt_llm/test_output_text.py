@@ -170,7 +170,7 @@ def test_a_cut_leaves_decoding_unchanged(data: bytes) -> None:
 
 
 def test_an_unknown_token_id_is_refused_by_name(table: Path) -> None:
-    with pytest.raises(TokenIdError, match="TOKENS_BATCH holds 99, allowed is 0 to 22"):
+    with pytest.raises(TokenIdError, match="TOKENS_BATCH holds 99 and must hold ids from 0 to 22"):
         TokenText(table).decode([99])
 
 

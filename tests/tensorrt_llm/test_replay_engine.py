@@ -85,6 +85,6 @@ def test_the_last_delta_says_when_the_first_step_began() -> None:
 )
 def test_what_needs_a_model_is_refused(name: str, changes: dict[str, Any]) -> None:
     engine = load_replay()
-    with pytest.raises(UnsupportedParameter, match=f"{name} is given, the replay runtime"):
+    with pytest.raises(UnsupportedParameter, match=f"{name} is given; the replay runtime"):
         engine.submit(replace(request(1, (5,), 3), **changes))
     assert not engine.has_work

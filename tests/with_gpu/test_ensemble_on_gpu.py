@@ -65,7 +65,7 @@ class TestDemoCheckpoint:
             os.kill(engine, signal.SIGKILL)
             with pytest.raises(LlamaError, match="engine process"):
                 list(stream)
-            eventually(lambda: not is_alive(engine), "the killed process is gone")
+            eventually(lambda: not is_alive(engine), "it is gone")
             end = time.monotonic() + 170
             while not answers(client):
                 assert time.monotonic() < end, server.log()[-3000:]

@@ -1,8 +1,8 @@
 """The independent truth on a GPU: `numpy_llama.ReferenceLlama` with torch in place of numpy.
 
 Everything is computed in f32. Where the GPU's free memory holds the weights dequantized, they are
-kept so (32 GB for 8B parameters; a token then costs a tenth); else each is dequantized for each
-use, so that the model lies beside an engine. A test holds it against numpy's reference on the
+kept so (32 GB for 8B parameters; a token then costs a tenth); else each is dequantized anew for
+each use, so that the model lies beside an engine. A test holds it against numpy's reference on the
 demo checkpoint.
 """
 

@@ -13,7 +13,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from token_text import TokenIdError, TokenText
 
-# Asking costs as much as decoding a token.
+# Asking Triton costs as much as decoding a token.
 ASK_INTERVAL_S = 0.1
 HOLD_S = 5.0
 
@@ -49,7 +49,7 @@ class TritonPythonModel:
             texts = self._texts(tokens, lengths, carry, hold, keep)
         except TokenIdError as error:
             return _refusal(str(error), pb_utils.TritonError.INVALID_ARG)
-        except Exception:  # a defect of ours: the log gets the trace, the caller a sentence
+        except Exception:  # our own bug: the log gets the trace, the caller a sentence
             pb_utils.Logger.log_error(traceback.format_exc())
             return _refusal("the tokens could not be decoded", pb_utils.TritonError.INTERNAL)
         # One dimension [sequences], as upstream: its clients index it so.
@@ -69,7 +69,7 @@ class TritonPythonModel:
 
 
 def _tell_serve(sign: str) -> None:
-    """For serve.py, which starts a server anew whose models make no progress."""
+    """For serve.py, which restarts a server whose models make no progress."""
     folder = os.environ.get("LLAMA_FP4_DRAIN_DIRECTORY")
     if folder:
         Path(folder, sign).touch()
@@ -82,7 +82,7 @@ def _check_lengths(tokens: Any, lengths: Any) -> None:
     batch, beams, longest = tokens.shape
     if lengths.shape != (batch, beams) or ((lengths < 0) | (lengths > longest)).any():
         raise TokenIdError(
-            f"SEQUENCE_LENGTH is {str(lengths.tolist())[:60]}, allowed is one count of 0 to "
+            f"SEQUENCE_LENGTH is {str(lengths.tolist())[:60]} and must be one count of 0 to "
             f"{longest} for each of the {batch} x {beams} sequences of TOKENS_BATCH"
         )
 
@@ -94,12 +94,12 @@ def _refusal(message: str, code: int) -> Any:
 class Cancellations:
     """Passes a client's cancellation on to room 2.
 
-    Triton tells of it only the next step of an ensemble request, never the one that runs. The next
-    step is this room's; so it asks, and stops the stream as upstream's clients do.
+    Triton reports it only to the next step of an ensemble request, never to the one that runs. The
+    next step is this room; so it asks, and stops the stream as upstream's clients do.
     """
 
     def __init__(self) -> None:
-        self._calls: deque[tuple[float, Any]] = deque()  # when, and what, is held on to
+        self._calls: deque[tuple[float, Any]] = deque()  # when each was made, and the call itself
         self._asked: OrderedDict[int, float] = OrderedDict()  # stream key -> when, oldest first
 
     def look_at(self, request: Any) -> None:
@@ -124,7 +124,7 @@ class Cancellations:
             parameters={"stream_key": key},
         )
         responses = stop.exec(decoupled=True)
-        # As tensorrt_llm_bls/1/model.py says, a call must be held on to for a while.
+        # tensorrt_llm_bls/1/model.py says why a call must be kept for a while.
         while self._calls and now - self._calls[0][0] > HOLD_S:
             self._calls.popleft()
         self._calls.append((now, responses))

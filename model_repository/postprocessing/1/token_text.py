@@ -1,7 +1,7 @@
 """Room 3: token ids -> text, one response at a time, with nothing kept in between.
 
-The engine's room says with every response which bytes go out (`carry`, `hold`), always on a
-character boundary, so that decoding each response by itself gives the text of them all.
+Room 2 says with every response which bytes go out (`carry`, `hold`), always on a character
+boundary. So the texts of the responses, decoded one by one, make up the whole text.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy as np
 
 
 class TokenIdError(ValueError):
-    """A token id or count out of range; the message names it and what is allowed."""
+    """A token id or count out of range; the message names it and what it must be."""
 
 
 class TokenText:
-    """The text of token ids, special tokens left out unless they are to be kept.
+    """The text of token ids, without special tokens unless `keep_special`.
 
     Reads `token_bytes.npz`, written by the build: offsets uint32 [vocab_size + 1],
     data uint8 [total bytes], special bool [vocab_size].
@@ -41,7 +41,7 @@ class TokenText:
         data = carry + b"".join([self._bytes(token_id, skip) for token_id in token_ids])
         if not 0 <= hold <= len(data):
             raise TokenIdError(
-                f"TEXT_HOLD is {hold}, allowed is 0 to {len(data)}, the bytes there are"
+                f"TEXT_HOLD is {hold} and must be 0 to {len(data)}, the bytes there are"
             )
         # Bytes that are no text are replaced: they can only stand at the end of a generation.
         return data[: len(data) - hold].decode("utf-8", errors="replace")
@@ -49,7 +49,8 @@ class TokenText:
     def _bytes(self, token_id: int, skip: frozenset[int]) -> bytes:
         if not 0 <= token_id < len(self._offsets) - 1:
             raise TokenIdError(
-                f"TOKENS_BATCH holds {token_id}, allowed is 0 to {len(self._offsets) - 2}"
+                f"TOKENS_BATCH holds {token_id} and must hold ids from 0 to "
+                f"{len(self._offsets) - 2}"
             )
         if token_id in skip:
             return b""

@@ -1,8 +1,8 @@
-"""Jinja as transformers sets it up for chat templates, over words that remember their origin.
+"""Jinja as transformers sets it up for chat templates, over words that remember who wrote them.
 
 Jinja itself makes text in four places: what a template writes, the operator `~`, filters and
-calls. Each of them is followed here (user_words.py has the rest, the methods of `str`). Whatever
-is not known to follow the words makes words of a user.
+calls. This file follows each of them (user_words.py the methods of `str`). Text whose
+origin is lost counts as a user's.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from user_words import (
     text_of,
 )
 
-# Filters that give back parts of what they were given, and make no text.
+# Filters that return parts of their arguments, and make no text.
 PASSING = frozenset((
     "attr", "batch", "d", "default", "dictsort", "first", "groupby", "items", "last", "list",
     "map", "max", "min", "random", "reject", "rejectattr", "select", "selectattr", "slice", "sort",
@@ -45,7 +45,7 @@ PASSING = frozenset((
 ))  # fmt: skip
 # Filters that only call methods of `Words`.
 FOLLOWING = frozenset(("capitalize", "center", "lower", "reverse", "trim", "truncate", "upper"))
-# Callables, or owners of methods, whose text is followed already or is part of what they hold.
+# Callables, or owners of methods, that follow their text already or return parts of it.
 TRUSTED = (
     BlockReference, Cycler, Extension, Joiner, LoopContext, Macro, Namespace, Words, dict, list,
     tuple,
@@ -77,7 +77,7 @@ def filled(make: Callable[..., str], form: str, *values: Any) -> str:
 
 
 class _Generator(CodeGenerator):
-    """The functions that a compiled template calls by name are ours."""
+    """Makes a compiled template call our functions for `str` and joined text."""
 
     def visit_Template(self, node: nodes.Template, frame: Any = None) -> None:
         super().visit_Template(node, frame)
@@ -228,7 +228,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    # As transformers renders it: no HTML escapes, and no \\u escapes unless they are asked for.
+    # As transformers renders it: no HTML escapes, and no \\u escapes unless a template wants them.
     text = json.dumps(
         value,
         ensure_ascii=ensure_ascii,

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from chat_environment import ChatEnvironment
-from chat_json import InvalidMessages
 from chat_messages import (
     TOOL_ROLES,
+    InvalidMessages,
     Message,
     Tool,
     arguments_text,
@@ -36,7 +36,7 @@ __all__ = [
     "parse_tools",
 ]
 
-# What a template may fail with over values that it did not expect.
+# What a template may raise over values that it did not expect.
 TEMPLATE_ERRORS = (
     TemplateError,
     ArithmeticError,
@@ -98,8 +98,8 @@ class ChatTemplate:
             for name, source in files.templates.items()
             if name in (DEFAULT, TOOL_USE)
         }
-        # All that the templates themselves write: their texts, and what they build of pieces around
-        # every kind of message, such as '<|' + message.role + '|>'.
+        # Everything that the templates write: their texts, and what they put together around every
+        # kind of message, such as '<|' + message.role + '|>'.
         texts = [template.literals for template in self._templates.values()]
         texts += [text for name, text in files.templates.items() if name not in self._templates]
         self.literals = "\0".join((*texts, *self._built()))
@@ -143,7 +143,7 @@ class ChatTemplate:
         messages: Sequence[Message],
         tools: Sequence[Tool] | None,
     ) -> None:
-        """Llama's templates put the tools into the first message's turn, and make it the user's
+        """Llama's templates put the tools into the first message's turn and call it the user's,
         whatever its role is."""
         index = 1 if messages[0]["role"] == "system" else 0
         if not tools or index >= len(messages) or messages[index]["role"] == "user":
@@ -156,8 +156,8 @@ class ChatTemplate:
                 prompts[-1] = self._rendered(template, in_role, tools)
         if prompts[0] is not None and prompts[0] == prompts[1]:
             raise InvalidMessages(
-                f"messages[{index}].role is {messages[index]['role']!r}, allowed with tools is "
-                "'user': the template puts the tools into the user's first message"
+                f"messages[{index}].role is {messages[index]['role']!r} and must be "
+                "'user' with tools: the template puts the tools into the user's first message"
             )
 
     def _rendered(
@@ -174,7 +174,7 @@ class ChatTemplate:
 
 
 class _NamedTemplate:
-    """A compiled template and what is known of its source."""
+    """A compiled template and facts from its source."""
 
     def __init__(self, name: str, source: str) -> None:
         environment = ChatEnvironment()
@@ -203,7 +203,7 @@ class _NamedTemplate:
 
 
 def _as_words(message: Message) -> dict[str, Any]:
-    """A role is one of a few names, with which a template may build a control token."""
+    """A role counts as the template's text: it is one of a few names."""
     return {key: value if key == "role" else words_of(value) for key, value in message.items()}
 
 
@@ -247,12 +247,12 @@ def _check_no_tools(
 ) -> None:
     if tools:
         raise InvalidMessages(
-            f"tools is a list of {len(tools)}, allowed is none: "
+            f"tools is a list of {len(tools)} and must be left out: "
             "this checkpoint's chat template does not know tools"
         )
     for index, message in enumerate(() if knows_calls else messages):
         if message["role"] in TOOL_ROLES or "tool_calls" in message:
             raise InvalidMessages(
-                f"messages[{index}] is a tool's call or result, allowed are words: "
+                f"messages[{index}] is a tool's call or result and must be words: "
                 "this checkpoint's chat template does not know tools"
             )

@@ -1,7 +1,7 @@
 """A checkpoint's tokenizer and chat templates, loaded as this room serves them.
 
-The build loads every checkpoint through `load_checkpoint_text` too, so that what it calls ready
-is what this room accepts. Nothing here knows Triton or an engine.
+The build loads every checkpoint through `load_checkpoint_text` too, so that this room accepts
+whatever the build calls ready. Nothing here knows Triton or an engine.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class CheckpointTextError(ValueError):
 
 @dataclass(frozen=True)
 class CheckpointText:
-    """`template` is None for a checkpoint without any: it serves raw prompts alone."""
+    """`template` is None for a checkpoint without one, which serves raw prompts alone."""
 
     encoder: PromptEncoder
     template: ChatTemplate | None

@@ -37,7 +37,7 @@ class TritonPythonModel:
             outputs = self._preparation.prepare(arrays, set(request.requested_output_names()))
         except Refusal as error:
             return _refusal(str(error), error.code, named_errors)
-        except Exception:  # a defect of ours: the log gets the trace, the caller a sentence
+        except Exception:  # our own bug: the log gets the trace, the caller a sentence
             pb_utils.Logger.log_error(traceback.format_exc())
             return _refusal("the prompt could not be prepared", "INTERNAL", named_errors)
         return pb_utils.InferenceResponse(
@@ -46,7 +46,7 @@ class TritonPythonModel:
 
 
 def _tell_serve(sign: str) -> None:
-    """For serve.py, which starts a server anew whose models make no progress."""
+    """For serve.py, which restarts a server whose models make no progress."""
     folder = os.environ.get("LLAMA_FP4_DRAIN_DIRECTORY")
     if folder:
         Path(folder, sign).touch()
@@ -57,7 +57,7 @@ def _parameters(request: Any) -> str:
     try:
         return str(request.parameters())
     except UnicodeDecodeError:
-        raise InvalidPrompt("a request parameter is not UTF-8, allowed is UTF-8 text") from None
+        raise InvalidPrompt("a request parameter is not UTF-8 text and must be") from None
 
 
 def _refusal(message: str, code: str, named: bool) -> Any:

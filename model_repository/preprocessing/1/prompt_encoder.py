@@ -20,14 +20,14 @@ from typing import Any
 from tokenizers import Tokenizer
 from user_words import RenderedPrompt, Words, shadow_of, text_of
 
-# No text that anyone writes has so many in the mean: English has 4 to 5, indented JSON 8. Single
-# tokens have up to 128, all of them runs of one character.
+# More than any real text has on average: English has 4 to 5, indented JSON 8. Single tokens have up
+# to 128, all of them runs of one character.
 BYTES_A_TOKEN = 16
 LIKE_WORDS = re.compile(r"(?:[^\W_]|[\s'\u2019.,-])+")  # a template may say them in its sentences
 
 
 class PromptTooLong(ValueError):
-    """The text is refused unencoded; the message says its size and what is allowed."""
+    """The text is too long to encode; the message names its size and the limit."""
 
 
 class TokenizerFault(ValueError):
@@ -69,7 +69,7 @@ class PromptEncoder:
         self._control_ids = {token_id for token_id, _ in self._controls.values()}
         # Every token id is at most this many characters, so text has at least len/this tokens.
         self.longest_token = max(map(len, self._trusting.get_vocab()), default=1)
-        # A tokenizer that puts no BOS before a text was trained without.
+        # A tokenizer that puts no BOS before a text belongs to a model trained without one.
         begun = self._trusting.encode("a", add_special_tokens=True).ids
         self._begin = [bos_token_id] if bos_token_id in begun[:-1] else []
 
@@ -213,6 +213,6 @@ def _check_size(text: str, most: int | None) -> None:
     size = len(text.encode())
     if most is not None and size > BYTES_A_TOKEN * most:
         raise PromptTooLong(
-            f"the prompt has {size} bytes, allowed are {BYTES_A_TOKEN * most}: "
+            f"the prompt has {size} bytes and must have at most {BYTES_A_TOKEN * most}: "
             f"{BYTES_A_TOKEN} for each of {most} tokens"
         )

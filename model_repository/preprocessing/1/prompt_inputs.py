@@ -1,4 +1,4 @@
-"""The tensors of a request to room 1, read row by row, and what is refused before anything else.
+"""The tensors of a request to room 1, read row by row, and the checks that come first.
 
 A tensor comes as a numpy array with a leading batch dimension.
 """
@@ -17,7 +17,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 PARAMETERS = ("id", "named_errors", "cancel_id", "one_response")
 # What upstream's clients and benchmarks send, and upstream's models never read.
 WITHOUT_EFFECT = ("Streaming", "accumulate_tokens")
-# Whether an error's message begins with "[CODE] ", for callers that do not get to see the code.
+# Whether an error's message begins with "[CODE] ", for callers that do not see the code.
 NAMED_ERRORS = "named_errors"
 # What clients call them: the names of the ensemble.
 CALLED = {
@@ -75,22 +75,21 @@ def check_parameters(parameters: str) -> None:
     given = json.loads(parameters) if parameters else {}
     if not isinstance(given.get(NAMED_ERRORS, True), bool):
         raise InvalidPrompt(
-            f"{NAMED_ERRORS} is {given[NAMED_ERRORS]!r:.60}, allowed are true and false"
+            f"{NAMED_ERRORS} is {given[NAMED_ERRORS]!r:.60} and must be true or false"
         )
     for name in given:
         if name not in (*PARAMETERS, *WITHOUT_EFFECT):
             raise InvalidPrompt(
-                f"{name[:60]!r} is neither an input nor a request parameter, "
-                "allowed are the inputs that config.pbtxt lists, "
-                f"{PARAMETERS[0]} and {PARAMETERS[1]}"
+                f"{name[:60]!r} must be an input that config.pbtxt lists, or the "
+                f"request parameter {PARAMETERS[0]} or {PARAMETERS[1]}"
             )
 
 
 def refuse_meaningless(arrays: Arrays) -> None:
-    """Raises `UnsupportedPrompt` for the first input that asks for what nobody here does."""
+    """Raises `UnsupportedPrompt` for the first input whose feature does not exist here."""
     for name, (called, why) in MEANINGLESS.items():
         if name in arrays and arrays[name].size and np.any(arrays[name].astype(bool)):
-            raise UnsupportedPrompt(f"{called} carries a value, allowed is none: {why}")
+            raise UnsupportedPrompt(f"{called} carries a value and must carry none: {why}")
 
 
 class PromptRow:
@@ -114,20 +113,25 @@ class PromptRow:
         """All numbers of a list."""
         given = self._values(name)
         if given.size > most:
-            raise InvalidPrompt(f"{CALLED[name]} holds {given.size} numbers, allowed are {most}")
+            raise InvalidPrompt(
+                f"{CALLED[name]} holds {given.size} numbers and must hold at most {most}"
+            )
         values: list[float] = given.tolist()
         return values
 
     def words(self, name: str, most: int, longest: int) -> list[str]:
-        """The texts of a list, in order; an empty one means none and stays, to keep positions."""
+        """The texts of a list, in order, with the empty ones, which mean none."""
         given = self._values(name)
         if given.size > most:
-            raise InvalidPrompt(f"{CALLED[name]} holds {given.size} strings, allowed are {most}")
+            raise InvalidPrompt(
+                f"{CALLED[name]} holds {given.size} strings and must hold at most {most}"
+            )
         values = [_as_bytes(value) for value in given.tolist()]
         for value in values:
             if len(value) > longest:
                 raise InvalidPrompt(
-                    f"{CALLED[name]} holds a string of {len(value)} bytes, allowed are {longest}"
+                    f"{CALLED[name]} holds a string of {len(value)} bytes and must hold none "
+                    f"above {longest}"
                 )
         return [decode_text(value, CALLED[name]) for value in values]
 
@@ -142,17 +146,17 @@ class PromptRow:
             return None
         values = self._values(name)
         if values.size != 1:
-            raise InvalidPrompt(f"{CALLED[name]} holds {values.size} values, allowed is 1")
+            raise InvalidPrompt(f"{CALLED[name]} holds {values.size} values and must hold 1")
         return values.tolist()[0]
 
 
 def decode_text(data: bytes, called: str) -> str:
-    """UTF-8 text, or an `InvalidPrompt` that says where it is none."""
+    """UTF-8 text; raises `InvalidPrompt` that names the wrong byte."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InvalidPrompt(
-            f"{called} has the byte 0x{data[error.start]:02x} at {error.start}, allowed is UTF-8"
+            f"{called} has the byte 0x{data[error.start]:02x} at {error.start} and must be UTF-8"
         ) from None
 
 

@@ -1,12 +1,17 @@
 """Room 1: raw prompts or chat messages -> the token ids of prompts that fit the engine.
 
 It knows the tokenizer, the chat template and the engine's limits, and no engine. Every refusal
-is one sentence that names the input, its value and what is allowed.
+is one sentence that names the input, its value and what it must be.
+
+Banned and favoured words become the token ids that the model normally writes for them: the word
+alone and after a space, each as the tokenizer encodes it. Not covered: other letter case,
+the word inside a longer one's token, and spellings that the tokenizer itself would not choose.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Set
 from pathlib import Path
 from typing import Any
@@ -15,9 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from chat_template import InvalidMessages, parse_messages, parse_tools
 from checkpoint_text import CheckpointTextError, load_checkpoint_text
-from prompt_encoder import PromptTooLong
+from prompt_encoder import PromptEncoder, PromptTooLong
 from prompt_inputs import Arrays, InvalidPrompt, PromptRow, decode_text, refuse_meaningless
-from prompt_words import bad_words, embedding_bias, stop_words, word_list
 
 JSON_ESCAPE = 6  # bytes that JSON may spend on one byte of text: "\\u0041" is "A"
 Outputs = dict[str, npt.NDArray[Any]]
@@ -73,7 +77,7 @@ class RequestPreparation:
         return outputs | self._words(rows, wanted) | self._for_steps_alone(rows, pads, wanted)
 
     def _words(self, rows: list[PromptRow], wanted: Set[str]) -> Outputs:
-        """The corridor, which asks for no STOP_WORDS_IDS, gets only those that hold something.
+        """The ensemble, which wants no STOP_WORDS_IDS, gets only lists that hold something.
 
         Other callers get empty ones too, as from upstream's step.
         """
@@ -93,7 +97,7 @@ class RequestPreparation:
         return outputs
 
     def _for_steps_alone(self, rows: list[PromptRow], pads: list[int], wanted: Set[str]) -> Outputs:
-        """What upstream's step gives too, for callers that run the steps themselves."""
+        """Upstream's other outputs, for callers that run the steps themselves."""
         outputs: Outputs = {}
         if "OUT_END_ID" in wanted:
             ends = [self._token_id(row, "END_ID", self._end_id) for row in rows]
@@ -106,12 +110,12 @@ class RequestPreparation:
         return outputs
 
     def _max_tokens(self, row: PromptRow) -> int | None:
-        """None of messages without it: as many as the context has room for."""
+        """None for messages without it: then as many as the context has room for."""
         max_tokens = row.integer("REQUEST_OUTPUT_LEN")
         if max_tokens is None and row.data("QUERY") is not None:
             raise InvalidPrompt("max_tokens is missing, it is required with text_input")
         if max_tokens is not None and max_tokens < 1:
-            raise InvalidPrompt(f"max_tokens is {max_tokens}, allowed is at least 1")
+            raise InvalidPrompt(f"max_tokens is {max_tokens} and must be at least 1")
         return max_tokens
 
     def _prompt(self, row: PromptRow) -> list[int]:
@@ -119,7 +123,7 @@ class RequestPreparation:
         if (query is None) == (messages is None):
             count = "neither" if query is None else "both"
             raise InvalidPrompt(
-                f"{count} of text_input and messages is given, allowed is exactly one"
+                f"{count} of text_input and messages is given and must be exactly one"
             )
         if query is None:
             assert messages is not None
@@ -127,10 +131,10 @@ class RequestPreparation:
                 self._text(messages, "messages"), self._text(tools or b"", "tools")
             )
         if tools:
-            raise InvalidPrompt("tools is given with text_input, allowed is only with messages")
+            raise InvalidPrompt("tools is given with text_input and must come with messages")
         text = decode_text(query, "text_input")
         if not text:
-            raise InvalidPrompt("text_input is empty, allowed is at least one character")
+            raise InvalidPrompt("text_input is empty and must have at least one character")
         try:
             return self._encoder.encode_trusted(text, most=self._max_seq_len)
         except PromptTooLong as error:
@@ -155,8 +159,8 @@ class RequestPreparation:
         at_least = len(data) // (JSON_ESCAPE * self._encoder.longest_token)
         if at_least > self._max_seq_len:  # refused before the cost of encoding it
             raise InvalidPrompt(
-                f"{called} has {len(data)} bytes, allowed is what {self._max_seq_len} tokens "
-                "can hold"
+                f"{called} has {len(data)} bytes and must have no more than {self._max_seq_len} "
+                "tokens can hold"
             )
         return decode_text(data, called)
 
@@ -165,7 +169,7 @@ class RequestPreparation:
         if value is None:
             return default
         if value < -1:
-            raise InvalidPrompt(f"{name.lower()} is {value}, allowed is at least -1")
+            raise InvalidPrompt(f"{name.lower()} is {value} and must be at least -1")
         return value
 
     def _limit(self, prompt_tokens: int, max_tokens: int | None) -> int:
@@ -181,8 +185,8 @@ class RequestPreparation:
         total = prompt_tokens + max_tokens
         if total > longest:
             raise InvalidPrompt(
-                f"the prompt of {prompt_tokens} tokens and max_tokens {max_tokens} make {total}, "
-                f"allowed are {longest} together"
+                f"the prompt of {prompt_tokens} tokens and max_tokens {max_tokens} make {total} "
+                f"and must make at most {longest}"
             )
         return max_tokens
 
@@ -201,3 +205,75 @@ def _padded(prompts: list[list[int]], pads: list[int]) -> npt.NDArray[np.int32]:
 
 def _column(values: list[int]) -> npt.NDArray[np.int32]:
     return np.array(values, np.int32).reshape(-1, 1)
+
+
+Int32 = npt.NDArray[np.int32]
+Float32 = npt.NDArray[np.float32]
+MAX_WORDS = 128
+MAX_WORD_BYTES = 256
+MAX_BIAS_WORDS = 512
+MAX_BAD_IDS = 2048  # the same as in tensorrt_llm/1/request_inputs/generation.py
+
+
+def bad_words(row: PromptRow, encoder: PromptEncoder) -> list[list[int]]:
+    """Every tokenization of the row's bad words that is banned, without repeats."""
+    words = row.words("BAD_WORDS_DICT", MAX_WORDS, MAX_WORD_BYTES)
+    spellings = _spellings(words, encoder)
+    count = sum(map(len, spellings))
+    if count > MAX_BAD_IDS:
+        raise InvalidPrompt(
+            f"bad_words make {count} token ids, each word as it stands and after a space, and "
+            f"must make at most {MAX_BAD_IDS}"
+        )
+    return spellings
+
+
+def stop_words(row: PromptRow, encoder: PromptEncoder) -> list[list[int]]:
+    """The row's stop words, each alone; room 2 matches them as text."""
+    words = row.words("STOP_WORDS_DICT", MAX_WORDS, MAX_WORD_BYTES)
+    return [encoder.encode_plain(word) for word in words if word]
+
+
+def embedding_bias(row: PromptRow, encoder: PromptEncoder, vocab_size: int) -> Float32:
+    """What is added to each token's logit [vocab_size]: each weight to all tokens of its word."""
+    words = row.words("EMBEDDING_BIAS_WORDS", MAX_BIAS_WORDS, MAX_WORD_BYTES)
+    weights = row.numbers("EMBEDDING_BIAS_WEIGHTS", MAX_BIAS_WORDS)
+    words_given = [word for word in words if word]
+    if not words_given and not any(weights):
+        return np.empty(0, np.float32)
+    if len(words) != len(weights):
+        raise InvalidPrompt(
+            f"embedding_bias_words holds {len(words)} words and embedding_bias_weights "
+            f"{len(weights)} numbers; there must be one number for each word"
+        )
+    bias = np.zeros(vocab_size, np.float32)
+    for word, weight in zip(words, weights, strict=True):
+        if not math.isfinite(weight):
+            raise InvalidPrompt(
+                f"embedding_bias_weights holds {weight:g} and must hold finite numbers"
+            )
+        bias[sorted({i for ids in _spellings([word], encoder) for i in ids})] += weight
+    return bias
+
+
+def _spellings(words: list[str], encoder: PromptEncoder) -> list[list[int]]:
+    spellings = {
+        tuple(encoder.encode_plain(text)): None
+        for word in words
+        if word
+        for text in (word, " " + word)
+    }
+    return [list(ids) for ids in spellings]
+
+
+def word_list(rows: list[list[list[int]]]) -> Int32:
+    """Upstream's wire format, int32 [n, 2, longest]: ids one after the other, and where each word
+    ends, filled up with -1 (tensorrtllm_backend, `_to_word_list_format`)."""
+    longest = max(sum(map(len, words)) for words in rows)
+    lists = np.zeros((len(rows), 2, longest), np.int32)
+    lists[:, 1] = -1
+    for index, words in enumerate(rows):
+        ids = [token_id for word in words for token_id in word]
+        lists[index, 0, : len(ids)] = ids
+        lists[index, 1, : len(words)] = np.cumsum([len(word) for word in words])
+    return lists

@@ -1,7 +1,7 @@
 """A checkpoint folder's chat templates and special tokens, as transformers reads them.
 
 Files, each of them optional: `tokenizer_config.json`, `special_tokens_map.json`,
-`chat_template.jinja` and `additional_chat_templates/NAME.jinja`. Templates in files of their own
+`chat_template.jinja` and `additional_chat_templates/NAME.jinja`. Templates in separate files
 replace those of tokenizer_config.json (transformers, tokenization_utils_base.py).
 """
 
@@ -45,7 +45,7 @@ class TokenizerFiles:
 def read_tokenizer_files(folder: Path) -> TokenizerFiles:
     """Read a folder; raises `TokenizerFilesError`."""
     config, older = _object(folder / CONFIG), _object(folder / TOKENS_MAP)
-    # As transformers does, which reads the map of old only beside an equally old config.
+    # As in transformers, which reads the older map only beside an equally old config.
     named = config if "added_tokens_decoder" in config else config | older
     variables = _variables(named, folder / CONFIG)
     return TokenizerFiles(

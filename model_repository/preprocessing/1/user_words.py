@@ -35,7 +35,7 @@ class Words(str):
     _shadow: str | None
 
     def __new__(cls, text: str, shadow: str | None = None) -> Words:
-        """A shadow of another length says nothing about the text, and is left out."""
+        """A shadow of another length does not fit the text, and is dropped."""
         words = super().__new__(cls, text)
         words._shadow = shadow if shadow is not None and len(shadow) == len(text) else None
         return words
@@ -122,11 +122,11 @@ class Words(str):
         return Words(str.translate(self, table))
 
     def _found(self, pieces: list[str], sep: str | None = None) -> list[str]:
-        """The pieces of a split where they stand in the text, one after the other."""
+        """The pieces of a split, each cut from its place in the text."""
         found: list[str] = []
         position = 0
         for piece in pieces:
-            # Nothing but separators stands before a piece, and none of those begins like it.
+            # Only separators come before a piece, and none of those begins like it.
             start = position if sep is not None else self.find(piece, position)
             position = start + len(piece)
             found.append(self[start:position])
@@ -213,7 +213,7 @@ def followed(function: Callable[..., str], *arguments: Any, syntax: str = "") ->
         return Words(text)
     try:
         shadow = function(*(_mapped(argument, shadow_of) for argument in arguments))
-    except Exception:  # of whatever sort: the text itself could be made
+    except Exception:  # whatever it is: making the text itself worked
         return Words(text)
     return Words(text, None if ESCAPED in shadow else shadow)
 

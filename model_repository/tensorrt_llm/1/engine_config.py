@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 FORMAT_VERSION = 1
-MOST = 2**31 - 1  # of tokens, sequences and requests: they are INT32 on the wire
+MOST = 2**31 - 1  # tokens, sequences or requests: they are INT32 on the wire
 LONGEST_S = 1e9  # thirty years
-DEEPEST = 50  # tables within tables, of what is handed through
+DEEPEST = 50  # tables within tables, in options that go to a library unread
 
 
 class EngineConfigError(ValueError):
-    """`engine.json` is missing or wrong; the message names the key, its value, what is allowed."""
+    """`engine.json` is missing or wrong; the message names the key, its value, what it must be."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Limits:
     max_num_tokens: int  # tokens that one forward pass computes (the prefill chunk)
     max_queue_size: int  # requests admitted but not yet in the batch; more are refused
     hang_timeout_s: float = (
-        300.0  # no step for so long while there is work: the engine is restarted
+        300.0  # the engine restarts after so long without a step while there is work
     )
 
     def __post_init__(self) -> None:
@@ -82,7 +82,7 @@ class EngineConfig:
     runtime_options: dict[str, Any] = field(default_factory=dict)
     built_with: dict[str, str] = field(default_factory=dict)  # package -> version
     # The interpreter that runs the engine process, by its absolute path; "": the server's own. For
-    # a runtime whose packages do not go together with the server's (vLLM needs numpy 2).
+    # a runtime whose packages clash with the server's (vLLM needs numpy 2).
     engine_python: str = ""
 
 
@@ -105,7 +105,7 @@ def load_engine_config(engine_directory: Path) -> EngineConfig:
         raise EngineConfigError(f"{path}: {error}") from None
     if config.format_version != FORMAT_VERSION:
         raise EngineConfigError(
-            f"{path} has format_version {config.format_version}, allowed is {FORMAT_VERSION}; "
+            f"{path} has format_version {config.format_version} and must be {FORMAT_VERSION}; "
             "rebuild the engine with 'make engine'"
         )
     return config
@@ -118,7 +118,7 @@ def parse_section(section: type[Section], document: object, where: str) -> Secti
     """Build the dataclass `section` from JSON; every key is checked against its type hint."""
     if not isinstance(document, dict):
         _require_plain(document, where)
-        raise EngineConfigError(f"{where} is {document!r}, allowed is an object")
+        raise EngineConfigError(f"{where} is {document!r} and must be an object")
     hints = get_type_hints(section)
     fields = {f.name: f for f in dataclasses.fields(section)}  # type: ignore[arg-type]
     for key in document:
@@ -149,35 +149,35 @@ def _checked(value: object, hint: Any, where: str) -> Any:
         return float(value)
     kind = get_origin(hint) or hint
     if type(value) is not kind:
-        raise EngineConfigError(f"{where} is {value!r}, allowed is a JSON {kind.__name__}")
+        raise EngineConfigError(f"{where} is {value!r} and must be a JSON {kind.__name__}")
     if kind is list and any(type(item) is not get_args(hint)[0] for item in value):  # type: ignore[attr-defined]
         raise EngineConfigError(
-            f"{where} is {value!r}, allowed is a list of {get_args(hint)[0].__name__}"
+            f"{where} is {value!r} and must be a list of {get_args(hint)[0].__name__}"
         )
     return value
 
 
 def _require_plain(value: object, where: str) -> None:
-    """Refuse what JSON, a file's name or a library chokes on, at any depth: TOML has NaN and dates,
-    JSON has lone surrogates, and the numbers of both are boundless."""
+    """Refuse what JSON, a file's name or a library chokes on, at any depth: TOML's NaN and dates,
+    JSON's lone surrogates, and numbers without bounds."""
     parts: list[tuple[object, int]] = [(value, 0)]
     while parts:
         part, depth = parts.pop()
         if isinstance(part, (dict, list)):
             if depth == DEEPEST:
-                raise EngineConfigError(f"{where} is nested, allowed are {DEEPEST} levels")
+                raise EngineConfigError(f"{where} is nested and must have at most {DEEPEST} levels")
             inner = [*part, *part.values()] if isinstance(part, dict) else part
             parts += [(one, depth + 1) for one in inner]
         elif isinstance(part, int) and part.bit_length() > 64:  # too long a number to be shown
             raise EngineConfigError(
-                f"{where} has a number of {part.bit_length()} bits, allowed are 64"
+                f"{where} has a number of {part.bit_length()} bits and must have at most 64"
             )
-        elif allowed := _allowed_instead(part):
-            raise EngineConfigError(f"{where} has {part!r:.60}, allowed is {allowed}")
+        elif needed := _needed_instead(part):
+            raise EngineConfigError(f"{where} has {part!r:.60} and must be {needed}")
 
 
-def _allowed_instead(part: object) -> str:
-    """ "" for what may be."""
+def _needed_instead(part: object) -> str:
+    """What a value must be instead; "" if it may stay."""
     if isinstance(part, str):
         plain = "\0" not in part and not any("\ud800" <= letter <= "\udfff" for letter in part)
         return "" if plain else "text without NUL and lone surrogates"
@@ -186,9 +186,9 @@ def _allowed_instead(part: object) -> str:
     return "" if part is None or isinstance(part, int) else "what JSON can say"
 
 
-def _require(condition: bool, name: str, value: object, allowed: str) -> None:
+def _require(condition: bool, name: str, value: object, needed: str) -> None:
     if not condition:
-        raise EngineConfigError(f"{name} is {value!r}, allowed is {allowed}")
+        raise EngineConfigError(f"{name} is {value!r} and must be {needed}")
 
 
 def _require_at_most(most: float, section: object, where: str, *names: str) -> None:

@@ -1,4 +1,4 @@
-"""What the server and the engine process say to each other, pickled over a socket pair.
+"""The messages between the server and the engine process, pickled over a socket pair.
 
 To the engine: `GenerationRequest`, `Cancel`, `Shutdown`. From it: `Progress` and `Loaded` while it
 loads, then `Ready` or `Failed`, then one `StepDone` for every step that made a token.

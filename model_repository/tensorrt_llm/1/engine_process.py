@@ -2,7 +2,7 @@
 
 Started by `engine_supervisor.py` as `python engine_process.py ENGINE_DIRECTORY FD`. A step holds
 the interpreter (OpenVINO GenAI keeps the GIL), so nothing that must answer at once lives here.
-It ends when it is told to, when the pipe closes, or when its parent dies.
+It ends on a message to do so, when the pipe closes, or when its parent dies.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ WARM_UP_TOKENS = 2
 PROBE_TOKENS = 8
 NOT_FINITE = "the model's logits are not finite numbers"
 HEARTBEAT_S = 1.0
-SETTLE_S = 0.1  # how often an engine without work is asked whether it has freed the last request
+SETTLE_S = 0.1  # how often to ask an engine without work whether it has freed the last request
 
 
 def main(engine_directory: Path, connection: Connection) -> int:
     """Load, warm up, then step until told to stop. Returns the process's exit code."""
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the server's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server handles a terminal's Ctrl-C
     try:
         config = load_engine_config(engine_directory)
         engine = _load(engine_directory, config, connection)
@@ -69,7 +69,7 @@ def _load(engine_directory: Path, config: EngineConfig, connection: Connection) 
 
 
 def _warm_up(engine: TokenEngine, config: EngineConfig, connection: Connection) -> None:
-    """Make the engine ready, and say so."""
+    """Warm the engine up and report that it is ready."""
     started = time.monotonic()
     _generate_once(engine, config)
     connection.send(Progress("warm-up", time.monotonic() - started))
@@ -79,15 +79,15 @@ def _warm_up(engine: TokenEngine, config: EngineConfig, connection: Connection) 
 def _generate_once(engine: TokenEngine, config: EngineConfig) -> None:
     """One short generation: a first pass repacks weights, compiles kernels, fills allocators.
 
-    Its prompt fills one prefill chunk where it can, since runtimes prepare each shape anew.
+    Its prompt fills one prefill chunk where it can, since runtimes prepare each shape once.
     """
     limits = config.limits
     length = max(1, min(limits.max_num_tokens, limits.max_seq_len - WARM_UP_TOKENS))
     prompt = (config.model.bos_token_id,) * length
     request = GenerationRequest(WARM_UP_KEY, prompt, max_tokens=WARM_UP_TOKENS, end_ids=())
     _run_alone(engine, request)
-    # Tokens come out of NaN too: only a log-probability tells. Apart, as it may take other kernels;
-    # of several tokens, as one alone may never have been trained.
+    # NaN yields tokens too, so only a log-probability shows it. It is a separate request, since
+    # log-probabilities may take other kernels, with several tokens, since one may be untrained.
     vocab_size = config.model.vocab_size
     several = prompt[:1] + tuple(range(0, vocab_size, -(-vocab_size // PROBE_TOKENS)))
     with contextlib.suppress(UnsupportedParameter):
@@ -95,7 +95,7 @@ def _generate_once(engine: TokenEngine, config: EngineConfig) -> None:
 
 
 def _run_alone(engine: TokenEngine, request: GenerationRequest) -> None:
-    """To its end; raises `EngineLoadError` if it fails, `UnsupportedParameter` if it cannot be."""
+    """Run one request to its end; raises `EngineLoadError` or `UnsupportedParameter`."""
     deltas: list[TokenDelta] = []
     try:
         engine.submit(request)
@@ -121,8 +121,8 @@ def checked(delta: TokenDelta) -> TokenDelta:
 class EngineLoop:
     """Alternates between the pipe and the engine; blocks on the pipe while there is no work.
 
-    It blocks once it has said that the engine is idle: else the counts that the server shows would
-    stay at those before the last request's end.
+    Before it blocks it reports that the engine is idle: else the server would go on showing the
+    counts from before the last request's end.
     """
 
     def __init__(self, engine: TokenEngine, connection: Connection) -> None:
@@ -130,19 +130,19 @@ class EngineLoop:
         self._connection = connection
         self._running = True
         self._last_sent = 0.0
-        self._told = engine.stats()
+        self._sent_stats = engine.stats()
 
     def run(self) -> None:
-        """Until a Shutdown message; raises EOFError when the other end is closed."""
+        """Run until a Shutdown message; raises EOFError when the other end closes."""
         while self._running:
-            refused = self._take_messages()
+            refused = self._obey_messages()
             deltas = self._step() if self._engine.has_work else []
             # A long prefill makes no tokens for many steps; the watchdog must see that it moves.
             overdue = time.monotonic() - self._last_sent > HEARTBEAT_S
-            settled = not self._engine.has_work and self._engine.stats() != self._told
+            settled = not self._engine.has_work and self._engine.stats() != self._sent_stats
             if deltas or refused or overdue or settled:
-                self._last_sent, self._told = time.monotonic(), self._engine.stats()
-                self._connection.send(StepDone(refused + deltas, self._told))
+                self._last_sent, self._sent_stats = time.monotonic(), self._engine.stats()
+                self._connection.send(StepDone(refused + deltas, self._sent_stats))
 
     def _step(self) -> list[TokenDelta]:
         """One step of all requests; one whose logits are not finite ends alone."""
@@ -157,9 +157,9 @@ class EngineLoop:
         """How long to wait for a message; None is for ever."""
         if self._engine.has_work:
             return 0.0
-        return None if self._told.is_idle else SETTLE_S
+        return None if self._sent_stats.is_idle else SETTLE_S
 
-    def _take_messages(self) -> list[TokenDelta]:
+    def _obey_messages(self) -> list[TokenDelta]:
         refused: list[TokenDelta] = []
         while self._running and self._connection.poll(0.0 if refused else self._patience_s()):
             message = self._connection.recv()

@@ -1,4 +1,4 @@
-"""Keeps one engine process alive, and says at once when it is not.
+"""Keeps one engine process alive, and reports its death at once.
 
 Triton never restarts a dead Python stub and never ends its streams, so the engine computes in a
 child of the stub (`engine_process.py`). One thread here starts the child, reads what it sends,
@@ -30,8 +30,8 @@ ENGINE_PROGRAM = Path(__file__).with_name("engine_process.py")
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 SHUTDOWN_GRACE_S = 10.0
-LONGEST_STOP_S = SHUTDOWN_GRACE_S + 5.0  # with what killing it takes at last
-POLL_S = 0.5  # how often a silent engine is looked at by the watchdog
+LONGEST_STOP_S = SHUTDOWN_GRACE_S + 5.0  # includes the time to kill it at last
+POLL_S = 0.5  # how often the watchdog looks at a silent engine
 
 
 class EngineListener(Protocol):
@@ -44,7 +44,7 @@ class EngineListener(Protocol):
         """Every request that was submitted and is not finished is lost."""
 
     def has_open_requests(self) -> bool:
-        """Whether the engine owes anyone a token: only then can it be said to hang."""
+        """Whether the engine owes anyone a token: only then can it hang."""
 
 
 Message = GenerationRequest | Cancel | Shutdown
@@ -57,8 +57,8 @@ class _Child:
     outbox: SimpleQueue[Message | None] = field(default_factory=SimpleQueue)
 
     def write_outbox(self) -> None:
-        """The writer's thread: until None, or until the engine process is gone."""
-        with contextlib.suppress(OSError):  # a death is seen and told by the reader
+        """The writer's thread; ends at None, or when the engine process is gone."""
+        with contextlib.suppress(OSError):  # the reader sees a death and reports it
             while (message := self.outbox.get()) is not None:
                 self.connection.send(message)
 
@@ -111,7 +111,7 @@ class EngineSupervisor:
         self._send(Cancel(key))
 
     def stop(self) -> bool:
-        """End the engine process, by force after a grace period; returns whether it ended without.
+        """End the engine process, by force after a while; returns whether it ended by itself.
 
         Idempotent; every caller waits for the end.
         """
@@ -153,7 +153,7 @@ class EngineSupervisor:
         threading.Thread(target=child.write_outbox, name="engine-writer", daemon=True).start()
         self._child = child
         self._starting = None
-        if self._stopping.is_set():  # since a moment ago: it may have been told to neither
+        if self._stopping.is_set():  # stopped a moment ago, perhaps before either of them knew
             child.outbox.put(Shutdown())
         return child
 
@@ -184,14 +184,14 @@ class EngineSupervisor:
             if child is not None:
                 started = time.monotonic()
                 reason = self._read_until_death(child)
-                self._child = None  # before the loss is told: whoever submits now is refused
+                self._child = None  # before the loss is reported: whoever submits now is refused
                 killed = _end(child)
                 if self._stopping.is_set():
                     self._was_killed = killed
                     if killed:
                         self._log(f"{reason} and was killed")
                     break
-                self._log(f"{reason}; it is started anew")
+                self._log(f"{reason}; it restarts")
                 self._listener.on_engine_lost(reason)
                 if time.monotonic() - started > LONGEST_PAUSE_S:
                     pause = FIRST_PAUSE_S
@@ -219,7 +219,7 @@ class EngineSupervisor:
                     message = child.connection.recv()
                     last_sign = time.monotonic()
                     if isinstance(message, StepDone):
-                        self._take_step(message)
+                        self._pass_on(message)
                     continue
             except (EOFError, OSError):
                 patience = max(0.0, min(SHUTDOWN_GRACE_S, self._end_by - time.monotonic()))
@@ -232,7 +232,7 @@ class EngineSupervisor:
             elif time.monotonic() - last_sign > self._hang_timeout_s:
                 return f"the engine process made no step in {self._hang_timeout_s:g} s"
 
-    def _take_step(self, step: StepDone) -> None:
+    def _pass_on(self, step: StepDone) -> None:
         self.stats = step.stats
         self._listener.on_deltas(step.deltas)
 
@@ -244,7 +244,7 @@ def _interpreter(python: str) -> tuple[str, dict[str, str]]:
         return sys.executable, environment
     if not (os.path.isabs(python) and os.access(python, os.X_OK)):
         raise EngineLoadError(
-            f"engine_python is {python!r}, allowed is the absolute path of a Python interpreter; "
+            f"engine_python is {python!r} and must be the absolute path of a Python interpreter; "
             "correct it in engine.json"
         )
     for name in ("PYTHONHOME", "PYTHONPATH"):  # of another Python's packages
@@ -262,7 +262,7 @@ def _death(process: subprocess.Popen[bytes], patience_s: float = SHUTDOWN_GRACE_
 
 
 def _end(child: _Child) -> bool:
-    """Leave nothing of it; returns whether it had to be killed."""
+    """Clean up after it; returns whether it had to be killed."""
     child.outbox.put(None)
     with contextlib.suppress(OSError):
         child.connection.close()

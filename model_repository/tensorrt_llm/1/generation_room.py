@@ -3,7 +3,7 @@
 It knows no prompt text and no Triton. A request comes with a `Reply`, through which it gets its
 responses; exactly one of them is final. Three kinds of threads meet here: Triton's (submit), the
 supervisor's (tokens, loss of the engine) and the senders', which alone write to replies, so that
-a slow write never stops another request's tokens from being taken.
+a slow write never holds up another request's tokens.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class GenerationRoom:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the engine takes requests: neither dead nor hung nor being started anew."""
+        """Whether the engine takes requests: neither dead nor hung nor restarting."""
         return self._supervisor.ready
 
     def close(self) -> None:
@@ -122,13 +122,13 @@ class GenerationRoom:
         places = f"{limits.max_batch_size} running and {limits.max_queue_size} queued"
         if wanted > most:
             raise InvalidRequest(
-                f"the batch and num_return_sequences make {wanted} sequences, "
-                f"allowed are {most}: {places}"
+                f"the batch and num_return_sequences make {wanted} sequences "
+                f"and must make at most {most}: {places}"
             )
         if len(self._sequences) + wanted > most:
             raise EngineUnavailable(
                 f"Exceeds maximum queue size: {len(self._sequences)} sequences are in flight "
-                f"and {wanted} more are asked for, allowed are {places}; try again later"
+                f"and the request has {wanted} more, with places for {places}; try again later"
             )
 
     def cancel(self, key: int) -> None:
@@ -167,10 +167,10 @@ class GenerationRoom:
             if self._leave(sequence):
                 self._supervisor.cancel(sequence.key)
 
-    # What the supervisor's thread calls.
+    # Called by the supervisor's thread.
 
     def on_deltas(self, deltas: list[TokenDelta]) -> None:
-        """Take one step's tokens."""
+        """Add one step's tokens to their sequences."""
         with self._changed:
             for delta in deltas:
                 sequence = self._sequences.get(delta.key)
@@ -199,10 +199,10 @@ class GenerationRoom:
         """Whether the engine owes anyone a token."""
         return bool(self._sequences)
 
-    # The sender's thread: one, so that the responses of a request keep their order.
+    # The sender's thread. There is one, so that a request's responses keep their order.
 
     def _enqueue_if_due(self, sequence: Sequence) -> None:
-        """Give a sequence to the sender if it has something to say, unless the sender has it."""
+        """Give a sequence to the sender if a response is due, unless the sender has it."""
         if sequence.has_to_say and not sequence.queued:
             sequence.queued = True
             self._to_send.append(sequence)
@@ -232,7 +232,7 @@ class GenerationRoom:
         request = sequence.request
         with self._changed:
             sequence.queued = False
-            if request.failed:  # by another of its sequences
+            if request.failed:  # because of another of its sequences
                 return
             if sequence.finish_reason == "error":
                 request.failed = True
@@ -252,7 +252,7 @@ class GenerationRoom:
             self._watch_deadlines()
             if self._drain.is_asked() and self._is_drained():
                 self._drain.confirm()
-                # Now: Triton may not come to that, as serve_signals.py explains.
+                # Now, because Triton may never do it: serve_signals.py explains why.
                 self._drain.tell_end(by_itself=self._supervisor.stop())
                 return
 

@@ -24,7 +24,7 @@ FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
 class TritonPythonModel:
-    """One instance a server: the engine batches the requests, not Triton."""
+    """One instance a server, because the engine batches the requests, not Triton."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the engine beside this file and wait until it is warm."""
@@ -51,7 +51,7 @@ class TritonPythonModel:
                 reply.fail(str(error), "INVALID_ARG")
             except Refusal as error:
                 reply.fail(str(error), error.code)
-            except Exception:  # a defect of ours: the log gets the trace, the caller a sentence
+            except Exception:  # our own bug: the log gets the trace, the caller a sentence
                 pb_utils.Logger.log_error(traceback.format_exc())
                 reply.fail("the request could not be read", "INTERNAL")
 
@@ -73,15 +73,14 @@ class TritonPythonModel:
     def _stop(self, ids: set[str], key: int | None) -> None:
         """Cancel as upstream's clients do, by id; room 3 cancels by the request's key."""
         if not ids and key is None:
-            raise InvalidRequest("stop is true, allowed only with a request id")
+            raise InvalidRequest("stop is true and must come with a request id")
         for client_id in ids:
             self._room.cancel_id(client_id)
         if key is not None:
             self._room.cancel(key)
 
     def is_ready(self) -> bool:
-        """Asked for the model's readiness by Triton 26.03 and later; false while the engine is
-        being started anew."""
+        """Triton 26.03 and later asks this; false while the engine restarts."""
         return self._room.is_ready
 
     def finalize(self) -> None:
@@ -96,7 +95,7 @@ def _parameters(request: Any) -> str:
     try:
         return str(request.parameters())
     except UnicodeDecodeError:
-        raise InvalidRequest("a request parameter is not UTF-8, allowed is UTF-8 text") from None
+        raise InvalidRequest("a request parameter is not UTF-8 text and must be") from None
 
 
 def _parameter(args: dict[str, str], name: str) -> str:
@@ -126,13 +125,13 @@ class TritonReply:
         self._ended = False
 
     def send(self, responses: list[RoomResponse]) -> None:
-        """Send them as one; the final flag rides on the last one, never on an empty one."""
+        """Send them as one response, with the final flag if the last of them is final."""
         arrays = stacked([response_arrays(response) for response in responses])
         self.send_arrays(arrays, responses[-1].final)
         self._count(responses)
 
     def send_arrays(self, arrays: dict[str, Any], final: bool) -> None:
-        """The same, with the arrays ready."""
+        """Send the arrays of one response."""
         tensors = [pb_utils.Tensor(name, array) for name, array in arrays.items()]
         self._send(pb_utils.InferenceResponse(tensors), final)
 

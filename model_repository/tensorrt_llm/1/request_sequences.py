@@ -1,4 +1,4 @@
-"""A request in flight: its sequences, what each has made, and the responses that say so.
+"""A request in flight: its sequences, the tokens each has made, and the responses.
 
 A request has a row for each prompt of its batch, and each row one sequence or more; the engine
 knows sequences only. All of this is touched under the room's lock.
@@ -31,7 +31,7 @@ class Reply(Protocol):
     """Where one request's responses go. Called from one thread at a time."""
 
     def send(self, responses: list[RoomResponse]) -> None:
-        """Send what one or several sequences have to say, as one response."""
+        """Send one response, made of one or several sequences' parts."""
 
     def fail(self, message: str, code: str) -> None:
         """End the request with Triton's error code of that name."""
@@ -49,11 +49,11 @@ class Request:
     reply: Reply
     one_response: bool = False  # for all sequences together, when all are finished
     sequences: list[Sequence] = field(default_factory=list)
-    unanswered: int = 0  # sequences whose last response is not sent
-    failed: bool = False  # an error was sent: nothing more may follow
+    unanswered: int = 0  # sequences whose last response is not sent yet
+    failed: bool = False  # an error was sent, so nothing more may follow
 
     def responses(self, due: Sequence) -> list[RoomResponse]:
-        """What is to be sent as one response now that the sequence `due` has something to say."""
+        """The parts of one response, now that the sequence `due` has something to say."""
         if self.one_response:
             return [sequence.response(final=True) for sequence in self.sequences]
         if due.finish_reason is not None:
@@ -82,20 +82,20 @@ class Sequence:
         self._text = OutputText(
             token_bytes, stops, options.include_stop, not options.skip_special_tokens
         )
-        self.queued = False  # whether the sender has it to do
+        self.queued = False  # whether it waits for the sender
         self.deadline = time.monotonic() + (inputs.timeout_s or math.inf)
         self.finish_reason: FinishReason | None = None
         self.failure = ("", "")  # message and code, with finish_reason "error"
         self._stop_reason = ""
         self._tokens: list[int] = []  # made, not yet sent
-        self._logprobs: list[TokenLogprob] = []  # of those
+        self._logprobs: list[TokenLogprob] = []  # one for each of those
         self._made = 0
         self._cum_log_prob = 0.0
         self._arrival_ns = time.time_ns()
         self._first_token_ns = self._last_token_ns = self._first_scheduled_ns = 0
 
     def engine_request(self, end_ids: list[int]) -> GenerationRequest:
-        """What the engine is to do; `end_ids` are the checkpoint's."""
+        """The work for the engine; `end_ids` are the checkpoint's."""
         inputs = self.inputs
         return GenerationRequest(
             key=self.key,
@@ -112,7 +112,7 @@ class Sequence:
         )
 
     def add_delta(self, delta: TokenDelta) -> bool:
-        """Add what the engine made. Returns whether it must be told to stop."""
+        """Add what the engine made. Returns whether the engine must be stopped."""
         self._count(delta)
         stop = self._feed(delta.token_ids)
         if stop is not None:
@@ -132,7 +132,7 @@ class Sequence:
         return self.finish_reason is not None or self.inputs.output.streaming
 
     def end(self, reason: FinishReason) -> None:
-        """No more tokens will come: what was held back of the text goes out."""
+        """No more tokens will come: the text that was held back goes out."""
         self.finish_reason = reason
         self._text.finish()
 
@@ -145,7 +145,7 @@ class Sequence:
             self._first_token_ns = self._first_token_ns or self._last_token_ns
 
     def _feed(self, token_ids: tuple[int, ...]) -> bytes | None:
-        """To the text; the first `min_tokens` tokens cannot hold a stop word."""
+        """Add to the text; the first `min_tokens` tokens cannot hold a stop word."""
         early = min(max(0, self.inputs.min_tokens - self._made), len(token_ids))
         self._made += len(token_ids)
         if early:
@@ -153,7 +153,7 @@ class Sequence:
         return self._text.feed(token_ids[early:])
 
     def response(self, final: bool) -> RoomResponse:
-        """What has come together since the last response."""
+        """Everything since the last response."""
         made, logprobs = tuple(self._tokens), self._logprobs
         self._tokens, self._logprobs = [], []
         inputs, options = self.inputs, self.inputs.output
@@ -195,7 +195,7 @@ class Sequence:
         )
 
     def _token_as_json(self, token_id: int, logprob: float) -> dict[str, object]:
-        """As in OpenAI's API, with the id: a token may be less than a character."""
+        """As in OpenAI's API, and the id, because a token may be less than a character."""
         data = self._token_bytes.join([token_id], keep_special=True)
         return {
             "token_id": token_id,

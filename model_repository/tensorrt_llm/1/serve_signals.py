@@ -1,11 +1,10 @@
 """How serve.py asks this room to finish its requests before Triton is stopped.
 
-Triton 2.51 stops every model's queue as soon as it is told to end, also for the steps of ensemble
-requests in flight: their streams then get nothing more and never end. So serve.py asks here first,
-by a file in a folder that both know, and stops Triton when the answer lies beside it. Then this
-room ends its engine by itself, and says so too: Triton unloads no model as long as an HTTP client
-is connected, and kills them all at the end of its patience. Every room also tells serve.py there
-how far its start has come.
+Triton 2.51 stops every model's queue as soon as it shuts down, also for ensemble requests in
+flight: their streams then get nothing more and never end. So serve.py asks here first, by a
+file in a folder that both know, and stops Triton when the answer lies beside it. Then this room
+ends its engine itself, and reports that too, because Triton unloads no model while an HTTP client
+is connected, and in the end kills them all. Every room also reports there how far its start is.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ import time
 from pathlib import Path
 
 DIRECTORY_VARIABLE = "LLAMA_FP4_DRAIN_DIRECTORY"
-OPEN = "open"  # there once the room takes requests
+OPEN = "open"  # exists once the room takes requests
 REQUEST = "drain"  # holds the seconds that requests in flight may still take
 ANSWER = "drained"
 ENDED, KILLED = "engine.ended", "engine.killed"  # the engine process is gone: by itself, by force
 ENGINE_ROOM = "tensorrt_llm"
-# The file by which each room says that what takes seconds of its start is done.
+# The file with which each room reports that the slow part of its start is done.
 SIGNS = {
     "preprocessing": "preprocessing.loaded",
     "postprocessing": "postprocessing.loaded",
@@ -37,7 +36,7 @@ def tell_serve(sign: str) -> None:
 
 
 class DrainRequest:
-    """Polled by the room; never asked for where Triton was not started by serve.py."""
+    """What the room polls; always false where serve.py did not start Triton."""
 
     def __init__(self) -> None:
         directory = os.environ.get(DIRECTORY_VARIABLE)
@@ -59,7 +58,7 @@ class DrainRequest:
         return self._deadline is not None
 
     def is_overdue(self) -> bool:
-        """Whether requests still in flight are to be ended."""
+        """Whether requests still in flight must end now."""
         return self._deadline is not None and time.monotonic() > self._deadline
 
     def confirm(self) -> None:

@@ -1,6 +1,6 @@
 """Triton's door to the unary model: it asks the streaming ensemble and gives one response.
 
-A request waits on a thread of its own, because Triton calls `execute` again only when it returned.
+Each request waits on its own thread, because Triton calls `execute` again only when it returned.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from unary_requests import Refusal, ensemble_inputs, ensemble_parameters, error_
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 CANCEL_POLL_S = 0.1
-MAX_WAITING = 1024  # threads; the engine's own queue refuses long before, as a rule
-# Triton 2.51's stub frees a call's tensors on a thread of its own without Python's lock, if Python
+MAX_WAITING = 1024  # threads; the engine's queue is usually full long before
+# Triton 2.51's stub frees a call's tensors on another thread without Python's lock, if Python
 # has let go of them by then; and waiting for a second response while another thread makes a call
-# can deadlock it. So a call gets one response, and is held on to until that thread is through.
+# can deadlock it. So a call gets one response, and is kept until that thread is done.
 HOLD_S = 5.0
 
 
 class TritonPythonModel:
-    """Keeps the requests in flight, to pass on the cancellation of those whose client is gone."""
+    """Keeps the requests in flight, and stops those whose client is gone."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Start watching."""
-        self._waiting: dict[str, UnaryReply] = {}  # by cancel id
-        self._calls: deque[tuple[float, Any]] = deque()  # when, and what, is held on to
+        self._waiting: dict[str, UnaryReply] = {}  # by the id under which this model can stop it
+        self._calls: deque[tuple[float, Any]] = deque()  # when each was made, and the call itself
         self._closing = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="cancel-watch", daemon=True)
         self._watcher.start()
         _tell_serve("tensorrt_llm_bls.loaded")
 
     def execute(self, requests: list[Any]) -> None:
-        """Answer each request on a thread of its own."""
+        """Answer each request on its own thread."""
         for request in requests:
             reply = UnaryReply(request.get_response_sender())
             try:
@@ -51,15 +51,15 @@ class TritonPythonModel:
             except Refusal as error:
                 reply.fail(str(error), error.code)
                 continue
-            cancel_id = uuid.uuid4().hex
-            self._waiting[cancel_id] = reply
-            arguments = (request, given, cancel_id, reply)
+            own_id = uuid.uuid4().hex
+            self._waiting[own_id] = reply
+            arguments = (request, given, own_id, reply)
             threading.Thread(target=self._answer, args=arguments, daemon=True).start()
 
     def _check_room(self) -> None:
         if len(self._waiting) >= MAX_WAITING:
             raise Refusal(
-                f"{MAX_WAITING} requests are waiting, more are not allowed; try again later",
+                f"{MAX_WAITING} requests are waiting, which is the most; try again later",
                 "UNAVAILABLE",
             )
 
@@ -68,18 +68,16 @@ class TritonPythonModel:
         self._closing.set()
         self._watcher.join()
 
-    def _answer(
-        self, request: Any, given: dict[str, Any], cancel_id: str, reply: UnaryReply
-    ) -> None:
+    def _answer(self, request: Any, given: dict[str, Any], own_id: str, reply: UnaryReply) -> None:
         try:
-            reply.send(self._ask(request, ensemble_parameters(given, cancel_id)))
+            reply.send(self._ask(request, ensemble_parameters(given, own_id)))
         except Refusal as error:
             reply.fail(str(error), error.code)
-        except Exception:  # a defect of ours: the log gets the trace, the caller a sentence
+        except Exception:  # our own bug: the log gets the trace, the caller a sentence
             pb_utils.Logger.log_error(traceback.format_exc())
             reply.fail("the request could not be answered", "INTERNAL")
         finally:
-            del self._waiting[cancel_id]
+            del self._waiting[own_id]
 
     def _ask(self, request: Any, parameters: dict[str, Any]) -> Any:
         arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
@@ -106,28 +104,28 @@ class TritonPythonModel:
 
     def _watch(self) -> None:
         while not self._closing.wait(CANCEL_POLL_S):
-            for cancel_id, reply in list(self._waiting.items()):
+            for own_id, reply in list(self._waiting.items()):
                 if reply.cancelled():
-                    self._stop(cancel_id)
+                    self._stop(own_id)
             while self._calls and time.monotonic() - self._calls[0][0] > HOLD_S:
                 self._calls.popleft()
 
-    def _stop(self, cancel_id: str) -> None:
+    def _stop(self, own_id: str) -> None:
         """Stop the engine's work on a request; it then ends with what it has."""
         stop = pb_utils.InferenceRequest(
             model_name="tensorrt_llm",
-            request_id=cancel_id,
+            request_id=own_id,
             requested_output_names=["sequence_length"],
             inputs=[pb_utils.Tensor("stop", np.array([[True]]))],
         )
         try:
             self._only_response(stop)
         except Exception as error:  # the watcher must go on for the others
-            pb_utils.Logger.log_warn(f"{cancel_id} was not stopped: {error}")
+            pb_utils.Logger.log_warn(f"{own_id} was not stopped: {error}")
 
 
 def _tell_serve(sign: str) -> None:
-    """For serve.py, which starts a server anew whose models make no progress."""
+    """For serve.py, which restarts a server whose models make no progress."""
     folder = os.environ.get("LLAMA_FP4_DRAIN_DIRECTORY")
     if folder:
         Path(folder, sign).touch()
@@ -138,9 +136,7 @@ def _parameters(request: Any) -> dict[str, Any]:
     try:
         given: dict[str, Any] = json.loads(request.parameters() or "{}")
     except UnicodeDecodeError:
-        raise Refusal(
-            "a request parameter is not UTF-8, allowed is UTF-8 text", "INVALID_ARG"
-        ) from None
+        raise Refusal("a request parameter is not UTF-8 text and must be", "INVALID_ARG") from None
     return given
 
 

@@ -1,4 +1,4 @@
-"""What the unary model makes of a request before it asks the ensemble, and of the errors it gets.
+"""How the unary model turns a request into the ensemble's, and reads the errors that come back.
 
 It knows neither tokens nor text, and no Triton.
 """
@@ -23,13 +23,13 @@ MEANINGLESS = {
     "use_draft_logits": "there is no draft model",
 }
 
-# As the rooms begin a message; Triton's own may hold anything in brackets, a request id for one.
+# How the rooms begin a message. Triton's own may have anything in brackets, such as a request id.
 CODE = re.compile(
     r"\[(INVALID_ARG|UNSUPPORTED|UNAVAILABLE|NOT_FOUND|CANCELLED|INTERNAL)\] (.*)", re.DOTALL
 )
-# Of what Triton itself says, that which means: not now.
+# Words of Triton's own messages that mean: not now.
 STOPPING = ("Server not ready", "Server is stopping", "is not ready", "no available versions")
-# What a client's request parameters may be; see tensorrt_llm/1/request_parameters.py.
+# What a client's request parameters may be; see tensorrt_llm/1/request_inputs/parameters.py.
 PARAMETERS = ("id", "named_errors", "Streaming", "accumulate_tokens")
 
 
@@ -42,23 +42,23 @@ class Refusal(Exception):
 
 
 def ensemble_inputs(arrays: Named) -> dict[str, npt.NDArray[Any]]:
-    """What the ensemble is to be asked; raises `Refusal`."""
+    """The ensemble's inputs; raises `Refusal`."""
     for name, why in MEANINGLESS.items():
         if name in arrays and arrays[name].size and np.any(arrays[name].astype(bool)):
-            raise Refusal(f"{name} carries a value, allowed is none: {why}", "UNSUPPORTED")
+            raise Refusal(f"{name} carries a value and must carry none: {why}", "UNSUPPORTED")
     kept = {name: array for name, array in arrays.items() if name not in MEANINGLESS}
-    # Of a step with no input at all, Triton has no good sentence.
+    # Triton has no good sentence for a step without any input.
     if not {"max_tokens", "messages"} & kept.keys():
         raise Refusal("max_tokens is missing, it is required with text_input", "INVALID_ARG")
     stream = kept.pop("stream", None)
-    # Whoever asks for a stream gets one of a single response, and as in every stream no echo.
+    # A client that wants a stream gets one response, and as in every stream no echo.
     if stream is not None and stream.any():
         kept["exclude_input_in_output"] = np.ones((len(stream), 1), np.bool_)
     return kept
 
 
 def error_of(message: str) -> Refusal:
-    """The rooms' own message and code, out of what Triton made of an error on its way here."""
+    """The rooms' own message and code, taken out of the error that Triton passed on."""
     found = CODE.search(message)
     if found:
         return Refusal(found[2], found[1])
@@ -66,21 +66,21 @@ def error_of(message: str) -> Refusal:
     return Refusal(message, "UNAVAILABLE" if stopping else "INTERNAL")
 
 
-def ensemble_parameters(given: Mapping[str, Any], cancel_id: str) -> dict[str, str | bool]:
-    """The client's, and those by which the rooms serve this model; raises `Refusal`."""
+def ensemble_parameters(given: Mapping[str, Any], own_id: str) -> dict[str, str | bool]:
+    """The client's parameters, and this model's own; raises `Refusal`."""
     for name in given:
         if name not in PARAMETERS:
             raise Refusal(
-                f"{name[:60]!r} is neither an input nor a request parameter, "
-                "allowed are the inputs that config.pbtxt lists, id and named_errors",
+                f"{name[:60]!r} must be an input that config.pbtxt lists, or the "
+                "request parameter id or named_errors",
                 "INVALID_ARG",
             )
     if not isinstance(given.get("named_errors", True), bool):
         raise Refusal(
-            f"named_errors is {given['named_errors']!r:.60}, allowed are true and false",
+            f"named_errors is {given['named_errors']!r:.60} and must be true or false",
             "INVALID_ARG",
         )
     if not isinstance(given.get("id", ""), str):
-        raise Refusal(f"id is {given['id']!r:.60}, allowed is a string", "INVALID_ARG")
+        raise Refusal(f"id is {given['id']!r:.60} and must be a string", "INVALID_ARG")
     names = {"id": given["id"]} if "id" in given else {}
-    return {**names, "cancel_id": cancel_id, "named_errors": True, "one_response": True}
+    return {**names, "cancel_id": own_id, "named_errors": True, "one_response": True}

@@ -29,9 +29,9 @@ class Wishes:
     frequency_penalty: float = 0.0
     bias: dict[int, float] = field(default_factory=dict)
     bad_words: Sequence[Sequence[int]] = ()
-    banned_before: int = 0  # tokens of output, before which none of `banned` may come
-    banned: frozenset[int] = frozenset()
-    guide: Sequence[int] | None = None  # the whole output, before a token of `guide_end`
+    banned_before: int = 0  # tokens
+    banned: frozenset[int] = frozenset()  # ... of which none comes before so many
+    guide: Sequence[int] | None = None  # what the output is, and then a token of `guide_end`
     guide_end: frozenset[int] = frozenset()
     logprobs: int | None = None
     raw_logprobs: bool = True  # of the model's logits; else of those with penalties and bans
@@ -40,7 +40,7 @@ class Wishes:
 
 
 class Chooser:
-    """Chooses one request's tokens."""
+    """Of one request."""
 
     def __init__(self, wishes: Wishes) -> None:
         self._wishes = wishes

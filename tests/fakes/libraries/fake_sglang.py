@@ -115,7 +115,7 @@ class Package:
 
 
 class State:
-    """One request in the tokenizer manager."""
+    """Of one request, in the tokenizer manager."""
 
     def __init__(self) -> None:
         self.outputs: asyncio.Queue[dict[str, Any]] = asyncio.Queue()

@@ -36,11 +36,11 @@ class VLLMValidationError(VLLMClientError):
 
 
 class GenerationError(Exception):
-    """The engine could not go on with one request. 0.33 raises it as it is."""
+    """Of one request: its engine could not go on with it. 0.33 raises it as it is."""
 
 
 class GracefulHTTPError(Exception):
-    """One request is not admitted."""
+    """Of one request: it is not admitted."""
 
 
 class EngineGenerateError(Exception):

@@ -2,7 +2,7 @@
 
     python tests/fakes/libraries/record_signatures.py vllm FOLDER > signatures/vllm_0_32.json
 
-FOLDER is what a wheel contains; none of it is imported. A default that is no literal is written
+FOLDER is what a wheel contains; nothing of it is imported. A default that is no literal is written
 as an expression in angle brackets.
 """
 
@@ -81,7 +81,7 @@ def as_json(signatures: dict[str, Any]) -> str:
 
 
 def _version(library: str, folder: Path) -> str:
-    """From the name of the wheel's dist-info folder."""
+    """Of the wheel's METADATA, whose folder is called after the library and its version."""
     (metadata,) = folder.glob(f"{library}*.dist-info")
     return metadata.name.removesuffix(".dist-info").rpartition("-")[2]
 

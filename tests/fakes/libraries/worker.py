@@ -29,7 +29,7 @@ class Behaviour:
     step_seconds: float = 0.0
     die_at_step: int = 0
     hang_at_step: int = 0  # it stops without a sign
-    fail: dict[int, int] = field(default_factory=dict)  # first prompt id -> tokens before it
+    fail: dict[int, int] = field(default_factory=dict)  # first prompt id -> after so many tokens
     nan: dict[int, int] = field(default_factory=dict)  # likewise: its logits are then not numbers
     trouble: dict[int, Exception] = field(default_factory=dict)  # first prompt id -> at its start
     hang_on_shutdown: bool = False

@@ -36,7 +36,7 @@ class Behaviour:
     step_seconds: float = 0.0
     die_at_step: int = 0  # the workers die
     hang_at_step: int = 0  # the workers stop without a sign
-    reject: dict[int, int] = field(default_factory=dict)  # first prompt id -> tokens before it
+    reject: dict[int, int] = field(default_factory=dict)  # first prompt id -> after so many tokens
     time_out: dict[int, int] = field(default_factory=dict)  # the same, with finish reason timeout
     broadcast_at_step: int = 0  # the worker's loop ends, and so does each request
     fail_all: dict[int, str] = field(default_factory=dict)  # step -> what fails all requests
@@ -68,7 +68,7 @@ class Job:
 
 
 class Executor:
-    """The executor of one `LLM`."""
+    """Of one `LLM`."""
 
     def __init__(
         self,
@@ -280,7 +280,7 @@ class Executor:
             self._send(job, finish, "the request was rejected" if error else "")
 
     def _entry(self, job: Job, token: int, logprobs: dict[int, tuple[float, int]]) -> Any:
-        """One token's: a table, or its own log-probability as a number."""
+        """Of one token: a table, or its own log-probability as a number."""
         params = job.result.sampling_params
         if params.logprobs == 0 and getattr(params, "logprobs_simple_format", False):
             return logprobs[token][0]

@@ -19,7 +19,7 @@ TOP_K_MAX = 1024
 
 
 def model_logits(tokens: Sequence[int], vocab_size: int) -> Floats:
-    """The next token's logits: a function of the length and the last three tokens."""
+    """Of the next token: a function of the length and the last three tokens."""
     logits: Floats = np.random.default_rng([len(tokens), *tokens[-3:]]).normal(size=vocab_size) * 2
     return logits
 
@@ -31,7 +31,7 @@ def log_softmax(logits: Floats) -> Floats:
 
 
 class Chooser:
-    """Chooses one request's tokens."""
+    """Of one request: chooses its tokens one after another."""
 
     def __init__(self, kind: Kind, params: Any, prompt: Sequence[int], vocab_size: int) -> None:
         self._kind = kind
@@ -132,7 +132,7 @@ class Chooser:
     def _logprobs(self, seen: Floats, scores: Floats, token: int) -> Any:
         wanted = self._params.logprobs
         if self._kind == "cpp":
-            # Those that it drew from. 0 gives none, and more than 1 gives one.
+            # Of what it drew from; 0 is no number of log-probabilities, and more than one is one.
             return {token: (float(log_softmax(scores)[token]), 1)} if wanted else None
         if wanted is None or (self._kind == "early_torch" and not wanted):
             return None

@@ -35,33 +35,33 @@ def test_admitted(kind: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "text", "message"),
     [
-        ("", "{}", "guided_decoding_guide_type must be one of json, .*, and is missing"),
-        ("yaml", "a", "guided_decoding_guide_type must be one of json, .*, not 'yaml'"),
-        ("JSON", "", "guided_decoding_guide_type must be .*, not 'JSON'"),
-        ("x" * 1000, "", "guided_decoding_guide_type must be .*, not 'xxx"),
-        ("json", "{}", "guided_decoding_guide has 2 characters, and must be empty with the type"),
+        ("", "{}", "guided_decoding_guide_type is missing and must be one of json, "),
+        ("yaml", "a", "guided_decoding_guide_type is 'yaml' and must be one of json, "),
+        ("JSON", "", "guided_decoding_guide_type is 'JSON' and must be"),
+        ("x" * 1000, "", "guided_decoding_guide_type is 'xxx"),
+        ("json", "{}", "guided_decoding_guide has 2 characters; it must be empty with the type"),
         (
             "json_schema",
             "",
-            "guided_decoding_guide is empty, and must be a text with the type json_",
+            "guided_decoding_guide is empty; it must be a text with the type json_",
         ),
         ("regex", "", "guided_decoding_guide is empty"),
-        ("regex", "a\0b", r"guided_decoding_guide has U\+0000 at character 1, and must"),
+        ("regex", "a\0b", r"guided_decoding_guide has U\+0000 at character 1; it must"),
         ("regex", "a\ud800", r"guided_decoding_guide has U\+D800 at character 1"),
         ("ebnf_grammar", 'root ::= "\udfff"', r"has U\+DFFF"),
         (
             "regex",
             "a" * (MAX_BYTES + 1),
-            "guided_decoding_guide has 65537 bytes, and must have at most 65536",
+            "guided_decoding_guide has 65537 bytes; it must have at most 65536",
         ),
         ("regex", "é" * MAX_BYTES, "has 131072 bytes"),
-        ("json_schema", "{", "guided_decoding_guide must be a JSON schema, and is no JSON"),
+        ("json_schema", "{", "guided_decoding_guide is no JSON .*; it must be a JSON schema"),
         ("json_schema", "{'type': 'string'}", "is no JSON"),
         ("json_schema", "NaN", "is no JSON .NaN is no JSON number"),
         ("json_schema", '{"const": Infinity}', "Infinity is no JSON number"),
         ("json_schema", "1" * 5000, "is no JSON"),
         ("json_schema", '{"const": "\\ud800"}', "half a surrogate pair"),
-        ("json_schema", "[" * 60_000, "nests 60000 deep, and must nest at most 64 deep"),
+        ("json_schema", "[" * 60_000, "nests 60000 deep; it must nest at most 64 deep"),
         ("json_schema", '{"a":' * 65 + "1" + "}" * 65, "nests 65 deep"),
         ("json_schema", json.dumps({"pattern": "(" * 65}), "nests 65 deep"),
         ("json_schema", '{"a": "\\u0028' + "(" * 64 + '"}', "nests 65 deep"),
@@ -70,7 +70,7 @@ def test_admitted(kind: str, text: str) -> None:
         ("ebnf_grammar", 'root ::= ")"' + '( ")"' * 65, "nests 65 deep"),
         ("ebnf_grammar", "# )\n" + "( # )\n" * 65, "nests 65 deep"),
         ("json_schema", '{"$ref": "https://example.com"}', "https://example.com"),
-        ("regex", "(" * 60_000, "nests 60000 deep, and must nest at most 64 deep"),
+        ("regex", "(" * 60_000, "nests 60000 deep; it must nest at most 64 deep"),
         ("ebnf_grammar", "root ::= " + "(" * 60_000, "nests 60000 deep"),
         ("ebnf_grammar", 'start ::= "a"', "guided_decoding_guide has no rule 'root'"),
         ("ebnf_grammar", f"root ::= {'a' * 60_000}", "calls the rule 'a{40}' in line 1"),
@@ -81,14 +81,18 @@ def test_admitted(kind: str, text: str) -> None:
         ("json_schema", '{"minLength": 1' + "0" * 4_000 + "}", "has strings of 1000"),
         ("json_schema", '{"maxItems": 1, "minItems": 1' + "0" * 4_000 + "}", "has minItems 1000"),
         ("json_schema", '{"minimum": 1' + "0" * 4_000 + "}", "has minimum 1000"),
-        ("json_schema", '{"$defs": [], "$ref": "#/$defs/' + "1" * 5_000 + '"}', "a part that is"),
+        (
+            "json_schema",
+            '{"$defs": [], "$ref": "#/$defs/' + "1" * 5_000 + '"}',
+            "a part that exists",
+        ),
     ],
 )
 def test_refused(kind: str, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         check_guide(kind, text)
     sentence = str(error.value)
-    assert ", allowed " in sentence or " must " in sentence
+    assert " must " in sentence
     assert "\n" not in sentence
     assert len(sentence) < 400
     sentence.encode()

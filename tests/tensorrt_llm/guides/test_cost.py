@@ -50,7 +50,7 @@ def test_calls_are_in_proportion_to_the_guide(kind: str, text: str) -> None:
         ("regex", lambda size: filled("[^", lambda n: chr(0x100 + 2 * n), "]", "", size)),
     ],
 )  # fmt: skip
-def test_what_no_call_shows_is_in_proportion_too(kind: str, make: Callable[[int], str]) -> None:
+def test_the_time_is_in_proportion_too(kind: str, make: Callable[[int], str]) -> None:
     """A regular expression or a copy of a text is one call, however long it takes."""
     small, large = seconds(kind, make(MAX_BYTES // 16)), seconds(kind, make(MAX_BYTES))
     assert large / small < 100  # 16 in proportion, 256 if squared

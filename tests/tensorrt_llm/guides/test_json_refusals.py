@@ -68,7 +68,7 @@ SAME = [f"same{number}" for number in range(12)]
             {"properties": {"k": {"enum": 5}}, "required": ["k"]},
             {"properties": {"k": {"enum": [5]}}, "required": ["k"]}]}, "enum '5'"),
         ({"required": ["a", "b"], "additionalProperties": 5}, "has 5 at #/additionalProperties"),
-        ({"$defs": [{}], "$ref": "#/$defs/00"}, "a part that is there"),
+        ({"$defs": [{}], "$ref": "#/$defs/00"}, "a part that exists"),
         ({"oneOf": [
             {"properties": {key: {"const": 1} for key in SAME} | {"z": {"const": n}},
              "required": [*SAME, "z"]} for n in range(100)]}, "more than 50000 comparisons"),
@@ -77,7 +77,7 @@ SAME = [f"same{number}" for number in range(12)]
 def test_refused_at_once(schema: Any, message: str) -> None:
     with pytest.raises(GuideError, match=message) as error:
         read_guide("json_schema", json.dumps(schema))
-    assert ", allowed " in str(error.value)
+    assert "must " in str(error.value)
     assert "\n" not in str(error.value)
 
 

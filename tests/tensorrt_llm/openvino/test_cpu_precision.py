@@ -16,7 +16,7 @@ from engines.profile import load_profile
 from make_checkpoint import SHAPES
 from reference.numpy_llama import ReferenceLlama
 from token_engine.interface import EngineLoadError
-from token_engine.openvino_runtime import requirements as openvino_requirements
+from token_engine.openvino_runtime import memory as openvino_memory
 from token_engine.openvino_runtime.cpu_isa import CpuIsa, find_cpu_isa
 from token_engine.openvino_runtime.memory import ModelShape
 from token_engine.openvino_runtime.options import OpenVinoOptions
@@ -77,7 +77,7 @@ print(json.dumps([told, "BF16" in able]))
         (ZEN_4, "nonsense", "AVX512-BF16", True),  # nor does OpenVINO heed it
     ],
 )
-def test_what_a_cpu_has(tmp_path: Path, flags: str, limit: str, name: str, bf16: bool) -> None:
+def test_find_cpu_isa(tmp_path: Path, flags: str, limit: str, name: str, bf16: bool) -> None:
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\nbugs\t\t: x\n")
     cpu = find_cpu_isa(tmp_path / "cpuinfo", {"OV_CPU_MAX_ISA": limit})
     assert (str(cpu).partition(" by")[0], cpu.has_bf16) == (name, bf16)
@@ -114,7 +114,7 @@ def test_the_narrower_of_the_two_limits_counts(tmp_path: Path) -> None:
         ("f32", "u8", ("f32", "u8"), ("f32", "u8")),
     ],
 )
-def test_what_is_settled(
+def test_settled_precisions(
     precision: str, kv_cache: str, with_bf16: tuple[str, str], without: tuple[str, str]
 ) -> None:
     options = OpenVinoOptions(1, precision, kv_cache)
@@ -204,7 +204,7 @@ print(json.dumps(said))
     assert said == [sentence] * 3
 
 
-def test_the_doctor_tells_choice_and_reason() -> None:
+def test_the_doctor_names_choice_and_reason() -> None:
     command = [sys.executable, str(ROOT / "build" / "doctor.py")]
     environment = {**os.environ, **limits(AVX2)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -216,7 +216,7 @@ def test_the_doctor_tells_choice_and_reason() -> None:
     assert f"arithmetic in {chosen}: the CPU has {find_cpu_isa()}" in own
 
 
-def test_the_doctor_tells_what_a_built_engine_runs_in(folder: Path, tmp_path: Path) -> None:
+def test_the_doctor_names_a_built_engines_precision(folder: Path, tmp_path: Path) -> None:
     """Not what any engine would: this one names f32."""
     version = tmp_path / "model_repository" / "tensorrt_llm" / "1"
     version.mkdir(parents=True)
@@ -238,16 +238,16 @@ def test_the_engines_own_tests_hold_on_avx2() -> None:
     assert done.returncode == 0, done.stdout[-3000:]
 
 
-def test_the_memory_is_checked_at_what_is_run(
+def test_the_memory_check_uses_the_settled_precision(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """bytes of KV cache: 2 layers x 2 heads x 16 values x 2 x 32 tokens a block, by precision."""
     values = 2 * 2 * 16 * 2 * 32
     blocks = 1000
-    shape = openvino_requirements.read_shape(folder)
+    shape = openvino_memory.read_shape(folder)
 
     def load(free: float, **options: str) -> dict[str, str]:
-        monkeypatch.setattr(openvino_requirements, "available_bytes", lambda: int(free))
+        monkeypatch.setattr(openvino_memory, "available_bytes", lambda: int(free))
         engine = load_engine(folder, num_kv_blocks=blocks, **options)
         engine.shutdown()
         return engine.facts
@@ -294,7 +294,7 @@ WEIGH = """
 import json, sys
 from pathlib import Path
 from tests.support.engine_fixtures import generate, load_engine, request
-from token_engine.openvino_runtime.requirements import read_shape
+from token_engine.openvino_runtime.memory import read_shape
 def held():
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return next(int(one.split()[1]) * 1024 for one in lines if one.startswith("Pss_Anon"))
@@ -308,7 +308,7 @@ engine.shutdown()
 
 
 @pytest.mark.parametrize("precision", ["auto", "f32"])
-def test_the_memory_that_is_checked_is_what_is_taken(tmp_path: Path, precision: str) -> None:
+def test_the_memory_check_is_close_to_the_memory_taken(tmp_path: Path, precision: str) -> None:
     """By the kernel's count of a process; what it needs beside the weights is in the 60 MB."""
     shape = {"hidden_size": 1024, "intermediate_size": 4096, "vocab_size": 32768, "head_dim": 64}
     heads = {"num_attention_heads": 16, "num_key_value_heads": 8}

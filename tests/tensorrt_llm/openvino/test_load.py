@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from engine_config import EngineConfigError
 from token_engine.interface import EngineLoadError
-from token_engine.openvino_runtime import requirements as openvino_requirements
+from token_engine.openvino_runtime import memory as openvino_memory
 from token_engine.openvino_runtime.engine import OpenVinoEngine
 
 from tests.support.engine_fixtures import (
@@ -83,7 +83,7 @@ def test_the_containers_memory_limit_counts(
     own.write_text(f"3:cpu:/else\n9:{folder}:/a/b\n")
 
     def available() -> int:
-        return openvino_requirements.available_bytes(meminfo, tmp_path, own)
+        return openvino_memory.available_bytes(meminfo, tmp_path, own)
 
     root = tmp_path / folder
     for group, free in ((root, 200_000), (root / "a", 150_000), (root / "a" / "b", 100_000)):
@@ -127,9 +127,9 @@ def test_missing_library_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"precision": "f16"}, "precision is 'f16', allowed is one of 'auto', 'bf16', 'f32'"),
+        ({"precision": "f16"}, "precision is 'f16' and must be one of 'auto', 'bf16', 'f32'"),
         ({"kv_cache_precision": "i4"}, "kv_cache_precision is 'i4'"),
-        ({"num_kv_blocks": 0}, "num_kv_blocks is 0, allowed is at least 1"),
+        ({"num_kv_blocks": 0}, "num_kv_blocks is 0 and must be at least 1"),
         ({"blocks": 4}, "unknown key 'blocks'"),
     ],
 )

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from token_engine.openvino_runtime import engine as openvino_engine
-from token_engine.openvino_runtime import mapped_files
-from token_engine.openvino_runtime.mapped_files import release_mapped_file
+from token_engine.openvino_runtime import memory as mapped_files
+from token_engine.openvino_runtime.memory import release_mapped_file
 
 from tests.support.engine_fixtures import (
     build_engine,
@@ -68,7 +68,7 @@ def test_a_mapping_that_was_written_is_left_alone(file: Path) -> None:
     mapped.close()
 
 
-def test_what_cannot_be_done_is_left_undone(
+def test_without_madvise_nothing_happens(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert release_mapped_file(file) == 0  # nobody mapped it

@@ -135,7 +135,7 @@ def ask(rig: Rig, key: int, length: int, max_tokens: int, **more: Any) -> None:
     rig.engine.submit(replace(one, key=key))
 
 
-def test_what_the_library_is_told(started: Start) -> None:
+def test_the_arguments_that_the_library_gets(started: Start) -> None:
     rig = started(mem_fraction_static=0.8, more_server_args={"random_seed": 5})
     args = rig.llm.server_args
     assert (args.max_running_requests, args.chunked_prefill_size) == (4, 64)
@@ -168,46 +168,50 @@ def test_a_request_gets_every_token_up_to_the_limit(started: Start) -> None:
         (
             {},
             {"sampling": replace(SAMPLED, repetition_penalty=1.5)},
-            "repetition_penalty is 1.5, the sglang runtime allows only 1",
+            "repetition_penalty is 1.5; with the sglang runtime it must be 1",
         ),
-        ({}, {"bad_words": ((5,),)}, "bad_words is given, the sglang runtime"),
+        ({}, {"bad_words": ((5,),)}, "bad_words is given; the sglang runtime"),
         (
             {"enable_deterministic_inference": False},
             {"sampling": replace(SAMPLED, seed=3)},
-            "seed is 3, the sglang runtime allows only none: its engine has enable_determ",
+            "seed is 3; with the sglang runtime it must be none: its engine has enable_determ",
         ),
         (
             {},
             {"sampling": replace(SAMPLED, min_p=0.1)},
-            "min_p is 0.1, the sglang runtime allows only 0: .* where every request has a seed",
+            "min_p is 0.1; with the sglang runtime it must be 0: .* where every request has a seed",
         ),
         (
             {},
             {"sampling": replace(SAMPLED, min_p=0.1, seed=3)},
-            "min_p is 0.1, .* cannot draw with",
+            "min_p is 0.1; .* cannot draw with",
         ),
-        ({}, {"guide": Guide("json")}, "ignore_eos is true, the sglang runtime allows only false"),
+        (
+            {},
+            {"guide": Guide("json")},
+            "ignore_eos is true; with the sglang runtime it must be false",
+        ),
         (
             {},
             {"guide": Guide("json"), "end_ids": (2,), "min_tokens": 2},
-            "min_tokens is 2, the sglang runtime allows only 0 with a guide",
+            "min_tokens is 2; with the sglang runtime it must be 0 with a guide",
         ),
         (
             {"grammar_backend": "none"},
             {"guide": Guide("regex", "a"), "end_ids": (2,)},
-            "guided_decoding_guide_type is regex, the sglang runtime allows only none",
+            "guided_decoding_guide_type is regex; with the sglang runtime it must be none",
         ),
         (
             {},
             {"logprobs": 0, "sampling": replace(SAMPLED, presence_penalty=1.0)},
-            "return_log_probs is true, the sglang runtime allows only false with presence_penalty",
+            "return_log_probs is true.* must be false with presence_penalty",
         ),
-        ({}, {"logprobs": 0, "token_bias": ((5, 1.0),)}, "only false with embedding_bias"),
+        ({}, {"logprobs": 0, "token_bias": ((5, 1.0),)}, "it must be false with embedding_bias"),
         *(
             (
                 {"more_server_args": {"speculative_algorithm": "NGRAM"}, **FAST},
                 {"sampling": sampling},
-                f"{name} is 0.5, the sglang runtime allows only 0 with a speculative_algorithm",
+                f"{name} is 0.5; with the sglang runtime it must be 0 with a speculative_algorithm",
             )
             for name, sampling in (
                 ("min_p", replace(SAMPLED, min_p=0.5)),
@@ -216,7 +220,11 @@ def test_a_request_gets_every_token_up_to_the_limit(started: Start) -> None:
             )
         ),
         # It ends at the checkpoint's own ids too, unless it ends at none at all.
-        ({}, {"end_ids": (7,)}, "ignore_eos is true, .* only false with a stop word that is a sp"),
+        (
+            {},
+            {"end_ids": (7,)},
+            "ignore_eos is true; .* it must be false with a stop word that is a sp",
+        ),
     ],
 )
 def test_what_it_cannot_do_is_refused_by_name(
@@ -296,7 +304,7 @@ def test_a_cancel_takes_no_other_request_with_it(started: Start) -> None:
     assert {key: answer.reason for key, answer in answers.items()} == {10: "length", 123: "length"}
 
 
-def test_what_the_incremental_output_spares(started: Start) -> None:
+def test_incremental_output_is_shorter(started: Start) -> None:
     """Without it each output has everything so far, and tokens would come twice."""
     rig = started(behaviour=Behaviour(step_seconds=0.002))
     rig.llm.server_args.incremental_streaming_output = False
@@ -307,11 +315,11 @@ def test_what_the_incremental_output_spares(started: Start) -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"dtype": "fp32"}, "dtype is 'fp32', allowed is one of 'auto'"),
-        ({"quantization": "awq"}, "quantization is 'awq', allowed is one of '', 'modelopt_fp4'"),
+        ({"dtype": "fp32"}, "dtype is 'fp32' and must be one of 'auto'"),
+        ({"quantization": "awq"}, "quantization is 'awq' and must be one of '', 'modelopt_fp4'"),
         ({"fp4_gemm_runner_backend": "x"}, "fp4_gemm_runner_backend is 'x'"),
         ({"grammar_backend": ""}, "grammar_backend is ''"),
-        ({"mem_fraction_static": 1}, "mem_fraction_static is 1.0, allowed is 0 and up, below 1"),
+        ({"mem_fraction_static": 1}, "mem_fraction_static is 1.0 and must be 0 and up, below 1"),
         ({"tensor_parallel_size": 2}, "unknown key 'tensor_parallel_size'"),
         ({"page_sizes": 2}, "did you mean 'page_size'"),
         *(
@@ -328,9 +336,13 @@ def test_wrong_options_are_named(tmp_path: Path, options: dict[str, Any], expect
 @pytest.mark.parametrize(
     ("behaviour", "options", "expected"),
     [
-        (Behaviour(capability=(7, 5)), {}, r"has compute capability 7\.5, allowed for NVFP4 is 8"),
-        (Behaviour(capability=None), {}, r"0 GPUs are to be seen and tp_size 1 times .* needs 1"),
-        (Behaviour(gpus=1), {"tp_size": 2}, r"1 GPUs are to be seen and tp_size 2 .* needs 2"),
+        (
+            Behaviour(capability=(7, 5)),
+            {},
+            r"capability 7\.5 and must have 8\.0 or later for NVFP4",
+        ),
+        (Behaviour(capability=None), {}, r"0 GPUs are visible and tp_size 1 times .* needs 1"),
+        (Behaviour(gpus=1), {"tp_size": 2}, r"1 GPUs are visible and tp_size 2 .* needs 2"),
         (Behaviour(gpus=9), {"tp_size": 9}, r"SGLang 0\.5\.23 cannot load .*Rank 0 scheduler"),
         (Behaviour(), {"more_server_args": {"hf_tokn": 1}}, r"has no argument 'hf_tokn'"),
     ],
@@ -344,9 +356,9 @@ def test_a_machine_that_does_not_fit(
     assert "\n" not in str(error.value)
 
 
-def test_the_models_own_length_less_what_the_library_keeps(tmp_path: Path) -> None:
+def test_the_longest_context_leaves_the_librarys_reserve(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "engine", max_position_embeddings=606)
-    with pytest.raises(EngineLoadError, match=r"max_seq_len is 600, allowed .* at most 599"):
+    with pytest.raises(EngineLoadError, match=r"max_seq_len is 600 and must be at most 599"):
         start_sglang(folder)
     write_model(folder, max_position_embeddings=607)
     start_sglang(folder).engine.shutdown()
@@ -413,7 +425,7 @@ def test_a_cache_whose_scales_would_be_applied_on_one_side_alone(
                 start_sglang(folder, kv_cache_dtype=cache)
 
 
-def test_where_the_kv_caches_bits_are_said(tmp_path: Path) -> None:
+def test_the_places_that_name_the_kv_caches_bits(tmp_path: Path) -> None:
     """SGLang reads hf_quant_config.json only if config.json says nothing of quantization."""
     folder = write_model(tmp_path / "engine")
     write_scales(folder, 0.25)
@@ -436,7 +448,7 @@ def test_a_checkpoint_that_cannot_be_read_for_its_scales(tmp_path: Path, content
         start_sglang(folder)
 
 
-def test_marlin_is_told_where_the_gpu_has_no_fp4(
+def test_marlin_is_named_where_the_gpu_has_no_fp4(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_model(tmp_path / "engine", **NVFP4)
@@ -456,7 +468,7 @@ def test_every_option_is_an_argument_of_the_library(started: Start) -> None:
 def test_versions(started: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     started()
     monkeypatch.setattr(sys.modules["sglang"], "__version__", "0.5.9.post1")
-    with pytest.raises(EngineLoadError, match=r"SGLang is 0\.5\.9\.post1, allowed is 0\.5\.23"):
+    with pytest.raises(EngineLoadError, match=r"SGLang is 0\.5\.9\.post1 and must be 0\.5\.23"):
         import_library()
     monkeypatch.setitem(sys.modules, "sglang.srt.entrypoints.engine", None)
     with pytest.raises(EngineLoadError, match=r"SGLang cannot be imported .*install sglang"):
@@ -467,7 +479,7 @@ def test_versions(started: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     ("module", "name"),
     [("sglang.srt.server_args", "ServerArgs"), ("sglang.srt.entrypoints.engine", "Engine")],
 )
-def test_a_later_version_that_has_moved_a_name_is_told(
+def test_a_version_that_moved_a_name_is_named(
     started: Start, monkeypatch: pytest.MonkeyPatch, module: str, name: str
 ) -> None:
     started()

@@ -157,7 +157,7 @@ def test_a_prompt_is_cut_in_chunks_and_no_longer_one_is_let_in_without(started: 
     assert answers[1].tokens == greedy(ids[:64], 5)
     for key in (2, 3):
         assert (answers[key].reason, answers[key].fault) == ("error", "invalid")
-        assert "has 65 tokens with its min_tokens, allowed are 64" in answers[key].error
+        assert "has 65 tokens with its min_tokens and must have at most 64" in answers[key].error
     assert len(rig.llm.requests) == 1
     rig.engine.submit(too_long[0])
     rig.engine.cancel(2)
@@ -211,7 +211,7 @@ def test_a_request_that_fails_ends_alone(started: Start, after: int, keeps_error
     ],
     ids=["loop", "assert", "access", "launch", "kept"],
 )
-def test_a_failure_that_is_told_to_all_requests_is_the_engines_end(
+def test_a_failure_reported_to_all_requests_ends_the_engine(
     started: Start, behaviour: Behaviour
 ) -> None:
     """It comes as an error of each request, and blaming them would leave a dead engine in place."""
@@ -258,7 +258,7 @@ def test_a_guide_that_the_library_cannot_compile_is_the_requests_fault(started: 
     assert answers[2].tokens == greedy(prompt(4), 9)
 
 
-def test_what_becomes_of_a_guided_request_later_is_not() -> None:
+def test_a_guided_requests_later_failure_is_not_its_fault() -> None:
     job = Job(ask(1, prompt(4), 9, (2,), guide=Guide("regex", "a")))
     said = "Guided decoding error: failed to accept last new token: 7."
     assert isinstance(tensorrt_llm_loop.error_of(job, said), RefusedRequest)
@@ -323,7 +323,7 @@ def test_figures_go_on_after_a_pause(started: Start, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(("priority", "expected"), [(-100, 1.0), (0, 0.5), (100, 0.0)])
-def test_the_librarys_own_queue_goes_by_priority_if_it_is_told_to(
+def test_the_librarys_queue_can_go_by_priority(
     started: Start, priority: int, expected: float
 ) -> None:
     rig = started("head", scheduler_config={"waiting_queue_policy": "priority"})
@@ -332,7 +332,7 @@ def test_the_librarys_own_queue_goes_by_priority_if_it_is_told_to(
     assert rig.llm.given["scheduler_config"]["waiting_queue_policy"] == "priority"
 
 
-def test_by_default_it_is_told_of_no_priority(started: Start) -> None:
+def test_by_default_the_library_gets_no_priority(started: Start) -> None:
     """Some versions have no such argument, and 1.3 warns of one that has no effect."""
     rig = started("1_2")
     generate(rig.engine, ask(1, prompt(4), 3, priority=9))
@@ -368,7 +368,7 @@ def test_what_the_library_refuses_at_once_is_the_requests_fault(
     assert answer.error == "prompt length (4) should not exceed max_num_tokens (3)"
 
 
-def test_what_its_workers_refuse_is_not(started: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_by_its_workers_is_not(started: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes as a failure of a request that was accepted, as everything else of theirs does."""
     rig = started()
     monkeypatch.setattr(tensorrt_llm_engine, "library_params", lambda *_: invalid(rig))
@@ -395,7 +395,7 @@ def test_the_time_of_the_first_pass_is_that_of_the_first_part(started: Start) ->
     assert before - 2e6 <= answer.first_scheduled_ns < before + 150e6
 
 
-def test_being_idle_is_no_hang(started: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idleness_is_no_hang(started: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """A TensorRT engine reports no figures, so that the first token is the first sign."""
     monkeypatch.setattr(async_loop, "WATCH_S", 0.05)
     limits = dataclasses.replace(LIMITS, hang_timeout_s=2.0)

@@ -68,7 +68,9 @@ SAMPLER: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_version_is_told_the_same_but_for_the_sampler(tmp_path: Path, version: str) -> None:
+def test_every_version_gets_the_same_arguments_but_for_the_sampler(
+    tmp_path: Path, version: str
+) -> None:
     folder = tmp_path / "engine"
     model = {"model": str(folder)}
     more = SAMPLER[version] | model

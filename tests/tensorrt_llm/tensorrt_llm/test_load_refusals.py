@@ -26,8 +26,8 @@ pytestmark = pytest.mark.usefixtures("loads_undone")
         ("1_0", {"sampler_type": "TorchSampler"}, r"TorchSampler of TensorRT-LLM 1\.0\.0 makes ev"),
         ("head", {"sampler_type": "TRTLLMSampler"}, r"1\.4\.0rc0 has no TRTLLMSampler any more"),
         ("head", {"backend": "tensorrt"}, r"1\.4\.0rc0 has no TensorRT engines any more .*pytorch"),
-        ("1_2", {"tensor_parallel_size": 2}, r"1 are to be seen and .*needs 2; .*make doctor"),
-        ("1_2", {"behaviour": Behaviour(gpus=0)}, r"no NVIDIA GPU is to be seen .*make doctor"),
+        ("1_2", {"tensor_parallel_size": 2}, r"1 are visible and .*needs 2; .*make doctor"),
+        ("1_2", {"behaviour": Behaviour(gpus=0)}, r"no NVIDIA GPU is visible .*make doctor"),
         ("1_2", {"attn_backend": "FLASHINFER"}, r"flashinfer is not installed; set .*'TRTLLM'"),
         (
             "1_2",
@@ -67,7 +67,7 @@ def test_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_an_older_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = fake_package.install("1_0", Behaviour())
     monkeypatch.setattr(sys.modules["tensorrt_llm"], "__version__", "0.21.0")
-    with pytest.raises(EngineLoadError, match=r"is 0\.21\.0, allowed is 1\.0 or later; serve"):
+    with pytest.raises(EngineLoadError, match=r"is 0\.21\.0 and must be 1\.0 or later; serve"):
         TensorRtLlmEngine(write_model(tmp_path / "engine"), engine_config())
     assert package.llms == []
 
@@ -78,7 +78,7 @@ def test_a_version_that_is_none_is_refused(
 ) -> None:
     fake_package.install("1_2", Behaviour())
     monkeypatch.setattr(sys.modules["tensorrt_llm"], "__version__", version)
-    with pytest.raises(EngineLoadError, match=f"is {version}, allowed is 1.0 or later; serve"):
+    with pytest.raises(EngineLoadError, match=f"is {version} and must be 1.0 or later; serve"):
         TensorRtLlmEngine(write_model(tmp_path / "engine"), engine_config())
 
 
@@ -92,7 +92,7 @@ def test_a_version_that_is_none_is_refused(
         ("tensorrt_llm.executor.utils", "RequestError"),
     ],
 )
-def test_a_later_version_that_has_moved_a_name_is_told(
+def test_a_version_that_moved_a_name_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str
 ) -> None:
     fake_package.install("head", Behaviour())
@@ -102,7 +102,7 @@ def test_a_later_version_that_has_moved_a_name_is_told(
         TensorRtLlmEngine(write_model(tmp_path / "engine"), engine_config())
 
 
-def test_an_argument_of_the_runtimes_own_that_a_later_version_lacks_is_told(
+def test_an_argument_that_a_later_version_lacks_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = fake_package.install("head", Behaviour())

@@ -105,7 +105,7 @@ def test_a_logprob_that_the_library_owes_is_an_error(started: Start) -> None:
         (Guide("ebnf_grammar", 'root ::= "a"'), "grammar"),
     ],
 )
-def test_a_guide_is_told_by_its_own_field(
+def test_each_kind_of_guide_has_its_field(
     started: Start, version: str, guide: Guide, field: str
 ) -> None:
     rig = started(version)

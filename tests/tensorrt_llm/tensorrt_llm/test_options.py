@@ -1,4 +1,4 @@
-"""`runtime_options` of a TensorRT-LLM engine: what is allowed, and what is said of the rest."""
+"""`runtime_options` of a TensorRT-LLM engine: what it may say, and the refusals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def parsed(**document: Any) -> TensorRtLlmOptions:
     return parse_section(TensorRtLlmOptions, document, "runtime_options")
 
 
-def test_nothing_said_is_a_whole_deployment() -> None:
+def test_default_options_are_valid() -> None:
     options = parsed()
     assert options == TensorRtLlmOptions()
     assert parsed(**dataclasses.asdict(options)) == options
@@ -43,24 +43,24 @@ def test_the_card_recipe() -> None:
 @pytest.mark.parametrize(
     ("document", "expected"),
     [
-        ({"backend": "trt"}, "backend is 'trt', allowed is one of 'pytorch', 'tensorrt'"),
+        ({"backend": "trt"}, "backend is 'trt' and must be one of 'pytorch', 'tensorrt'"),
         # The library would run TRTLLM's kernels and say nothing.
         (
             {"attn_backend": "flashinfer"},
-            "attn_backend is 'flashinfer', allowed is one of 'TRTLLM'",
+            "attn_backend is 'flashinfer' and must be one of 'TRTLLM'",
         ),
         ({"attn_backend": "FlashInfer"}, "attn_backend is 'FlashInfer'"),
         ({"guided_decoding_backend": "outlines"}, "guided_decoding_backend is 'outlines'"),
-        ({"sampler_type": "torch"}, "sampler_type is 'torch', allowed is one of 'auto', 'Torch"),
-        ({"tensor_parallel_size": 0}, "tensor_parallel_size is 0, allowed is at least 1"),
-        ({"pipeline_parallel_size": -1}, "pipeline_parallel_size is -1, allowed is at least 1"),
-        ({"stream_interval": 0}, "stream_interval is 0, allowed is at least 1"),
-        ({"tensor_parallel_size": 2.0}, "tensor_parallel_size is 2.0, allowed is a JSON int"),
-        ({"kv_cache_config": {"dtype": "int8"}}, "kv_cache_config.dtype is 'int8', allowed is one"),
+        ({"sampler_type": "torch"}, "sampler_type is 'torch' and must be one of 'auto', 'Torch"),
+        ({"tensor_parallel_size": 0}, "tensor_parallel_size is 0 and must be at least 1"),
+        ({"pipeline_parallel_size": -1}, "pipeline_parallel_size is -1 and must be at least 1"),
+        ({"stream_interval": 0}, "stream_interval is 0 and must be at least 1"),
+        ({"tensor_parallel_size": 2.0}, "tensor_parallel_size is 2.0 and must be a JSON int"),
+        ({"kv_cache_config": {"dtype": "int8"}}, "kv_cache_config.dtype is 'int8' and must be one"),
         ({"kv_cache_config": {"max_tokens": -1}}, "kv_cache_config.max_tokens is -1"),
         (
             {"kv_cache_config": {"free_gpu_memory_fraction": 0}},
-            r"kv_cache_config.free_gpu_memory_fraction is 0.0, allowed is above 0 and up to 1",
+            r"kv_cache_config.free_gpu_memory_fraction is 0.0 and must be above 0 and up to 1",
         ),
         ({"kv_cache_config": {"free_gpu_memory_fraction": 1.1}}, "fraction is 1.1"),
         ({"kv_cache_config": {"host_cache_size": -1}}, "kv_cache_config.host_cache_size is -1"),
@@ -68,7 +68,7 @@ def test_the_card_recipe() -> None:
         ({"cuda_graph_config": {"batch_sizes": [1, 2.5]}}, "a list of int"),
         (
             {"cuda_graph_config": {"batch_sizes": [1, 8], "max_batch_size": 16}},
-            "cuda_graph_config.max_batch_size is 16, allowed is 0, or the largest of batch_sizes",
+            "cuda_graph_config.max_batch_size is 16 and must be 0, or the largest of batch_sizes",
         ),
         (
             {"scheduler_config": {"capacity_scheduler_policy": "max_utilization"}},
@@ -76,8 +76,8 @@ def test_the_card_recipe() -> None:
         ),
         ({"scheduler_config": {"context_chunking_policy": "ALL"}}, "context_chunking_policy is"),
         ({"scheduler_config": {"waiting_queue_policy": "sjf"}}, "waiting_queue_policy is 'sjf'"),
-        ({"speculative_config": {"max_draft_len": 4}}, "allowed is a table with a decoding_type"),
-        ({"speculative_config": "NGram"}, "speculative_config is 'NGram', allowed is a JSON dict"),
+        ({"speculative_config": {"max_draft_len": 4}}, "must be a table with a decoding_type"),
+        ({"speculative_config": "NGram"}, "speculative_config is 'NGram' and must be a JSON dict"),
     ],
 )
 def test_what_is_wrong_is_named(document: dict[str, Any], expected: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from token_engine.interface import Guide, SamplingParams, UnsupportedParameter
-from token_engine.tensorrt_llm_runtime.refusals import refuse_unsupported
+from token_engine.tensorrt_llm_runtime.sampling import refuse_unsupported
 from token_engine.tensorrt_llm_runtime.versions import CPP_SAMPLER, TORCH_SAMPLER
 
 from tests.fakes.tensorrt_llm import fake_package
@@ -22,18 +22,18 @@ REFUSALS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (
         {"version": "1_0"},
         {"sampling": replace(GREEDY, presence_penalty=0.5)},
-        "presence_penalty is 0.5, the tensorrt_llm runtime allows only 0",
+        "presence_penalty is 0.5; with the tensorrt_llm runtime it must be 0",
     ),
     (
         {"version": "1_0"},
         {"sampling": replace(SAMPLED, frequency_penalty=-1)},
         "frequency_penalty is -1",
     ),
-    ({"version": "1_2"}, {"logprobs": 1}, "logprobs is 1, .* only 0, the chosen token's"),
+    ({"version": "1_2"}, {"logprobs": 1}, "logprobs is 1; .* it must be 0, the chosen token's"),
     (
         {"version": "1_2"},
         {"logprobs": 0, "sampling": replace(SAMPLED, temperature=0.5)},
-        "return_log_probs is true, .* only false with temperature 0.5",
+        "return_log_probs is true; .* it must be false with temperature 0.5",
     ),
     (
         {"version": "head"},
@@ -54,21 +54,25 @@ REFUSALS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"version": "head"}, {"logprobs": 0, "bad_words": ((9,),)}, "false with bad_words"),
     ({"version": "head"}, {"logprobs": 0, "min_tokens": 2, "end_ids": (2,)}, "with min_tokens"),
     ({"version": "head"}, {"logprobs": 0, "guide": Guide("json"), "end_ids": (2,)}, "with a guide"),
-    (TORCH, {"sampling": replace(SAMPLED, min_p=0.1)}, r"min_p is 0.1, .* only 0 \(TorchSampler\)"),
+    (
+        TORCH,
+        {"sampling": replace(SAMPLED, min_p=0.1)},
+        r"min_p is 0.1; .* it must be 0 \(TorchSampler\)",
+    ),
     (
         TORCH,
         {"sampling": replace(SAMPLED, seed=5)},
-        r"seed is 5, .* only none, as equal seeds would not draw equal tokens \(TorchSampler\)",
+        r"seed is 5; .* must be none, as equal seeds would not draw equal tokens \(TorchSampler\)",
     ),
     (
         {"version": "head"},
         {"sampling": replace(SAMPLED, seed=0)},
-        r"seed is 0, .* \(TorchSampler\)",
+        r"seed is 0; .* \(TorchSampler\)",
     ),
     (TORCH, {"sampling": replace(GREEDY, repetition_penalty=1.2)}, "repetition_penalty is 1.2"),
     (TORCH, {"sampling": replace(GREEDY, presence_penalty=1.2)}, "presence_penalty is 1.2"),
-    (TORCH, {"bad_words": ((9,),)}, "bad_words is given, .* only none"),
-    (TORCH, {"logprobs": 3, "sampling": SAMPLED}, "return_log_probs is true, .* with sampling"),
+    (TORCH, {"bad_words": ((9,),)}, "bad_words is given; .* does not support it"),
+    (TORCH, {"logprobs": 3, "sampling": SAMPLED}, "return_log_probs is true; .* with sampling"),
     (
         {"guided_decoding_backend": ""},
         {"guide": Guide("json"), "end_ids": (2,)},
@@ -77,11 +81,11 @@ REFUSALS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (
         {"guided_decoding_backend": "llguidance"},
         {"guide": Guide("ebnf_grammar", 'root ::= "a"'), "end_ids": (2,)},
-        "guided_decoding_guide_type is ebnf_grammar, .* only json, json_schema and regex with llg",
+        "guided_decoding_guide_type is ebnf_grammar; .* must be json, json_schema",
     ),
-    ({}, {"guide": Guide("json")}, "ignore_eos is true, .* only false with a guide"),
-    ({}, {"guide": Guide("json"), "end_ids": (2,), "min_tokens": 3}, "min_tokens is 3, .* 0 with"),
-    ({"backend": "tensorrt"}, {"logprobs": 0}, "return_log_probs is true, .* TensorRT engine"),
+    ({}, {"guide": Guide("json")}, "ignore_eos is true; .* it must be false with a guide"),
+    ({}, {"guide": Guide("json"), "end_ids": (2,), "min_tokens": 3}, "min_tokens is 3; .* 0 with"),
+    ({"backend": "tensorrt"}, {"logprobs": 0}, "return_log_probs is true; .* TensorRT engine"),
     ({"speculative_config": {"decoding_type": "NGram"}}, {"sampling": SAMPLED}, "temperature is 1"),
     (
         {"speculative_config": {"decoding_type": "NGram"}},
@@ -92,27 +96,27 @@ REFUSALS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (
         {"version": "head", "speculative_config": {**NGRAM, "advanced_sampling_mode": "no_topk"}},
         {"sampling": replace(SAMPLED, top_k=2)},
-        r"top_k is 2, .* only 0 \(speculative decoding, advanced_sampling_mode no_topk\)",
+        r"top_k is 2; .* it must be 0 \(speculative decoding, advanced_sampling_mode no_topk\)",
     ),
     (
         {"version": "head", "speculative_config": {**NGRAM, "advanced_sampling_mode": "no_topp"}},
         {"sampling": replace(SAMPLED, top_p=0.5)},
-        "top_p is 0.5, .* only 1 .*no_topp",
+        "top_p is 0.5; .* it must be 1 .*no_topp",
     ),
     (
         {"version": "head", "speculative_config": {**NGRAM, "advanced_sampling_mode": BOTH}},
         {"sampling": replace(SAMPLED, top_p=0.5)},
-        "top_p is 0.5, .* only 1",
+        "top_p is 0.5; .* it must be 1",
     ),
     (
         {"version": "head", "speculative_config": {**NGRAM, "advanced_sampling_mode": BOTH}},
         {"sampling": replace(SAMPLED, top_k=5)},
-        "top_k is 5, .* only 0",
+        "top_k is 5; .* it must be 0",
     ),
     (
         {"version": "head", "speculative_config": {**NGRAM, "advanced_sampling_mode": "full"}},
         {"sampling": replace(SAMPLED, min_p=0.5)},
-        r"min_p is 0.5, .* only 0 \(speculative decoding\)",
+        r"min_p is 0.5; .* it must be 0 \(speculative decoding\)",
     ),
     # In versions where drafts are sampled only if told to, one kind of them has the modes too.
     (
@@ -124,7 +128,7 @@ REFUSALS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
             }
         },
         {"sampling": replace(SAMPLED, top_k=2)},
-        "top_k is 2, .* only 0 .*no_topk",
+        "top_k is 2; .* it must be 0 .*no_topk",
     ),
 ]
 
@@ -165,14 +169,14 @@ def test_drafts_that_are_sampled_as_the_request_says(
 @pytest.mark.parametrize(
     ("top_k", "fits"), [(1024, True), (1025, False), (128_255, False), (128_256, True)]
 )
-def test_top_k_beyond_what_the_sampler_can(top_k: int, fits: bool) -> None:
+def test_top_k_above_the_samplers_limit_is_refused(top_k: int, fits: bool) -> None:
     """The C++ sampler cuts it off at 1024 without a word; a whole vocabulary is no limit."""
     request = ask(1, prompt(4), 5, (), replace(SAMPLED, top_k=top_k))
     refuse_unsupported(request, TORCH_SAMPLER, "xgrammar", 128_256)
     if fits:
         refuse_unsupported(request, CPP_SAMPLER, "xgrammar", 128_256)
     else:
-        with pytest.raises(UnsupportedParameter, match=f"top_k is {top_k}, .* 0 to 1024"):
+        with pytest.raises(UnsupportedParameter, match=f"top_k is {top_k}; .* 0 to 1024"):
             refuse_unsupported(request, CPP_SAMPLER, "xgrammar", 128_256)
 
 

@@ -148,7 +148,7 @@ def test_all_penalties_on_greedy_choices(started: Start, version: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_library_is_told_nothing_else_of_a_greedy_request(started: Start, version: str) -> None:
+def test_a_greedy_request_sends_nothing_else(started: Start, version: str) -> None:
     rig = started(version)
     odd = replace(GREEDY, temperature=5.0, top_k=3000, top_p=0.1, min_p=0.9, seed=9)
     generate(rig.engine, ask(1, prompt(9), 20, (), odd))
@@ -192,7 +192,7 @@ def test_min_tokens_with_a_penalty(started: Start, version: str) -> None:
         assert (answer.tokens, answer.reason) == (whole[:place], reason)
 
 
-def test_the_second_part_draws_anew_and_counts_the_first(started: Start) -> None:
+def test_the_second_part_draws_again_and_counts_the_first(started: Start) -> None:
     rig = started("1_2")
     sampling = replace(SAMPLED, seed=2**64 - 1, presence_penalty=1.0, temperature=0.5)
     answer = generate(rig.engine, ask(1, prompt(9), 20, (2, 3), sampling, min_tokens=8))[1]

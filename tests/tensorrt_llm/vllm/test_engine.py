@@ -78,7 +78,7 @@ def ask(rig: Rig, key: int, length: int, max_tokens: int, **more: Any) -> None:
     rig.engine.submit(replace(one, key=key))
 
 
-def test_what_the_library_is_told(started: Start) -> None:
+def test_the_arguments_that_the_library_gets(started: Start) -> None:
     rig = started(
         gpu_memory_utilization=0.8, kv_cache_memory_bytes=2**30, more_engine_args={"seed": 5}
     )
@@ -117,7 +117,7 @@ def test_without_a_backend_for_guides_no_tokenizer_is_loaded(started: Start) -> 
     assert rig.llm.args.skip_tokenizer_init
     with pytest.raises(
         UnsupportedParameter,
-        match=r"guided_decoding_guide_type is regex, the vllm runtime allows only none",
+        match=r"guided_decoding_guide_type is regex; with the vllm runtime it must be none",
     ):
         ask(rig, 1, 4, 5, guide=Guide("regex", "a"), end_ids=(2,))
 
@@ -127,13 +127,16 @@ def test_without_a_backend_for_guides_no_tokenizer_is_loaded(started: Start) -> 
     [
         (
             {"sampling": replace(SAMPLED, temperature=2.5)},
-            "temperature is 2.5, the vllm runtime allows only 0, and 0.01 to 2",
+            "temperature is 2.5; with the vllm runtime it must be 0, or 0.01 to 2",
         ),
-        ({"sampling": replace(SAMPLED, temperature=0.005)}, "temperature is 0.005, "),
-        ({"guide": Guide("json")}, "ignore_eos is true, the vllm runtime allows only false with a"),
+        ({"sampling": replace(SAMPLED, temperature=0.005)}, "temperature is 0.005; "),
+        (
+            {"guide": Guide("json")},
+            "ignore_eos is true; with the vllm runtime it must be false with a",
+        ),
         (
             {"guide": Guide("json"), "end_ids": (2,), "min_tokens": 2},
-            "min_tokens is 2, the vllm runtime allows only 0 with a guide",
+            "min_tokens is 2; with the vllm runtime it must be 0 with a guide",
         ),
         # What only the library knows it says itself.
         (
@@ -164,7 +167,7 @@ def test_as_many_bad_words_as_room_2_admits(
     assert drain(rig.engine)[1].reason == "length"
 
 
-def test_nothing_is_told_or_fetched(started: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_reported_or_fetched(started: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """No usage statistics, and no look at the hub."""
     monkeypatch.setattr(os, "environ", os.environ.copy())
     names = ("VLLM_NO_USAGE_STATS", "VLLM_DO_NOT_TRACK", "HF_HUB_OFFLINE")
@@ -225,7 +228,7 @@ def test_what_the_library_refuses_later_is_the_requests_fault(started: Start) ->
     ],
 )
 @pytest.mark.parametrize("version", ["0_32", "0_33"])
-def test_the_cause_of_a_failed_request_is_told(
+def test_the_cause_of_a_failed_request_is_named(
     started: Start, version: str, trouble: Exception, fault: str, said: str
 ) -> None:
     """vLLM's own EngineGenerateError has no words; 0.33 raises GenerationError without it."""
@@ -240,7 +243,7 @@ def test_the_cause_of_a_failed_request_is_told(
 
 
 @pytest.mark.parametrize("error", [ValueError, AssertionError])
-def test_what_it_raises_of_a_request_that_it_had_accepted_is_not_the_requests_fault(
+def test_an_error_after_acceptance_is_not_the_requests_fault(
     started: Start, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     rig = started()

@@ -33,7 +33,7 @@ def parsed(**document: Any) -> VllmOptions:
     return parse_section(VllmOptions, document, "runtime_options")
 
 
-def test_nothing_said_is_a_whole_deployment() -> None:
+def test_default_options_are_valid() -> None:
     options = parsed()
     assert options == VllmOptions()
     assert parsed(**dataclasses.asdict(options)) == options
@@ -42,17 +42,17 @@ def test_nothing_said_is_a_whole_deployment() -> None:
 @pytest.mark.parametrize(
     ("document", "expected"),
     [
-        ({"dtype": "fp32"}, "dtype is 'fp32', allowed is one of 'auto', 'bfloat16'"),
-        ({"quantization": "awq"}, "quantization is 'awq', allowed is one of '', 'modelopt_fp4'"),
-        ({"kv_cache_dtype": "int8"}, "kv_cache_dtype is 'int8', allowed is one of 'auto'"),
+        ({"dtype": "fp32"}, "dtype is 'fp32' and must be one of 'auto', 'bfloat16'"),
+        ({"quantization": "awq"}, "quantization is 'awq' and must be one of '', 'modelopt_fp4'"),
+        ({"kv_cache_dtype": "int8"}, "kv_cache_dtype is 'int8' and must be one of 'auto'"),
         ({"structured_outputs_backend": "x"}, "structured_outputs_backend is 'x'"),
-        ({"gpu_memory_utilization": 0}, "gpu_memory_utilization is 0.0, allowed is above 0 and"),
+        ({"gpu_memory_utilization": 0}, "gpu_memory_utilization is 0.0 and must be above 0 and"),
         ({"gpu_memory_utilization": 1.5}, "gpu_memory_utilization is 1.5"),
-        ({"tensor_parallel_size": 0}, "tensor_parallel_size is 0, allowed is at least 1"),
-        ({"stream_interval": 0}, "stream_interval is 0, allowed is at least 1"),
-        ({"block_size": -16}, "block_size is -16, allowed is at least 0"),
+        ({"tensor_parallel_size": 0}, "tensor_parallel_size is 0 and must be at least 1"),
+        ({"stream_interval": 0}, "stream_interval is 0 and must be at least 1"),
+        ({"block_size": -16}, "block_size is -16 and must be at least 0"),
         ({"cudagraph_capture_sizes": [1, 0]}, r"cudagraph_capture_sizes is \[1, 0\]"),
-        ({"enforce_eager": 1}, "enforce_eager is 1, allowed is a JSON bool"),
+        ({"enforce_eager": 1}, "enforce_eager is 1 and must be a JSON bool"),
         ({"gpu_memory_utilisation": 0.9}, "did you mean 'gpu_memory_utilization'"),
         ({"max_num_seqs": 4}, "unknown key 'max_num_seqs'"),
     ],
@@ -121,7 +121,7 @@ def test_an_argument_that_this_version_lacks_is_named(tmp_path: Path) -> None:
         ((12, 0), ""),
     ],
 )
-def test_marlin_is_told_where_the_gpu_has_no_fp4(
+def test_marlin_is_named_where_the_gpu_has_no_fp4(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], capability: tuple[int, int], note: str
 ) -> None:
     folder = write_model(tmp_path / "engine", **NVFP4)
@@ -142,16 +142,20 @@ def test_hf_quant_config_goes_before_config_json(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "engine", **NVFP4)
     quantization = {"quantization": {"quant_algo": "FP8"}}
     (folder / "hf_quant_config.json").write_text(json.dumps(quantization), encoding="utf-8")
-    with pytest.raises(EngineLoadError, match=r"quant_algo is 'FP8', allowed is 'NVFP4'"):
+    with pytest.raises(EngineLoadError, match=r"quant_algo is 'FP8' and must be 'NVFP4'"):
         start_vllm(folder, quantization="modelopt_fp4")
 
 
 @pytest.mark.parametrize(
     ("behaviour", "options", "expected"),
     [
-        (Behaviour(capability=VOLTA), {}, r"has compute capability 7\.0, allowed for NVFP4 is 7"),
+        (
+            Behaviour(capability=VOLTA),
+            {},
+            r"capability 7\.0 and must have 7\.5 or later for NVFP4",
+        ),
         (Behaviour(capability=None), {}, r"no NVFP4 kernel for a CPU; .*dense_checkpoint\.py"),
-        (Behaviour(gpus=1), {"tensor_parallel_size": 2}, r"1 GPUs are to be seen .* needs 2; run"),
+        (Behaviour(gpus=1), {"tensor_parallel_size": 2}, r"1 GPUs are visible .* needs 2; run"),
         (
             Behaviour(gpus=9),
             {"tensor_parallel_size": 9},
@@ -206,7 +210,7 @@ def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("vllm.platforms", "current_platform"),
     ],
 )
-def test_a_later_version_that_has_moved_a_name_is_told(
+def test_a_version_that_moved_a_name_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str
 ) -> None:
     start_vllm(tmp_path / "engine").engine.shutdown()
@@ -241,5 +245,5 @@ def test_an_old_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys.modules["vllm"], "__version__", "0.11.2")
     from token_engine.vllm_runtime.library import import_library
 
-    with pytest.raises(EngineLoadError, match=r"vLLM is 0\.11\.2, allowed is 0\.32 or later"):
+    with pytest.raises(EngineLoadError, match=r"vLLM is 0\.11\.2 and must be 0\.32 or later"):
         import_library()

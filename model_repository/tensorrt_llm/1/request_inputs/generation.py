@@ -11,7 +11,7 @@ import numpy.typing as npt
 from engine_config import EngineConfig
 from response_outputs.room_response import OutputOptions
 from response_outputs.text import StopWord
-from token_engine.interface import Guide, GuideKind, SamplingParams
+from token_engine.interface import Guide, GuideKind, SamplingParams, lacks
 from token_engine.registry import Feature, find_runtime
 
 from request_inputs.guide_bounds import check_bounds
@@ -33,8 +33,8 @@ MAX_BAD_IDS = 2048
 MAX_BIASED_TOKENS = 1024
 MAX_SEQUENCES = 16
 MAX_TOP_LOGPROBS = 20
-# In f32, divided by the least temperature, still a number. An infinity would make NaN of the whole
-# distribution, of which a runtime's kernels may choose a token that is none: the end of the engine.
+# Divided by the least temperature it is still a number in f32. An infinity would turn the whole
+# distribution into NaN, and a kernel may then choose an invalid token, which ends the engine.
 LARGEST_BIAS = 1e30
 NO_END = -1  # an end_id that disables all end ids; one beyond the vocabulary does too
 # Upstream renamed these; both names are understood.
@@ -78,7 +78,7 @@ def read_inputs(
 ) -> list[GenerationInputs]:
     """The request that `arrays` describe (names and dtypes as in config.pbtxt).
 
-    `echo_prompt` is for requests that say nothing of exclude_input_in_output. Raises
+    `echo_prompt` is the default of requests without exclude_input_in_output. Raises
     `InvalidRequest`, and `UnsupportedRequest` for what the engine's runtime cannot do.
     """
     arrays, sent = _with_new_names(arrays)
@@ -92,9 +92,9 @@ def read_inputs(
 
 
 def refuse_several_responses(rows: list[GenerationInputs], packed: bool) -> None:
-    """For a model that gives one response; `packed`: all sequences are put into that one.
+    """For a model that gives one response; `packed`: that one holds all sequences.
 
-    Raises `InvalidRequest` for what has several.
+    Raises `InvalidRequest` for a request with several.
     """
     why = "this server's ensemble is unary and gives one response a request"
     way = "; tensorrt_llm_bls answers several in one response"
@@ -117,7 +117,7 @@ def _with_new_names(arrays: Arrays) -> tuple[Arrays, dict[str, str]]:
         if old in renamed:
             value = renamed.pop(old)
             if new in renamed and not np.array_equal(renamed[new], value):
-                raise InvalidRequest(f"{old} and {new} differ, allowed is one of them")
+                raise InvalidRequest(f"{old} and {new} differ and must be equal")
             renamed[new] = value
             sent[new] = old
     return renamed, sent
@@ -127,7 +127,9 @@ def _rows(arrays: Arrays, sent: dict[str, str]) -> Iterator[Row]:
     size = len(arrays["input_ids"])
     for name, array in arrays.items():
         if len(array) != size:
-            raise InvalidRequest(f"{name} has {len(array)} rows, allowed are {size} as input_ids")
+            raise InvalidRequest(
+                f"{name} has {len(array)} rows and must have {size}, as input_ids has"
+            )
     for index in range(size):
         yield Row({name: array[index] for name, array in arrays.items()}, sent)
 
@@ -139,8 +141,8 @@ def _read_row(row: Row, config: EngineConfig, echo_prompt: bool) -> GenerationIn
     total, limit = length + max_tokens, config.limits.max_seq_len
     if total > limit:
         raise InvalidRequest(
-            f"the prompt of {length} tokens and max_tokens {max_tokens} make {total}, "
-            f"allowed are {limit} together"
+            f"the prompt of {length} tokens and max_tokens {max_tokens} make {total} "
+            f"and must make at most {limit}"
         )
     vocabulary = config.model.vocab_size
     row.integer("pad_id", 0, -1, LARGEST_INT32)  # nothing is padded; checked all the same
@@ -193,23 +195,25 @@ def _prompt_length(row: Row) -> int:
     ids = row.array("input_ids")
     size = 0 if ids is None else ids.size
     if not size:
-        raise InvalidRequest("input_ids is empty, allowed is at least one id")
+        raise InvalidRequest("input_ids is empty and must hold at least one id")
     length = int(row.single("input_lengths", size))
     if not 1 <= length <= size:
         raise InvalidRequest(
-            f"input_lengths is {length}, allowed is 1 to {size}, the size of input_ids"
+            f"input_lengths is {length} and must be 1 to {size}, the size of input_ids"
         )
     return length
 
 
 def _prompt(row: Row, length: int, vocab_size: int) -> tuple[int, ...]:
-    """Read only when its length is known to fit: the ids may be many millions."""
+    """Read only when its length is known to fit, because there may be millions of ids."""
     ids = row.array("input_ids")
     assert ids is not None
     prompt = tuple(ids.reshape(-1)[:length].tolist())
     for token_id in (min(prompt), max(prompt)):
         if not 0 <= token_id < vocab_size:
-            raise InvalidRequest(f"input_ids holds {token_id}, allowed is 0 to {vocab_size - 1}")
+            raise InvalidRequest(
+                f"input_ids holds {token_id} and must hold ids from 0 to {vocab_size - 1}"
+            )
     return prompt
 
 
@@ -236,19 +240,20 @@ def _token_bias(array: npt.NDArray[Any] | None, vocab_size: int) -> tuple[tuple[
     bias = array.reshape(-1)
     if len(bias) != vocab_size:
         raise InvalidRequest(
-            f"embedding_bias holds {len(bias)} values, allowed are {vocab_size}, one for each token"
+            f"embedding_bias holds {len(bias)} values and must hold {vocab_size}, one a token"
         )
     if not np.isfinite(bias).all():
-        raise InvalidRequest("embedding_bias holds NaN or infinity, allowed are finite numbers")
+        raise InvalidRequest("embedding_bias holds NaN or infinity and must hold finite numbers")
     biased = np.flatnonzero(bias)
     if len(biased) > MAX_BIASED_TOKENS:
         raise InvalidRequest(
-            f"embedding_bias touches {len(biased)} tokens, allowed are {MAX_BIASED_TOKENS}"
+            f"embedding_bias changes {len(biased)} tokens and must change at most "
+            f"{MAX_BIASED_TOKENS}"
         )
     largest = float(bias.max())
     if largest > LARGEST_BIAS:
         raise InvalidRequest(
-            f"embedding_bias holds {largest:g}, allowed is at most {LARGEST_BIAS:g}"
+            f"embedding_bias holds {largest:g} and must hold at most {LARGEST_BIAS:g}"
         )
     return tuple((int(one), max(float(bias[one]), -LARGEST_BIAS)) for one in biased)
 
@@ -259,7 +264,7 @@ def _guide(row: Row) -> Guide | None:
 
 
 def _check_guides(rows: list[GenerationInputs], runtime: str) -> None:
-    """Each that differs once, after all that is cheaper to look at."""
+    """Check each different guide once, after everything that is cheaper to check."""
     check_guide = find_runtime(runtime).check_guide
     for guide in dict.fromkeys(row.guide for row in rows if row.guide):
         try:
@@ -271,7 +276,7 @@ def _check_guides(rows: list[GenerationInputs], runtime: str) -> None:
 
 
 def _check_features(inputs: GenerationInputs, runtime: str) -> None:
-    """Raise `UnsupportedRequest` for the first thing asked for that the runtime does not have."""
+    """Raise `UnsupportedRequest` for the first input that the runtime does not support."""
     sampling = inputs.sampling
     wanted: list[tuple[Feature, str, object, str]] = [
         ("min_p", "min_p", sampling.min_p or None, "0"),
@@ -292,10 +297,9 @@ def _check_features(inputs: GenerationInputs, runtime: str) -> None:
         ),
     ]
     features = find_runtime(runtime).features
-    for feature, name, value, allowed in wanted:
+    for feature, name, value, neutral in wanted:
         if value is not None and feature not in features:
-            limit = "does not take it" if allowed == "none" else f"allows only {allowed}"
-            raise UnsupportedRequest(f"{name} is {value}, the {runtime} runtime {limit}")
+            raise UnsupportedRequest(lacks(runtime, name, value, neutral))
 
 
 def _unless(value: float, neutral: float) -> float | None:

@@ -1,8 +1,8 @@
 """The bounds of a guide for every runtime: its kind, its size, how deep it nests.
 
-Whether a guide can be honoured, the runtime's own library decides. But the libraries (xgrammar
-before 0.1.32 is one) read guides recursively, and one that nests deeply overflows their stack and
-ends the engine. The least limit of a library is SGLang's, 64 levels of a JSON schema.
+The runtime's own library decides whether it can honour a guide. But libraries read guides
+recursively, and a guide that nests deeply overflows their stack (xgrammar's before 0.1.32), which
+ends the engine. The lowest limit of a library is SGLang's: 64 levels of a JSON schema.
 """
 
 from __future__ import annotations
@@ -35,29 +35,31 @@ def check_bounds(guide: Guide) -> None:
     """Raise `ValueError` with one sentence that names the input, its value and what it must be."""
     kind, text = guide.kind, guide.text
     if kind not in KINDS:
-        said = f"not {kind[:40]!r}" if kind else "and is missing"
-        raise ValueError(f"guided_decoding_guide_type must be one of {', '.join(KINDS)}, {said}")
+        said = repr(kind[:40]) if kind else "missing"
+        raise ValueError(
+            f"guided_decoding_guide_type is {said} and must be one of {', '.join(KINDS)}"
+        )
     if kind == "json":
         if text:
-            raise _wrong(f"has {len(text)} characters, and must be empty with the type json")
+            raise _wrong(f"has {len(text)} characters; it must be empty with the type json")
         return
     if not text:
-        raise _wrong(f"is empty, and must be a text with the type {kind}")
+        raise _wrong(f"is empty; it must be a text with the type {kind}")
     size = len(text.encode(errors="surrogatepass"))
     if size > MAX_BYTES:
-        raise _wrong(f"has {size} bytes, and must have at most {MAX_BYTES}")
+        raise _wrong(f"has {size} bytes; it must have at most {MAX_BYTES}")
     wrong = _NO_CHARACTER.search(text)
     if wrong:
         raise _wrong(
-            f"has U+{ord(wrong.group()):04X} at character {wrong.start()}, "
-            "and must hold Unicode characters from U+0001 on"
+            f"has U+{ord(wrong.group()):04X} at character {wrong.start()}; "
+            "it must hold Unicode characters from U+0001 on"
         )
     deepest = _depth(kind, text)
     if deepest <= MAX_DEPTH and kind == "json_schema":
         # A pattern is a regex, and may be any string of the schema.
         deepest = max((_depth("regex", one) for one in _strings(_json(text))), default=0)
     if deepest > MAX_DEPTH:
-        raise _wrong(f"nests {deepest} deep, and must nest at most {MAX_DEPTH} deep")
+        raise _wrong(f"nests {deepest} deep; it must nest at most {MAX_DEPTH} deep")
 
 
 def _wrong(said: str) -> ValueError:
@@ -74,9 +76,9 @@ def _json(text: str) -> Any:
         document = json.loads(text, parse_constant=_refuse_constant)
         json.dumps(document, ensure_ascii=False).encode()  # fails for half a surrogate pair
     except UnicodeEncodeError:
-        raise _wrong("has half a surrogate pair, and must hold whole characters") from None
+        raise _wrong("has half a surrogate pair; it must hold whole characters") from None
     except ValueError as error:
-        raise _wrong(f"must be a JSON schema, and is no JSON ({str(error)[:80]})") from None
+        raise _wrong(f"is no JSON ({str(error)[:80]}); it must be a JSON schema") from None
     return document
 
 

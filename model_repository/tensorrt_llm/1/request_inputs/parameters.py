@@ -1,4 +1,4 @@
-"""Triton's request parameters: whatever a request says beside its tensors.
+"""Triton's request parameters: what a request carries beside its tensors.
 
 HTTP's `generate` makes a parameter of every JSON key that is no input, so a mis-spelled one would
 be swallowed.
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 IDS = ("id", "cancel_id")
 # What upstream's clients and benchmarks send, and upstream's models never read.
 WITHOUT_EFFECT = ("Streaming", "accumulate_tokens")
-# Whether an error's message begins with "[CODE] ". The unary model asks for it: from one model to
-# another Triton passes the message of an error, and not its code. So it does in a gRPC stream.
+# Whether an error's message begins with "[CODE] ". The unary model sets it: from one model to
+# another, and in a gRPC stream, Triton passes on the message of an error and not its code.
 NAMED_ERRORS = "named_errors"
 # The unary model's: one response for all sequences, and only when all of them are finished.
 ONE_RESPONSE = "one_response"
@@ -24,12 +24,12 @@ KEY = "stream_key"
 
 
 class UnknownParameter(ValueError):
-    """A parameter that means nothing here; the message names it and what is allowed."""
+    """A parameter that means nothing here; the message names it and what may be sent."""
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """What the parameters say."""
+    """The parameters, read."""
 
     ids: frozenset[str] = frozenset()
     one_response: bool = False
@@ -50,20 +50,20 @@ def read_parameters(parameters: str) -> Parameters:
     one_response = _flag(given, ONE_RESPONSE)
     key = given.pop(KEY, None)
     if not isinstance(key, int | None):
-        raise UnknownParameter(f"{KEY} is {key!r:.60}, allowed is an integer")
+        raise UnknownParameter(f"{KEY} is {key!r:.60} and must be an integer")
     for name, value in given.items():
         if name not in IDS:
             raise UnknownParameter(
-                f"{name[:60]!r} is neither an input nor a request parameter, "
-                f"allowed are the inputs that config.pbtxt lists, {IDS[0]} and {NAMED_ERRORS}"
+                f"{name[:60]!r} must be an input that config.pbtxt lists, or the "
+                f"request parameter {IDS[0]} or {NAMED_ERRORS}"
             )
         if not isinstance(value, str):
-            raise UnknownParameter(f"{name} is {value!r:.60}, allowed is a string")
+            raise UnknownParameter(f"{name} is {value!r:.60} and must be a string")
     return Parameters(frozenset(given.values()), one_response, key)
 
 
 def _flag(given: dict[str, object], name: str) -> bool:
     value = given.pop(name, False)
     if not isinstance(value, bool):
-        raise UnknownParameter(f"{name} is {value!r:.60}, allowed are true and false")
+        raise UnknownParameter(f"{name} is {value!r:.60} and must be true or false")
     return value

@@ -51,27 +51,27 @@ MEANINGLESS: dict[str, str] = {
 
 
 def refuse_meaningless(arrays: Arrays) -> None:
-    """Raises `UnsupportedRequest` for the first input that asks for what nobody here does."""
+    """Raises `UnsupportedRequest` for the first input whose feature does not exist here."""
     for name, why in MEANINGLESS.items():
         array = arrays.get(name)
         if array is None or not array.size:
             continue
         if carries_value(array) or name == "lora_task_id":  # 0 is a task like any other
-            raise UnsupportedRequest(f"{name} carries a value, allowed is none: {why}")
+            raise UnsupportedRequest(f"{name} carries a value and must carry none: {why}")
     # A decoder prompt of one pad id is what preprocessing makes when there is none.
     decoder = arrays.get("decoder_input_ids")
     if decoder is not None and decoder.shape[-1] > 1:
         raise UnsupportedRequest(
-            f"decoder_input_ids carries a prompt, allowed is none: {NO_ENCODER}"
+            f"decoder_input_ids carries a prompt and must carry none: {NO_ENCODER}"
         )
 
 
 def refuse_beams(row: Row) -> None:
-    """Raises `UnsupportedRequest` for more beams than one, `InvalidRequest` for less."""
+    """Raises `UnsupportedRequest` for more beams than one, `InvalidRequest` for fewer."""
     beams = row.integer("beam_width", 1, -(2**31), 2**31 - 1)
     if beams < 1:
-        raise InvalidRequest(f"beam_width is {beams}, allowed is 1")
+        raise InvalidRequest(f"beam_width is {beams} and must be 1")
     if beams > 1:
         raise UnsupportedRequest(
-            f"beam_width is {beams}, allowed is 1: this engine has no beam search"
+            f"beam_width is {beams} and must be 1: this engine has no beam search"
         )

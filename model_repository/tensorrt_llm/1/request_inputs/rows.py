@@ -1,7 +1,7 @@
 """One row of a request's tensors, read into plain values.
 
-A tensor comes as a numpy array of one row, without the batch dimension. What is wrong with it is
-said in one sentence that names the input, its value and what is allowed.
+A tensor comes as a numpy array of one row, without the batch dimension. A refusal is one sentence
+that names the input, its value and what it must be.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class InvalidRequest(Refusal):
 
 
 class UnsupportedRequest(Refusal):
-    """What the caller wants is right, and this engine's runtime cannot do it."""
+    """The request is right, but this engine's runtime cannot do it."""
 
     code = "UNSUPPORTED"
 
@@ -68,7 +68,7 @@ class Row:
         value = self.single(name, default, said)
         if not low <= value <= high:
             said = said or self._sent.get(name, name)
-            raise InvalidRequest(f"{said} is {value}, allowed is {_span(low, high)}")
+            raise InvalidRequest(f"{said} is {value} and must be {_span(low, high)}")
         return int(value)
 
     def number(
@@ -78,7 +78,7 @@ class Row:
         value = self.single(name, default)
         if not (math.isfinite(value) and low <= value <= high) or (above and value == low):
             span = f"above {low:g} and up to {high:g}" if above else f"{low:g} to {high:g}"
-            raise InvalidRequest(f"{name} is {shown(value)}, allowed is {span}")
+            raise InvalidRequest(f"{name} is {shown(value)} and must be {span}")
         return float(value)
 
     def flag(self, name: str, default: bool = False) -> bool:
@@ -86,18 +86,19 @@ class Row:
         return bool(self.single(name, default))
 
     def texts(self, name: str, most: int, longest: int) -> list[str]:
-        """The texts of a list without its empty ones: clients of every age send [""] for none."""
+        """The texts of a list without the empty ones, because clients send [""] for none."""
         given = self._arrays[name].size if name in self else 0
-        if given > MOST_GIVEN:  # before the cost of looking at them
-            raise InvalidRequest(f"{name} holds {given} strings, allowed are {most}")
+        if given > MOST_GIVEN:  # before the cost of reading them
+            raise InvalidRequest(f"{name} holds {given} strings and must hold at most {most}")
         values = [_bytes(value) for value in self.values(name)]
         values = list(dict.fromkeys(value for value in values if value))
         if len(values) > most:
-            raise InvalidRequest(f"{name} holds {len(values)} strings, allowed are {most}")
+            raise InvalidRequest(f"{name} holds {len(values)} strings and must hold at most {most}")
         for value in values:
             if len(value) > longest:
                 raise InvalidRequest(
-                    f"{name} holds a string of {len(value)} bytes, allowed are {longest}"
+                    f"{name} holds a string of {len(value)} bytes and must hold none "
+                    f"above {longest}"
                 )
         return [_decoded(name, value) for value in values]
 
@@ -111,7 +112,7 @@ class Row:
             return default
         array = self._arrays[name]
         if array.size != 1:
-            raise InvalidRequest(f"{said or name} holds {array.size} values, allowed is 1")
+            raise InvalidRequest(f"{said or name} holds {array.size} values and must hold 1")
         return array.reshape(-1).tolist()[0]
 
 
@@ -126,10 +127,10 @@ def read_word_list(
     if array is None or not array.size:
         return ()
     if array.ndim != 2 or array.shape[0] != 2:
-        raise InvalidRequest(f"{name} has the shape {list(array.shape)}, allowed is [2, n]")
-    if array.shape[1] > MOST_PADDED_IDS * most_ids:  # before the cost of looking at them
+        raise InvalidRequest(f"{name} has the shape {list(array.shape)} and must have [2, n]")
+    if array.shape[1] > MOST_PADDED_IDS * most_ids:  # before the cost of reading them
         raise InvalidRequest(
-            f"{name} has the shape {list(array.shape)}, allowed are {most_ids} ids in all"
+            f"{name} has the shape {list(array.shape)} and must hold at most {most_ids} ids"
         )
     ids, ends = array.tolist()
     words: list[tuple[int, ...]] = []
@@ -139,18 +140,20 @@ def read_word_list(
             break
         if not start <= end <= len(ids):
             raise InvalidRequest(
-                f"{name} has the end {end} after {start}, allowed is {start} to {len(ids)}"
+                f"{name} has the end {end} after {start} and must have one of {start} to {len(ids)}"
             )
         if end > start:
             words.append(tuple(ids[start:end]))
         start = end
     for token_id in (token_id for word in words for token_id in word):
         if not 0 <= token_id < vocab_size:
-            raise InvalidRequest(f"{name} holds {token_id}, allowed is 0 to {vocab_size - 1}")
+            raise InvalidRequest(
+                f"{name} holds {token_id} and must hold ids from 0 to {vocab_size - 1}"
+            )
     if len(words) > most_words or start > most_ids:
         raise InvalidRequest(
-            f"{name} holds {len(words)} words of {start} ids, "
-            f"allowed are {most_words} words of {most_ids} ids together"
+            f"{name} holds {len(words)} words of {start} ids "
+            f"and must hold at most {most_words} words of {most_ids} ids together"
         )
     return tuple(dict.fromkeys(words))
 
@@ -162,7 +165,7 @@ def shorten(value: object) -> str:
 
 
 def shown(value: float) -> str:
-    """A float32 as a refusal repeats it: short, and never rounded to what would be allowed."""
+    """A float32 as a refusal repeats it: short, and never rounded to a value that would pass."""
     text = f"{value:g}"
     return text if np.float32(text) == np.float32(value) else f"{value:.9g}"
 
@@ -181,7 +184,7 @@ def _decoded(name: str, value: bytes) -> str:
         return value.decode()
     except UnicodeDecodeError as error:
         raise InvalidRequest(
-            f"{name} has the byte 0x{value[error.start]:02x} at {error.start}, allowed is UTF-8"
+            f"{name} has the byte 0x{value[error.start]:02x} at {error.start} and must be UTF-8"
         ) from None
 
 

@@ -1,6 +1,6 @@
 """The sampling inputs of one row -> `SamplingParams`.
 
-Upstream's meanings: without temperature, top_k and top_p the choice is greedy, and so it is with
+With upstream's meanings: the choice is greedy without temperature, top_k and top_p, and with
 top_k 1 or temperature 0; top_p 0 or below means unset.
 """
 
@@ -61,14 +61,14 @@ def _check_beam_numbers(row: Row) -> None:
     for name, called in BEAM_NUMBERS.items():
         value = row.single(name, 0.0, called)
         if not math.isfinite(value):
-            raise InvalidRequest(f"{called} is {value}, allowed are finite numbers")
+            raise InvalidRequest(f"{called} is {value} and must be a finite number")
 
 
 def _top_p(row: Row) -> float:
     value = row.single("runtime_top_p", 1.0, said="top_p")
     if not (math.isfinite(value) and value <= 1):
         raise InvalidRequest(
-            f"top_p is {shown(value)}, allowed is above 0 and up to 1, or 0 and below for unset"
+            f"top_p is {shown(value)} and must be above 0 and up to 1, or 0 and below for unset"
         )
     return float(value) if value > 0 else 1.0
 

@@ -1,7 +1,7 @@
 """What the engine does, on Triton's metrics endpoint: where the time to a first token goes.
 
 Triton's own statistics end where `execute` returns, which is long before a decoupled model's first
-response. So the room adds up, over ended requests, what its responses tell of each.
+response. So the room adds up the times of its ended requests.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from token_engine.interface import EngineStats
 
 from response_outputs.room_response import RoomResponse
 
-# Sums since the model's start, of sequences that ended and had a first token. From the arrival in
-# room 2 to the first forward pass, and from there until room 2 had the first token.
+# Sums since the model's start, over sequences that ended and had a first token: from the arrival
+# in room 2 to the first forward pass, and from there until room 2 had the first token.
 SEQUENCES = "llama_fp4_sequences"
 QUEUE_SECONDS = "llama_fp4_queue_seconds"
 PREFILL_SECONDS = "llama_fp4_prefill_seconds"
-# Fields of EngineStats, now.
+# Fields of EngineStats: what is true now.
 GAUGES = {
     "active_requests": "Requests that the engine advances",
     "queued_requests": "Requests that wait for the engine",
@@ -40,11 +40,11 @@ INFO = "llama_fp4_engine_info"
 
 
 class EngineMetrics:
-    """`count` is called per response and only adds; a thread of its own talks to Triton.
+    """`count` is called for each response and only adds; another thread talks to Triton.
 
-    What holds for `EngineInfo` holds here: nothing but `withdraw` may destroy a metric. And a call
-    to a Triton that was killed never returns and keeps the stub from ending: so Triton is looked
-    for before every call, and called only where a value has changed.
+    As in `EngineInfo`, nothing but `withdraw` may destroy a metric. A call to a Triton that was
+    killed never returns and keeps the stub from ending. So every call first checks that Triton is
+    alive, and there is a call only where a value has changed.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class EngineMetrics:
             field: self._metric(utils, f"llama_fp4_{field}", text, gauge)
             for field, text in GAUGES.items()
         }
-        # One running server is told from another by it, also from an equal one.
+        # It tells one running server from another, even from an equal one.
         self._started = self._metric(
             utils, START_SECONDS, "When this engine's model was loaded, seconds since 1970", gauge
         )
@@ -82,7 +82,7 @@ class EngineMetrics:
         self._thread.start()
 
     def count(self, responses: list[RoomResponse]) -> None:
-        """Add the times of those that end a sequence; a runtime that tells none adds nothing."""
+        """Add the times of those that end a sequence; a runtime without times adds nothing."""
         for response in responses:
             timing = response.timing
             if response.finish_reason is None or not (
@@ -159,16 +159,16 @@ class EngineInfo:
         )
         _keep(self._family)
         self._metric: Any = None
-        self._told: dict[str, str] = {}
+        self._published: dict[str, str] = {}
         self.refresh()
 
     def refresh(self) -> None:
-        """Tell what the engine settled; an engine that was started anew may have chosen anew."""
+        """Publish what the engine settled; a restarted engine may have chosen differently."""
         labels = {**self._labels, **self._facts()}
-        if labels == self._told:
+        if labels == self._published:
             return
         self._drop_metric()
-        self._metric, self._told = self._family.Metric(labels=labels), labels
+        self._metric, self._published = self._family.Metric(labels=labels), labels
         _keep(self._metric)
         self._metric.set(1)
 

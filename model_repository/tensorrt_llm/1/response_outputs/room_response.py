@@ -22,7 +22,7 @@ ALWAYS_ZERO = (
     "total_accepted_draft_tokens",
     "total_draft_tokens",
 )
-# What answers a request to stop another one: no token, and the final flag.
+# The response to a `stop` request: no token, and the final flag.
 STOPPED: Named = {
     "output_ids": np.zeros((1, 1, 0), np.int32),
     "sequence_length": np.zeros((1, 1), np.int32),
@@ -39,17 +39,17 @@ class OutputOptions:
     echo_prompt: bool
     include_stop: bool  # whether the text ends with the stop word that ended it
     skip_special_tokens: bool
-    log_probs: bool  # of the chosen tokens, as tensors
-    top_logprobs: bool  # of the likeliest too, as JSON
+    log_probs: bool  # the chosen tokens', as tensors
+    top_logprobs: bool  # the likeliest tokens' too, as JSON
     perf_metrics: bool
     num_input_tokens: Literal["never", "last", "always"]
     num_output_tokens: bool
-    token_ids: bool  # once more, without an echoed prompt
+    token_ids: bool  # the new ones again, without an echoed prompt
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Of one sequence, in nanoseconds since the epoch; 0 where nothing happened yet."""
+    """Times of one sequence, in nanoseconds since the epoch; 0 for what has not happened yet."""
 
     arrival_ns: int
     first_scheduled_ns: int
@@ -61,20 +61,20 @@ class Timing:
 class RoomResponse:
     """One response of one sequence. Token counts are of this response alone."""
 
-    key: int  # of the request; what `cancel` takes
+    key: int  # the request's; `GenerationRoom.cancel` takes it
     token_ids: tuple[int, ...]
     span: TextSpan
     options: OutputOptions
-    finish_reason: FinishReason | None  # of the sequence
+    finish_reason: FinishReason | None  # the sequence's
     stop_reason: str
-    final: bool  # whether the request has no other response to come
+    final: bool  # whether no other response of the request follows
     num_input_tokens: int
     num_output_tokens: int
     batch_index: int | None  # None in a batch of one
     sequence_index: int | None  # None for a row's only sequence
     log_probs: tuple[float, ...]
-    cum_log_prob: float  # of the whole sequence so far
-    top_logprobs: str  # JSON; "" if not asked for
+    cum_log_prob: float  # the whole sequence's so far
+    top_logprobs: str  # JSON; "" if the request does not want them
     timing: Timing
 
 
@@ -91,7 +91,7 @@ def response_arrays(response: RoomResponse) -> Named:
         arrays["num_output_tokens"] = _int32([[response.num_output_tokens]])
     if options.token_ids:
         # Not `output_ids` itself: Triton 2.51 loses answers of an ensemble that gives out a tensor
-        # which a step of it takes too, if fewer outputs are asked for.
+        # which one of its steps takes too, if the client wants fewer outputs.
         made = ids[len(ids) - response.num_output_tokens :]
         arrays["token_ids"] = _int32([made])
     if span.carry:
@@ -112,7 +112,7 @@ def response_arrays(response: RoomResponse) -> Named:
 
 
 def _perf_metrics(response: RoomResponse) -> Named:
-    """All of upstream's, for its client reads all; 0 is what no runtime here tells."""
+    """All of upstream's, because its client reads all; 0 for what no runtime here knows."""
     timing = response.timing
     times = {
         "arrival_time_ns": timing.arrival_ns,
@@ -160,8 +160,8 @@ def _string(value: bytes) -> npt.NDArray[Any]:
 def stacked(parts: list[Named]) -> Named:
     """The arrays of several sequences as those of one response, a row for each.
 
-    Rows of different lengths are filled up with 0 at their ends; a row that has nothing to say
-    where another has (a held-back byte, a sequence index) says 0, false or the empty string.
+    Rows of different lengths are filled up with 0 at their ends; a row that lacks a
+    tensor which another has (a held-back byte, a sequence index) gets 0, false or the empty string.
     """
     if len(parts) == 1:
         return parts[0]

@@ -1,9 +1,9 @@
-"""The asyncio side of a library that answers on an asyncio loop, and the queue of what comes of it.
+"""What runtimes share whose library answers on an asyncio loop.
 
-Such a library's results belong to the loop that runs when a request is made. So a loop runs here,
-on a thread of its own: requests are made, awaited and aborted on it, and their tokens are handed to
-the engine's thread over a queue. Requests wait here, in the order of their priority, until the
-library's batch has room for them.
+Such a library's results belong to the loop that runs when a request is made. So `AsyncLoop` runs a
+loop on a thread of its own: there requests are made, awaited and aborted, and a queue hands their
+tokens to the engine's thread. Requests wait here, in the order of their priority, until the
+library's batch has room for them. `AsyncEngine` is the engine's side.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
+import sys
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -18,7 +19,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from token_engine.interface import Fault, GenerationRequest, TokenDelta
+from token_engine.interface import Fault, GenerationRequest, TokenDelta, TokenEngine
 from token_engine.library_results import (
     ODDITIES,
     IncompleteResponse,
@@ -29,12 +30,12 @@ from token_engine.library_results import (
 
 CLOSE_PATIENCE_S = 2.0
 WATCH_S = 1.0
-# Before a request is accepted other oddities are no different from a library that is broken.
+# Before a request is accepted, other oddities look the same as a broken library.
 ODD_REQUEST = (AssertionError, NotImplementedError)
 
 
 class EngineLost(RuntimeError):
-    """The library is dead or hangs; the message says how that was seen."""
+    """The library is dead or hangs; the message says what showed it."""
 
 
 @dataclass(eq=False, slots=True)
@@ -56,7 +57,7 @@ class AsyncLoop(ABC):
     """Start with the constructor, end with `close`. Its methods are for the engine's thread."""
 
     library: str  # its name, in sentences
-    # How it refuses a request that it is given; once it has accepted one, they are failures.
+    # How it refuses a request. After it has accepted one, the same exceptions are failures.
     refusals: tuple[type[Exception], ...]
 
     def __init__(self, most_running: int, hang_timeout_s: float) -> None:
@@ -80,8 +81,8 @@ class AsyncLoop(ABC):
         """Abort a request; deltas that are on their way still come."""
         self._loop.call_soon_threadsafe(self._abort, key)
 
-    def take(self, patience_s: float) -> list[TokenDelta]:
-        """What has come, waiting so long for the first; raises what is fatal."""
+    def next_deltas(self, patience_s: float) -> list[TokenDelta]:
+        """The deltas that have come, after waiting so long for the first; raises what is fatal."""
         items: list[TokenDelta | Exception] = []
         with contextlib.suppress(queue.Empty):
             items.append(self._outbox.get(timeout=patience_s))
@@ -97,14 +98,14 @@ class AsyncLoop(ABC):
         return deltas
 
     def counts(self) -> tuple[int, int]:
-        """Requests in the library, and waiting for it."""
+        """(requests in the library, requests that wait for it)."""
         return len(self._running), len(self._waiting)
 
     def close(self) -> None:
         """Abort everything and end the thread."""
         if self._thread.is_alive():
             closing = asyncio.run_coroutine_threadsafe(self._close(), self._loop)
-            with contextlib.suppress(Exception):  # then the library hangs: nobody waits for it
+            with contextlib.suppress(Exception):  # then the library hangs, and nobody waits for it
                 closing.result(CLOSE_PATIENCE_S)
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(CLOSE_PATIENCE_S)
@@ -120,7 +121,7 @@ class AsyncLoop(ABC):
         """Tell the library that a running request was cancelled."""
 
     def _is_healthy(self) -> bool:
-        """Whether the library's workers live, as far as it tells."""
+        """Whether the library's workers live, as far as it shows."""
         return True
 
     def _help(self, work: Coroutine[Any, Any, None]) -> None:
@@ -160,7 +161,7 @@ class AsyncLoop(ABC):
         try:
             await self._generate(job)
         except asyncio.CancelledError:
-            if not job.cancelled:  # nobody here did it, and whoever waits must hear of it
+            if not job.cancelled:  # nobody here did it, and the client must learn it
                 said = f"{self.library} has cancelled the request by itself"
                 self._fail(job, IncompleteResponse(said))
             raise
@@ -179,7 +180,7 @@ class AsyncLoop(ABC):
             self._admit()
 
     def _of_one_request(self, job: Job, error: Exception) -> RefusedRequest | IncompleteResponse:
-        """An exception in the words of the seam: whose fault it is."""
+        """An exception turned into whose fault it is."""
         if isinstance(error, self.refusals):
             kind = IncompleteResponse if job.accepted else RefusedRequest
             return kind(one_line(error))
@@ -208,7 +209,7 @@ class AsyncLoop(ABC):
             await asyncio.sleep(WATCH_S)
             try:
                 healthy = self._is_healthy()
-            except Exception as error:  # else nobody would look any more
+            except Exception as error:  # else nothing would watch any more
                 self._lose(error)
                 return
             if not healthy:
@@ -232,3 +233,47 @@ class AsyncLoop(ABC):
             for task in tasks:
                 task.cancel()
             _, tasks = await asyncio.wait(tasks, timeout=0.1)
+
+
+STEP_PATIENCE_S = 0.005  # of a step for its first token; a message waits no longer either
+SHUTDOWN_PATIENCE_S = 7.0  # less than the supervisor's
+
+
+class AsyncEngine(TokenEngine):
+    """A runtime adds `submit`, `stats` and `_shutdown_library`."""
+
+    def __init__(self, loop: AsyncLoop) -> None:
+        self._loop = loop
+        self._open: set[int] = set()  # without their last delta, and not cancelled
+        self._refused: list[TokenDelta] = []
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._open)
+
+    def cancel(self, key: int) -> None:
+        if key in self._open:
+            self._open.remove(key)
+            self._refused = [delta for delta in self._refused if delta.key != key]
+            self._loop.cancel(key)
+
+    def step(self) -> list[TokenDelta]:
+        """What has come since the last step; a pass of the GPU may have added nothing yet."""
+        come, self._refused = self._refused, []
+        come += self._loop.next_deltas(0 if come else STEP_PATIENCE_S)
+        deltas = [delta for delta in come if delta.key in self._open]  # else it was cancelled
+        self._open -= {delta.key for delta in deltas if delta.finish_reason}
+        return deltas
+
+    def shutdown(self) -> None:
+        self._loop.close()
+        # Dead workers can block it for ever, and no engine restarts before this ends.
+        thread = threading.Thread(target=self._shutdown_library, daemon=True)
+        thread.start()
+        thread.join(SHUTDOWN_PATIENCE_S)
+        if thread.is_alive():
+            message = f"{self._loop.library} did not shut down in {SHUTDOWN_PATIENCE_S:g} s"
+            print(message, file=sys.stderr, flush=True)
+
+    def _shutdown_library(self) -> None:
+        """Free what the library holds; may hang."""

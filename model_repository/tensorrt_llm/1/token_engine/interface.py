@@ -1,7 +1,7 @@
 """What every engine runtime promises, and the messages that cross the seam.
 
 A runtime knows nothing of text, tensors or Triton. It lives in the engine process
-(`engine_process.py`), on one thread, and is driven by that process's loop::
+(`engine_process.py`), on one thread, and that process's loop drives it::
 
     submit(request) ... cancel(key) ...      between steps, never during one
     deltas = step()                          while has_work is true
@@ -23,7 +23,17 @@ GuideKind = Literal["json", "json_schema", "regex", "ebnf_grammar"]
 
 
 class UnsupportedParameter(ValueError):
-    """The runtime cannot honour a sampling parameter; the message names it and the runtime."""
+    """The runtime cannot honour a parameter; the message names it, its value and the runtime."""
+
+
+def lacks(runtime: str, name: str, value: object, needed: str) -> str:
+    """The sentence about a parameter that a runtime cannot honour: what it must be instead.
+
+    `needed` is "none" for one that must be left out.
+    """
+    if needed == "none":
+        return f"{name} is {value}; the {runtime} runtime does not support it"
+    return f"{name} is {value}; with the {runtime} runtime it must be {needed}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +80,12 @@ class GenerationRequest:
     end_ids: tuple[int, ...]  # any of these ends the sequence and is not part of the output
     sampling: SamplingParams = SamplingParams()
     min_tokens: int = 0  # no end id is chosen before so many tokens; at most max_tokens
-    logprobs: int | None = None  # None: not wanted; N: of each token and of the N most likely
+    logprobs: int | None = None  # None: not wanted; N: each token's and those of the N most likely
     bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences that are never generated
     # (token id, what is added to its logit: -1e30 to 1e30)
     token_bias: tuple[tuple[int, float], ...] = ()
     guide: Guide | None = None
-    priority: int = 0  # of those that wait, the lowest number starts first
+    priority: int = 0  # among waiting requests the lowest number starts first
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,24 +105,24 @@ class TokenDelta:
     finish_reason: FinishReason | None = None
     error: str = ""  # one sentence, only with finish_reason "error"
     fault: Fault = "engine"  # whose, only with finish_reason "error"
-    logprobs: tuple[TokenLogprob, ...] = ()  # one for each token, if they were asked for
+    logprobs: tuple[TokenLogprob, ...] = ()  # one for each token, if the request wants them
     first_scheduled_ns: int = 0  # time.time_ns() of the first forward pass; with the last delta
     end_id: int = -1  # which of the end ids ended it; it is not among `token_ids`
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """A snapshot. Counts of requests, and of KV-cache blocks (0 where the runtime has none).
+    """A snapshot: counts of requests, and of KV-cache blocks (0 where the runtime has none).
 
-    The last two are sums since the engine's start, 0 where the runtime does not tell them.
+    The last two are sums since the engine's start, 0 where the runtime does not know them.
     """
 
     active_requests: int = 0
     queued_requests: int = 0
     kv_blocks_total: int = 0
     kv_blocks_used: int = 0
-    prefix_tokens_looked_up: int = 0  # prompt tokens that the prefix cache was asked for
-    prefix_tokens_found: int = 0  # of these, those that it had
+    prefix_tokens_looked_up: int = 0  # prompt tokens looked up in the prefix cache
+    prefix_tokens_found: int = 0  # those of them that it had
 
     @property
     def is_idle(self) -> bool:
@@ -121,22 +131,22 @@ class EngineStats:
 
 
 class TokenEngine(ABC):
-    """One engine runtime. A new one is one file here and one line in `registry.py`.
+    """One engine runtime. A new one is one folder here and one line in `registry.py`.
 
-    The constructor loads the engine, and raises `EngineLoadError` with one sentence and the
-    command that mends it. The engine process runs a warm forward pass before it reports ready.
+    The constructor loads the engine, and raises `EngineLoadError` with one sentence that names the
+    command to run. The engine process runs a warm forward pass before it reports ready.
     """
 
     @property
     def facts(self) -> dict[str, str]:
-        """What was settled at load, by what the machine has: label -> value of the metric
-        `llama_fp4_engine_info`."""
+        """What the engine settled at load by what the machine has: labels of the metric
+        `llama_fp4_engine_info` and their values."""
         return {}
 
     @property
     @abstractmethod
     def has_work(self) -> bool:
-        """Whether a request is without its last delta, or a cancelled one is still to be freed."""
+        """Whether a request lacks its last delta, or a cancelled one is not freed yet."""
 
     @abstractmethod
     def submit(self, request: GenerationRequest) -> None:
@@ -150,7 +160,7 @@ class TokenEngine(ABC):
     def step(self) -> list[TokenDelta]:
         """Advance every running request as far as one forward pass takes it.
 
-        An exception from here is fatal to the engine process, which is then started anew.
+        An exception from here is fatal to the engine process, which then restarts.
         """
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""What the libraries' answers have in common, and what is made of them for the seam."""
+"""What the libraries' responses have in common, and how they become deltas."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from token_engine.interface import FinishReason, TokenDelta, TokenLogprob
 
 
 class RefusedRequest(ValueError):
-    """The library does not take a request, which is the request's own fault."""
+    """The library does not take a request, and the request is at fault."""
 
 
 class IncompleteResponse(RuntimeError):
-    """A response lacks what the library has promised; of one request, and not of its making."""
+    """A response lacks what the library promises: it fails one request, which is not at fault."""
 
 
-# What code raises that meets something odd in one request or response, and is not broken itself.
+# Raised by sound code that meets something odd in one request or response.
 ODDITIES = (AssertionError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 # The schema of the guide "json", for libraries whose own word for it means something else.
@@ -39,7 +39,7 @@ class Gain:
     end_id: int = -1
 
     def as_delta(self, key: int, first_scheduled_ns: int) -> TokenDelta:
-        """To the seam. The time is that of the request, which may have had an earlier part."""
+        """As a delta. The time is the request's, which may have had an earlier part."""
         last = self.finish_reason is not None
         return TokenDelta(
             key,
@@ -53,7 +53,7 @@ class Gain:
 
 
 def readable(library: str, read: Callable[..., Gain], *arguments: Any) -> Gain:
-    """What `read` makes of a response. Whatever cannot be read of it fails its request alone."""
+    """What `read` makes of a response. A response that cannot be read fails its request alone."""
     try:
         return read(*arguments)
     except RefusedRequest:
@@ -97,7 +97,7 @@ def make_logprob(token: int, values: dict[int, float], wanted: int, library: str
 
 
 def epoch_ns(monotonic_s: float) -> int:
-    """A time of the machine's steady clock, since the epoch."""
+    """A time of the machine's monotonic clock, in nanoseconds since the epoch."""
     age_ns = time.monotonic_ns() - round(monotonic_s * 1e9)
     return time.time_ns() - age_ns
 
@@ -121,7 +121,7 @@ def release_of(version: str) -> tuple[int, int]:
 
 
 def not_as_known(library: str, version: str, error: BaseException, what_to_do: str) -> str:
-    """The sentence about a version whose names are not where the runtime looks for them."""
+    """The sentence about a version that lacks names which the runtime uses."""
     return f"{library} {version} is not as this runtime knows it ({one_line(error)}); {what_to_do}"
 
 

@@ -11,7 +11,7 @@ from engine_config import EngineConfig, EngineConfigError
 
 from token_engine.interface import Guide, TokenEngine
 
-# What a request may ask for that not every runtime has. The room refuses the others by name.
+# Features that not every runtime has. The room refuses a request that wants a missing one.
 Feature = Literal[
     "min_p",
     "repetition_penalty",
@@ -83,13 +83,13 @@ RUNTIMES: dict[str, Runtime] = {
     ),
     "replay": Runtime(
         _replay,
-        # What samples is without effect on a runtime that samples nothing.
+        # Sampling parameters have no effect on a runtime that samples nothing.
         frozenset(
             {"min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "min_tokens"}
         ),
         samples=False,
     ),
-    # What some of its versions, samplers or backends do not honour, it refuses itself.
+    # It refuses by itself what some of its versions, samplers or backends do not honour.
     "tensorrt_llm": Runtime(_tensorrt_llm, frozenset(get_args(Feature))),
     "vllm": Runtime(_vllm, frozenset(get_args(Feature))),
     # Its repetition penalty leaves the prompt out, and it knows no bad words (0.5.23).
@@ -101,7 +101,7 @@ def find_runtime(name: str) -> Runtime:
     """The runtime of that name; raises `EngineConfigError`."""
     if name not in RUNTIMES:
         raise EngineConfigError(
-            f"runtime is {name!r}, allowed is one of {', '.join(sorted(RUNTIMES))}"
+            f"runtime is {name!r} and must be one of {', '.join(sorted(RUNTIMES))}"
         )
     return RUNTIMES[name]
 

@@ -1,7 +1,7 @@
 """A runtime without a model: it plays a request's own prompt back, cyclically, at a set pace.
 
-For tests of everything but the model, and for measuring the serving path: what is left of a
-token's cost when the forward pass costs nothing. Requests are batched in flight as a real
+For tests of everything but the model, and to measure the serving path: what a token costs when
+the forward pass costs nothing. Requests are batched in flight as a real
 engine batches them: one step advances `max_batch_size` requests by one token each, the others
 wait in the queue. It samples nothing: the sampling parameters are ignored, and what has no
 meaning without a model is refused. The prompt's end ids are left out of the playback, so that a
@@ -22,10 +22,11 @@ from token_engine.interface import (
     TokenDelta,
     TokenEngine,
     UnsupportedParameter,
+    lacks,
 )
 
-# What becomes of each field of a request; model_repository/TENSORS.md shows it. Words that begin
-# with "refused" or "no effect" say so of every value but the default.
+# What becomes of each field of a request; model_repository/TENSORS.md shows it. "refused" or
+# "no effect" at the beginning means every value but the default.
 HONOURS = {
     "greedy": "no effect",
     "temperature": "no effect",
@@ -55,7 +56,7 @@ class ReplayOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.step_seconds < float("inf"):
-            raise EngineConfigError(f"step_seconds is {self.step_seconds!r}, allowed is 0 or more")
+            raise EngineConfigError(f"step_seconds is {self.step_seconds!r} and must be 0 or more")
 
 
 class ReplayEngine(TokenEngine):
@@ -82,7 +83,7 @@ class ReplayEngine(TokenEngine):
         ]
         for name, given in wanted:
             if given:
-                raise UnsupportedParameter(f"{name} is given, the replay runtime does not take it")
+                raise UnsupportedParameter(lacks("replay", name, "given", "none"))
         self._waiting[request.key] = request
 
     def cancel(self, key: int) -> None:
@@ -112,7 +113,7 @@ class ReplayEngine(TokenEngine):
         pace = self._options.step_seconds
         if pace:
             now = time.monotonic()
-            # Late by less than one step is caught up; after an idle time the pace starts anew.
+            # Late by less than one step is caught up; after an idle time the pace starts again.
             start = self._next_step if now - self._next_step < pace else now
             self._next_step = start + pace
             time.sleep(max(0.0, self._next_step - now))

@@ -52,7 +52,7 @@ class EqualLogitsWatch:
         return False
 
     def is_unsound(self, tokens: Sequence[int], logprobs: Sequence[float]) -> bool:
-        """Whether these tokens were chosen where the logits were not finite, as far as is told."""
+        """Whether the library shows that these tokens come from logits that were not finite."""
         if self.request.logprobs is None and not _tells_equal_logits(self.request.sampling):
             return False
         return any(self._is_of_unsound(value) for value in logprobs)

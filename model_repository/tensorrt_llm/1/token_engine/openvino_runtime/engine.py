@@ -30,18 +30,16 @@ from token_engine.interface import (
     TokenLogprob,
 )
 from token_engine.openvino_runtime.alarm import AlarmWatch, EqualLogitsWatch
-from token_engine.openvino_runtime.guide_queue import GuideDesk, GuideRefusal
-from token_engine.openvino_runtime.library import import_openvino
-from token_engine.openvino_runtime.mapped_files import release_mapped_file
-from token_engine.openvino_runtime.options import KV_BLOCK_TOKENS, OpenVinoOptions
-from token_engine.openvino_runtime.precision import settle
-from token_engine.openvino_runtime.requirements import (
+from token_engine.openvino_runtime.guide_queue import GuideQueue, GuideRefusal
+from token_engine.openvino_runtime.library import check_release, computing_cpu, import_openvino
+from token_engine.openvino_runtime.memory import (
     WEIGHTS_FILE,
     check_memory,
-    check_release,
-    computing_cpu,
     has_memory,
+    release_mapped_file,
 )
+from token_engine.openvino_runtime.options import KV_BLOCK_TOKENS, OpenVinoOptions
+from token_engine.openvino_runtime.precision import settle
 from token_engine.openvino_runtime.sampling import generation_config, refuse_unsupported
 
 REBUILD = "rebuild the engine with 'make engine'"
@@ -66,7 +64,7 @@ class OpenVinoEngine(TokenEngine):
         self._running: dict[int, _Running] = {}  # inside the pipeline
         self._refused: list[TokenDelta] = []
         self._cancelled_blocks = 0  # the pipeline frees a cancelled request in its next step
-        self._guides = GuideDesk(directory, config.model.eos_token_ids, self._genai)
+        self._guides = GuideQueue(directory, config.model.eos_token_ids, self._genai)
         self._pipeline = self._load()
 
     def _load(self) -> Any:
@@ -187,7 +185,7 @@ class OpenVinoEngine(TokenEngine):
         self._guides.work(self._meets_a_guide(), IDLE_WAIT_S if waits else 0.0)
         if is_idle:
             if self._guides.is_full and not self._waiting:
-                self._start_anew()
+                self._reload()
             return deltas
         self._cancelled_blocks = 0
         now = time.time_ns()
@@ -215,11 +213,11 @@ class OpenVinoEngine(TokenEngine):
         """Whether the pipeline may compile a running request's grammar in this step."""
         return any(one.request.guide and not one.has_tokens for one in self._running.values())
 
-    def _start_anew(self) -> None:
-        """The only way to make the library forget the grammars that it has compiled."""
+    def _reload(self) -> None:
+        """Only a new pipeline forgets the grammars that the library has compiled."""
         self._guides.shutdown()
         del self._pipeline
-        self._guides = GuideDesk(self._directory, self._config.model.eos_token_ids, self._genai)
+        self._guides = GuideQueue(self._directory, self._config.model.eos_token_ids, self._genai)
         self._pipeline = self._load()
 
     def _note_first_passes(self, now: int) -> None:

@@ -2,9 +2,9 @@
 
 The library compiles a grammar inside the step that samples a request's first token, where a crash
 or an endless compile would take all requests along, and it keeps every grammar for ever. So a guide
-is proven first by `prover_process.py`, while other requests go on. One that compiles quickly is
-then left to that step; one that does not is compiled on a thread before, where the step finds it.
-No grammar may be compiled in the meantime: the library has one lock for all of them.
+is proven first by `prover_process.py`, while other requests go on. The
+step itself compiles a guide that compiles quickly. A slow one is compiled on a thread before, and
+the step finds it done; meanwhile no other grammar may be compiled, for the library has one lock.
 """
 
 from __future__ import annotations
@@ -26,17 +26,23 @@ from token_engine.interface import (
     GenerationRequest,
     Guide,
     UnsupportedParameter,
+    lacks,
 )
 from token_engine.openvino_runtime.prover import NICENESS, Compiler
-from token_engine.openvino_runtime.prover_messages import Disproof, Proof, ProverLimits
-from token_engine.openvino_runtime.prover_process import ProverLost, ProverProcess
+from token_engine.openvino_runtime.prover_process import (
+    Disproof,
+    Proof,
+    ProverLimits,
+    ProverLost,
+    ProverProcess,
+)
 
 LIMITS = ProverLimits()
 FOLDER = "guides"  # in the engine's folder
 QUICK_CPU_SECONDS = 0.1  # one step may be as much longer
 MOST_REFUSALS = 256  # remembered; a guide has up to 64 KiB
-# What all compiled grammars may hold together. Then new ones are refused until the pipeline is made
-# anew, which happens as soon as it is empty.
+# What all compiled grammars may hold together. Then new ones are refused until the pipeline is
+# loaded again, which happens as soon as it is empty.
 MOST_BYTES = 2**30
 BYTES_BESIDE = 64 * 1024  # what a grammar takes at least, the library's tables included
 
@@ -49,7 +55,7 @@ class GuideRefusal:
     fault: Fault
 
 
-class GuideDesk:
+class GuideQueue:
     """Says of each guide whether the pipeline may have it. Driven by the engine's steps."""
 
     def __init__(self, engine_directory: Path, eos_token_ids: list[int], genai: Any) -> None:
@@ -77,13 +83,13 @@ class GuideDesk:
 
     @property
     def is_full(self) -> bool:
-        """Whether no further guide is taken: a new desk and pipeline are due."""
+        """Whether no further guide is taken: a new queue and pipeline are due."""
         return self._held_bytes > MOST_BYTES
 
     def ask(self, guide: Guide) -> Guide | GuideRefusal | None:
         """The guide if the pipeline may have it now, None as long as that is open.
 
-        To be asked again before each `work`: a guide that nobody asks for is not begun.
+        Ask again before each `work`: a guide that nobody asks for is not begun.
         """
         if guide in self._proven:
             is_in_order = not self._slow or (self._is_open and guide not in self._slow)
@@ -107,7 +113,7 @@ class GuideDesk:
             self._proving = next(iter(asked))
             self._prover.begin(self._proving)
         if self._proving is not None:
-            self._take_result(self._proving, 0.0 if self._slow else wait_seconds)
+            self._note_result(self._proving, 0.0 if self._slow else wait_seconds)
         # After each slow one the others have a step to go into the pipeline.
         if self._slow and not self._is_open:
             if self._thread is not None or not first_token_is_due:
@@ -121,23 +127,20 @@ class GuideDesk:
         config.structured_output_config = self._genai.StructuredOutputConfig(grammar=grammar)
 
     def prepared(self, request: GenerationRequest) -> GenerationRequest:
-        """The request with the end ids that it needs: something must be left when all is said.
+        """The request with end ids, because a guide's end must leave something to choose.
 
-        Raises `UnsupportedParameter` for what cannot be had together with a guide.
+        Raises `UnsupportedParameter` for what does not go together with a guide.
         """
         if request.min_tokens:
             # The library bans the end ids before and all others after: nothing would be left.
             raise UnsupportedParameter(
-                f"min_tokens is {request.min_tokens}, the openvino runtime allows only 0 with "
-                "guided decoding"
+                lacks("openvino", "min_tokens", request.min_tokens, "0 with guided decoding")
             )
         end_ids = request.end_ids or self._eos_token_ids
         for token_id in end_ids:
-            if self._is_text[token_id]:  # it would end the output wherever it is allowed as text
-                raise UnsupportedParameter(
-                    f"end_id is {token_id}, the openvino runtime allows only special tokens with "
-                    "guided decoding"
-                )
+            if self._is_text[token_id]:  # it would end the output wherever the guide takes its text
+                needed = "a special token with guided decoding"
+                raise UnsupportedParameter(lacks("openvino", "end_id", token_id, needed))
         return dataclasses.replace(request, end_ids=end_ids)
 
     def shutdown(self) -> None:
@@ -146,7 +149,7 @@ class GuideDesk:
         if self._thread is not None:
             self._thread.join()
 
-    def _take_result(self, guide: Guide, wait_seconds: float) -> None:
+    def _note_result(self, guide: Guide, wait_seconds: float) -> None:
         try:
             result = self._prover.result(wait_seconds)
         except ProverLost as error:
@@ -180,7 +183,7 @@ class GuideDesk:
             self._is_open = True
 
     def _on_thread(self, grammar: str) -> None:
-        # Threads have a priority of their own, and the compiler's inherit this one's.
+        # A thread has its own priority, which the compiler's threads inherit.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         Compiler(self._directory, self.tokenizer).compile(grammar)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from engine_config import EngineConfigError
 
 KV_BLOCK_TOKENS = 32  # fixed by OpenVINO GenAI on the CPU
-AUTO = "auto"  # settled when the engine is loaded, by what the CPU has: precision.py
+AUTO = "auto"  # settled at load by what the CPU has: precision.py
 PRECISIONS = (AUTO, "bf16", "f32")
 # Bytes of a value in the KV cache. That of u8 holds its scales and zero points too (measured).
 BYTES_OF_PRECISION = {"f32": 4.0, "bf16": 2.0, "f16": 2.0, "u8": 1.25}
@@ -38,6 +38,6 @@ class OpenVinoOptions:
         _require(self.num_threads >= 0, "num_threads", self.num_threads, "0 or more")
 
 
-def _require(condition: bool, name: str, value: object, allowed: str) -> None:
+def _require(condition: bool, name: str, value: object, needed: str) -> None:
     if not condition:
-        raise EngineConfigError(f"runtime_options.{name} is {value!r}, allowed is {allowed}")
+        raise EngineConfigError(f"runtime_options.{name} is {value!r} and must be {needed}")

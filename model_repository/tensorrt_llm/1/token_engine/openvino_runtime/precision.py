@@ -1,8 +1,8 @@
 """In which precision an OpenVINO engine computes and keeps keys and values, settled at load.
 
 An engine's files are the same for every CPU; what a CPU has decides how they are run. OpenVINO
-2026.4 computes in bf16 where the CPU does (AVX512-BF16, AMX) and in f32 elsewhere, whatever is
-asked for. A KV cache that its paged attention reads is of bf16 or u8 beside arithmetic in bf16, of
+2026.4 computes in bf16 where the CPU does (AVX512-BF16, AMX) and in f32 elsewhere, whatever the
+hint says. A KV cache that its paged attention reads is of bf16 or u8 beside arithmetic in bf16, of
 f32, f16 or u8 beside f32; any other pair stops the load ("expect kvcache type f32, current: bf16").
 
 What an engine names is honoured where the CPU can. Where it cannot, the choice is never less exact
@@ -21,7 +21,7 @@ from token_engine.openvino_runtime.options import AUTO, OpenVinoOptions
 
 @dataclass(frozen=True)
 class Settled:
-    """What is run, and why."""
+    """The precisions that the engine runs in, and why."""
 
     precision: str  # of the arithmetic: "bf16" or "f32"
     kv_cache_precision: str  # "bf16", "f32", "f16" or "u8"
@@ -61,7 +61,7 @@ def _kv_cache(
     named = options.kv_cache_precision
     if named == AUTO:
         if options.precision == "f32":
-            return "f32", ""  # who asks for f32 alone wants the exact engine
+            return "f32", ""  # f32 without more means the exact engine
         half = "bf16" if precision == "bf16" else "f16"
         if fits(precision, half) or not fits(precision, "u8"):
             return half, ""

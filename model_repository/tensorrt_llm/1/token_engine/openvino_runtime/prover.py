@@ -1,9 +1,8 @@
 """The guide prover: a process in which a guide is read and compiled before the engine meets it.
 
 Started by `prover_process.py`: `python -m token_engine.openvino_runtime.prover GUIDES_DIRECTORY FD
-LIMITS...`.
-A guide that takes too long, takes too much memory or crashes the library (xgrammar 0.1 overflows
-the stack on deep nesting) takes this process with it and nothing else. It ends when the pipe
+LIMITS...`. A guide that takes too long or too much memory, or crashes the library (xgrammar 0.1
+overflows the stack on deep nesting), ends this process and nothing else. It ends when the pipe
 closes, when its parent dies, or when nobody has asked it anything for a while.
 """
 
@@ -25,7 +24,7 @@ from token_engine.interface import Guide
 from token_engine.openvino_runtime.guide_grammar.grammar import GuideError
 from token_engine.openvino_runtime.guide_grammar.guides import guide_to_ebnf
 from token_engine.openvino_runtime.library import import_openvino
-from token_engine.openvino_runtime.prover_messages import Disproof, Proof, ProverLimits, ProverReady
+from token_engine.openvino_runtime.prover_process import Disproof, Proof, ProverLimits, ProverReady
 
 NICENESS = 10  # streams come first
 
@@ -59,12 +58,13 @@ def _prove(compiler: Compiler, guide: Guide, limits: ProverLimits) -> Proof | Di
         return Disproof(str(error))
     except MemoryError:
         return Disproof(
-            f"takes more than {limits.process_bytes >> 20} MiB to compile, allowed is less"
+            f"takes more than {limits.process_bytes >> 20} MiB to compile; it must take less"
         )
     retained = max(0, _resident_bytes() - held)
     if retained > limits.retained_bytes:
         return Disproof(
-            f"takes {retained >> 20} MiB when compiled, allowed are {limits.retained_bytes >> 20}"
+            f"takes {retained >> 20} MiB when compiled; it must take at most "
+            f"{limits.retained_bytes >> 20}"
         )
     return Proof(ebnf, time.process_time() - started, retained)
 

@@ -1,4 +1,7 @@
-"""Starts and ends the guide prover (`prover.py`), and says how it died."""
+"""Starts and ends the guide prover (`prover.py`), says how it died, and has their messages.
+
+The messages are pickled, so their classes cannot lie in `prover.py`, which is `__main__` there.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,42 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from token_engine.interface import Guide
-from token_engine.openvino_runtime.prover_messages import Disproof, Proof, ProverLimits, ProverReady
 
 PROGRAM = "token_engine.openvino_runtime.prover"
 ROOM = Path(__file__).resolve().parents[2]
 WALL_SECONDS = 60.0  # for one guide and the start; the prover's own limit is computing time
 KILLED_WAIT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProverLimits:
+    """What a guide may cost. On the prover's command line, in this order."""
+
+    cpu_seconds: int = 10  # of all threads together, to read and compile it
+    process_bytes: int = 2 * 2**30  # of the prover's private memory
+    retained_bytes: int = 128 * 2**20  # what it may hold when it is compiled
+    idle_seconds: int = 60  # then the prover ends
+
+
+@dataclass(frozen=True, slots=True)
+class ProverReady:
+    """The prover takes guides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """The guide compiles, and what that costs in any process."""
+
+    ebnf: str  # the grammar that the library compiles
+    cpu_seconds: float
+    retained_bytes: int  # the library never forgets a grammar
+
+
+@dataclass(frozen=True, slots=True)
+class Disproof:
+    """The guide cannot be served; `reason` is two clauses: "takes ...; it must ..."."""
+
+    reason: str
 
 
 class ProverLost(RuntimeError):
@@ -66,11 +99,11 @@ class ProverProcess:
                     return message  # type: ignore[no-any-return]
                 self._child.ready = True
         except (EOFError, OSError):
-            return self._mourn(guide)
+            return self._explain_death(guide)
         if time.monotonic() < self._deadline:
             return None
         self.stop()
-        return Disproof(f"takes more than {WALL_SECONDS:g} s to compile, allowed is a simpler one")
+        return Disproof(f"takes more than {WALL_SECONDS:g} s to compile; it must be simpler")
 
     def stop(self) -> None:
         """End the process. Idempotent."""
@@ -100,12 +133,12 @@ class ProverProcess:
                 ],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
-                # The compiler has many threads, each of which would take an arena of its own.
+                # The compiler has many threads, and each would take its own arena.
                 env={**os.environ, "PYTHONPATH": str(ROOM), "MALLOC_ARENA_MAX": "2"},
             )
         return _Child(process, Connection(ours.detach()))
 
-    def _mourn(self, guide: Guide) -> Disproof | None:
+    def _explain_death(self, guide: Guide) -> Disproof | None:
         """The pipe is closed. Begins again if the guide was not at fault."""
         child = self._child
         assert child is not None
@@ -120,8 +153,8 @@ class ProverProcess:
             return None
         if code == -signal.SIGXCPU:
             return Disproof(
-                f"takes more than {self._limits.cpu_seconds} s of computing time to compile, "
-                "allowed is a simpler one"
+                f"takes more than {self._limits.cpu_seconds} s of computing time to compile; "
+                "it must be simpler"
             )
         how = f"was killed by signal {-code}" if code and code < 0 else f"ended with code {code}"
-        return Disproof(f"cannot be compiled (the compiler {how}), allowed is a simpler one")
+        return Disproof(f"cannot be compiled (the compiler {how}); it must be simpler")

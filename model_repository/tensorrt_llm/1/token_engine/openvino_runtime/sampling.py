@@ -1,4 +1,4 @@
-"""A request's sampling in OpenVINO GenAI's words, and what those cannot say. Knows no pipeline.
+"""A request as OpenVINO GenAI's `GenerationConfig`, and what it cannot express.
 
 The library's order is Hugging Face's: the ban of end ids, the repetition penalty, temperature,
 then of what is left top_k, top_p and min_p. Log-probabilities are taken before all of them.
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from token_engine.interface import GenerationRequest, SamplingParams, UnsupportedParameter
+from token_engine.interface import GenerationRequest, SamplingParams, UnsupportedParameter, lacks
 
-# What the library gets for each field of a request, as model_repository/TENSORS.md shows it. Words
-# that begin with "refused" say so of every value but the default.
+# What the library gets for each field of a request, as model_repository/TENSORS.md shows it.
+# "refused ..." means every value but the default.
 HONOURS = {
     "greedy": "do_sample stays false; temperature, top_k, top_p and min_p unset",
     "temperature": "temperature, 1e-15 to 1e15",
@@ -41,7 +41,7 @@ LARGEST_TOP_K = 2**31 - 1  # larger than any vocabulary; the library has 64 bits
 
 
 def refuse_unsupported(request: GenerationRequest, vocab_size: int) -> None:
-    """Raise `UnsupportedParameter` for what the library does not do, or not rightly."""
+    """Raise `UnsupportedParameter` for what the library does not do, or does wrongly."""
     sampling = request.sampling
     # Its penalties depend on the logit's sign: a repeated token with a negative one is rewarded.
     wanted = [
@@ -51,10 +51,9 @@ def refuse_unsupported(request: GenerationRequest, vocab_size: int) -> None:
         ("bad_words", "given" if request.bad_words else "", "none"),
         ("embedding_bias", "given" if request.token_bias else "", "none"),
     ]
-    for name, value, allowed in wanted:
+    for name, value, needed in wanted:
         if value:
-            limit = "does not take it" if allowed == "none" else f"allows only {allowed}"
-            raise UnsupportedParameter(f"{name} is {value}, the openvino runtime {limit}")
+            raise UnsupportedParameter(lacks("openvino", name, value, needed))
     if request.min_tokens and len(set(request.end_ids)) == vocab_size:
         raise UnsupportedParameter(
             f"min_tokens is {request.min_tokens}, but must be 0 where every token is an end id"

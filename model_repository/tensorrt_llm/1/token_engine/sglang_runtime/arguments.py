@@ -1,4 +1,4 @@
-"""An engine's description in the words of SGLang's `ServerArgs`, and what is checked before."""
+"""An engine's options as SGLang's `ServerArgs`, and the checks before it loads."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 from engine_config import EngineConfig
 
-from token_engine.checkpoint_kv_scales import check_kv_scales
-from token_engine.checkpoint_quantization import (
+from token_engine.checks import (
     REBUILD,
     check_fp4,
     longest_context,
     quantization_algorithm,
+    require_known_arguments,
 )
 from token_engine.interface import EngineLoadError
-from token_engine.option_checks import require_known_arguments
+from token_engine.sglang_runtime.kv_scales import check_kv_scales
 from token_engine.sglang_runtime.library import Library
 from token_engine.sglang_runtime.options import CONTEXT_RESERVE, SglangOptions
 
@@ -31,27 +31,28 @@ def model_directory(directory: Path, options: SglangOptions) -> Path:
 def check_deployment(
     directory: Path, config: EngineConfig, options: SglangOptions, library: Library
 ) -> None:
-    """Raise `EngineLoadError` for what SGLang would say late, unclearly or not at all."""
+    """Raise `EngineLoadError` for faults that SGLang would report late, unclearly or not at all."""
     checkpoint = model_directory(directory, options)
     algorithm = quantization_algorithm(checkpoint)
     if options.quantization == "modelopt_fp4" and algorithm != "NVFP4":
         raise EngineLoadError(
             f"runtime_options.quantization is 'modelopt_fp4' and the checkpoint's quant_algo is "
-            f"{algorithm!r}, allowed is 'NVFP4'; {REBUILD}"
+            f"{algorithm!r} and must be 'NVFP4'; {REBUILD}"
         )
     check_kv_scales(checkpoint, options.kv_cache_dtype)
     wanted = options.tp_size * options.pp_size
     if library.gpus < wanted:
         raise EngineLoadError(
-            f"{library.gpus} GPUs are to be seen and tp_size {options.tp_size} times pp_size "
+            f"{library.gpus} GPUs are visible and tp_size {options.tp_size} times pp_size "
             f"{options.pp_size} needs {wanted}; run 'make doctor', and give the container its GPUs "
             "(docker run --gpus all)"
         )
     longest = longest_context(checkpoint) - CONTEXT_RESERVE
     if config.limits.max_seq_len > longest:
         raise EngineLoadError(
-            f"limits.max_seq_len is {config.limits.max_seq_len}, allowed with SGLang is at most "
-            f"{longest}, {CONTEXT_RESERVE} less than the model's max_position_embeddings; {REBUILD}"
+            f"limits.max_seq_len is {config.limits.max_seq_len} and must be at most "
+            f"{longest} with SGLang, {CONTEXT_RESERVE} less than the model's "
+            f"max_position_embeddings; {REBUILD}"
         )
     if algorithm == "NVFP4":
         check_fp4(library.gpu, library.capability, LEAST_FOR_MARLIN)
@@ -79,7 +80,7 @@ def server_arguments(
         "disable_cuda_graph": options.disable_cuda_graph,
         "enable_deterministic_inference": options.enable_deterministic_inference,
         "incremental_streaming_output": True,  # deltas; else everything so far, each time
-        "sampling_defaults": "openai",  # the checkpoint's would change what requests say
+        "sampling_defaults": "openai",  # the checkpoint's would override what requests say
         "enable_priority_scheduling": True,
         "schedule_low_priority_values_first": True,
         "priority_scheduling_preemption_threshold": NO_PREEMPTION,

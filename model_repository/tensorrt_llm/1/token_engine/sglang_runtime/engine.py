@@ -13,7 +13,7 @@ from typing import Any
 
 from engine_config import EngineConfig, parse_section
 
-from token_engine.async_engine import AsyncEngine
+from token_engine.async_loop import AsyncEngine
 from token_engine.interface import EngineLoadError, EngineStats, GenerationRequest
 from token_engine.library_results import one_line
 from token_engine.sglang_runtime.arguments import check_deployment, server_arguments

@@ -1,7 +1,7 @@
 """The installed SGLang: the one place that imports it.
 
-Written against the sources of 0.5.23; no build of it runs on a CPU alone, so it is tested on a fake
-of those. Earlier versions differ in what a request may ask for.
+Written against the sources of 0.5.23. No build of SGLang runs on a CPU alone, so the tests use a
+fake made after those sources. Earlier versions take other parameters.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from token_engine.checkpoint_quantization import Capability
+from token_engine.checks import Capability
 from token_engine.interface import EngineLoadError
 from token_engine.library_results import not_as_known, one_line
 
@@ -23,7 +23,7 @@ KNOWN = "install sglang 0.5.23, the latest one that it was written against"
 
 @dataclass(frozen=True)
 class Library:
-    """What the runtime uses of it."""
+    """The parts that the runtime uses."""
 
     version: str
     engine: Any  # the class
@@ -43,12 +43,12 @@ def import_library() -> Library:
         engine = importlib.import_module("sglang.srt.entrypoints.engine")
         arguments = importlib.import_module("sglang.srt.server_args")
         cuda = importlib.import_module("torch").cuda
-    except Exception as error:  # torch and CUDA fail in ways of their own when they are imported
+    except Exception as error:  # torch and CUDA raise exceptions of many kinds at import
         raise EngineLoadError(
             f"SGLang cannot be imported ({one_line(error)}); {INSTALL}"
         ) from error
     if tuple(int(number) for number in re.findall(r"\d+", version)[:3]) < OLDEST:
-        raise EngineLoadError(f"SGLang is {version}, allowed is 0.5.23 or later; {INSTALL}")
+        raise EngineLoadError(f"SGLang is {version} and must be 0.5.23 or later; {INSTALL}")
     try:
         names = frozenset(arguments.ServerArgs.__struct_fields__)
         return Library(version, engine.Engine, names, *_gpus(cuda))

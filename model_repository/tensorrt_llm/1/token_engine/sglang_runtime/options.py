@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from token_engine.option_checks import require, require_at_least, require_one_of
+from token_engine.checks import require, require_at_least, require_one_of
 
 # SGLang refuses prompts longer than its context_length less 7, and cuts max_new_tokens off at 2
 # less than what is left (scheduler.py, tp_worker.py), without a word.

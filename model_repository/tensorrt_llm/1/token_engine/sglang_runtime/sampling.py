@@ -1,4 +1,4 @@
-"""A request in SGLang's words. Knows no running engine.
+"""A request as SGLang's arguments. Knows no running engine.
 
 Prompts go as input_ids; stop words of text are room 2's. Sources: sglang/srt of 0.5.23:
 sampling/sampling_params.py, sampling/penaltylib, layers/sampler.py, managers/schedule_batch.py,
@@ -15,11 +15,12 @@ from token_engine.interface import (
     Guide,
     SamplingParams,
     UnsupportedParameter,
+    lacks,
 )
 from token_engine.library_results import OBJECT_OR_ARRAY, seed_of_63_bits
 
-# What the library gets for each field of a request, as model_repository/TENSORS.md shows it. Words
-# that begin with "refused" say so of every value but the default.
+# What the library gets for each field of a request, as model_repository/TENSORS.md shows it.
+# "refused ..." means every value but the default.
 HONOURS = {
     "greedy": "temperature=0; top_k, top_p, min_p and sampling_seed stay unset",
     "temperature": "temperature (below 1e-6 it is greedy)",
@@ -66,7 +67,7 @@ HONOURS = {
 
 GUIDE_FIELDS = {"json_schema": "json_schema", "regex": "regex", "ebnf_grammar": "ebnf"}
 
-Refusal = tuple[str, object, str]  # the input's name, its value, what is allowed
+Refusal = tuple[str, object, str]  # the input's name, its value, what it must be
 
 
 def refuse_unsupported(
@@ -79,7 +80,7 @@ def refuse_unsupported(
     """Raise `UnsupportedParameter` for the first parameter that this engine does not support.
 
     `eos_ids` are the checkpoint's."""
-    for name, value, allowed in (
+    for name, value, needed in (
         *_refused_draws(request.sampling, deterministic),
         *(_refused_with_drafts(request.sampling) if drafts else ()),
         *_refused_choices(request),
@@ -87,32 +88,32 @@ def refuse_unsupported(
         *_refused_logprobs(request),
         *_refused_ends(request, eos_ids),
     ):
-        raise UnsupportedParameter(f"{name} is {value}, the sglang runtime allows only {allowed}")
+        raise UnsupportedParameter(lacks("sglang", name, value, needed))
 
 
 def _refused_draws(sampling: SamplingParams, deterministic: bool) -> Iterator[Refusal]:
     if sampling.greedy:
         return
     if sampling.seed is not None and not deterministic:
-        allowed = "none: its engine has enable_deterministic_inference false, and honours no seed"
-        yield "seed", sampling.seed, allowed
+        needed = "none: its engine has enable_deterministic_inference false, and honours no seed"
+        yield "seed", sampling.seed, needed
     if sampling.min_p and deterministic:
-        allowed = (
+        needed = (
             "0: its engine has enable_deterministic_inference true, where every request has a "
             "seed, and SGLang cannot draw with both"
         )
-        yield "min_p", f"{sampling.min_p:g}", allowed
+        yield "min_p", f"{sampling.min_p:g}", needed
 
 
 def _refused_with_drafts(sampling: SamplingParams) -> Iterator[Refusal]:
     """What `eagle_sample` leaves out, or applies as it was before the first draft."""
-    allowed = "0 with a speculative_algorithm"
+    needed = "0 with a speculative_algorithm"
     if sampling.min_p and not sampling.greedy:
-        yield "min_p", f"{sampling.min_p:g}", allowed
+        yield "min_p", f"{sampling.min_p:g}", needed
     if sampling.presence_penalty:
-        yield "presence_penalty", f"{sampling.presence_penalty:g}", allowed
+        yield "presence_penalty", f"{sampling.presence_penalty:g}", needed
     if sampling.frequency_penalty:
-        yield "frequency_penalty", f"{sampling.frequency_penalty:g}", allowed
+        yield "frequency_penalty", f"{sampling.frequency_penalty:g}", needed
 
 
 def _refused_choices(request: GenerationRequest) -> Iterator[Refusal]:

@@ -1,4 +1,4 @@
-"""An engine's description in the words of TensorRT-LLM's `LLM`, and what is checked before.
+"""An engine's options as arguments of TensorRT-LLM's `LLM`, and the checks before it loads.
 
 Tables are handed over as they are: the library makes its configuration objects of them, and their
 names change more often than their fields do.
@@ -12,9 +12,9 @@ from typing import Any
 
 from engine_config import EngineConfig
 
+from token_engine.checks import require_known_arguments
 from token_engine.interface import EngineLoadError
 from token_engine.library_results import one_line
-from token_engine.option_checks import require_known_arguments
 from token_engine.tensorrt_llm_runtime.options import (
     CudaGraphOptions,
     KvCacheOptions,
@@ -34,20 +34,20 @@ def model_directory(directory: Path, options: TensorRtLlmOptions) -> Path:
 def check_deployment(
     directory: Path, config: EngineConfig, options: TensorRtLlmOptions, library: Library
 ) -> None:
-    """Raise `EngineLoadError` for what the library would say late, unclearly or not at all."""
+    """Raise `EngineLoadError` for faults that it would report late, unclearly or not at all."""
     path = model_directory(directory, options) / "config.json"
     if not path.is_file():
         raise EngineLoadError(f"{path} does not exist; {REBUILD}")
     wanted = options.tensor_parallel_size * options.pipeline_parallel_size
     present = library.torch.cuda.device_count()
     if present < wanted:
-        had = f"{present} are" if present else "no NVIDIA GPU is"
+        seen = f"{present} are" if present else "no NVIDIA GPU is"
         raise EngineLoadError(
-            f"{had} to be seen and tensor_parallel_size {options.tensor_parallel_size} times "
+            f"{seen} visible and tensor_parallel_size {options.tensor_parallel_size} times "
             f"pipeline_parallel_size {options.pipeline_parallel_size} needs {wanted}; "
             "run 'make doctor', and give the container its GPUs (docker run --gpus all)"
         )
-    # Without the package the library runs TRTLLM's kernels instead, and does not say so.
+    # Without the package the library silently runs TRTLLM's kernels instead.
     if options.attn_backend == "FLASHINFER" and importlib.util.find_spec("flashinfer") is None:
         raise EngineLoadError(
             "attn_backend is 'FLASHINFER' and the package flashinfer is not installed; "
@@ -81,7 +81,7 @@ def llm_arguments(
     limits = config.limits
     arguments: dict[str, Any] = {
         "model": str(model_directory(directory, options)),
-        # The tokenizer is wanted by guided decoding alone, to know what text a token is.
+        # Only guided decoding needs the tokenizer, to know what text a token is.
         "skip_tokenizer_init": not options.guided_decoding_backend,
         "tensor_parallel_size": options.tensor_parallel_size,
         "pipeline_parallel_size": options.pipeline_parallel_size,

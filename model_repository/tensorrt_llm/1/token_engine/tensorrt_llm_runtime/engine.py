@@ -13,15 +13,14 @@ from typing import Any
 
 from engine_config import EngineConfig, parse_section
 
-from token_engine.async_engine import AsyncEngine
+from token_engine.async_loop import AsyncEngine
 from token_engine.interface import EngineLoadError, EngineStats, GenerationRequest, TokenDelta
 from token_engine.library_results import one_line
 from token_engine.tensorrt_llm_runtime.arguments import check_deployment, llm_arguments
 from token_engine.tensorrt_llm_runtime.guides import check_guide
 from token_engine.tensorrt_llm_runtime.loop import GenerationLoop
 from token_engine.tensorrt_llm_runtime.options import TensorRtLlmOptions
-from token_engine.tensorrt_llm_runtime.refusals import refuse_unsupported
-from token_engine.tensorrt_llm_runtime.sampling import Part, library_params
+from token_engine.tensorrt_llm_runtime.sampling import Part, library_params, refuse_unsupported
 from token_engine.tensorrt_llm_runtime.versions import Library, import_library
 
 
@@ -42,7 +41,7 @@ class TensorRtLlmEngine(AsyncEngine):
             self._params,
             functools.partial(check_guide, backend=self._options.guided_decoding_backend),
             self._library.request_error,
-            # Each stage of a pipeline has a batch of its own under way.
+            # Each stage of a pipeline works on its own batch.
             limits.max_batch_size * self._options.pipeline_parallel_size,
             limits.hang_timeout_s,
             self._options.scheduler_config.waiting_queue_policy == "priority",
@@ -97,7 +96,7 @@ def _too_long(key: int, tokens: int, limit: int) -> TokenDelta:
         key,
         (),
         "error",
-        f"the prompt has {tokens} tokens with its min_tokens, allowed are {limit}: "
+        f"the prompt has {tokens} tokens with its min_tokens and must have at most {limit}: "
         "this engine has enable_chunked_prefill false",
         fault="invalid",
     )

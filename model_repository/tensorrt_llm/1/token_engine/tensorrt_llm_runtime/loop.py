@@ -1,5 +1,9 @@
-"""TensorRT-LLM on an asyncio loop of its own. Requests wait here until its batch has room for them;
-what it holds waits for KV cache alone, in the order of arrival unless `by_priority`.
+"""TensorRT-LLM on an asyncio loop of its own, and what each of its responses adds to a request.
+
+Requests wait here until its batch has room for them; what it holds waits for KV cache alone, in the
+order of arrival unless `by_priority`. The library hands out the same result object with every
+response and changes it: `token_ids` holds everything so far, `token_ids_diff` what this response
+brought, until the next one is awaited.
 """
 
 from __future__ import annotations
@@ -9,25 +13,28 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 from token_engine.async_loop import WATCH_S, AsyncLoop, EngineLost, Job
-from token_engine.interface import Guide
+from token_engine.interface import FinishReason, GenerationRequest, Guide, TokenLogprob
 from token_engine.library_results import (
     ODDITIES,
+    Gain,
     IncompleteResponse,
     RefusedRequest,
+    epoch_ns,
     one_line,
+    read_logprobs,
     readable,
 )
-from token_engine.tensorrt_llm_runtime.results import read_gain
 from token_engine.tensorrt_llm_runtime.sampling import Part, first_part, next_part
 
 ABORT_PATIENCE_S = 10.0  # for the last response of an aborted request; then its place is free
 STATS_PAUSE_S = 0.2
 # Of a `RequestError` that is of the workers, told to every request there is: the end of their loop,
 # or of their CUDA context (_torch/pyexecutor/error_classification.py, and what CUDA says of errors
-# after which it must be started anew). In small letters.
+# after which it must restart). In small letters.
 BROADCASTS = (
     "event loop terminated",
     "cudaerrorillegaladdress",
@@ -110,7 +117,7 @@ class GenerationLoop(AsyncLoop):
             part = await self._run_part(job, part)
 
     async def _run_part(self, job: Job, part: Part) -> Part | None:
-        """One generation of the library; returns the one that is to follow."""
+        """Run one generation of the library; returns the next one."""
         prompt = list(part.request.prompt_ids)
         params = self._make_params(part)
         job.result = None
@@ -195,3 +202,49 @@ def read_kv_blocks(kv: dict[str, Any]) -> KvBlocks:
     queries = hits + kv.get("missedBlocks", 0)
     total, used = kv.get("maxNumBlocks", 0), kv.get("usedNumBlocks", 0)
     return KvBlocks(total, used, queries * tokens, hits * tokens)
+
+
+# A request that the runtime has cancelled gets no delta; one that the library cancels has failed.
+FINISH_REASONS: dict[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "timeout": "timeout",
+}
+
+
+def read_gain(output: Any, request: GenerationRequest) -> Gain:
+    """Read a `CompletionOutput` after a response; raises `IncompleteResponse`.
+
+    Samplers differ in whether the `end_id` is among the tokens, and an end id that is the last
+    token allowed counts as "length" if it is one of the `stop_token_ids`.
+    """
+    tokens = tuple(output.token_ids_diff)
+    said = output.finish_reason
+    end_id = -1
+    if said is not None and tokens and tokens[-1] in request.end_ids:
+        tokens, said, end_id = tokens[:-1], "stop", tokens[-1]
+    elif said == "stop":
+        end_id = _end_id(output.stop_reason, request)
+    logprobs: tuple[TokenLogprob, ...] = ()
+    if request.logprobs is not None:
+        logprobs = read_logprobs(tokens, output.logprobs_diff, request.logprobs, "TensorRT-LLM")
+    if said is None:
+        return Gain(tokens, logprobs)
+    reason = FINISH_REASONS.get(said, "error")
+    error = "" if said in FINISH_REASONS else f"TensorRT-LLM ended the request: {said}"
+    return Gain(tokens, logprobs, reason, error, _first_scheduled_ns(output), end_id)
+
+
+def _end_id(stop_reason: object, request: GenerationRequest) -> int:
+    """The library names the id for the `stop_token_ids` alone, and nothing for its `end_id`."""
+    if isinstance(stop_reason, int):
+        return stop_reason
+    return request.end_ids[0] if request.end_ids else -1
+
+
+def _first_scheduled_ns(output: Any) -> int:
+    """The library's clock is the machine's steady one; 0 if this version tells no times."""
+    metrics = getattr(output, "request_perf_metrics", None)
+    timing = getattr(metrics, "timing_metrics", None)
+    scheduled: timedelta | None = getattr(timing, "first_scheduled_time", None)
+    return epoch_ns(scheduled.total_seconds()) if scheduled else 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from token_engine.option_checks import require, require_at_least, require_one_of
+from token_engine.checks import require, require_at_least, require_one_of
 
 BACKENDS = ("pytorch", "tensorrt")
 # The library takes any other word, "flashinfer" too, for TRTLLM without a sound.
@@ -165,7 +165,7 @@ class TensorRtLlmOptions:
                 default = one.default_factory() if callable(one.default_factory) else one.default
                 require(value == default, one.name, value, f"{default!r} with backend 'tensorrt'")
         guides = self.guided_decoding_backend
-        allowed = "'xgrammar' or '' with backend 'tensorrt'"
-        require(guides != "llguidance", "guided_decoding_backend", guides, allowed)
+        needed = "'xgrammar' or '' with backend 'tensorrt'"
+        require(guides != "llguidance", "guided_decoding_backend", guides, needed)
         dtype = self.kv_cache_config.dtype
         require(dtype == "auto", "kv_cache_config.dtype", dtype, "'auto' with backend 'tensorrt'")

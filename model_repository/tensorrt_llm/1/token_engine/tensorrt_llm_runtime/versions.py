@@ -1,6 +1,6 @@
 """The installed TensorRT-LLM: the one place that imports it and knows what its versions differ in.
 
-Differences are told by the presence of a field wherever there is one: releases have long rows of
+Where a field came with a difference, its presence is looked at: releases have long rows of
 candidates (1.3.0rc1 to rc20), and a field came with one of them.
 
     1.0        samplers: `enable_trtllm_sampler` chooses; without it every request is greedy
@@ -116,7 +116,7 @@ class Library:
 
 
 def import_library(options: TensorRtLlmOptions) -> Library:
-    """Raises `EngineLoadError` if it is not installed, too old, or lacks what is asked for."""
+    """Raises `EngineLoadError` if it is not installed, too old, or lacks what the options name."""
     _prepare_environment()
     try:
         package = importlib.import_module("tensorrt_llm")
@@ -124,13 +124,13 @@ def import_library(options: TensorRtLlmOptions) -> Library:
         torch = importlib.import_module("torch")
         llmapi = importlib.import_module("tensorrt_llm.llmapi")
         errors = importlib.import_module("tensorrt_llm.executor.utils")
-    except Exception as error:  # MPI and CUDA fail in ways of their own when they are imported
+    except Exception as error:  # MPI and CUDA raise exceptions of many kinds at import
         raise EngineLoadError(
             f"TensorRT-LLM cannot be imported ({_first_line(error)}); serve from the image {IMAGE}"
         ) from error
     if release_of(version) < (1, 0):
         raise EngineLoadError(
-            f"TensorRT-LLM is {version}, allowed is 1.0 or later; serve from the image {IMAGE}"
+            f"TensorRT-LLM is {version} and must be 1.0 or later; serve from the image {IMAGE}"
         )
     if options.pipeline_parallel_size > 1 and release_of(version) == (1, 0):
         os.environ.setdefault("TRTLLM_LLAMA_EAGER_FUSION_DISABLED", "1")
@@ -217,7 +217,7 @@ def _choose_sampler(
         case _:
             sampler, arguments = TORCH_SAMPLER, {}
     if options.speculative_config:
-        # Drafts have samplers of their own; TRTLLMSampler cannot be chosen with them.
+        # Drafts have their own samplers; TRTLLMSampler cannot be chosen with them.
         return _speculative(options.speculative_config), {}
     return _with_fields_of(params, sampler), arguments
 

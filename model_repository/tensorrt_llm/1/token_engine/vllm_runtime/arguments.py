@@ -1,4 +1,4 @@
-"""An engine's description in the words of vLLM's `EngineArgs`, and what is checked before."""
+"""An engine's options as vLLM's `EngineArgs`, and the checks before it loads."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any
 
 from engine_config import EngineConfig
 
-from token_engine.checkpoint_quantization import REBUILD, check_fp4, quantization_algorithm
+from token_engine.checks import REBUILD, check_fp4, quantization_algorithm, require_known_arguments
 from token_engine.interface import EngineLoadError
-from token_engine.option_checks import require_known_arguments
 from token_engine.vllm_runtime.library import Library
 from token_engine.vllm_runtime.options import VllmOptions
 
@@ -24,12 +23,12 @@ def model_directory(directory: Path, options: VllmOptions) -> Path:
 
 
 def check_deployment(directory: Path, options: VllmOptions, library: Library) -> None:
-    """Raise `EngineLoadError` for what vLLM would say late, unclearly or not at all."""
+    """Raise `EngineLoadError` for faults that vLLM would report late, unclearly or not at all."""
     algorithm = quantization_algorithm(model_directory(directory, options))
     if options.quantization == "modelopt_fp4" and algorithm != "NVFP4":
         raise EngineLoadError(
             f"runtime_options.quantization is 'modelopt_fp4' and the checkpoint's quant_algo is "
-            f"{algorithm!r}, allowed is 'NVFP4'; {REBUILD}"
+            f"{algorithm!r} and must be 'NVFP4'; {REBUILD}"
         )
     if not library.cuda:
         if algorithm == "NVFP4":
@@ -42,7 +41,7 @@ def check_deployment(directory: Path, options: VllmOptions, library: Library) ->
     wanted = options.tensor_parallel_size * options.pipeline_parallel_size
     if library.gpus < wanted:
         raise EngineLoadError(
-            f"{library.gpus} GPUs are to be seen and tensor_parallel_size "
+            f"{library.gpus} GPUs are visible and tensor_parallel_size "
             f"{options.tensor_parallel_size} times pipeline_parallel_size "
             f"{options.pipeline_parallel_size} needs {wanted}; run 'make doctor', and give the "
             "container its GPUs (docker run --gpus all)"
@@ -58,7 +57,7 @@ def engine_arguments(
     limits = config.limits
     arguments: dict[str, Any] = {
         "model": str(model_directory(directory, options)),
-        # The tokenizer is wanted by guided decoding alone, to know what text a token is.
+        # Only guided decoding needs the tokenizer, to know what text a token is.
         "skip_tokenizer_init": not options.structured_outputs_backend,
         "max_model_len": limits.max_seq_len,
         "max_num_seqs": limits.max_batch_size,
@@ -71,7 +70,7 @@ def engine_arguments(
         "enable_prefix_caching": options.enable_prefix_caching,
         "enforce_eager": options.enforce_eager,
         "stream_interval": options.stream_interval,
-        "generation_config": "vllm",  # the checkpoint's would change what requests say
+        "generation_config": "vllm",  # the checkpoint's would override what requests say
         "scheduling_policy": "priority",
         "logprobs_mode": "raw_logprobs",
         "max_logprobs": MOST_LOGPROBS,
@@ -90,7 +89,7 @@ def engine_arguments(
 
 
 def _where_given(options: VllmOptions) -> dict[str, Any]:
-    """Options that leave something to the library unless they say otherwise."""
+    """Options whose default leaves the choice to the library."""
     given: dict[str, Any] = {
         "quantization": options.quantization,
         "kv_cache_memory_bytes": options.kv_cache_memory_bytes,

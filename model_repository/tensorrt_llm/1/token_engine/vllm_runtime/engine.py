@@ -12,7 +12,7 @@ from typing import Any
 
 from engine_config import EngineConfig, parse_section
 
-from token_engine.async_engine import AsyncEngine
+from token_engine.async_loop import AsyncEngine
 from token_engine.interface import (
     EngineLoadError,
     EngineStats,

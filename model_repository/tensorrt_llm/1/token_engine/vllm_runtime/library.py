@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from token_engine.checkpoint_quantization import Capability
+from token_engine.checks import Capability
 from token_engine.interface import EngineLoadError
 from token_engine.library_results import not_as_known, one_line, release_of
 
@@ -26,7 +26,7 @@ BAD_WORDS, BAD_WORD_TOKENS = 256, 2048
 
 @dataclass(frozen=True)
 class Library:
-    """What the runtime uses of it."""
+    """The parts that the runtime uses."""
 
     version: str
     engine_args: Any  # the class AsyncEngineArgs
@@ -61,10 +61,10 @@ def import_library() -> Library:
         errors = importlib.import_module("vllm.exceptions")
         of_engine = importlib.import_module("vllm.v1.engine.exceptions")
         platforms = importlib.import_module("vllm.platforms")
-    except Exception as error:  # torch and CUDA fail in ways of their own when they are imported
+    except Exception as error:  # torch and CUDA raise exceptions of many kinds at import
         raise EngineLoadError(f"vLLM cannot be imported ({one_line(error)}); {INSTALL}") from error
     if release_of(version) < OLDEST:
-        raise EngineLoadError(f"vLLM is {version}, allowed is 0.32 or later; {INSTALL}")
+        raise EngineLoadError(f"vLLM is {version} and must be 0.32 or later; {INSTALL}")
     try:
         return Library(
             version,
@@ -80,7 +80,7 @@ def import_library() -> Library:
         )
     except AttributeError as error:  # a later version's names
         raise EngineLoadError(not_as_known("vLLM", version, error, KNOWN)) from error
-    except Exception as error:  # its platform is looked for now, and CUDA asked for the GPUs
+    except Exception as error:  # vLLM looks for its platform now, and CUDA for the GPUs
         raise EngineLoadError(f"vLLM finds no platform ({one_line(error)}); {DOCTOR}") from error
 
 

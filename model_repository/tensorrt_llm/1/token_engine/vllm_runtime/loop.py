@@ -85,7 +85,7 @@ class VllmLoop(AsyncLoop):
         """Make the `AsyncLLM`; raises whatever it raises.
 
         Not on the loop's thread: its processes end with the thread that started them
-        (`engine_process.py`), and that one ends before they are told to.
+        (`engine_process.py`), which ends before they are stopped.
         """
         self._llm = self._library.async_llm.from_engine_args(
             self._library.engine_args(**arguments), stat_loggers=[self.step_stats]

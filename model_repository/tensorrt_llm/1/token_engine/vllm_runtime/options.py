@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from token_engine.option_checks import require, require_at_least, require_one_of
+from token_engine.checks import require, require_at_least, require_one_of
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 QUANTIZATIONS = ("", "modelopt_fp4")

@@ -1,4 +1,4 @@
-"""A request in vLLM's words. Knows no running engine.
+"""A request as vLLM's `SamplingParams`. Knows no running engine.
 
 Nothing is tokenized or put into text: prompts go as ids, detokenize=False, output_kind=DELTA, and
 stop words of text are room 2's. Sources: vllm/sampling_params.py, vllm/v1/sample, and
@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from token_engine.interface import GenerationRequest, Guide, UnsupportedParameter
+from token_engine.interface import GenerationRequest, Guide, UnsupportedParameter, lacks
 from token_engine.library_results import OBJECT_OR_ARRAY, seed_of_63_bits
 from token_engine.vllm_runtime.library import Library
 
-# What the library gets for each field of a request, as model_repository/TENSORS.md shows it. Words
-# that begin with "refused" say so of every value but the default.
+# What the library gets for each field of a request, as model_repository/TENSORS.md shows it.
+# "refused ..." means every value but the default.
 HONOURS = {
     "greedy": "temperature=0; top_k, top_p, min_p and seed stay unset",
     "temperature": (
@@ -52,20 +52,20 @@ HONOURS = {
 LEAST_TEMPERATURE, LARGEST_TEMPERATURE = 0.01, 2.0
 GUIDE_FIELDS = {"json_schema": "json", "regex": "regex", "ebnf_grammar": "grammar"}
 
-Refusal = tuple[str, object, str]  # the input's name, its value, what is allowed
+Refusal = tuple[str, object, str]  # the input's name, its value, what it must be
 
 
 def refuse_unsupported(request: GenerationRequest, guides: bool) -> None:
-    """Raise `UnsupportedParameter` for the first thing asked for that is not to be had."""
-    for name, value, allowed in _refusals(request, guides):
-        raise UnsupportedParameter(f"{name} is {value}, the vllm runtime allows only {allowed}")
+    """Raise `UnsupportedParameter` for the first parameter that this engine does not support."""
+    for name, value, needed in _refusals(request, guides):
+        raise UnsupportedParameter(lacks("vllm", name, value, needed))
 
 
 def _refusals(request: GenerationRequest, guides: bool) -> Iterator[Refusal]:
     sampling = request.sampling
     if not sampling.greedy and not LEAST_TEMPERATURE <= sampling.temperature <= LARGEST_TEMPERATURE:
-        allowed = f"0, and {LEAST_TEMPERATURE:g} to {LARGEST_TEMPERATURE:g}"
-        yield "temperature", f"{sampling.temperature:g}", allowed
+        needed = f"0, or {LEAST_TEMPERATURE:g} to {LARGEST_TEMPERATURE:g}"
+        yield "temperature", f"{sampling.temperature:g}", needed
     if request.guide is None:
         return
     if not guides:

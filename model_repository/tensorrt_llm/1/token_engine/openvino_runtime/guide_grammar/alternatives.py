@@ -65,7 +65,7 @@ class Comparison:
         if self._count > MAX_COMPARISONS:
             raise GuideError(
                 f"has schemas in oneOf that take more than {MAX_COMPARISONS} comparisons to tell "
-                "apart, allowed are fewer, or anyOf"
+                "apart; it must have fewer, or anyOf"
             )
 
     def _profile(self, schema: Any) -> _Profile:

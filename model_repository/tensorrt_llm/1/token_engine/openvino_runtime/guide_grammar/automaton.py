@@ -24,8 +24,7 @@ from token_engine.openvino_runtime.guide_grammar.grammar import (
     shown,
     union,
 )
-from token_engine.openvino_runtime.guide_grammar.networks import Networks
-from token_engine.openvino_runtime.guide_grammar.recursion import kept_rules
+from token_engine.openvino_runtime.guide_grammar.networks import Networks, kept_rules
 
 MAX_STATES = 10_000
 MAX_RECURRING = 200  # rules
@@ -69,7 +68,7 @@ def make_deterministic(grammar: Grammar) -> Deterministic:
     grammar = Grammar({**grammar.rules, START: grammar.rules[ROOT]}, grammar.shared)
     kept = kept_rules(grammar, START)
     if len(kept) > MAX_RECURRING:
-        raise GuideError(f"has {len(kept)} recurring rules, allowed are {MAX_RECURRING}")
+        raise GuideError(f"has {len(kept)} recurring rules; it must have at most {MAX_RECURRING}")
     shared, copied = set(grammar.shared) - kept, set[str]()
     while True:
         try:
@@ -99,7 +98,7 @@ def _subsets(networks: Networks, rule: str, most_states: int) -> Automaton:
     """Subset construction. The empty text is left out: whoever calls the rule may skip it."""
     start, end = networks.ends_of(rule)
     first = networks.after([start], end)
-    # A state of its own, entered by nobody: only there the empty text is left out.
+    # A separate state that nothing leads to: only there the empty text is left out.
     automaton = [State(rule == START and end in first)]
     numbers: dict[frozenset[int], int] = {}
     waiting = [(0, first)]
@@ -108,7 +107,7 @@ def _subsets(networks: Networks, rule: str, most_states: int) -> Automaton:
         subset = networks.after(targets, end)
         if subset not in numbers:
             if len(automaton) >= most_states:
-                raise GuideError(f"needs more than {MAX_STATES} states, allowed is a simpler one")
+                raise GuideError(f"needs more than {MAX_STATES} states; it must be simpler")
             numbers[subset] = len(automaton)
             automaton.append(State(end in subset))
             waiting.append((numbers[subset], subset))
@@ -161,8 +160,8 @@ def _checked(automata: dict[str, Automaton]) -> Deterministic:
             if both:
                 raise _Conflict(
                     [rule],
-                    f"has a rule {_named(rule)} that {shown(both[0][0])} may go on or follow, "
-                    "allowed are recurring rules whose next character says whether they end",
+                    f"has a rule {_named(rule)} that {shown(both[0][0])} may go on or follow; "
+                    "a recurring rule's next character must say whether it ends",
                 )
     return Deterministic(automata, followers)
 
@@ -186,7 +185,7 @@ def _remove_dead_ends(automata: dict[str, Automaton]) -> None:
                 if (rule, target) in alive and (called, 0) in alive
             }
     if (START, 0) not in alive:
-        raise GuideError("matches no text at all, allowed is one that matches some")
+        raise GuideError("matches no text at all; it must match some")
 
 
 def _can_end(rule: str, state: State, alive: set[tuple[str, int]]) -> bool:
@@ -210,8 +209,8 @@ def _first_characters(automata: dict[str, Automaton]) -> dict[str, Ranges]:
             path = [*begun[begun.index(rule) :], rule]
             raise _Conflict(
                 path,
-                f"begins the rule {_named(rule)} with itself ({' -> '.join(path)[:80]}), "
-                "allowed are rules that begin with a character before they recur",
+                f"begins the rule {_named(rule)} with itself ({' -> '.join(path)[:80]}); "
+                "a rule must begin with a character before it recurs",
             )
         if rule not in first:
             begun.append(rule)
@@ -238,8 +237,8 @@ def _check_choice(rule: str, state: State, first: dict[str, Ranges]) -> None:
             raise _Conflict(
                 (other for other in state.calls if overlap(first[other], both)),
                 f"has, in the rule {_named(rule)}, alternatives to {_named(called)} that begin "
-                f"with {shown(both[0][0])} too, allowed are alternatives to a recurring rule "
-                "that the next character tells apart",
+                f"with {shown(both[0][0])} too; the next character must tell a recurring "
+                "rule from its alternatives",
             )
         taken = union([*taken, *first[called]])
 

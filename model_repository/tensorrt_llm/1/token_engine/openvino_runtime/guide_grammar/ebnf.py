@@ -58,12 +58,11 @@ def parse_ebnf(text: str) -> Grammar:
     parser = _Parser(_tokens(text))
     rules = parser.rules()
     if ROOT not in rules:
-        raise GuideError(f"has no rule {ROOT!r}, allowed is a grammar with one")
+        raise GuideError(f"has no rule {ROOT!r}; it must have one")
     for name, line in parser.called.items():
         if name not in rules:
             raise GuideError(
-                f"calls the rule {name[:LONGEST_SHOWN]!r} in line {line}, "
-                "allowed are rules that it defines"
+                f"calls the rule {name[:LONGEST_SHOWN]!r} in line {line}; it must define that rule"
             )
     return Grammar(rules)
 
@@ -73,7 +72,7 @@ def _tokens(text: str) -> list[_Token]:
     for match in TOKEN.finditer(text):
         kind, found = match.lastgroup or "", match.group()
         if kind == "wrong":
-            raise GuideError(f"has {found!r} in line {line}, {_ALLOWED}")
+            raise GuideError(f"has {found!r} in line {line}; {_MUST}")
         if kind != "space":
             tokens.append(_Token(kind, found, line))
         if kind in ("space", "count"):  # the only ones of several lines
@@ -82,7 +81,7 @@ def _tokens(text: str) -> list[_Token]:
     return tokens
 
 
-_ALLOWED = "allowed are rules 'name ::= ...' of strings, classes, names, ( ) | * + ? and {m,n}"
+_MUST = "it must be rules 'name ::= ...' of strings, classes, names, ( ) | * + ? and {m,n}"
 
 
 class _Parser:
@@ -100,8 +99,8 @@ class _Parser:
                 raise self._unexpected()
             if name.text in rules:
                 raise GuideError(
-                    f"defines the rule {name.text[:LONGEST_SHOWN]!r} again in line {name.line}, "
-                    "allowed is once"
+                    f"defines the rule {name.text[:LONGEST_SHOWN]!r} again in line {name.line}; "
+                    "it must define it once"
                 )
             self._at += 2
             rules[name.text] = self._alternatives(0)
@@ -110,8 +109,8 @@ class _Parser:
     def _alternatives(self, depth: int) -> Node:
         if depth > MAX_DEPTH:
             raise GuideError(
-                f"nests parentheses more than {MAX_DEPTH} deep in line {self._token().line}, "
-                "allowed is less"
+                f"nests parentheses more than {MAX_DEPTH} deep in line {self._token().line}; "
+                "they must nest less deep"
             )
         items = [self._sequence(depth)]
         while self._token().text == "|":
@@ -166,7 +165,7 @@ class _Parser:
 
     def _unexpected(self) -> GuideError:
         token = self._token()
-        return GuideError(f"has {token.text[:40]!r} in line {token.line}, {_ALLOWED}")
+        return GuideError(f"has {token.text[:40]!r} in line {token.line}; {_MUST}")
 
 
 def _counts(token: _Token) -> tuple[int, int | None]:
@@ -176,8 +175,8 @@ def _counts(token: _Token) -> tuple[int, int | None]:
     high = (int(most) if is_count and most else None) if comma else low
     if not is_count or max(low, high or 0) > MAX_COUNT or (high is not None and high < low):
         raise GuideError(
-            f"has the count {' '.join(token.text[:40].split())} in line {token.line}, "
-            f"allowed are {{m}}, {{m,}} and {{m,n}} with 0 <= m <= n <= {MAX_COUNT}"
+            f"has the count {' '.join(token.text[:40].split())} in line {token.line}; "
+            f"it must be {{m}}, {{m,}} or {{m,n}} with 0 <= m <= n <= {MAX_COUNT}"
         )
     return low, high
 
@@ -189,15 +188,15 @@ def _unescaped(token: _Token) -> str:
             code_point = int(digits, 16)
             if not any(first <= code_point <= last for first, last in ALPHABET):
                 raise GuideError(
-                    f"has {match.group()} in line {token.line}, "
-                    "allowed are characters from U+0001 to U+10FFFF without the surrogates"
+                    f"has {match.group()} in line {token.line}; "
+                    "it must be a character from U+0001 to U+10FFFF, and no surrogate"
                 )
             return chr(code_point)
         if match[4] in CONTROLS or not match[4].isalnum():
             return CONTROLS.get(match[4], match[4])
         raise GuideError(
-            f"has the escape {match.group()} in line {token.line}, "
-            "allowed are \\n \\r \\t \\xHH \\uHHHH \\UHHHHHHHH and punctuation"
+            f"has the escape {match.group()} in line {token.line}; "
+            "it must be \\n \\r \\t \\xHH \\uHHHH \\UHHHHHHHH or punctuation"
         )
 
     text = token.text[1:-1]

@@ -19,7 +19,7 @@ ROOT = "root"
 class GuideError(ValueError):
     """A guide that cannot be served.
 
-    The message is two clauses, without the input's name: "has no rule root, allowed is ...".
+    The message is two clauses, without the input's name: "has no rule root; it must have one".
     """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from token_engine.interface import Guide
 from token_engine.openvino_runtime.guide_grammar.automaton import make_deterministic
@@ -34,10 +35,17 @@ def read_guide(kind: str, text: str) -> Grammar:
     if kind == "json":
         return any_json()
     if kind == "json_schema":
-        return read_json_schema(json.loads(text))
+        return read_json_schema(_json(text))
     if kind == "regex":
         return Grammar({ROOT: parse_regex(text).node})
     return parse_ebnf(text)
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise GuideError(f"is no JSON ({str(error)[:80]}); it must be a JSON schema") from None
 
 
 def guide_to_ebnf(kind: str, text: str) -> str:

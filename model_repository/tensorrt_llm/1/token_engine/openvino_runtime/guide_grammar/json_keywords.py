@@ -1,11 +1,13 @@
-"""Which keywords a JSON schema may have here, and of what form."""
+"""The keywords that a JSON schema may have here, their forms, and what `$ref` leads to."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote
 
-from token_engine.openvino_runtime.guide_grammar.grammar import GuideError
+from token_engine.openvino_runtime.guide_grammar.grammar import ROOT, GuideError
 from token_engine.openvino_runtime.guide_grammar.json_values import is_finite
 
 ANNOTATIONS = frozenset(
@@ -44,16 +46,16 @@ def check_keywords(schema: dict[str, Any], where: str) -> set[str]:
     if alone and len(keywords) > 1:
         name = min(alone)
         other = min(keywords - {name})
-        raise GuideError(f"has {other!r} beside {name!r} at {where}, allowed is one")
+        raise GuideError(f"has {other!r} beside {name!r} at {where}; there must be one")
     given = keywords & VALUES
     if len(given) > 1 or (given and keywords - VALUES - {"type"}):
         raise GuideError(
-            f"has more than 'type' beside const or enum at {where}, allowed is one of them"
+            f"has more than 'type' beside const or enum at {where}; there must be one of them"
         )
     for name, value in schema.items():
-        test, allowed = FORMS.get(name, ANY_FORM)
+        test, needed = FORMS.get(name, ANY_FORM)
         if not test(value):
-            raise GuideError(f"has {name} {str(value)[:40]!r} at {where}, allowed is {allowed}")
+            raise GuideError(f"has {name} {str(value)[:40]!r} at {where}; it must be {needed}")
     return keywords
 
 
@@ -63,8 +65,8 @@ def _check_others(schema: dict[str, Any], where: str) -> None:
     unknown = [name for name in others if not name.startswith("x-")]
     if unknown or ("$id" in schema and where != "#"):
         raise GuideError(
-            f"has the keyword {min(unknown, default='$id')[:40]!r} at {where}, "
-            f"allowed are {', '.join(sorted(KNOWN))} and annotations"
+            f"has the keyword {min(unknown, default='$id')[:40]!r} at {where}; "
+            f"it must be one of {', '.join(sorted(KNOWN))}, or an annotation"
         )
 
 
@@ -120,5 +122,60 @@ _FORMS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
         "a list of property names",
     ),
 )
-FORMS = {name: (test, allowed) for names, test, allowed in _FORMS for name in names}
+FORMS = {name: (test, needed) for names, test, needed in _FORMS for name in names}
 ANY_FORM: tuple[Callable[[Any], bool], str] = (lambda _: True, "")
+
+
+_INDEX = re.compile("0|[1-9][0-9]{0,5}")
+
+
+class References:
+    """What the pointers of one document lead to. Each is followed once."""
+
+    def __init__(self, document: Any) -> None:
+        self._document = document
+        self._found: dict[str, tuple[str, Any]] = {"#": (ROOT, document)}
+        self._ends: dict[int, Any] = {}  # by the id of the schema that refers
+
+    def find(self, pointer: Any) -> tuple[str, Any]:
+        """The rule for what it leads to, one however it is spelled, and that; or `GuideError`."""
+        if not isinstance(pointer, str) or not (pointer == "#" or pointer.startswith("#/")):
+            raise GuideError(
+                f"has the $ref {str(pointer)[:60]!r}; it must point into the schema itself: #/..."
+            )
+        if pointer not in self._found:
+            self._found[pointer] = self._walk(pointer)
+        return self._found[pointer]
+
+    def end(self, schema: Any) -> Any:
+        """What is behind a schema that refers to one that may refer; one of them if they loop."""
+        passed: dict[int, None] = {}
+        while isinstance(schema, dict) and "$ref" in schema and id(schema) not in passed:
+            if id(schema) in self._ends:
+                schema = self._ends[id(schema)]
+                break
+            passed[id(schema)] = None
+            schema = self.find(schema["$ref"])[1]
+        self._ends.update(dict.fromkeys(passed, schema))
+        return schema
+
+    def _walk(self, pointer: str) -> tuple[str, Any]:
+        target = self._document
+        names = [
+            unquote(part).replace("~1", "/").replace("~0", "~") for part in pointer[2:].split("/")
+        ]
+        for name in names:
+            if isinstance(target, dict) and name in target:
+                target = target[name]
+            elif isinstance(target, list) and _INDEX.fullmatch(name) and int(name) < len(target):
+                target = target[int(name)]
+            else:
+                raise GuideError(
+                    f"has the $ref {pointer[:60]!r}; it must point to a part that exists"
+                )
+        return "/".join(["#", *map(escaped, names)]), target
+
+
+def escaped(name: str) -> str:
+    """A property's name as a JSON pointer has it."""
+    return name.replace("~", "~0").replace("/", "~1")

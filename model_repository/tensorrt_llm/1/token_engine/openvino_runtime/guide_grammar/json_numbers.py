@@ -52,7 +52,7 @@ def integers_between(schema: dict[str, Any]) -> Node:
         else:
             high = min(high, math.ceil(bound) - 1)
     if low > high:
-        raise GuideError("has bounds that no integer is between, allowed are others")
+        raise GuideError("has bounds that no integer is between; one must be")
     return Later(partial(_integers, low, high))
 
 
@@ -66,13 +66,13 @@ def numbers_between(schema: dict[str, Any]) -> Node:
     low_open = high_open = False
     for name, bound in _bounds(schema):
         if bound != int(bound):
-            raise GuideError(f"has {name} {bound!r}, allowed are integers")
+            raise GuideError(f"has {name} {bound!r}; it must be an integer")
         if name.endswith("inimum") and (int(bound), name != "minimum") > (low, low_open):
             low, low_open = int(bound), name != "minimum"
         elif name.endswith("aximum") and (-int(bound), name != "maximum") > (-high, high_open):
             high, high_open = int(bound), name != "maximum"
     if low > high or (low == high and (low_open or high_open)):
-        raise GuideError("has bounds that no number is between, allowed are others")
+        raise GuideError("has bounds that no number is between; one must be")
     return Later(partial(_numbers, low, low_open, high, high_open))
 
 
@@ -94,8 +94,8 @@ def _bounds(schema: dict[str, Any]) -> list[tuple[str, float]]:
             bound = schema[name]
             if not is_finite(bound) or abs(bound) > LARGEST:
                 raise GuideError(
-                    f"has {name} {str(bound)[:40]}, "
-                    f"allowed are numbers of up to {MAX_DIGITS} digits"
+                    f"has {name} {str(bound)[:40]}; "
+                    f"it must be a number of at most {MAX_DIGITS} digits"
                 )
             bounds.append((name, bound))
     return bounds

@@ -25,18 +25,15 @@ from token_engine.openvino_runtime.guide_grammar.grammar import (
     single,
 )
 from token_engine.openvino_runtime.guide_grammar.json_keywords import (
+    References,
     check_keywords,
+    escaped,
     matches_type,
     types_of,
 )
 from token_engine.openvino_runtime.guide_grammar.json_numbers import (
     integers_between,
     numbers_between,
-)
-from token_engine.openvino_runtime.guide_grammar.json_strings import (
-    string_of_format,
-    string_of_length,
-    string_of_pattern,
 )
 from token_engine.openvino_runtime.guide_grammar.json_values import (
     COLON,
@@ -50,8 +47,10 @@ from token_engine.openvino_runtime.guide_grammar.json_values import (
     json_literal,
     json_rules,
     object_or_array,
+    string_of_format,
+    string_of_length,
+    string_of_pattern,
 )
-from token_engine.openvino_runtime.guide_grammar.references import References, escaped
 
 MAX_ONE_OF = 100  # each is compared with each
 LONGEST_PLACE = 80  # characters of a JSON pointer that a refusal repeats
@@ -99,7 +98,7 @@ class _Reader:
             return self._nodes[id(schema)]
         if not isinstance(schema, dict):
             raise GuideError(
-                f"has {str(schema)[:40]} at {where}, allowed are a schema object and true"
+                f"has {str(schema)[:40]} at {where}; it must be a schema object or true"
             )
         keywords = check_keywords(schema, where)
         try:
@@ -147,7 +146,9 @@ class _Reader:
         schemas = schema[keyword]
         if keyword == "oneOf":
             if len(schemas) > MAX_ONE_OF:
-                raise GuideError(f"has {len(schemas)} schemas in oneOf, allowed are {MAX_ONE_OF}")
+                raise GuideError(
+                    f"has {len(schemas)} schemas in oneOf; it must have at most {MAX_ONE_OF}"
+                )
             self._one_ofs.append((schemas, where))
         return Alt(
             tuple(self._node(s, _under(where, f"{keyword}/{n}")) for n, s in enumerate(schemas))
@@ -157,14 +158,14 @@ class _Reader:
         both = comparison.overlap([self._references.end(schema) for schema in schemas])
         if both:
             raise GuideError(
-                f"has a oneOf at {where} of which {both[0]} and {both[1]} may both match, "
-                "allowed are schemas that differ in type or in a required constant"
+                f"has a oneOf at {where} of which {both[0]} and {both[1]} may both match; "
+                "they must differ in type or in a required constant"
             )
 
     def _string(self, schema: dict[str, Any]) -> Node:
         asked = [name for name in ("pattern", "format", "length") if _asks(schema, name)]
         if len(asked) > 1:
-            raise GuideError(f"has {' and '.join(asked)} for one string, allowed is one of them")
+            raise GuideError(f"has {' and '.join(asked)} for one string; there must be one of them")
         if not asked:
             return Call(STRING)
         least, most = schema.get("minLength", 0), schema.get("maxLength")
@@ -181,7 +182,7 @@ class _Reader:
         return self._shared_rule(name, node)
 
     def _shared_rule(self, name: str, node: Node) -> Node:
-        """A rule of its own: what is used or repeated often is then not copied."""
+        """Make it a rule, so that what is used or repeated often is not copied."""
         if isinstance(node, Call):
             return node
         self._rules[name] = node
@@ -199,7 +200,7 @@ class _Reader:
             further = self._item(schema.get("items", True), _under(where, "items"))
         if least > (len(prefix) if further is None else least if most is None else most):
             raise GuideError(
-                f"has minItems {str(least)[:40]} above what else it says, allowed is less"
+                f"has minItems {str(least)[:40]} above what else it says; it must be less"
             )
         if not prefix:
             if further is None:
@@ -225,8 +226,7 @@ class _Reader:
         unnamed = [name for name in required if name not in properties]
         if unnamed and additional is False:
             raise GuideError(
-                f"requires {unnamed[0][:40]!r}, which it does not allow, allowed is to name it "
-                "in properties"
+                f"requires {unnamed[0][:40]!r}, which it does not allow; properties must name it"
             )
         if not properties and not unnamed:
             return self._map(additional, where)
@@ -270,5 +270,5 @@ def _under(where: str, part: str) -> str:
 
 
 def _placed(message: str, where: str) -> str:
-    wrong, comma, allowed = message.partition(", allowed")
-    return f"{wrong} at {where}{comma}{allowed}"
+    wrong, _, must = message.rpartition("; ")
+    return f"{wrong} at {where}; {must}"

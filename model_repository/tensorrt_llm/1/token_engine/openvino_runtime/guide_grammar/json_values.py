@@ -1,4 +1,4 @@
-"""JSON's own texts as grammar rules.
+"""JSON's own texts as grammar rules: values, and the strings of a length, a format or a pattern.
 
 A value stands on one line, with or without a space after a comma or colon, and its numbers have
 bounded digits: a model cannot go on with white space or zeros for ever, as small ones like to.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import cache, partial
 from typing import Any
 
 from token_engine.openvino_runtime.guide_grammar.grammar import (
@@ -16,6 +17,7 @@ from token_engine.openvino_runtime.guide_grammar.grammar import (
     Call,
     Chars,
     GuideError,
+    Later,
     Node,
     Ranges,
     Repeat,
@@ -23,10 +25,12 @@ from token_engine.openvino_runtime.guide_grammar.grammar import (
     literal,
     one_of,
     optional,
+    overlap,
     single,
     union,
     without,
 )
+from token_engine.openvino_runtime.guide_grammar.regex import MAX_COUNT, Regex, parse_regex
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 MAX_DIGITS = 20  # before the point, and after it
@@ -79,7 +83,7 @@ def json_literal(value: Any) -> Node:
         text = _ENCODER.encode(value)
     except ValueError:
         raise GuideError(
-            "has a number that is not finite, allowed are numbers that JSON can write"
+            "has a number that is not finite; it must be one that JSON can write"
         ) from None
     return literal(text)
 
@@ -106,3 +110,81 @@ def _escape() -> Node:
     low = Seq((literal("\\u"), d, one_of("cdefCDEF"), HEX, HEX))
     unicode = Seq((literal("u"), Alt((single, Seq((high, low))))))
     return Seq((literal("\\"), Alt((one_of('"\\/bfnrt'), unicode))))
+
+
+_DAY = (
+    "((0[13578]|1[02])-(0[1-9]|[12]\\d|3[01])|(0[469]|11)-(0[1-9]|[12]\\d|30)"
+    "|02-(0[1-9]|1\\d|2[0-8]))"
+)
+_DATE = f"[1-9]\\d{{3}}-{_DAY}"
+_ZONE = "(Z|[+-]([01]\\d|2[0-3]):[0-5]\\d)"
+_TIME = f"([01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d(\\.\\d{{1,6}})?{_ZONE}"
+_LABEL = "[A-Za-z0-9]([A-Za-z0-9\\-]{0,61}[A-Za-z0-9])?"
+_BYTE = "(25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)"
+FORMATS = {
+    "date": _DATE,
+    "time": _TIME,
+    "date-time": f"{_DATE}T{_TIME}",
+    "email": f"[A-Za-z0-9_+\\-]+(\\.[A-Za-z0-9_+\\-]+)*@{_LABEL}(\\.{_LABEL})+",
+    "ipv4": f"{_BYTE}(\\.{_BYTE}){{3}}",
+    "uuid": "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
+}
+
+
+def string_of_length(least: int, most: int | None) -> Node:
+    """So many characters, each written as itself or by a two-character escape."""
+    if max(least, most or 0) > MAX_COUNT or (most is not None and most < least):
+        raise GuideError(
+            f"has strings of {str(least)[:40]} to {str(most)[:40]} characters; "
+            f"it must be 0 <= minLength <= maxLength <= {MAX_COUNT}"
+        )
+    return quoted(Repeat(_encoded(Chars(ALPHABET)), least, most))
+
+
+def string_of_pattern(pattern: str) -> Node:
+    """A match anywhere in the string, as JSON schema has it, unless `^` and `$` are there."""
+    return Later(partial(_matching, parse_regex(pattern)))
+
+
+def _matching(regex: Regex) -> Node:
+    anything = Repeat(_encoded(Chars(ALPHABET)), 0, None)
+    items: list[Node] = [anything] * (not regex.anchored_start)
+    items += [_encoded(regex.node)]
+    items += [anything] * (not regex.anchored_end)
+    return quoted(Seq(tuple(items)))
+
+
+def string_of_format(name: str) -> Node:
+    """A string of one of `FORMATS`."""
+    if name not in FORMATS:
+        raise GuideError(f"has the format {name[:40]!r}; it must be one of {', '.join(FORMATS)}")
+    return _of_format(name)
+
+
+@cache
+def _of_format(name: str) -> Node:
+    return quoted(_encoded(parse_regex(FORMATS[name]).node))
+
+
+def _encoded(node: Node) -> Node:
+    """What `node` matches, as JSON writes it within quotation marks.
+
+    Control characters that have no short escape are left out.
+    """
+    if isinstance(node, Chars):
+        plain = Chars(without(node.ranges, MUST_ESCAPE))
+        escapes = "".join(
+            letter
+            for character, letter in SHORT_ESCAPES.items()
+            if overlap(node.ranges, ((ord(character), ord(character)),))
+        )
+        if not escapes:
+            return plain
+        return Alt((plain, Seq((literal("\\"), one_of(escapes)))))
+    if isinstance(node, Seq):
+        return Seq(tuple(_encoded(item) for item in node.items))
+    if isinstance(node, Alt):
+        return Alt(tuple(_encoded(item) for item in node.items))
+    if isinstance(node, Repeat):
+        return Repeat(_encoded(node.item), node.least, node.most)
+    return node

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from token_engine.openvino_runtime.guide_grammar.grammar import (
     Alt,
@@ -16,14 +16,13 @@ from token_engine.openvino_runtime.guide_grammar.grammar import (
     Repeat,
     Seq,
 )
-from token_engine.openvino_runtime.guide_grammar.recursion import nullable_rules
 
 MAX_POINTS = 100_000
 MAX_DEPTH = 300  # of what is within what, rules that are copied in included
 
 
 class Networks:
-    """One network for each rule of `kept`, built when it is asked for; the others are copied in.
+    """One network for each rule of `kept`, built when it is needed; the others are copied in.
 
     So are those of `copied`, into each network once: within the copy, they are called.
     """
@@ -72,7 +71,7 @@ class Networks:
         """Add what `node` matches from `start` on; returns the point after it."""
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            raise GuideError(f"nests more than {MAX_DEPTH} deep, allowed is less")
+            raise GuideError(f"nests more than {MAX_DEPTH} deep; it must nest less deep")
         end = self._add_one(node, start)
         self._depth -= 1
         return end
@@ -144,7 +143,7 @@ class Networks:
         return end
 
     def _branch(self, start: int) -> int:
-        """A point of its own behind `start`, so that what loops back to it disturbs nobody."""
+        """A separate point behind `start`, so that a loop back to it disturbs nothing else."""
         point = self._point()
         self._skips[start].append(point)
         return point
@@ -152,10 +151,64 @@ class Networks:
     def _point(self) -> int:
         if len(self._skips) >= MAX_POINTS:
             raise GuideError(
-                f"needs more than {MAX_POINTS} points when its repetitions are written out, "
-                "allowed is a simpler one"
+                f"needs more than {MAX_POINTS} points when its repetitions are written out; "
+                "it must be simpler"
             )
         self._skips.append([])
         self._moves.append([])
         self._calls.append([])
         return len(self._skips) - 1
+
+
+def kept_rules(grammar: Grammar, start: str) -> set[str]:
+    """Rules such that every cycle of calls that `start` reaches goes through one of them."""
+    kept: set[str] = set()
+    done: set[str] = set()
+    path: dict[str, Iterator[str]] = {start: calls_of(grammar.rules[start])}
+    while path:
+        rule = next(reversed(path))
+        called = next(path[rule], None)
+        if called is None:
+            del path[rule]
+            done.add(rule)
+        elif called in path:
+            kept.add(called)
+        elif called not in done:
+            path[called] = calls_of(grammar.rules[called])
+    return kept
+
+
+def calls_of(node: Node) -> Iterator[str]:
+    """The rules that a node calls."""
+    if isinstance(node, Call):
+        yield node.rule
+    elif isinstance(node, Repeat):
+        yield from calls_of(node.item)
+    elif isinstance(node, Joined):
+        yield from calls_of(node.separator)
+        for part, _ in node.parts:
+            yield from calls_of(part)
+    elif isinstance(node, Seq | Alt):
+        for item in node.items:
+            yield from calls_of(item)
+
+
+def nullable_rules(grammar: Grammar) -> set[str]:
+    """The rules that match the empty text."""
+    nullable: set[str] = set()
+    while True:
+        more = {rule for rule, node in grammar.rules.items() if _is_nullable(node, nullable)}
+        if more == nullable:
+            return nullable
+        nullable = more
+
+
+def _is_nullable(node: Node, nullable: set[str]) -> bool:
+    if isinstance(node, Call):
+        return node.rule in nullable
+    if isinstance(node, Repeat):
+        return node.least == 0 or _is_nullable(node.item, nullable)
+    if isinstance(node, Seq):
+        return all(_is_nullable(item, nullable) for item in node.items)
+    # Joined and Later count as reading something: all that is joined or put off here does.
+    return isinstance(node, Alt) and any(_is_nullable(item, nullable) for item in node.items)

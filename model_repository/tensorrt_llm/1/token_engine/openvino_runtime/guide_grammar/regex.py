@@ -152,11 +152,11 @@ class _Parser:
     def _group(self) -> Node:
         if self._peek() == "?":
             if not self._text.startswith("?:", self._at):
-                raise self._error("has a group that begins with '(?'", "(...) and (?:...)")
+                raise self._error("has a group that begins with '(?'", "(...) or (?:...)")
             self._at += 2
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            raise self._error("nests groups too deeply", f"{MAX_DEPTH} levels")
+            raise self._error("nests groups too deeply", f"at most {MAX_DEPTH} levels")
         node = self._alternatives()
         if self._next() != ")":
             raise self._error("has a '(' without ')'", "'\\('")
@@ -169,7 +169,7 @@ class _Parser:
         ranges: set[tuple[int, int]] = set()
         while (character := self._next()) != "]" or not ranges:
             if character in ("", "]") or (character == "[" and not self._in_ebnf):
-                raise self._error("has a class that does not end or is empty", "'\\[' and '\\]'")
+                raise self._error("has a class that does not end or is empty", "'\\[' or '\\]'")
             ranges.update(self._class_part(character))
         chosen = union(ranges)
         return without(ALPHABET, chosen) if negated else chosen
@@ -198,7 +198,7 @@ class _Parser:
             length = self._hex_lengths[character]
             digits = self._text[self._at : self._at + length]
             if len(digits) < length or not set(digits) <= HEX_DIGITS:
-                raise self._error(f"has the unfinished escape '\\{character}'", "\\xHH and \\uHHHH")
+                raise self._error(f"has the unfinished escape '\\{character}'", "\\xHH or \\uHHHH")
             self._at += len(digits)
             return self._checked(int(digits, 16))
         if character in PUNCTUATION and character:
@@ -219,9 +219,9 @@ class _Parser:
         self._at += 1
         return self._text[self._at - 1 : self._at]
 
-    def _error(self, wrong: str, allowed: str = "what Python and JavaScript share") -> GuideError:
+    def _error(self, wrong: str, needed: str = "what Python and JavaScript share") -> GuideError:
         where = min(self._at, len(self._text))
-        return GuideError(f"{wrong} at character {where}, allowed is {allowed}")
+        return GuideError(f"{wrong} at character {where}; it must be {needed}")
 
 
 def _single(code_point: int) -> Ranges:

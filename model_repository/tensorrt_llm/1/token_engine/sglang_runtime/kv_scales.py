@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from token_engine.checkpoint_quantization import read_object
+from token_engine.checks import read_object
 from token_engine.interface import EngineLoadError
 
 SUFFIXES = (".k_scale", ".v_scale", ".kv_scale")

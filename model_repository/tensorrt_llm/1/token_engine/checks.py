@@ -1,13 +1,56 @@
-"""What the checkpoint in an engine's folder says of itself, and what a GPU makes of NVFP4."""
+"""Checks that several runtimes make when they load: of options, of the checkpoint, of the GPU."""
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
+from engine_config import EngineConfigError
+
 from token_engine.interface import EngineLoadError
+
+
+def require(condition: bool, name: str, value: object, needed: str) -> None:
+    """`name` is the option's path within runtime_options."""
+    if not condition:
+        raise EngineConfigError(f"runtime_options.{name} is {value!r} and must be {needed}")
+
+
+def require_one_of(allowed: Collection[str], options: object, where: str, name: str) -> None:
+    """The field `name` of `options`, which is the table `where` ("": runtime_options itself)."""
+    value = getattr(options, name)
+    words = ", ".join(map(repr, allowed))
+    require(value in allowed, _path(where, name), value, f"one of {words}")
+
+
+def require_at_least(least: int, options: object, where: str, *names: str) -> None:
+    """The same, for numbers."""
+    for name in names:
+        value = getattr(options, name)
+        require(value >= least, _path(where, name), value, f"at least {least}")
+
+
+def require_known_arguments(
+    given: Iterable[str], known: Collection[str], library: str, directory: Path
+) -> None:
+    """Raise `EngineLoadError` for an argument that the library, a name and a version, lacks."""
+    for name in given:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            meant = f"did you mean {nearest[0]!r}? " if nearest else ""
+            raise EngineLoadError(
+                f"{library} has no argument {name!r}; {meant}"
+                f"correct runtime_options in {directory / 'engine.json'}"
+            )
+
+
+def _path(where: str, name: str) -> str:
+    return f"{where}.{name}" if where else name
+
 
 REBUILD = "rebuild the engine with 'make engine'"
 HAS_FP4 = (10, 0)  # Blackwell
@@ -37,7 +80,7 @@ def longest_context(directory: Path) -> int:
 
 
 def marlin_note(gpu: str, capability: Capability) -> str:
-    """What is to be said of NVFP4 weights on this GPU; "" where its tensor cores compute in FP4."""
+    """A note on NVFP4 weights on this GPU; "" where its tensor cores compute in FP4."""
     if capability >= HAS_FP4:
         return ""
     return (
@@ -51,8 +94,8 @@ def check_fp4(gpu: str, capability: Capability, least: Capability) -> None:
     """Raise `EngineLoadError` for a GPU below `least`; say on stderr where Marlin will be used."""
     if capability < least:
         raise EngineLoadError(
-            f"{gpu} has compute capability {capability[0]}.{capability[1]}, allowed for NVFP4 is "
-            f"{least[0]}.{least[1]} or later; use the openvino runtime"
+            f"{gpu} has compute capability {capability[0]}.{capability[1]} and must have "
+            f"{least[0]}.{least[1]} or later for NVFP4; use the openvino runtime"
         )
     note = marlin_note(gpu, capability)
     if note:

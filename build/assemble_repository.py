@@ -82,7 +82,9 @@ def _copy_rooms(output: Path) -> None:
     ours = (output / "ensemble" / "config.pbtxt").is_file() or (output / MANIFEST).is_file()
     if output.is_dir() and any(output.iterdir()) and not ours:
         raise BuildError(f"{output} is not empty and no model repository; give another --output")
-    (output / MANIFEST).unlink(missing_ok=True)  # the repository is not whole until it is back
+    # Until its manifest is back, the repository is not whole. A killed run leaves half a manifest.
+    for left in output.glob(f"{MANIFEST}*"):
+        left.unlink()
     for room in SOURCE.iterdir():
         shutil.rmtree(output / room.name, ignore_errors=True)
     ignored = shutil.ignore_patterns("engine", "engine.partial", "engine.old", "__pycache__")

@@ -22,6 +22,7 @@ from checkpoints.manifest import MEMORY, digest_checkpoint
 from checkpoints.nvfp4 import open_checkpoint
 from engines.profile import load_profile, profile_names
 from host.console import BuildError, Phase, at_least_1, run_script, say, stop_resumable
+from host.output_folder import write_whole_file
 from numpy.typing import NDArray
 from reference.file import (
     PromptReference,
@@ -30,7 +31,6 @@ from reference.file import (
     as_top,
     read_reference,
     write_reference,
-    write_whole_file,
 )
 from reference.prompts import (
     Prompt,

@@ -1,4 +1,4 @@
-"""An output folder that appears whole or not at all: written aside, renamed at the end.
+"""An output folder, or file, that appears whole or not at all: written aside, renamed at the end.
 
 It is written as `OUTPUT.partial-XXXX`, or as `OUTPUT.download` if a later run may continue it. Its
 writer holds a file lock on it as long as it lives. A killed run leaves a `.partial-XXXX` without a
@@ -159,6 +159,16 @@ def _replace(partial: Path, output: Path) -> None:
     else:
         partial.rename(output)
     sync(output.parent)
+
+
+def write_whole_file(path: Path, text: str) -> None:
+    """Write a small file; a reader finds the old one or the new one, even if this is killed."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

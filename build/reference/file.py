@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from host.console import BuildError
+from host.output_folder import write_whole_file
 
 FORMAT_VERSION = 1
 # (token id, natural logarithm of its probability) of the likeliest tokens, best first
@@ -58,16 +58,6 @@ def write_reference(path: Path, reference: Reference) -> None:
     prompts = [json.dumps(prompt, ensure_ascii=False) for prompt in document.pop("prompts")]
     head = json.dumps(document, indent=1, ensure_ascii=False).removesuffix("\n}")
     write_whole_file(path, head + ',\n "prompts": [\n' + ",\n".join(prompts) + "\n]}\n")
-
-
-def write_whole_file(path: Path, text: str) -> None:
-    """A reader finds the old file or the new one, even if the writer is killed."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def read_reference(path: Path) -> Reference:

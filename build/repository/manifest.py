@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from host.console import BuildError, Phase
+from host.output_folder import write_whole_file
 
 from repository.unary import kind_of
 
@@ -33,9 +33,7 @@ def write_manifest(repository: Path) -> None:
         "ensemble": kind_of(repository),
         "files": entries,
     }
-    partial = repository / f"{MANIFEST}.partial"
-    partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, repository / MANIFEST)
+    write_whole_file(repository / MANIFEST, json.dumps(document, indent=1) + "\n")
 
 
 def check_manifest(repository: Path) -> int:

@@ -23,6 +23,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from host.output_folder import write_whole_file
+
 from serving.processes import (
     POLL_S,
     free_regions,
@@ -62,9 +64,7 @@ def write_note(folder: Path, server_pid: int) -> None:
         (serve.pid, serve.started),
         (server.pid, server.started),
     )
-    aside = folder / f"{NOTE}.part"
-    aside.write_text(json.dumps(asdict(note)), encoding="utf-8")
-    aside.replace(folder / NOTE)
+    write_whole_file(folder / NOTE, json.dumps(asdict(note)))
 
 
 def read_note(folder: Path) -> ServerNote | None:

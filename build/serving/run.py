@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 import host.room_paths  # noqa: F401
+from host.output_folder import write_whole_file
 from serve_signals import ANSWER, DIRECTORY_VARIABLE, KILLED, OPEN, REQUEST
 
 from serving.cleanup import STUB_GRACE_S, remove_dead_servers, watched_folder, write_note
@@ -202,10 +203,7 @@ class Drain:
         """Ask the engine's room to drain; safe in a signal handler."""
         self.asked = True
         self._deadline = time.monotonic() + self._seconds + STUB_GRACE_S
-        # Written aside and moved: the room must not read it half-written.
-        aside = self.directory / f"{REQUEST}.part"
-        aside.write_text(str(self._seconds), encoding="utf-8")
-        aside.replace(self.directory / REQUEST)
+        write_whole_file(self.directory / REQUEST, str(self._seconds))
 
     def stop_when_done(self, process: subprocess.Popen[bytes]) -> None:
         """Stop Triton when nothing is in flight, or when the room does not answer in time."""

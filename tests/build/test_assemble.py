@@ -90,7 +90,9 @@ def test_an_interrupted_assembly_is_detected_and_a_rerun_finishes_it(
         check_manifest(copy)
     monkeypatch.undo()
     (copy / "ensemble" / "stale.py").touch()
+    (copy / f"{MANIFEST}.4242.partial").touch()  # killed while it wrote the manifest
     assemble(engine, copy)
+    assert not list(copy.glob("*.partial"))
     assert check_manifest(copy) == len(
         json.loads((replay_repository / MANIFEST).read_text())["files"]
     )

@@ -16,7 +16,8 @@ import pytest
 from checkpoints.llama_config import load_llama_config
 from checkpoints.safetensors_file import read_safetensors
 from host.console import BuildError
-from reference.file import Reference, read_reference, write_whole_file
+from host.output_folder import write_whole_file
+from reference.file import Reference, read_reference
 from reference.prompts import PROMPTS, render_prompts
 from reference.streamed import StreamedLlama
 from transformers import AutoTokenizer

@@ -1,9 +1,8 @@
-"""`python loadtest/report.py RESULTS_DIR`: report.html of a run, finished or killed.
+"""`python loadtest/report.py RESULTS_DIR`: make report.html of a run, finished or killed.
 
-`--csv` makes summary.csv and records.csv (a row a request) instead; of a search for the highest
-rate, summary.csv has a row a rate.
-Where the run did not come to its summary.json, so-far.json is written: what its records tell,
-without the word on the client's own health.
+`--csv` makes summary.csv and records.csv (a row per request) instead; for a search for the highest
+rate, summary.csv has a row per rate. For a run that was killed before its summary.json, so-far.json
+holds what its records say, without the client's own health.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ import json
 import sys
 from pathlib import Path
 
+from command_line.main import missing_package
+from figures.slo import EXIT_BAD_INPUT
 from output.csv_files import RECORDS_CSV, SUMMARY_CSV, summary_csv, write_records
 from output.page import report_page
 from output.read_run import SUMMARY, TRIALS, RunFiles, RunFilesError, read_records, read_run
@@ -67,12 +68,15 @@ def main() -> None:
             print(f"CSV: {', '.join(map(str, write_csv(options.results)))}")
             return
         print(f"report: {write_report(options.results, options.output)}")
+        return
     except RunFilesError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        problem = str(error)
+    except ModuleNotFoundError as error:
+        problem = missing_package(error)
     except OSError as error:
-        print(f"error: {error.filename} cannot be written: {error.strerror}", file=sys.stderr)
-        raise SystemExit(2) from None
+        problem = f"{error.filename} cannot be written: {error.strerror}"
+    print(f"error: {problem}", file=sys.stderr)
+    raise SystemExit(EXIT_BAD_INPUT)
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def parse_metrics(text: str) -> ServerMetrics:
 
 
 NO_STEP = StepCounters()
-PARTS = ("request", "queue", "input", "infer", "output")
+MODEL_PARTS = ("request", "queue", "input", "infer", "output")
 
 
 def server_models(first: ServerMetrics, last: ServerMetrics) -> list[dict[str, Any]]:
@@ -150,7 +150,7 @@ def server_models(first: ServerMetrics, last: ServerMetrics) -> list[dict[str, A
         if requests:
             means = {
                 f"{part}_s": (getattr(after, f"{part}_s") - getattr(before, f"{part}_s")) / requests
-                for part in PARTS
+                for part in MODEL_PARTS
             }
             executions = int(after.executions - before.executions)
             told.append(

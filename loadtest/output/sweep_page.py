@@ -1,15 +1,14 @@
-"""A sweep as a table on the terminal, as one HTML page, and as CSV."""
+"""A sweep as a table on the terminal, and as one HTML page."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 from searches.sweep_steps import RATES, Sweep
 
-from output.page import document, plot_box
-from output.page_tables import described, milliseconds, number, table, when
+from output.formats import described, milliseconds, number, share, when
+from output.page import page_of_steps
 from output.plots import load_curves
 
 TIMES = (("ttft", "p50"), ("ttft", "p99"), ("itl", "p50"), ("itl", "p99"))
@@ -27,36 +26,24 @@ def sweep_table(sweep: Sweep) -> str:
 
 
 def sweep_page(sweep: Sweep) -> str:
-    """The page; each step's row leads to its own report."""
+    """The page; each step's row links to its own report."""
     steps = sweep.steps()
     header = steps[0]["header"] if steps else {}
-    title = f"Load test: {header.get('workload', '')}, a sweep of {sweep.by}"
-    lines = [
-        " · ".join(
-            [
-                f"{header.get('model')} at {header.get('url')}",
-                *described(header.get("served") or {}),
-            ]
-        ),
-        f"{len(steps)} steps of {header.get('duration_s', 0):.0f} s after "
-        f"{header.get('warmup_s', 0):.3g} s of warm-up · {when(header)}",
-        f"client's machine: {header.get('machine', 'not recorded')}",
-    ]
-    rows = []
-    for each in steps:
-        value, *cells = (escape(cell) for cell in _row(each))
-        link = f'<a href="{escape(each["folder"])}/report.html">{value}</a>'
-        rows.append([link, *cells])
+    served = described(header.get("served") or {})
     users = None if sweep.by == RATES else [float(each["value"]) for each in steps]
-    drawn = "".join(map(plot_box, load_curves(steps, users)))
-    body = (
-        f'<h1>{escape(title)}</h1><p class="dim">{"<br>".join(map(escape, lines))}</p>'
-        f"<h2>Steps</h2>{table([escape(each) for each in _head(sweep)], rows, 0)}"
-        f'<h2>Plots</h2><div class="plots">{drawn}</div>'
-        f"<details><summary>Options</summary><p><code>{escape(' '.join(sweep.arguments))}</code>"
-        "</p></details>"
+    return page_of_steps(
+        f"Load test: {header.get('workload', '')}, a sweep of {sweep.by}",
+        [
+            " · ".join([f"{header.get('model')} at {header.get('url')}", *served]),
+            f"{len(steps)} steps of {header.get('duration_s', 0):.0f} s after "
+            f"{header.get('warmup_s', 0):.3g} s of warm-up · {when(header)}",
+            f"client's machine: {header.get('machine', 'not recorded')}",
+        ],
+        load_curves(steps, users),
+        _head(sweep),
+        [(each["folder"], _row(each)) for each in steps],
+        " ".join(sweep.arguments),
     )
-    return document(title, body)
 
 
 def _head(sweep: Sweep) -> list[str]:
@@ -67,7 +54,6 @@ def _head(sweep: Sweep) -> list[str]:
 
 def _row(step: Mapping[str, Any]) -> list[str]:
     rates, metrics = step["rates"], step["metrics"]
-    share = rates["goodput_share"]
     return [
         f"{step['value']:g}",
         number(rates["offered_per_s"]),
@@ -75,7 +61,7 @@ def _row(step: Mapping[str, Any]) -> list[str]:
         number(rates["output_tokens_per_s"], 1),
         *(milliseconds(metrics[name].get(percentile)) for name, percentile in TIMES),
         number(rates["goodput_per_s"]),
-        "-" if share is None else f"{share:.1%}",
+        share(rates["goodput_share"]),
         _verdict(step),
     ]
 
@@ -85,5 +71,5 @@ def _verdict(step: Mapping[str, Any]) -> str:
         return "INVALID"
     broken: Sequence[str] = [each["slo"] for each in step["slos"] if not each["held"]]
     failed = step["counts"]["failed"] + step["counts"]["incorrect"]
-    told = [f"BROKEN {', '.join(broken)}"] if broken else ["held"]
-    return ", ".join([*told, *([f"{failed:,} failed"] if failed else [])])
+    verdicts = [f"BROKEN {', '.join(broken)}"] if broken else ["held"]
+    return ", ".join([*verdicts, *([f"{failed:,} failed"] if failed else [])])

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from figures.results import RunResults
-from figures.server_metrics import PARTS
+from figures.server_metrics import MODEL_PARTS
 from figures.traffic import METRICS, OF_A_WORKLOAD
 
-from output.page_tables import described, milliseconds
+from output.formats import described, milliseconds
 
 TIMES = ("p50", "p90", "p99", "p99.9", "max")
 MODEL_COLUMNS = ("requests", "executions", "total", "queue", "input", "infer", "output")
@@ -107,7 +107,7 @@ def _server(server: Mapping[str, Any]) -> list[str]:
         lines.append(_row("ms", list(MODEL_COLUMNS)))
         for each in models:
             counts = [f"{each[name]:,}" for name in ("requests", "executions")]
-            times = [milliseconds(each[f"{part}_s"]) for part in PARTS]
+            times = [milliseconds(each[f"{part}_s"]) for part in MODEL_PARTS]
             lines.append(_row(each["model"], [*counts, *times]))
     if split := server.get("split"):
         parts = (f"{each['part']} {milliseconds(each['seconds'])}" for each in split["parts"])

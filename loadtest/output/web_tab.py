@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from figures.results import RunResults
-from figures.traffic import OF_A_WORKLOAD
+from figures.traffic import METRICS, OF_A_WORKLOAD
 from flask import Blueprint, Response, request
 
+from output.formats import milliseconds, number, share, verdict
 from output.page import report_page
-from output.page_tables import METRICS, milliseconds, number, verdict
 from output.read_run import RunFiles
 
 KEY = "llm-metrics"
@@ -119,12 +119,11 @@ def _seconds(model: Mapping[str, Any], part: str) -> float:
 
 def _traffic(of: str, traffic: Mapping[str, Any], metrics: Iterable[str]) -> list[dict[str, str]]:
     rates, counts = traffic["rates"], traffic["counts"]
-    share = rates["goodput_share"]
     return [
         *(_times(of + name, traffic["metrics"][name]) for name in metrics),
         _value(f"{of}requests/s", number(rates["requests_per_s"])),
         _value(f"{of}output tokens/s", number(rates["output_tokens_per_s"], 1)),
-        _value(f"{of}kept every SLO", "-" if share is None else f"{share:.1%}"),
+        _value(f"{of}kept every SLO", share(rates["goodput_share"])),
         _value(f"{of}requests", f"{counts['scheduled']:,}, {counts['completed']:,} completed"),
     ]
 

@@ -16,7 +16,6 @@ import pytest
 from figures.histogram import Histogram
 from figures.results import RunResults
 from figures.server_samples import ServerSampler
-from output.page import STYLE
 from output.plots import log_bins
 from output.read_run import RunFilesError, read_run
 from output.svg import Line, Mark, even_ticks, line_plot, log_ticks, short
@@ -29,14 +28,12 @@ from tests.support.paths import LOADTEST
 from tests.support.run_folders import HEADER, made_up, write_run
 
 REPORT = LOADTEST / "report.py"
+STYLE = (LOADTEST / "output" / "report.html.j2").read_text(encoding="utf-8").split("style>")[1]
 
 
-def report(folder: Path) -> subprocess.CompletedProcess[str]:
+def report(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        # -S: a report needs no installed package.
-        [sys.executable, "-S", str(REPORT), str(folder)],
-        capture_output=True,
-        text=True,
+        [sys.executable, *flags, str(REPORT), str(folder)], capture_output=True, text=True
     )
 
 
@@ -229,6 +226,16 @@ def test_a_search_shows_the_highest_rate_that_held(tmp_path: Path) -> None:
     page = page_of(folder)
     assert "are of 8 requests/s, the highest that held the SLOs" in page
     assert "ITL: how many took how long" in page
+
+
+def test_only_the_page_needs_a_package(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", made_up(1))
+    assert report(folder, "-S").stderr.count("\n") == 1
+    assert "has no package 'jinja2': `make loadtest` installs" in report(folder, "-S").stderr
+    assert not (folder / "report.html").exists()
+    done = subprocess.run([sys.executable, "-S", str(REPORT), "--csv", str(folder)])
+    assert done.returncode == 0
+    assert (folder / "records.csv").is_file()
 
 
 def test_a_missing_folder_gets_one_sentence(tmp_path: Path) -> None:

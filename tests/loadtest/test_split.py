@@ -23,7 +23,7 @@ from figures.server_metrics import STEPS, ServerMetrics, StepCounters, parse_met
 from figures.server_samples import ServerSampler, fetch_metrics, metrics_url
 from figures.ttft_split import SplitError, split_ttft
 from llama_fp4 import Client
-from output.page_tables import described
+from output.formats import described
 from report import write_report
 from serving.child_server import ServerProcess
 

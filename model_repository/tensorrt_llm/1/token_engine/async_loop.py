@@ -110,7 +110,7 @@ class AsyncLoop(ABC):
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(CLOSE_PATIENCE_S)
 
-    # From here on: on the loop's thread.
+    # From here on everything runs on the loop's thread.
 
     @abstractmethod
     async def _generate(self, job: Job) -> None:

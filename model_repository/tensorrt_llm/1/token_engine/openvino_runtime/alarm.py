@@ -1,4 +1,4 @@
-"""How a request is known whose logits are not finite, of which the library says nothing.
+"""Detects requests whose logits are not finite, which the library does not report.
 
 The graph of an engine has one logit more than the vocabulary has, the alarm, and makes it the
 largest where the others mean nothing (`build/engines/openvino_graph.py`): the token id that is

@@ -2,8 +2,8 @@
 
 Both read CPUID, and both can be limited by the environment: OpenVINO's own kernels by
 `OV_CPU_MAX_ISA`, oneDNN's by `ONEDNN_MAX_CPU_ISA` (each to AVX2, AVX512_CORE, AVX512_CORE_BF16 and
-so on). Set to the same value, they make a CPU that has more behave as one that has not: so the
-tests run the AVX2 path on any machine. This module honours the same limit. It imports no OpenVINO:
+so on). Set to the same value, they make a CPU behave like a lesser one: so the tests run the AVX2
+path on any machine. This module honours the same limit. It imports no OpenVINO:
 the build and `make doctor` use it too.
 """
 
@@ -77,7 +77,7 @@ class CpuIsa:
 
 
 def find_cpu_isa(cpuinfo: Path = CPUINFO, environment: Mapping[str, str] | None = None) -> CpuIsa:
-    """This machine's; a CPU that cannot be read has nothing."""
+    """This machine's vector units; none if the CPU cannot be read."""
     try:
         lines = cpuinfo.read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -20,7 +20,7 @@ from token_engine.sglang_runtime.library import Library
 from token_engine.sglang_runtime.options import CONTEXT_RESERVE, SglangOptions
 
 LEAST_FOR_MARLIN = (8, 0)
-NO_PREEMPTION = 1000  # more than two priorities of room 2 can differ by
+NO_PREEMPTION = 1000  # more than the largest difference of two priorities in room 2
 
 
 def model_directory(directory: Path, options: SglangOptions) -> Path:
@@ -79,7 +79,7 @@ def server_arguments(
         "stream_interval": options.stream_interval,
         "disable_cuda_graph": options.disable_cuda_graph,
         "enable_deterministic_inference": options.enable_deterministic_inference,
-        "incremental_streaming_output": True,  # deltas; else everything so far, each time
+        "incremental_streaming_output": True,  # else each output holds everything so far
         "sampling_defaults": "openai",  # the checkpoint's would override what requests say
         "enable_priority_scheduling": True,
         "schedule_low_priority_values_first": True,

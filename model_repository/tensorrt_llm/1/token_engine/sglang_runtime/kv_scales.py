@@ -1,4 +1,4 @@
-"""The KV cache's scales in a checkpoint, and whether SGLang would apply them rightly.
+"""The KV cache's scales in a checkpoint, and whether SGLang would apply them correctly.
 
 Model Optimizer stores one `k_scale` and one `v_scale` a layer: keys and values are divided by them
 before they are kept in 8 bits, and multiplied again when they are read. SGLang 0.5.23 divides only
@@ -43,7 +43,7 @@ def check_kv_scales(directory: Path, kv_cache_dtype: str) -> None:
 
 
 def read_kv_scales(directory: Path) -> Iterator[tuple[str, float]]:
-    """Name and value of each, in the order of the files; raises `EngineLoadError`."""
+    """The name and value of each scale, in the order of the files; raises `EngineLoadError`."""
     for path in sorted(directory.glob("*.safetensors")):
         try:
             with path.open("rb") as file:
@@ -55,7 +55,7 @@ def read_kv_scales(directory: Path) -> Iterator[tuple[str, float]]:
 
 
 def _scales_of(file: BinaryIO) -> Iterator[tuple[str, float]]:
-    """Of one safetensors file, of which only the header and the scales are read."""
+    """The scales of one safetensors file. Only its header and the scales are read."""
     size = int.from_bytes(file.read(8), "little")
     if size > LARGEST_HEADER:
         raise ValueError(f"its header has {size} bytes")

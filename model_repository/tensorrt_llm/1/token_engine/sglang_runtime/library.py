@@ -35,7 +35,7 @@ class Library:
 
 def import_library() -> Library:
     """Raises `EngineLoadError` if SGLang is not installed, too old or broken."""
-    # Else log-probabilities are of the logits after temperature. Read when it is imported.
+    # Else log-probabilities are those of the logits after temperature. Read at import.
     os.environ["SGLANG_RETURN_ORIGINAL_LOGPROB"] = "1"
     os.environ["HF_HUB_OFFLINE"] = "1"  # the checkpoint lies here
     try:

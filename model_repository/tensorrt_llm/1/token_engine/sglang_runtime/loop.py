@@ -1,4 +1,4 @@
-"""SGLang's Engine on an asyncio loop of its own. It keeps its queue and its priorities itself."""
+"""SGLang's Engine on its own asyncio loop. It keeps its queue and its priorities itself."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ class SglangLoop(AsyncLoop):
         self.tokens_used = 0
         self.tokens_total = 0
         self.prefix_queries = 0  # tokens of ended requests' prompts, since the start
-        self.prefix_hits = 0  # of these, those whose KV was there
+        self.prefix_hits = 0  # those of them whose KV was there
         super().__init__(UNLIMITED, hang_timeout_s)
 
-    # From here on: on the loop's thread.
+    # From here on everything runs on the loop's thread.
 
     def _abort_job(self, job: Job) -> None:
         self._help(self._abort_until_gone(job))
 
     async def _abort_until_gone(self, job: Job) -> None:
-        """Again and again: an abort that comes before the library has the request is lost."""
+        """Repeat it, because an abort that comes before the library has the request is lost."""
         while job.task is not None and not job.task.done():
             try:
                 self._engine.tokenizer_manager.abort_request(rid=job.params["rid"])
-            except ODDITIES:  # of this request, which goes on for nobody; asked again below
+            except ODDITIES:  # it is this request's, which nobody waits for; asked again below
                 pass
             except Exception as error:
                 self._lose(error)
@@ -88,10 +88,10 @@ class SglangLoop(AsyncLoop):
             self.prefix_hits += meta_info.get("cached_tokens") or 0
 
     async def _read_loads(self) -> None:
-        """What the schedulers do; a sign of life too while one of them computes a long prompt."""
+        """Read what the schedulers do, which also shows life during a long prefill."""
         computed = None
         while True:
-            with contextlib.suppress(Exception):  # served without figures rather than not at all
+            with contextlib.suppress(Exception):  # better to serve without figures than not at all
                 loads = await self._engine.tokenizer_manager.get_loads()
                 self.running = sum(load.num_running_reqs for load in loads)
                 self.tokens_used = sum(load.num_used_tokens for load in loads)
@@ -136,7 +136,7 @@ def read_gain(output: dict[str, Any], request: GenerationRequest) -> Gain:
 def _read_logprobs(
     tokens: Sequence[int], meta_info: dict[str, Any], wanted: int
 ) -> tuple[TokenLogprob, ...]:
-    """Out of (logprob, token id, text) of each token, and lists of those of the likeliest."""
+    """From (logprob, token id, text) of each token, and the same lists of the likeliest."""
     chosen = meta_info.get("output_token_logprobs") or ()
     best = meta_info.get("output_top_logprobs") or ()
     if len(chosen) < len(tokens) or (wanted and len(best) < len(tokens)):

@@ -12,8 +12,8 @@ from typing import Any
 
 from token_engine.checks import require, require_at_least, require_one_of
 
-# SGLang refuses prompts longer than its context_length less 7, and cuts max_new_tokens off at 2
-# less than what is left (scheduler.py, tp_worker.py), without a word.
+# SGLang refuses prompts longer than context_length - 7, and silently cuts max_new_tokens to 2 less
+# than the rest (scheduler.py, tp_worker.py).
 CONTEXT_RESERVE = 7
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 QUANTIZATIONS = ("", "modelopt_fp4")
@@ -55,8 +55,8 @@ class SglangOptions:
     pp_size: int = 1
     dtype: str = "auto"  # of what is not quantized; "auto": the checkpoint's
     quantization: str = ""  # "": what the checkpoint says; "modelopt_fp4" insists on it
-    # "auto": what the checkpoint was calibrated for. Others than fp8 are refused for a checkpoint
-    # whose KV scales are not 1 (checkpoint_kv_scales.py).
+    # "auto": what the checkpoint was calibrated for. Types other than fp8 are refused for
+    # a checkpoint whose KV scales are not 1 (kv_scales.py).
     kv_cache_dtype: str = "auto"
     mem_fraction_static: float = 0.0  # of the GPU's memory, for weights and KV cache
     max_total_tokens: int = 0  # of the KV cache
@@ -65,12 +65,12 @@ class SglangOptions:
     attention_backend: str = ""  # "fa3", "flashinfer", "triton", ...
     fp4_gemm_runner_backend: str = "auto"  # "auto": marlin before Blackwell
     grammar_backend: str = "xgrammar"  # "none": requests with a guide are refused
-    stream_interval: int = 1  # tokens that are handed over together
+    stream_interval: int = 1  # tokens in one response
     disable_cuda_graph: bool = False
-    # Seeds are honoured by deterministic inference alone. false: faster, min_p is honoured, and
-    # requests with a seed are refused.
+    # Only deterministic inference honours seeds. false: faster, honours min_p, and refuses requests
+    # with a seed.
     enable_deterministic_inference: bool = True
-    more_server_args: dict[str, Any] = field(default_factory=dict)  # handed through
+    more_server_args: dict[str, Any] = field(default_factory=dict)  # passed to the library unread
 
     @property
     def drafts(self) -> bool:

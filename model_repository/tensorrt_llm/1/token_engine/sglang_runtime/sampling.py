@@ -106,7 +106,7 @@ def _refused_draws(sampling: SamplingParams, deterministic: bool) -> Iterator[Re
 
 
 def _refused_with_drafts(sampling: SamplingParams) -> Iterator[Refusal]:
-    """What `eagle_sample` leaves out, or applies as it was before the first draft."""
+    """Parameters that `eagle_sample` leaves out, or applies as they were before the first draft."""
     needed = "0 with a speculative_algorithm"
     if sampling.min_p and not sampling.greedy:
         yield "min_p", f"{sampling.min_p:g}", needed
@@ -151,8 +151,8 @@ def _refused_logprobs(request: GenerationRequest) -> Iterator[Refusal]:
 
 
 def _request_id(key: int) -> str:
-    """Of one length for all keys: an abort ends every request whose id begins with the one that it
-    names (`Scheduler.abort_request`)."""
+    """All ids have one length, because an abort ends every request whose id begins with the given
+    one (`Scheduler.abort_request`)."""
     return f"{key:020d}"
 
 

@@ -1,7 +1,7 @@
 """An engine's options as arguments of TensorRT-LLM's `LLM`, and the checks before it loads.
 
-Tables are handed over as they are: the library makes its configuration objects of them, and their
-names change more often than their fields do.
+Tables go to the library as they are. It makes its configuration objects of them, whose names change
+more often than their fields.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def check_deployment(
 
 
 def _check_tensorrt_engine(built_with: dict[str, str], library: Library) -> None:
-    """It runs with the version and on the kind of GPU that it was built for, and on no other."""
+    """It runs only with the version and on the kind of GPU that it was built for."""
     built = built_with.get("tensorrt_llm", library.version)
     if built != library.version:
         raise EngineLoadError(
@@ -154,7 +154,7 @@ def _cuda_graphs(options: CudaGraphOptions, library: Library) -> dict[str, Any] 
         sizes["batch_sizes"] = sorted(options.batch_sizes)  # 1.0 refuses both
     elif options.max_batch_size:
         sizes["max_batch_size"] = options.max_batch_size
-    # Where the library tells graphs of decoders and encoders apart, it does so by this word alone.
+    # Where the library distinguishes graphs of decoders and encoders, only this word does it.
     mode = {"mode": "decode"} if library.graphs_have_modes else {}
     return {**mode, "enable_padding": options.enable_padding, **sizes}
 

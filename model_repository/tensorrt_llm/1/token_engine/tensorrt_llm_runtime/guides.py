@@ -1,8 +1,8 @@
 """Reads a guide with the package that TensorRT-LLM compiles it with, before the library gets it.
 
-The library compiles a guide in its executor's loop. Up to 1.1 one that cannot be read ends that
-loop, and so everybody's requests (_torch/pyexecutor/guided_decoder.py); from 1.2 on it ends its own
-request alone.
+The library compiles a guide in its executor's loop. Up to 1.1 a guide that cannot be read ends
+that loop, and so everybody's requests (_torch/pyexecutor/guided_decoder.py); from 1.2 on it ends
+its own request alone.
 """
 
 from __future__ import annotations

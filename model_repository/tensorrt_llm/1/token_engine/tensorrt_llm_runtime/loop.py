@@ -1,4 +1,4 @@
-"""TensorRT-LLM on an asyncio loop of its own, and what each of its responses adds to a request.
+"""TensorRT-LLM on its own asyncio loop, and what each of its responses adds to a request.
 
 Requests wait here until its batch has room for them; what it holds waits for KV cache alone, in the
 order of arrival unless `by_priority`. The library hands out the same result object with every
@@ -32,8 +32,8 @@ from token_engine.tensorrt_llm_runtime.sampling import Part, first_part, next_pa
 
 ABORT_PATIENCE_S = 10.0  # for the last response of an aborted request; then its place is free
 STATS_PAUSE_S = 0.2
-# Of a `RequestError` that is of the workers, told to every request there is: the end of their loop,
-# or of their CUDA context (_torch/pyexecutor/error_classification.py, and what CUDA says of errors
+# In a `RequestError` that the workers report to every request: the end of their loop or of their
+# CUDA context (_torch/pyexecutor/error_classification.py, and what CUDA says of errors
 # after which it must restart). In small letters.
 BROADCASTS = (
     "event loop terminated",
@@ -48,18 +48,18 @@ BROADCASTS = (
     "unrecoverable",
     "unspecified launch failure",
 )
-# Of a guide that cannot be compiled, or that the output has left. The rest may quote the guide.
+# Begins the error of a guide that cannot be compiled or followed. The rest may quote the guide.
 GUIDE_ERROR = "guided decoding error"
 
 
 @dataclass(frozen=True, slots=True)
 class KvBlocks:
-    """Of the whole KV cache, as the library reported last."""
+    """Counts of the whole KV cache, from the library's last report."""
 
     total: int = 0
     used: int = 0
     prefix_queries: int = 0  # tokens of prompts that were looked up, since the start
-    prefix_hits: int = 0  # of these, those whose KV was there
+    prefix_hits: int = 0  # those of them whose KV was there
 
 
 class GenerationLoop(AsyncLoop):
@@ -110,7 +110,7 @@ class GenerationLoop(AsyncLoop):
 
     async def _generate(self, job: Job) -> None:
         if job.request.guide is not None:
-            # On a thread, for a large schema takes its time and the other requests go on.
+            # On a thread, because a large schema takes its time and the other requests go on.
             await asyncio.to_thread(self._check_guide, job.request.guide)
         part: Part | None = first_part(job.request)
         while part is not None and not job.cancelled:
@@ -133,7 +133,7 @@ class GenerationLoop(AsyncLoop):
             raise error_of(job, one_line(error)) from error
 
     async def _read_part(self, job: Job, part: Part) -> Part | None:
-        """To its end, or until the library has freed what was cancelled."""
+        """Read to the end, or until the library has freed a cancelled request."""
         async for _ in job.result:
             self._last_sign = time.monotonic()
             said = getattr(job.result, "error", None)  # later versions keep it, and raise nothing
@@ -167,16 +167,16 @@ class GenerationLoop(AsyncLoop):
             self._abort_result(job)  # the library goes on with it
 
     def _start_stats(self) -> None:
-        """Only now: the library complains of whoever asks before the first request."""
+        """Not earlier, because the library complains before the first request."""
         if not self._reads_stats and hasattr(self._llm, "get_stats_async"):
             self._reads_stats = True
             self._help(self._read_stats())
 
     async def _read_stats(self) -> None:
-        """Unread, they would pile up. They end whenever none comes for a while, and the library
-        hands out the same iterator, which stays at its end until the next request."""
+        """Statistics pile up if nobody reads them. The iterator ends when none comes for a while,
+        and the library hands out the same one, which stays at its end until the next request."""
         while True:
-            with contextlib.suppress(Exception):  # served without figures rather than not at all
+            with contextlib.suppress(Exception):  # better to serve without figures than not at all
                 iterator = self._llm.get_stats_async(timeout=WATCH_S)
                 getattr(iterator, "mark_undone", lambda: None)()
                 async for stats in iterator:
@@ -196,7 +196,7 @@ def error_of(job: Job, said: str) -> Exception:
 
 
 def read_kv_blocks(kv: dict[str, Any]) -> KvBlocks:
-    """Out of `kvCacheStats`, whose counts of reused and missed blocks are sums since the start."""
+    """From `kvCacheStats`, whose counts of reused and missed blocks are sums since the start."""
     tokens = kv.get("tokensPerBlock", 0)
     hits = kv.get("reusedBlocks", 0)
     queries = hits + kv.get("missedBlocks", 0)

@@ -14,7 +14,7 @@ from typing import Any
 from token_engine.checks import require, require_at_least, require_one_of
 
 BACKENDS = ("pytorch", "tensorrt")
-# The library takes any other word, "flashinfer" too, for TRTLLM without a sound.
+# The library silently takes any other word, even "flashinfer", for TRTLLM.
 ATTENTION_BACKENDS = ("TRTLLM", "FLASHINFER", "VANILLA")
 KV_CACHE_DTYPES = ("auto", "fp8", "nvfp4")
 GUIDED_DECODING_BACKENDS = ("", "xgrammar", "llguidance")
@@ -22,7 +22,7 @@ SAMPLERS = ("auto", "TorchSampler", "TRTLLMSampler")
 CAPACITY_POLICIES = ("GUARANTEED_NO_EVICT", "MAX_UTILIZATION", "STATIC_BATCH")
 CHUNKING_POLICIES = ("", "FIRST_COME_FIRST_SERVED", "EQUAL_PROGRESS", "FORCE_CHUNK")
 WAITING_POLICIES = ("", "fcfs", "priority")
-# A TensorRT engine has these built in, or has no such thing.
+# A TensorRT engine has these built in, or does not have them at all.
 PYTORCH_ONLY = (
     "attn_backend",
     "cuda_graph_config",
@@ -53,7 +53,7 @@ RESERVED_ARGUMENTS = (
 class KvCacheOptions:
     """`KvCacheConfig` of the library."""
 
-    free_gpu_memory_fraction: float = 0.9  # of what is free once the weights are loaded
+    free_gpu_memory_fraction: float = 0.9  # of the memory that is free after the weights are loaded
     max_tokens: int = 0  # 0: as many as the fraction holds
     # "auto": what the checkpoint was calibrated for; "fp8"; "nvfp4" from 1.3 on (1.2 warns that it
     # cannot sync it with the checkpoint, and keeps the checkpoint's).
@@ -87,7 +87,7 @@ class CudaGraphOptions:
         where, sizes, largest = "cuda_graph_config", self.batch_sizes, self.max_batch_size
         require(all(s >= 1 for s in sizes), f"{where}.batch_sizes", sizes, "sizes of at least 1")
         require_at_least(0, self, where, "max_batch_size")
-        # Versions differ in what they make of both; that both say the same suits all of them.
+        # Versions treat the pair differently; all of them accept two equal values.
         fits = not sizes or largest in (0, max(sizes))
         require(fits, f"{where}.max_batch_size", largest, "0, or the largest of batch_sizes")
 
@@ -98,7 +98,7 @@ class SchedulerOptions:
 
     capacity_scheduler_policy: str = "GUARANTEED_NO_EVICT"  # MAX_UTILIZATION evicts and recomputes
     context_chunking_policy: str = ""  # FORCE_CHUNK from 1.4 on
-    # Of the requests that the library holds and has no KV cache for. "priority": by ours; where the
+    # For requests that the library holds and has no KV cache for. "priority": by ours, where the
     # version has it (1.3 on).
     waiting_queue_policy: str = ""
 
@@ -122,16 +122,16 @@ class TensorRtLlmOptions:
     enable_chunked_prefill: bool = True  # false: no prompt is longer than max_num_tokens
     attn_backend: str = "TRTLLM"
     guided_decoding_backend: str = "xgrammar"  # "": requests with a guide are refused
-    # "auto": the one that honours most. "TorchSampler" is faster up to 1.3, and deaf to penalties,
+    # "auto": the one that honours most. "TorchSampler" is faster up to 1.3, and ignores penalties,
     # min_p and bad words; no TorchSampler keeps seeds: see versions.py.
     sampler_type: str = "auto"
-    stream_interval: int = 1  # tokens that are handed over together
+    stream_interval: int = 1  # tokens in one response
     disable_overlap_scheduler: bool = False  # true: the CPU's work is not hidden behind the GPU's
     enable_autotuner: bool = True
     # true: the overlap scheduler hands out the first token one step earlier (1.3 on).
     enable_early_first_token_response: bool = False
-    speculative_config: dict[str, Any] = field(default_factory=dict)  # handed through
-    more_llm_arguments: dict[str, Any] = field(default_factory=dict)  # handed through
+    speculative_config: dict[str, Any] = field(default_factory=dict)  # passed to the library unread
+    more_llm_arguments: dict[str, Any] = field(default_factory=dict)  # passed to the library unread
 
     def __post_init__(self) -> None:
         require_one_of(BACKENDS, self, "", "backend")

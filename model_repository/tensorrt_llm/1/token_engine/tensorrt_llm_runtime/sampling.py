@@ -58,7 +58,7 @@ HONOURS = {
     ),
 }
 
-LEAST_TEMPERATURE = 1e-5  # at which no draw differs from the likeliest token any more
+LEAST_TEMPERATURE = 1e-5  # below it every draw is the likeliest token
 LEAST_TOP_P = 1e-6
 NEVER = -1e9  # bias of a token that must not come: finite, as -inf and -inf make NaN
 GUIDE_FIELDS = {"json_schema": "json", "regex": "regex", "ebnf_grammar": "grammar"}
@@ -69,7 +69,7 @@ class Part:
     """One generation of the library."""
 
     request: GenerationRequest
-    prompt_length: int  # of the caller's prompt, of which this part's may be a continuation
+    prompt_length: int  # the caller's prompt's, which this part may continue
 
 
 def first_part(request: GenerationRequest) -> Part:
@@ -140,7 +140,7 @@ def library_params(part: Part, library: Library, vocab_size: int, any_end_id: in
 
 
 def _ends(request: GenerationRequest, any_end_id: int) -> dict[str, Any]:
-    """An `end_id` there must be: without one the library asks its tokenizer."""
+    """There must be an `end_id`: without one the library asks its tokenizer."""
     if not request.end_ids:
         return {"end_id": any_end_id, "ignore_eos": True}
     first, *others = request.end_ids
@@ -271,7 +271,7 @@ def _refused_guides(request: GenerationRequest, backend: str) -> Iterator[Refusa
         yield "guided_decoding_guide_type", kind, "none: its engine has no backend"
     if kind == "ebnf_grammar" and backend == "llguidance":
         yield "guided_decoding_guide_type", kind, "json, json_schema and regex with llguidance"
-    if not request.end_ids:  # nothing holds the text to the guide beyond the guide's end
+    if not request.end_ids:  # nothing holds the text to the guide after the guide's end
         yield "ignore_eos", "true", "false with a guide"
     if request.min_tokens:  # a second part would start the guide again
         yield "min_tokens", request.min_tokens, "0 with a guide"

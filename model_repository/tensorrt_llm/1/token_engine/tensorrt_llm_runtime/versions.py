@@ -58,8 +58,8 @@ class SamplerAbilities:
     logprobs: bool = True
     top_logprobs: bool = True
     logprobs_are_raw: bool = True  # of the logits before temperature
-    logprobs_of_chosen: int = 0  # the value of `logprobs` that asks for the chosen token's alone
-    simple_logprobs: bool = False  # whether those can come as numbers, instead of a table each
+    logprobs_of_chosen: int = 0  # the value of `logprobs` that gives the chosen token's alone
+    simple_logprobs: bool = False  # whether those can come as numbers instead of tables
     chosen_has_logprob: bool = True  # also where it is none of the likeliest
     largest_top_k: int = 0  # larger ones are cut to it; 0: none is
     temperature_first: bool = False  # penalties are subtracted after the division by it
@@ -226,7 +226,7 @@ def _sampler_argument() -> Literal["enable_trtllm_sampler", "sampler_type", ""]:
     arguments = _fields_of("TorchLlmArgs")
     if "enable_trtllm_sampler" in arguments:
         return "enable_trtllm_sampler"
-    # Left for older callers, it takes "auto" and "TorchSampler" alone.
+    # It is left for older callers, and takes only "auto" and "TorchSampler".
     extra = getattr(arguments.get("sampler_type"), "json_schema_extra", None) or {}
     chooses = "sampler_type" in arguments and extra.get("status") != "deprecated"
     return "sampler_type" if chooses else ""
@@ -268,8 +268,8 @@ def _with_fields_of(params: Any, sampler: SamplerAbilities) -> SamplerAbilities:
 def _takes_bad_sequences(params: Any) -> bool:
     """Whether bad words can be given as token ids where the tokenizer would have put them.
 
-    There is no public field for a bad word of several ids. This is asked of the library itself, so
-    that a version that keeps them elsewhere has them refused, not ignored.
+    There is no public field for a bad word of several ids. The library itself is tried, so that
+    a version that keeps them elsewhere refuses them and does not ignore them.
     """
     try:
         probe = with_bad_sequences(params(end_id=0, max_tokens=1), [[1, 2]])

@@ -1,4 +1,4 @@
-"""vLLM's AsyncLLM on an asyncio loop of its own. It keeps its queue and its priorities itself."""
+"""vLLM's AsyncLLM on its own asyncio loop. It keeps its queue and its priorities itself."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 class StepStats:
     """What the scheduler said of its last step; one of vLLM's stat loggers.
 
-    vLLM's `StatLoggerBase` is not inherited from, so that this file imports without the library.
+    It does not inherit from vLLM's `StatLoggerBase`, so that this file imports without vLLM.
     """
 
     def __init__(self) -> None:
         self.running = 0
         self.kv_usage = 0.0
         self.prefix_queries = 0  # tokens of prompts that were looked up, since the start
-        self.prefix_hits = 0  # of these, those whose KV blocks were there
+        self.prefix_hits = 0  # those of them whose KV blocks were there
         self.last_sign = time.monotonic()
 
     def __call__(self, vllm_config: Any, engine_index: int = 0) -> StepStats:
@@ -50,7 +50,7 @@ class StepStats:
         mm_cache_stats: Any = None,
         engine_idx: int = 0,
     ) -> None:
-        """Called after every step; what it raised would end vLLM's engine."""
+        """Called after every step. An exception here would end vLLM's engine."""
         self.last_sign = time.monotonic()
         with contextlib.suppress(*ODDITIES):
             if scheduler_stats is not None:
@@ -92,7 +92,7 @@ class VllmLoop(AsyncLoop):
         )
         return self._llm
 
-    # From here on: on the loop's thread.
+    # From here on everything runs on the loop's thread.
 
     def _is_healthy(self) -> bool:
         self._last_sign = max(self._last_sign, self.step_stats.last_sign)
@@ -102,11 +102,11 @@ class VllmLoop(AsyncLoop):
         self._help(self._abort_until_gone(job))
 
     async def _abort_until_gone(self, job: Job) -> None:
-        """Again and again: an abort that comes before the library has the request is lost."""
+        """Repeat it, because an abort that comes before the library has the request is lost."""
         while job.task is not None and not job.task.done():
             try:
                 await self._llm.abort(str(job.request.key))
-            except ODDITIES:  # of this request, which goes on for nobody; asked again below
+            except ODDITIES:  # it is this request's, which nobody waits for; asked again below
                 pass
             except Exception as error:
                 self._lose(error)
@@ -122,7 +122,7 @@ class VllmLoop(AsyncLoop):
                 raise cause from error
             guide = job.request.guide
             if guide is not None and isinstance(cause, (*ODDITIES, RecursionError)):
-                # It has stumbled over the only text that it was given.
+                # The guide is the only text that vLLM got.
                 said = f"guided_decoding_guide is refused by vLLM: {kind_and_message(cause)}"
                 raise RefusedRequest(said) from error
             said = f"vLLM failed at the request ({kind_and_message(cause)})"

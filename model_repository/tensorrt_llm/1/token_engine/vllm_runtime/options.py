@@ -55,10 +55,10 @@ class VllmOptions:
     attention_backend: str = ""  # FLASH_ATTN, FLASHINFER, TRITON_ATTN, ...
     linear_backend: str = "auto"  # kernel of the linear layers: "marlin", "cutlass", ...
     structured_outputs_backend: str = "auto"  # "": requests with a guide are refused
-    stream_interval: int = 1  # tokens that are handed over together
-    speculative_config: dict[str, Any] = field(default_factory=dict)  # handed through
-    compilation_config: dict[str, Any] = field(default_factory=dict)  # handed through
-    more_engine_args: dict[str, Any] = field(default_factory=dict)  # handed through
+    stream_interval: int = 1  # tokens in one response
+    speculative_config: dict[str, Any] = field(default_factory=dict)  # passed to the library unread
+    compilation_config: dict[str, Any] = field(default_factory=dict)  # passed to the library unread
+    more_engine_args: dict[str, Any] = field(default_factory=dict)  # passed to the library unread
 
     def __post_init__(self) -> None:
         require_one_of(DTYPES, self, "", "dtype")

@@ -1,4 +1,4 @@
-"""Whether no JSON value can match two schemas, as far as their types and constants show it."""
+"""Tells by types and constants whether a JSON value can match two schemas."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ENCODER = json.JSONEncoder(sort_keys=True)
 
 @dataclass(frozen=True, slots=True)
 class _Profile:
-    """What tells a schema from others."""
+    """What distinguishes a schema from others."""
 
     values: frozenset[str] | None = None  # the only ones that match, as JSON
     types: frozenset[str] = frozenset()  # of what matches; empty if that is not known
@@ -24,7 +24,7 @@ class _Profile:
 
 
 class Comparison:
-    """Of the schemas of one guide, all of a right form. Each is looked at once, as is each list."""
+    """Compares the valid schemas of one guide. Each schema and each list is read once."""
 
     def __init__(self) -> None:
         self._profiles: dict[int, _Profile] = {}  # by the schema's id

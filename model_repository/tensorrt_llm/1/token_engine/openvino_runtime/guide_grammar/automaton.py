@@ -28,7 +28,7 @@ from token_engine.openvino_runtime.guide_grammar.networks import Networks, kept_
 
 MAX_STATES = 10_000
 MAX_RECURRING = 200  # rules
-START = ""  # the rule "root" once more, as nobody calls it
+START = ""  # a copy of the rule "root" that no rule calls
 END_OF_OUTPUT = (0, 0)
 
 
@@ -56,7 +56,7 @@ class Deterministic:
 
 
 class _Conflict(GuideError):
-    """Not decided by one character; `rules` are the called rules that it is about."""
+    """One character does not decide; `rules` are the called rules in question."""
 
     def __init__(self, rules: Iterable[str], message: str) -> None:
         super().__init__(message)
@@ -64,7 +64,7 @@ class _Conflict(GuideError):
 
 
 def make_deterministic(grammar: Grammar) -> Deterministic:
-    """Automata that together match the same; raises `GuideError`."""
+    """Automata that together match the same language; raises `GuideError`."""
     grammar = Grammar({**grammar.rules, START: grammar.rules[ROOT]}, grammar.shared)
     kept = kept_rules(grammar, START)
     if len(kept) > MAX_RECURRING:
@@ -75,7 +75,7 @@ def make_deterministic(grammar: Grammar) -> Deterministic:
             return _checked(_determinized(Networks(grammar, kept | shared, copied)))
         except _Conflict as conflict:
             if conflict.rules & shared:
-                shared -= conflict.rules  # copied instead, they may do
+                shared -= conflict.rules  # copied into their callers, they may work
             elif conflict.rules - copied:
                 copied |= conflict.rules
             else:

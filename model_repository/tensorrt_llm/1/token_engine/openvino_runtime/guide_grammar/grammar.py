@@ -1,7 +1,7 @@
 """The form into which every kind of guide is read: rules over Unicode characters.
 
-A character is a code point; U+0000 and the surrogates are none. Character sets are sorted, disjoint
-and not adjacent ranges `(first, last)`.
+A character is a code point; U+0000 and the surrogates do not count. Character sets are sorted,
+disjoint and not adjacent ranges `(first, last)`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What the rule of that name matches."""
+    """A match of the rule of that name."""
 
     rule: str
 
@@ -75,7 +75,7 @@ class Call:
 class Later:
     """What `write` returns: it calls no rule and matches no empty text.
 
-    For what is much longer than the words that ask for it: only a network has it written out.
+    For what is much longer written out than in the guide: only a network writes it out.
     """
 
     write: Callable[[], Node]
@@ -136,7 +136,7 @@ def union(ranges: Iterable[tuple[int, int]]) -> Ranges:
 
 
 def overlap(left: Ranges, right: Ranges) -> Ranges:
-    """What is in both sets."""
+    """The characters in both sets."""
     found, i, j = [], 0, 0
     while i < len(left) and j < len(right):
         first, last = max(left[i][0], right[j][0]), min(left[i][1], right[j][1])
@@ -150,7 +150,7 @@ def overlap(left: Ranges, right: Ranges) -> Ranges:
 
 
 def without(ranges: Ranges, removed: Ranges) -> Ranges:
-    """What is in the first set and not in the second."""
+    """The characters in the first set and not in the second."""
     kept = []
     for first, last in ranges:
         for low, high in removed:

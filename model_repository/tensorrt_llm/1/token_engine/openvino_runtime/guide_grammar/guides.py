@@ -30,7 +30,7 @@ def check_guide(guide: Guide) -> None:
 def read_guide(kind: str, text: str) -> Grammar:
     """The grammar that a guide is, in steps in proportion to its length; raises `GuideError`.
 
-    What would be much longer than the text is left to a network (`grammar.Later`).
+    A network (`grammar.Later`) writes out what would be much longer than the text.
     """
     if kind == "json":
         return any_json()

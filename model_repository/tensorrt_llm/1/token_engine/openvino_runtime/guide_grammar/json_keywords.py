@@ -26,7 +26,7 @@ BY_TYPE = {
 TYPE_OF = {
     keyword: name for name, keywords in BY_TYPE.items() if name != "integer" for keyword in keywords
 }
-# These stand alone, but for annotations.
+# No other keyword but annotations may stand beside these.
 ALONE = frozenset(("$ref", "allOf", "anyOf", "oneOf"))
 VALUES = frozenset(("const", "enum"))
 KNOWN = frozenset(
@@ -38,7 +38,7 @@ TYPE_NAMES: dict[type, str] = {
 
 
 def check_keywords(schema: dict[str, Any], where: str) -> set[str]:
-    """The keywords that say what matches; raises `GuideError` for one that is not served."""
+    """The keywords that affect what matches; raises `GuideError` for one not supported."""
     keywords = schema.keys() & KNOWN
     if len(keywords) < len(schema):
         _check_others(schema, where)
@@ -60,7 +60,7 @@ def check_keywords(schema: dict[str, Any], where: str) -> set[str]:
 
 
 def _check_others(schema: dict[str, Any], where: str) -> None:
-    """Of the keywords that say nothing of what matches, or are not served."""
+    """Check the keywords that do not affect what matches, or are not supported."""
     others = [name for name in schema if name not in KNOWN and name not in ANNOTATIONS]
     unknown = [name for name in others if not name.startswith("x-")]
     if unknown or ("$id" in schema and where != "#"):
@@ -138,7 +138,7 @@ class References:
         self._ends: dict[int, Any] = {}  # by the id of the schema that refers
 
     def find(self, pointer: Any) -> tuple[str, Any]:
-        """The rule for what it leads to, one however it is spelled, and that; or `GuideError`."""
+        """(the rule for the target, the target); raises `GuideError`. Spellings do not matter."""
         if not isinstance(pointer, str) or not (pointer == "#" or pointer.startswith("#/")):
             raise GuideError(
                 f"has the $ref {str(pointer)[:60]!r}; it must point into the schema itself: #/..."
@@ -148,7 +148,7 @@ class References:
         return self._found[pointer]
 
     def end(self, schema: Any) -> Any:
-        """What is behind a schema that refers to one that may refer; one of them if they loop."""
+        """The end of a chain of references; one of its schemas if the chain is a loop."""
         passed: dict[int, None] = {}
         while isinstance(schema, dict) and "$ref" in schema and id(schema) not in passed:
             if id(schema) in self._ends:

@@ -1,8 +1,8 @@
 """A JSON schema (draft 2020-12's everyday part), read into a grammar.
 
-Whatever the grammar matches is valid against the schema; not everything valid is matched: the
-properties come in the schema's order, only those it names come where it names some, and values of
-`enum` are written in one way. A keyword that would not be honoured is refused by name.
+Whatever the grammar matches is valid against the schema, but it does not match everything valid:
+properties come in the schema's order, a schema that names some allows no others, and a value of
+`enum` is written in one way. A keyword that is not supported is refused by name.
 """
 
 from __future__ import annotations

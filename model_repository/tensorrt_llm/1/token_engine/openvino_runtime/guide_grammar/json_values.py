@@ -1,7 +1,7 @@
 """JSON's own texts as grammar rules: values, and the strings of a length, a format or a pattern.
 
 A value stands on one line, with or without a space after a comma or colon, and its numbers have
-bounded digits: a model cannot go on with white space or zeros for ever, as small ones like to.
+bounded digits: so no model can go on with white space or zeros for ever, as small ones tend to.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def object_or_array() -> Node:
 
 
 def braced(left: str, item: Node, most: int | None, right: str) -> Node:
-    """None or up to `most` items between braces."""
+    """At most `most` items between braces."""
     rest = Repeat(Seq((COMMA, item)), 0, None if most is None else most - 1)
     return Seq((single(left), optional(Seq((item, rest))), single(right)))
 
@@ -103,7 +103,7 @@ def _number() -> Node:
 
 
 def _escape() -> Node:
-    """Behind the backslash, halves of surrogate pairs only as a pair."""
+    """What follows the backslash. Halves of surrogate pairs come only as a pair."""
     below_d, d = one_of("0123456789abcABCeEfF"), one_of("dD")
     single = Alt((Seq((below_d, HEX, HEX, HEX)), Seq((d, one_of("01234567"), HEX, HEX))))
     high = Seq((d, one_of("89abAB"), HEX, HEX))

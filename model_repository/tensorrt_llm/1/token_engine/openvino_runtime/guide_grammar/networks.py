@@ -18,7 +18,7 @@ from token_engine.openvino_runtime.guide_grammar.grammar import (
 )
 
 MAX_POINTS = 100_000
-MAX_DEPTH = 300  # of what is within what, rules that are copied in included
+MAX_DEPTH = 300  # of nesting, copied rules included
 
 
 class Networks:
@@ -45,7 +45,7 @@ class Networks:
         return start, self._add(self._rules[rule], start)
 
     def after(self, points: Iterable[int], end: int) -> frozenset[int]:
-        """Where one is at `points` or, reading nothing, behind them: points that matter."""
+        """The points that matter among `points` and those reached from them without reading."""
         found = set(points)
         waiting = list(found)
         while waiting:

@@ -1,15 +1,12 @@
-"""Deterministic automata -> the text of an EBNF grammar, in the few forms that all libraries read.
+"""Deterministic automata -> the text of an EBNF grammar, in the few forms that are safe.
 
-One rule for each state; a chain of single characters becomes one string.
-
-Characters in an EBNF grammar, in forms that xgrammar 0.1 (in OpenVINO GenAI 2026.4) gets right.
-
-It prints every grammar and reads it again before it compiles it, and in doing so changes some:
-what it prints as a backslash, x and two digits swallows a hexadecimal digit behind it ("éA"
-becomes U+0E9A), and a class that begins with "^" becomes its complement. Of a range over several
-lengths in UTF-8 it admits overlong forms. Of one that ends within a block of 0x1000 characters
-and begins before it, it loses the end, and leaves the matcher stuck behind a first byte
-(AddSameLengthCharacterRange takes 0x0080 for 0x8080).
+One rule for each state; a chain of single characters becomes one string. Safe means: xgrammar 0.1
+(in OpenVINO GenAI 2026.4) gets it right. It prints every grammar and reads it again before it
+compiles it, and changes some on the way: what it prints as a backslash, x and two digits swallows
+a hexadecimal digit behind it ("éA" becomes U+0E9A), and a class that begins with "^" becomes its
+complement. From a range over several lengths in UTF-8 it admits overlong forms. Of a range that
+begins before a block of 0x1000 characters and ends within it, it loses the end, and leaves the
+matcher stuck behind a first byte (AddSameLengthCharacterRange takes 0x0080 for 0x8080).
 """
 
 from __future__ import annotations
@@ -48,8 +45,8 @@ def print_class(ranges: Ranges) -> str:
     spans = [span for whole in ranges for span in _cut(*whole)]
     if len(spans) == 1 and spans[0][0] == spans[0][1]:
         return print_text([spans[0][0]])[0]
-    # "^" is last, before it what swallows a digit, and of that first what begins with one: there
-    # is one at most, as only one can end at U+007F.
+    # "^" comes last, before it a range that swallows a digit, and among those first one that begins
+    # with a digit: there is at most one, because only one can end at U+007F.
     spans.sort(key=lambda s: (s[0] == CARET, _swallows(s[1]), s[0] not in HEX_DIGITS))
     printed = [_escaped(a) if a == b else f"{_escaped(a)}-{_escaped(b)}" for a, b in spans]
     return f"[{''.join(printed)}]"
@@ -156,7 +153,7 @@ class _Printer:
 
 
 def _look_ahead(followers: Ranges) -> str:
-    """What must follow a rule: with it, fewer tokens that end inside of the next are in doubt."""
+    """What must follow a rule. It settles more of the tokens that end inside the next rule."""
     # A rule that may be the last has no such mark: none says "or the end".
     return "" if not followers or END_OF_OUTPUT in followers else f" (= {print_class(followers)})"
 

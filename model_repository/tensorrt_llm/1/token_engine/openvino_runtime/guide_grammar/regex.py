@@ -82,7 +82,7 @@ class _Parser:
         if self._at < len(text):
             raise self._error(f"has {text[self._at]!r} where it means nothing")
         if self._parted and (anchored_start or anchored_end):
-            # To the libraries, ^a|b$ is (^a)|(b$). Nobody means that.
+            # The libraries read ^a|b$ as (^a)|(b$), which nobody means.
             raise self._error("has '|' beside '^' or '$'", "'^(...|...)$'")
         return Regex(node, anchored_start, anchored_end)
 

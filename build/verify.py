@@ -129,7 +129,7 @@ def _check_vocabulary(model: ServedModel, size: int, remedy: str) -> None:
         model.tokens([size], 1, log_probs=False)
         why = f"{size} is an id there too"
     except RequestRefused as error:
-        if f"input_ids holds {size}," in str(error):
+        if f"input_ids holds {size} and must" in str(error):
             return
         why = str(error)
     raise BuildError(

@@ -97,7 +97,7 @@ def _pinned(folder: Path, repos: tuple[str, ...], commit: str) -> HubFiles:
     """The repository at one commit, which is saved before anything is fetched."""
     if not commit:
         repo, planned = _read_plan(folder)
-        if repo in repos:
+        if repo in repos and COMMIT.fullmatch(planned):
             repos, commit = (repo,), planned
     source = _first_found(repos, commit or "main")
     if not COMMIT.fullmatch(source.commit) or commit not in ("", source.commit):

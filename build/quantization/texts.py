@@ -95,8 +95,8 @@ def _text(path: Path, number: int, line: bytes) -> str:
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise BuildError(
-        f'{path}:{number} is not a JSON object with a "text" that is a string of some words; '
-        "mend or remove that line"
+        f'{path}:{number} must be a JSON object whose "text" is a string of some words; correct or '
+        "remove that line"
     )
 
 
@@ -105,7 +105,7 @@ def _articles(count: int) -> list[str]:
         from pyarrow import parquet
     except ImportError as error:
         raise BuildError(
-            f"{error.name} is missing, which reads {DATASET}; install the `quantize` extra with "
+            f"{DATASET} cannot be read without {error.name}; install the `quantize` extra with "
             "pip install '.[quantize]', or give local text with --calib-data FILE.jsonl"
         ) from error
     path = dataset_file(DATASET, COMMIT, DATASET_FILE)

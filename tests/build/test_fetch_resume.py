@@ -81,9 +81,10 @@ def test_file_of_another_commit_is_fetched_again(fetch: Fetcher, large_hub: Loca
         assert (fetch.output / name).read_bytes() == (other / name).read_bytes()
 
 
-@pytest.mark.parametrize(
-    "plan", ["", "one word", "three more words", "\\", "nvidia/other " + OLDER]
-)
+DAMAGED_PLANS = ["", "one", "three more words", f"nvidia/other {OLDER}", f"{REPOS[0]} {OLDER[:9]}"]
+
+
+@pytest.mark.parametrize("plan", DAMAGED_PLANS)
 def test_damaged_plan_is_ignored(fetch: Fetcher, hub: LocalHub, plan: str) -> None:
     """After a power cut, or a fetch of another repository."""
     fetch.download.mkdir()

@@ -110,7 +110,7 @@ def test_only_a_newline_ends_a_line(tmp_path: Path) -> None:
 def test_a_bad_line_is_named(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_bytes(b'{"text": "good"}\n' + line + b'\n{"text": "good"}\n')
-    with pytest.raises(BuildError, match=r"bad\.jsonl:2 is not a JSON object with a \"text\""):
+    with pytest.raises(BuildError, match=r"bad\.jsonl:2 must be a JSON object whose \"text\""):
         read_texts(path)
 
 

@@ -30,7 +30,7 @@ from tests.support.checkpoint_edits import (
     zeros,
 )
 from tests.support.engine_fixtures import write_checkpoint
-from tests.support.paths import DEMO
+from tests.support.paths import DEMO_CHECKPOINT
 
 LAYER = "model.layers.1."
 O_PROJ = f"{LAYER}self_attn.o_proj"
@@ -70,7 +70,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 def test_random_and_real_checkpoints_pass(checkpoint: Path) -> None:
     assert check(checkpoint) == []
-    assert check(DEMO / "checkpoint") == []
+    assert check(DEMO_CHECKPOINT) == []
 
 
 def test_tied_head_may_be_stored_or_not(tmp_path: Path) -> None:
@@ -350,7 +350,7 @@ def test_what_model_optimizer_may_write_is_accepted(checkpoint: Path, name: str)
 
 
 def test_swapped_scales_of_a_trained_model_are_detected(tmp_path: Path) -> None:
-    folder = shutil.copytree(DEMO / "checkpoint", tmp_path / "demo")
+    folder = shutil.copytree(DEMO_CHECKPOINT, tmp_path / "demo")
     swap_scales(folder)
     with pytest.raises(BuildError, match="look swapped in 42 of 42 linears"):
         check(folder)

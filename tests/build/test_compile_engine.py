@@ -28,7 +28,8 @@ from tests.support.engine_fixtures import (
     sure_greedy,
     write_checkpoint,
 )
-from tests.support.paths import DEMO
+from tests.support.golden import GOLDEN, PROMPTS
+from tests.support.paths import DEMO_CHECKPOINT
 
 
 @pytest.fixture(scope="module")
@@ -44,18 +45,17 @@ def engine(checkpoint: Path) -> Path:
 def test_the_demo_engine_gives_the_golden_tokens(tmp_path: Path) -> None:
     """Against tokens that another implementation computed in f32; a wrong nibble order, a lost
     global scale or a wrong rotary embedding changes them."""
-    golden = json.loads((DEMO / "golden" / "greedy.json").read_text(encoding="utf-8"))
-    folder = build_engine(DEMO / "checkpoint", tmp_path / "engine", "--max-seq-len", "1024")
+    folder = build_engine(DEMO_CHECKPOINT, tmp_path / "engine", "--max-seq-len", "1024")
     engine = load_engine(folder)
-    ends, prompts = tuple(golden["eos_ids"]), golden["prompts"]
+    ends = tuple(GOLDEN["eos_ids"])
     answers = generate(
         engine,
         *(
             request(key, prompt["prompt_ids"], prompt["max_new_tokens"], ends)
-            for key, prompt in enumerate(prompts)
+            for key, prompt in enumerate(PROMPTS)
         ),
     )
-    for key, prompt in enumerate(prompts):
+    for key, prompt in enumerate(PROMPTS):
         stopped = prompt["tokens"][-1] in ends
         assert answers[key].tokens == prompt["tokens"][: -1 if stopped else None], prompt["name"]
         assert answers[key].reason == ("stop" if stopped else "length"), prompt["name"]
@@ -162,8 +162,8 @@ def test_replay_needs_no_weights(tmp_path: Path) -> None:
 
 def test_token_bytes_spell_what_the_tokenizer_reads(tmp_path: Path) -> None:
     """Joined, a text's tokens are the text's bytes; special tokens are their own text."""
-    path = DEMO / "checkpoint" / "tokenizer.json"
-    vocab_size = json.loads((DEMO / "checkpoint" / "config.json").read_text())["vocab_size"]
+    path = DEMO_CHECKPOINT / "tokenizer.json"
+    vocab_size = json.loads((DEMO_CHECKPOINT / "config.json").read_text())["vocab_size"]
     read_token_table(path, vocab_size).save(tmp_path / "token_bytes.npz")
     table = np.load(tmp_path / "token_bytes.npz")
     offsets, data, special = table["offsets"], table["data"].tobytes(), table["special"]

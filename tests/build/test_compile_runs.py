@@ -24,7 +24,7 @@ from tests.support.engine_fixtures import (
     request,
     write_checkpoint,
 )
-from tests.support.paths import DEMO, ROOT
+from tests.support.paths import DEMO_CHECKPOINT, ROOT
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_missing_checkpoint_and_tokenizer_are_named(checkpoint: Path, tmp_path: 
 
 def test_bad_weights_are_refused_before_anything_is_built(tmp_path: Path) -> None:
     """A sound layout, but the two scales of every linear are swapped."""
-    folder = shutil.copytree(DEMO / "checkpoint", tmp_path / "checkpoint")
+    folder = shutil.copytree(DEMO_CHECKPOINT, tmp_path / "checkpoint")
     swap_scales(folder)
     with pytest.raises(BuildError, match="weight_scale_2 and input_scale look swapped in 42 of 42"):
         build_engine(folder, tmp_path / "engine")

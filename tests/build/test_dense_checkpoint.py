@@ -13,7 +13,7 @@ from host.console import BuildError
 from reference.numpy_llama import load_checkpoint
 
 from tests.support.engine_fixtures import write_checkpoint
-from tests.support.paths import DEMO
+from tests.support.paths import DEMO_CHECKPOINT
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_ties_are_rounded_to_even() -> None:
 
 
 def test_the_copy_says_that_it_is_not_quantized_and_keeps_the_tokenizer(tmp_path: Path) -> None:
-    checkpoint = DEMO / "checkpoint"
+    checkpoint = DEMO_CHECKPOINT
     write_dense_checkpoint(checkpoint, tmp_path / "dense")
     config = json.loads((tmp_path / "dense" / "config.json").read_text(encoding="utf-8"))
     original = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))

@@ -23,7 +23,7 @@ from host.console import BuildError
 from tests.build.test_nvfp4_checkpoint import unquantize
 from tests.support.engine_fixtures import write_checkpoint
 from tests.support.hub_fetcher import NAMED_TEMPLATE
-from tests.support.paths import BUILD, DEMO
+from tests.support.paths import BUILD, DEMO, DEMO_CHECKPOINT
 from tests.support.processes import eventually
 
 SCRIPT = BUILD / "fetch_checkpoint.py"
@@ -62,7 +62,7 @@ def sha256_list(folder: Path, *names: str) -> Path:
 
 def test_demo_checkpoint_is_checked_in_place() -> None:
     before = sorted(DEMO.rglob("*"))
-    process = run("--check", DEMO / "checkpoint")
+    process = run("--check", DEMO_CHECKPOINT)
     assert (process.returncode, process.stderr) == (0, "")
     assert "is whole: 195 tensors, 4,758,400 bytes, 6 layers, NVFP4" in process.stdout
     assert "only its layout and values were checked: nothing states its" in process.stdout

@@ -15,7 +15,7 @@ from host.console import BuildError, run_script
 from make_checkpoint import SHAPES, TensorPlan, into_shards, make_checkpoint, plan_tensors
 
 from tests.support.engine_fixtures import load_reference, random_prompt, write_checkpoint
-from tests.support.paths import DEMO
+from tests.support.paths import DEMO_CHECKPOINT
 
 
 def test_8b_shape_has_the_published_sizes() -> None:
@@ -51,7 +51,7 @@ def test_logits_are_finite_and_of_sane_size(tmp_path: Path, tied: bool) -> None:
 
 
 def test_tokenizer_is_copied(tmp_path: Path) -> None:
-    source = DEMO / "checkpoint"
+    source = DEMO_CHECKPOINT
     make_checkpoint(tmp_path / "out", SHAPES["demo"], 0, 2**40, tokenizer=source)
     copied = (tmp_path / "out" / "tokenizer.json").read_bytes()
     assert copied == (source / "tokenizer.json").read_bytes()
@@ -93,7 +93,7 @@ def test_config_says_what_the_published_checkpoint_says(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "checkpoint")
     ours, published = (
         json.loads((one / "config.json").read_text())["quantization_config"]
-        for one in (folder, DEMO / "checkpoint")
+        for one in (folder, DEMO_CHECKPOINT)
     )
     assert ours.keys() == published.keys()
     for key in ("config_groups", "quant_algo", "quant_method", "kv_cache_scheme"):

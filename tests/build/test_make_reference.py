@@ -23,10 +23,10 @@ from reference.streamed import StreamedLlama
 from transformers import AutoTokenizer
 
 from tests.support.engine_fixtures import load_reference, random_prompt, write_checkpoint
+from tests.support.golden import GOLDEN
 from tests.support.paths import BUILD, DEMO_CHECKPOINT
 from tests.support.processes import eventually
 
-GOLDEN = json.loads((BUILD / "demo" / "golden" / "greedy.json").read_text(encoding="utf-8"))
 SCRIPT = [sys.executable, str(BUILD / "make_reference.py")]
 
 

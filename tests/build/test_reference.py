@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +13,10 @@ import pytest
 from reference import numpy_llama as nvfp4_reference
 from reference.numpy_llama import Checkpoint, ReferenceLlama, load_checkpoint, rope_frequencies
 
-from tests.support.paths import DEMO
+from tests.support.golden import GOLDEN
+from tests.support.paths import DEMO_CHECKPOINT
 
-CHECKPOINT = DEMO / "checkpoint"
-GOLDEN = json.loads((DEMO / "golden" / "greedy.json").read_text(encoding="utf-8"))
+CHECKPOINT = DEMO_CHECKPOINT
 PROMPTS: list[dict[str, Any]] = GOLDEN["prompts"]
 
 

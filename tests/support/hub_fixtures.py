@@ -11,13 +11,13 @@ from fetch_checkpoint import REPOS
 from tests.support.engine_fixtures import write_checkpoint
 from tests.support.hub_fetcher import COMMIT, Fetcher, in_shards
 from tests.support.hub_server import LocalHub, Repository, serving
-from tests.support.paths import DEMO
+from tests.support.paths import DEMO_CHECKPOINT
 
 
 @pytest.fixture(scope="session")
 def repository_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo checkpoint in four shards."""
-    return in_shards(DEMO / "checkpoint", tmp_path_factory.mktemp("hub") / "demo", 1_500_000)
+    return in_shards(DEMO_CHECKPOINT, tmp_path_factory.mktemp("hub") / "demo", 1_500_000)
 
 
 @pytest.fixture(scope="session")

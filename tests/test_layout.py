@@ -1,4 +1,4 @@
-"""The READMEs name only what is there, and every module can be imported alone."""
+"""The READMEs name only what is there, and the code keeps the layout that they describe."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ def test_links_lead_somewhere(text: Path) -> None:
 
 @each_text
 def test_named_files_exist(text: Path) -> None:
-    """Paths are relative to the text or the checkout; a file of Python may be named alone."""
+    """Relative to the text or the checkout; modules and packages may be named by their last parts."""
     words = [word.strip("\"',;:()") for line in code(text) for word in line.split()]
     assert [word for word in words if is_path(word) and not exists(word, text.parent)] == []
 
@@ -69,8 +70,9 @@ def exists(word: str, folder: Path) -> bool:
     pattern = re.sub(r"<\w+>", "*", word)
     if any(list((ROOT / base).glob(pattern)) for base in (folder, Path())):
         return True
-    tail = "/" + word
-    return word.endswith(".py") and any(f"/{path}".endswith(tail) for path in PYTHON_FILES)
+    if word.endswith(".py"):
+        return any(f"/{path}".endswith(f"/{word}") for path in PYTHON_FILES)
+    return word.endswith("/") and any(f"/{word}" in f"/{path}" for path in PYTHON_FILES)
 
 
 PYTHON_FILES = [path.as_posix() for path in files("*.py", *PRODUCT, "tests")]
@@ -94,6 +96,11 @@ def test_named_modules_exist(text: Path) -> None:
 
 def test_the_root_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_no_product_folder_has_more_than_15_modules() -> None:
+    counts = Counter(str(path.parent) for path in MODULES)
+    assert {folder: count for folder, count in counts.items() if count > 15} == {}
 
 
 def test_one_module_changes_the_import_path() -> None:

@@ -16,7 +16,7 @@ from checkpoints.text import check_text
 from engines.token_table import read_token_table
 from host.console import BuildError
 
-from tests.support.engine_fixtures import write_checkpoint
+from tests.support.small_engines import write_checkpoint
 
 ABSENT = object()
 VALUES: list[Any] = [

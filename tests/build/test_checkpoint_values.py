@@ -29,8 +29,8 @@ from tests.support.checkpoint_edits import (
     without,
     zeros,
 )
-from tests.support.engine_fixtures import write_checkpoint
 from tests.support.paths import DEMO_CHECKPOINT
+from tests.support.small_engines import write_checkpoint
 
 LAYER = "model.layers.1."
 O_PROJ = f"{LAYER}self_attn.o_proj"

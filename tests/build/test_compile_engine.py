@@ -17,10 +17,12 @@ from token_engine.registry import make_engine
 from tokenizers import Tokenizer
 
 from tests.support.checkpoint_edits import scalar, without
-from tests.support.engine_fixtures import (
+from tests.support.engine_answers import generate
+from tests.support.golden import GOLDEN, PROMPTS
+from tests.support.paths import DEMO_CHECKPOINT
+from tests.support.small_engines import (
     OPENVINO,
     build_engine,
-    generate,
     load_engine,
     load_reference,
     random_prompt,
@@ -28,8 +30,6 @@ from tests.support.engine_fixtures import (
     sure_greedy,
     write_checkpoint,
 )
-from tests.support.golden import GOLDEN, PROMPTS
-from tests.support.paths import DEMO_CHECKPOINT
 
 
 @pytest.fixture(scope="module")

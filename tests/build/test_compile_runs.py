@@ -16,15 +16,9 @@ from engine_config import load_engine_config
 from host.console import BuildError, run_script
 
 from tests.support.checkpoint_edits import swap_scales
-from tests.support.engine_fixtures import (
-    build_engine,
-    drain,
-    generate,
-    load_engine,
-    request,
-    write_checkpoint,
-)
+from tests.support.engine_answers import drain, generate
 from tests.support.paths import DEMO_CHECKPOINT, ROOT
+from tests.support.small_engines import build_engine, load_engine, request, write_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ from engine_config import EngineConfig, load_engine_config
 from engines.profile import profile_names
 from host.console import BuildError
 
-from tests.support.engine_fixtures import write_checkpoint
 from tests.support.gpu_machine import (
     B200,
     H100,
@@ -29,6 +28,7 @@ from tests.support.gpu_machine import (
     show_gpus,
 )
 from tests.support.paths import DEMO_CHECKPOINT, FAKES
+from tests.support.small_engines import write_checkpoint
 
 SITE = FAKES / "tensorrt_llm" / "site"
 Machine = Callable[..., None]

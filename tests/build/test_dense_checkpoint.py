@@ -12,8 +12,8 @@ from dense_checkpoint import to_bf16, write_dense_checkpoint
 from host.console import BuildError
 from reference.numpy_llama import load_checkpoint
 
-from tests.support.engine_fixtures import write_checkpoint
 from tests.support.paths import DEMO_CHECKPOINT
+from tests.support.small_engines import write_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.engine_fixtures import write_checkpoint
 from tests.support.paths import BUILD
+from tests.support.small_engines import write_checkpoint
 
 SCRIPT = BUILD / "fetch_checkpoint.py"
 

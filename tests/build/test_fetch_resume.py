@@ -13,9 +13,9 @@ from checkpoints.fetch import PLAN
 from checkpoints.manifest import read_manifest
 from fetch_checkpoint import REPOS
 
-from tests.support.engine_fixtures import write_checkpoint
 from tests.support.hub_fetcher import COMMIT, FIRST, FULL, OLDER, SECOND, Fetcher, stalled
 from tests.support.hub_server import Fault, LocalHub
+from tests.support.small_engines import write_checkpoint
 
 pytest_plugins = ("tests.support.hub_fixtures",)
 

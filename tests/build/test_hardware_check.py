@@ -10,7 +10,7 @@ from engines.hardware import GIB, machine_memory_bytes
 from host.console import BuildError
 from host.gpus import Gpu, what_fits
 
-from tests.support.engine_fixtures import write_checkpoint
+from tests.support.small_engines import write_checkpoint
 
 
 def build(folder: Path, *arguments: str) -> None:

@@ -21,10 +21,10 @@ from checkpoints.nvfp4 import open_checkpoint
 from host.console import BuildError
 
 from tests.build.test_nvfp4_checkpoint import unquantize
-from tests.support.engine_fixtures import write_checkpoint
 from tests.support.hub_fetcher import NAMED_TEMPLATE
 from tests.support.paths import BUILD, DEMO, DEMO_CHECKPOINT
 from tests.support.processes import eventually
+from tests.support.small_engines import write_checkpoint
 
 SCRIPT = BUILD / "fetch_checkpoint.py"
 SHARD = "model.safetensors"

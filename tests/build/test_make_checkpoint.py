@@ -14,8 +14,8 @@ from checkpoints.safetensors_file import header_bytes
 from host.console import BuildError, run_script
 from make_checkpoint import SHAPES, TensorPlan, into_shards, make_checkpoint, plan_tensors
 
-from tests.support.engine_fixtures import load_reference, random_prompt, write_checkpoint
 from tests.support.paths import DEMO_CHECKPOINT
+from tests.support.small_engines import load_reference, random_prompt, write_checkpoint
 
 
 def test_8b_shape_has_the_published_sizes() -> None:

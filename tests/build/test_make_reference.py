@@ -22,10 +22,10 @@ from reference.prompts import PROMPTS, render_prompts
 from reference.streamed import StreamedLlama
 from transformers import AutoTokenizer
 
-from tests.support.engine_fixtures import load_reference, random_prompt, write_checkpoint
 from tests.support.golden import GOLDEN
 from tests.support.paths import BUILD, DEMO_CHECKPOINT
 from tests.support.processes import eventually
+from tests.support.small_engines import load_reference, random_prompt, write_checkpoint
 
 SCRIPT = [sys.executable, str(BUILD / "make_reference.py")]
 

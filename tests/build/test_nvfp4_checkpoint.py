@@ -17,7 +17,7 @@ from host.console import BuildError
 from reference import numpy_llama as nvfp4_reference
 
 from tests.support.checkpoint_edits import rewrite_header
-from tests.support.engine_fixtures import write_checkpoint
+from tests.support.small_engines import write_checkpoint
 
 Q_PROJ = "model.layers.1.self_attn.q_proj"
 LFS_POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 100\n"
@@ -87,7 +87,7 @@ def test_rope_frequencies_equal_the_reference(
 ) -> None:
     edit_config(checkpoint, lambda document: document.update(rope_scaling=scaling, head_dim=128))
     from engines.openvino_graph import (
-        rope_inverse_frequencies,  # after engine_fixtures' import of OpenVINO
+        rope_inverse_frequencies,  # after small_engines' import of OpenVINO
     )
 
     document = json.loads((checkpoint / "config.json").read_text())

@@ -11,9 +11,9 @@ from checkpoints.nvfp4 import open_checkpoint
 from reference.numpy_llama import ReferenceLlama, load_checkpoint
 from reference.streamed import StreamedLlama
 
-from tests.support.engine_fixtures import OPENVINO as ov
-from tests.support.engine_fixtures import build_engine, write_tokenizer
 from tests.support.recorded_models import CONFIGS, KEPT_LOGITS, PROMPT, RECORDED, write_model
+from tests.support.small_engines import OPENVINO as ov
+from tests.support.small_engines import build_engine, write_tokenizer
 
 LOGITS = json.loads(RECORDED.read_text())["logits"]
 TOLERANCE = 2e-5  # f32 in another order
@@ -22,7 +22,7 @@ TOLERANCE = 2e-5  # f32 in another order
 @pytest.mark.parametrize("name", CONFIGS)
 def test_reference_and_graph_compute_what_transformers_recorded(tmp_path: Path, name: str) -> None:
     from engines.openvino_graph import (
-        build_graph,  # after engine_fixtures' import of OpenVINO
+        build_graph,  # after small_engines' import of OpenVINO
         with_alarm,
     )
 

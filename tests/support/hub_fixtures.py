@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from fetch_checkpoint import REPOS
 
-from tests.support.engine_fixtures import write_checkpoint
 from tests.support.hub_fetcher import COMMIT, Fetcher, in_shards
 from tests.support.hub_server import LocalHub, Repository, serving
 from tests.support.paths import DEMO_CHECKPOINT
+from tests.support.small_engines import write_checkpoint
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,10 @@ from engine_config import EngineConfig, Limits, ModelFacts
 from token_engine.interface import Guide, SamplingParams, UnsupportedParameter
 from token_engine.replay import ReplayEngine
 
-from tests.support.engine_answers import Floats
-from tests.support.engine_fixtures import Answer, collect, generate, request
+from tests.support.engine_answers import Answer, Floats, collect, generate
 from tests.support.runtime_streams import StreamSuite
 from tests.support.runtime_subject import Subject
+from tests.support.small_engines import request
 
 
 def load_replay(batch: int = 4, step_seconds: float = 0.0, length: int = 64) -> ReplayEngine:

@@ -14,15 +14,7 @@ import pytest
 from token_engine.interface import GenerationRequest, Guide, UnsupportedParameter
 from token_engine.openvino_runtime.engine import OpenVinoEngine
 
-from tests.support.engine_fixtures import (
-    Answer,
-    build_engine,
-    collect,
-    drain,
-    generate,
-    load_engine,
-)
-from tests.support.guide_fixtures import (
+from tests.support.byte_engine import (
     END,
     PROMPT,
     Detokenizer,
@@ -30,8 +22,10 @@ from tests.support.guide_fixtures import (
     guided,
     write_byte_engine,
 )
+from tests.support.engine_answers import Answer, collect, drain, generate
 from tests.support.paths import DEMO
 from tests.support.plain_json_schema import is_valid
+from tests.support.small_engines import build_engine, load_engine
 from tests.tensorrt_llm.guides.test_ebnf import ARITHMETIC, BRACKETS, is_balanced, is_sum
 from tests.tensorrt_llm.guides.test_json_schema import PERSON, SCHEMAS
 from tests.tensorrt_llm.guides.test_regex import PATTERNS

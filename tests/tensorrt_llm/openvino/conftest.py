@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from reference.numpy_llama import ReferenceLlama
 
-from tests.support.engine_fixtures import build_engine, load_reference, write_checkpoint
+from tests.support.small_engines import build_engine, load_reference, write_checkpoint
 
 
 @pytest.fixture(scope="session")

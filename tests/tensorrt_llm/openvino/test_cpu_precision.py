@@ -23,7 +23,8 @@ from token_engine.openvino_runtime.options import OpenVinoOptions
 from token_engine.openvino_runtime.precision import settle
 
 from tests.support.cpu_limits import AVX2, AVX512, OWN, SSE, limits, run_limited
-from tests.support.engine_fixtures import (
+from tests.support.paths import ROOT
+from tests.support.small_engines import (
     build_engine,
     load_engine,
     load_reference,
@@ -31,7 +32,6 @@ from tests.support.engine_fixtures import (
     sure_greedy,
     write_checkpoint,
 )
-from tests.support.paths import ROOT
 
 HASWELL = "fpu sse4_2 avx f16c fma avx2"
 SKYLAKE = f"{HASWELL} avx512f avx512dq avx512bw avx512vl"
@@ -47,7 +47,8 @@ NAMED = {  # precision and KV cache: how far a log-probability may be from the r
 GENERATE = f"""
 import json, sys
 from pathlib import Path
-from tests.support.engine_fixtures import OPENVINO, generate, load_engine, request
+from tests.support.engine_answers import generate
+from tests.support.small_engines import OPENVINO, load_engine, request
 told = []
 for precision, kv_cache in {list(NAMED)}:
     options = dict(precision=precision, kv_cache_precision=kv_cache)
@@ -182,7 +183,7 @@ from pathlib import Path
 from host.console import BuildError
 from compile_engine import find_step, parse_arguments
 from doctor import runtimes
-from tests.support.engine_fixtures import load_engine
+from tests.support.small_engines import load_engine
 from token_engine.interface import EngineLoadError
 said = [one.reason for one in runtimes() if one.runtime == "openvino" and not one.fits]
 try:
@@ -293,7 +294,8 @@ def test_the_8b_profile_fits_into_16_gb_on_every_cpu(level: int) -> None:
 WEIGH = """
 import json, sys
 from pathlib import Path
-from tests.support.engine_fixtures import generate, load_engine, request
+from tests.support.engine_answers import generate
+from tests.support.small_engines import load_engine, request
 from token_engine.openvino_runtime.memory import read_shape
 def held():
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()

@@ -13,22 +13,19 @@ from reference.numpy_llama import ReferenceLlama
 from token_engine.interface import Guide
 from token_engine.openvino_runtime.engine import OpenVinoEngine
 
-from tests.support.engine_fixtures import (
+from tests.support.engine_answers import Answer, collect, drain, generate
+from tests.support.golden import Truth
+from tests.support.runtime_suite import RuntimeSuite, Subject
+from tests.support.small_engines import (
     OPENVINO,
     SURE_MARGIN,
-    Answer,
     build_engine,
     changed_config,
-    collect,
-    drain,
-    generate,
     load_engine,
     random_prompt,
     request,
     sure_greedy,
 )
-from tests.support.golden import Truth
-from tests.support.runtime_suite import RuntimeSuite, Subject
 
 Floats = npt.NDArray[np.float64]
 VOCAB = 512

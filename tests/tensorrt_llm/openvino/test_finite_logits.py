@@ -33,9 +33,9 @@ from token_engine.interface import (
 )
 from token_engine.openvino_runtime.alarm import EqualLogitsWatch
 
-from tests.support.engine_fixtures import (
+from tests.support.engine_answers import generate
+from tests.support.small_engines import (
     build_engine,
-    generate,
     load_engine,
     load_reference,
     random_prompt,

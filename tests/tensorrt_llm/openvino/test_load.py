@@ -15,11 +15,11 @@ from token_engine.interface import EngineLoadError
 from token_engine.openvino_runtime import memory as openvino_memory
 from token_engine.openvino_runtime.engine import OpenVinoEngine
 
-from tests.support.engine_fixtures import (
+from tests.support.paths import BUILD, ROOM_2, ROOT
+from tests.support.small_engines import (
     changed_config,
     load_engine,
 )
-from tests.support.paths import BUILD, ROOM_2, ROOT
 
 
 def _truncate(name: str) -> Callable[[Path], None]:
@@ -109,7 +109,8 @@ sys.path[:0] = {[str(ROOM_2), str(ROOT), str(BUILD)]!r}
 forks = []
 os.register_at_fork(before=lambda: forks.append(1))
 from pathlib import Path
-from tests.support.engine_fixtures import generate, load_engine, request
+from tests.support.engine_answers import generate
+from tests.support.small_engines import load_engine, request
 engine = load_engine(Path({str(folder)!r}))
 generate(engine, request(1, (5, 6), 4))
 engine.shutdown()

@@ -12,9 +12,9 @@ from token_engine.openvino_runtime import engine as openvino_engine
 from token_engine.openvino_runtime import memory as mapped_files
 from token_engine.openvino_runtime.memory import release_mapped_file
 
-from tests.support.engine_fixtures import (
+from tests.support.engine_answers import generate
+from tests.support.small_engines import (
     build_engine,
-    generate,
     load_engine,
     random_prompt,
     request,

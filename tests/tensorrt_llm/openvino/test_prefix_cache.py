@@ -7,13 +7,8 @@ from pathlib import Path
 import pytest
 from reference.numpy_llama import ReferenceLlama
 
-from tests.support.engine_fixtures import (
-    drain,
-    generate,
-    load_engine,
-    random_prompt,
-    request,
-)
+from tests.support.engine_answers import drain, generate
+from tests.support.small_engines import load_engine, random_prompt, request
 
 PROMPT = random_prompt(200, seed=77)
 CHUNK = 48  # tokens of a step: not whole blocks of the KV cache

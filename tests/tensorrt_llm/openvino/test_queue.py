@@ -8,15 +8,8 @@ from random import Random
 
 from token_engine.openvino_runtime.engine import OpenVinoEngine
 
-from tests.support.engine_fixtures import (
-    Answer,
-    collect,
-    drain,
-    generate,
-    load_engine,
-    random_prompt,
-    request,
-)
+from tests.support.engine_answers import Answer, collect, drain, generate
+from tests.support.small_engines import load_engine, random_prompt, request
 
 PROMPT = random_prompt(20, seed=1)
 

@@ -16,14 +16,8 @@ from token_engine.openvino_runtime import engine as openvino_engine
 from token_engine.openvino_runtime.engine import OpenVinoEngine
 from token_engine.openvino_runtime.sampling import generation_config
 
-from tests.support.engine_fixtures import (
-    Floats,
-    generate,
-    load_engine,
-    random_prompt,
-    request,
-    sure_greedy,
-)
+from tests.support.engine_answers import Floats, generate
+from tests.support.small_engines import load_engine, random_prompt, request, sure_greedy
 
 VOCAB = 512
 PROMPT = random_prompt(20, seed=1)

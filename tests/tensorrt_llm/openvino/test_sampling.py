@@ -12,13 +12,8 @@ from reference.numpy_llama import ReferenceLlama
 from token_engine.interface import SamplingParams, TokenLogprob
 from token_engine.openvino_runtime.engine import OpenVinoEngine
 
-from tests.support.engine_fixtures import (
-    Floats,
-    generate,
-    load_engine,
-    random_prompt,
-    request,
-)
+from tests.support.engine_answers import Floats, generate
+from tests.support.small_engines import load_engine, random_prompt, request
 
 VOCAB = 512
 PROMPT = random_prompt(20, seed=1)

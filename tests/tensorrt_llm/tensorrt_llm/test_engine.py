@@ -24,8 +24,7 @@ from tests.fakes.libraries.rigs import subject_of
 from tests.fakes.tensorrt_llm.fake_executor import Behaviour
 from tests.fakes.tensorrt_llm.fake_results import RequestError
 from tests.fakes.tensorrt_llm.rig import LIMITS, TORCH, VERSIONS, Rig, Start, ask, greedy, prompt
-from tests.support.engine_answers import drain
-from tests.support.engine_fixtures import Answer, collect, generate
+from tests.support.engine_answers import Answer, collect, drain, generate
 from tests.support.library_suite import ReportedDeathSuite
 from tests.support.processes import eventually
 from tests.support.runtime_suite import RuntimeSuite, Subject

@@ -15,7 +15,7 @@ from tests.fakes.libraries.signatures import load_signatures
 from tests.fakes.tensorrt_llm import fake_package
 from tests.fakes.tensorrt_llm.fake_executor import Behaviour
 from tests.fakes.tensorrt_llm.rig import LIMITS, VERSIONS, ask, greedy, prompt, start, write_model
-from tests.support.engine_fixtures import generate
+from tests.support.engine_answers import generate
 
 pytestmark = pytest.mark.usefixtures("loads_undone")
 

@@ -22,7 +22,7 @@ from tests.fakes.tensorrt_llm.rig import (
     greedy,
     prompt,
 )
-from tests.support.engine_fixtures import Answer, generate
+from tests.support.engine_answers import Answer, generate
 
 
 def check_logprobs(ids: Sequence[int], answer: Answer, top: int) -> None:

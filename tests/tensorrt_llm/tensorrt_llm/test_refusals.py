@@ -14,7 +14,7 @@ from token_engine.tensorrt_llm_runtime.versions import CPP_SAMPLER, TORCH_SAMPLE
 from tests.fakes.tensorrt_llm import fake_package
 from tests.fakes.tensorrt_llm.fake_sampler import model_logits
 from tests.fakes.tensorrt_llm.rig import GREEDY, SAMPLED, TORCH, VOCAB, Start, ask, greedy, prompt
-from tests.support.engine_fixtures import generate
+from tests.support.engine_answers import generate
 
 NGRAM = {"decoding_type": "NGram"}
 BOTH = "no_topk_no_topp"

@@ -27,7 +27,7 @@ from tests.fakes.tensorrt_llm.rig import (
     greedy,
     prompt,
 )
-from tests.support.engine_fixtures import generate
+from tests.support.engine_answers import generate
 from tests.support.runtime_subject import distribution as plain_distribution
 
 

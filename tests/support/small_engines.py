@@ -17,11 +17,7 @@ from token_engine.interface import GenerationRequest, SamplingParams
 from token_engine.openvino_runtime.engine import OpenVinoEngine
 from token_engine.openvino_runtime.library import import_openvino
 
-from tests.support.engine_answers import Answer as Answer
-from tests.support.engine_answers import Floats as Floats
-from tests.support.engine_answers import collect as collect
-from tests.support.engine_answers import drain as drain
-from tests.support.engine_answers import generate as generate
+from tests.support.engine_answers import Floats
 
 # tokenizer.json's flags of an added token that matches wherever its text stands.
 TOKEN_FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}

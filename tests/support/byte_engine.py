@@ -10,14 +10,9 @@ import numpy as np
 from engines.token_table import _byte_of_character
 from token_engine.interface import GenerationRequest, Guide, SamplingParams
 
-from tests.support.engine_fixtures import (
-    TOKEN_FLAGS,
-    Answer,
-    build_engine,
-    request,
-    write_checkpoint,
-)
+from tests.support.engine_answers import Answer
 from tests.support.guide_matching import begins, compiled, matches
+from tests.support.small_engines import TOKEN_FLAGS, build_engine, request, write_checkpoint
 
 END = (1, 2)  # of the four special tokens
 # Beside the 256 bytes: tokens that cross the borders of rules and characters.

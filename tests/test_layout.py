@@ -53,7 +53,7 @@ def test_links_lead_somewhere(text: Path) -> None:
 
 @each_text
 def test_named_files_exist(text: Path) -> None:
-    """Relative to the text or the checkout; modules and packages may be named by their last parts."""
+    """Relative to the text or the checkout; Python files and packages by their last parts too."""
     words = [word.strip("\"',;:()") for line in code(text) for word in line.split()]
     assert [word for word in words if is_path(word) and not exists(word, text.parent)] == []
 

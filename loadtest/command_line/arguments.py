@@ -140,207 +140,138 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_requests(parser.add_argument_group("llama: requests"))
     _add_faults(parser.add_argument_group("llama: faults"))
     _add_results(parser.add_argument_group("llama: results"))
-    # Locust's own table rounds to milliseconds and knows one time a request; ours comes instead.
+    # Locust's own table rounds to milliseconds and knows one time per request: ours replaces it.
     parser.set_defaults(only_summary=True)
 
 
+def _add(group: Any, flag: str, metavar: str, help: str, **more: Any) -> None:
+    """An option that has a value; its default and type are those of `RunOptions`."""
+    field = more.get("dest", flag[2:].replace("-", "_"))
+    default = more.setdefault("default", getattr(RunOptions(), field))
+    more.setdefault("type", type(default))
+    group.add_argument(flag, metavar=metavar, help=help, **more)
+
+
 def _add_load(group: Any) -> None:
-    default = RunOptions()
-    group.add_argument(
-        "--rate",
-        type=GivenRate,
-        metavar="PER_S",
-        default=default.rate,
-        help="arrivals/s of all workers together",
-    )
-    group.add_argument(
+    _add(group, "--rate", "PER_S", "arrivals/s of all workers together", type=GivenRate)
+    _add(
+        group,
         "--arrivals",
-        metavar="PROCESS",
+        "PROCESS",
+        "poisson, constant, gamma, or trace, a recording's times (default: poisson; of --replay "
+        "alone, without --rate, trace)",
         default="",
-        help="poisson, constant, gamma, or trace, a recording's times (default: poisson; of "
-        "--replay alone, without --rate, trace)",
     )
-    group.add_argument(
-        "--burstiness",
-        type=float,
-        metavar="SHAPE",
-        default=default.burstiness,
-        help="gamma's shape: below 1 comes in bursts",
-    )
+    _add(group, "--burstiness", "SHAPE", "gamma's shape: below 1, arrivals come in bursts")
     group.add_argument(
         "--closed-loop",
         action="store_true",
         help="every user (-u) waits for its answer before it asks again; hides stalls",
     )
-    group.add_argument(
+    _add(
+        group,
         "--warmup",
-        dest="warmup_s",
-        metavar="SECONDS",
-        default="",
-        help=f"left out of every figure, a part of -t (default: a tenth of it, at most "
+        "SECONDS",
+        f"left out of every figure, a part of -t (default: a tenth of it, at most "
         f"{WARMUP_MOST_S:g}; of --replay alone none)",
+        dest="warmup_s",
+        default="",
     )
-    group.add_argument(
-        "--seed",
-        type=int,
-        metavar="N",
-        default=default.seed,
-        help="of arrivals, prompts and faults",
-    )
-    group.add_argument(
+    _add(group, "--seed", "N", "seed of arrivals, prompts and faults")
+    _add(
+        group,
         "--max-in-flight",
-        type=int,
-        metavar="N",
-        default=default.max_in_flight,
-        help="requests of one worker at once; arrivals beyond fail as ClientLimit",
+        "N",
+        "requests of one worker at once; arrivals beyond it fail as ClientLimit",
     )
     group.add_argument(
         "--stop-when-saturated",
         action="store_true",
-        help="end as soon as the SLOs cannot be held any more",
+        help="end as soon as the SLOs can no longer hold",
     )
     group.add_argument(
         "--find-max-rate",
         action="store_true",
-        help="search the highest rate that holds the SLOs, from --rate on; -t for each, longer "
-        "where its percentiles need more requests",
+        help="search the highest rate that holds the SLOs, starting from --rate; each rate takes "
+        "-t, or longer where its percentiles need more requests",
     )
 
 
 def _add_requests(group: Any) -> None:
-    default = RunOptions()
-    group.add_argument(
-        "--workload",
-        metavar="NAME",
-        default=default.workload,
-        help=f"{workload_names()}; several by weight, as chat=2,128/128=1",
-    )
-    group.add_argument("--model", metavar="NAME", default=default.model, help="the model to call")
-    group.add_argument(
+    _add(group, "--workload", "NAME", f"{workload_names()}; several by weight: chat=2,128/128=1")
+    _add(group, "--model", "NAME", "the model to call")
+    _add(
+        group,
         "--tokenizer",
-        metavar="FILE",
-        default=default.tokenizer,
-        help="tokenizer.json of the served checkpoint, for prompts of exact length (default: "
-        "the one of this checkout's model_repository)",
+        "FILE",
+        "tokenizer.json of the served checkpoint, for prompts of exact length (default: the one of "
+        "this checkout's model_repository)",
     )
-    group.add_argument(
+    _add(
+        group,
         "--distinct-prompts",
-        type=int,
-        metavar="N",
-        default=default.distinct_prompts,
-        help="prompts that the requests draw from; 0: each its own, texts then unchecked",
+        "N",
+        "prompts that the requests draw from; 0: each its own, and texts are not checked",
     )
-    group.add_argument(
-        "--max-input-tokens",
-        type=int,
-        metavar="N",
-        default=default.max_input_tokens,
-        help="cut longer prompts to this; 0: do not cut",
-    )
+    _add(group, "--max-input-tokens", "N", "cut longer prompts to this; 0: do not cut")
     group.add_argument(
         "--normal-lengths", action="store_true", help="IN/OUT are means of normal distributions"
     )
-    group.add_argument(
-        "--prefix-tokens",
-        type=int,
-        metavar="N",
-        default=default.prefix_tokens,
-        help="length of the prefix that shared-prefix has (default: 1024)",
-    )
-    group.add_argument(
-        "--turns", type=int, metavar="N", default=default.turns, help="requests of one chat"
-    )
-    group.add_argument(
-        "--think-time",
-        dest="think_s",
-        type=float,
-        metavar="SECONDS",
-        default=default.think_s,
-        help="mean pause between the turns of a chat",
-    )
-    group.add_argument(
-        "--sampling",
-        metavar="JSON",
-        default=default.sampling,
-        help='client options of every request, as {"temperature": 0.7}',
-    )
-    group.add_argument(
+    _add(group, "--prefix-tokens", "N", "length of shared-prefix's prefix (default: 1024)")
+    _add(group, "--turns", "N", "requests of one chat")
+    _add(group, "--think-time", "SECONDS", "mean pause between the turns of a chat", dest="think_s")
+    _add(group, "--sampling", "JSON", 'client options of every request: {"temperature": 0.7}')
+    _add(
+        group,
         "--replay",
-        metavar="FILE",
-        default=default.replay,
-        help="a recording, one JSON object a line, as "
-        '{"at": 0.5, "prompt": "Hello", "max_tokens": 16}',
+        "FILE",
+        'a recording, one JSON object a line: {"at": 0.5, "prompt": "Hello", "max_tokens": 16}',
     )
-    group.add_argument(
-        "--speed",
-        type=float,
-        metavar="FACTOR",
-        default=default.speed,
-        help="of the recording's times: 2 replays it twice as fast",
-    )
+    _add(group, "--speed", "FACTOR", "2 replays the recording twice as fast")
 
 
 def _add_faults(group: Any) -> None:
-    default = RunOptions()
-    group.add_argument(
+    _add(
+        group,
         "--faults",
-        metavar="SHARES",
-        default=default.faults,
-        help="shares of the arrivals: cancel_storm=0.1,slow_reader=0.05,over_long=0.02",
+        "SHARES",
+        "shares of the arrivals: cancel_storm=0.1,slow_reader=0.05,over_long=0.02",
     )
-    group.add_argument(
-        "--over-long-tokens",
-        type=int,
-        metavar="N",
-        default=default.over_long_tokens,
-        help="length of over_long's prompts",
-    )
-    group.add_argument(
+    _add(group, "--over-long-tokens", "N", "length of over_long's prompts")
+    _add(
+        group,
         "--stall",
-        metavar="AT:SECONDS",
-        default=default.stall,
-        help="stop the server by SIGSTOP at a second of the load, for so many seconds",
+        "AT:SECONDS",
+        "stop the server by SIGSTOP at a second of the load, for so many seconds",
     )
-    group.add_argument(
-        "--stall-pid",
-        type=int,
-        metavar="PID",
-        default=default.stall_pid,
-        help="the process that --stall stops, with its children",
-    )
+    _add(group, "--stall-pid", "PID", "the process that --stall stops, with its children")
 
 
 def _add_results(group: Any) -> None:
-    default = RunOptions()
-    group.add_argument(
+    _add(
+        group,
         "--slo",
+        "LIMITS",
+        f"as {DEFAULT_SLOS} (default: the workload's own, else that); of one workload "
+        "chat:ttft:p99<300ms; if one is broken, the exit code is 1",
         dest="slos",
-        metavar="LIMITS",
         default="",
-        help=f"as {DEFAULT_SLOS} (default: the workload's own, else that); of one workload "
-        "chat:ttft<300ms; a broken one ends with exit code 1",
     )
-    group.add_argument(
+    _add(
+        group,
         "--max-lag",
+        "SECONDS",
+        "how late (p99) the client of a valid run may be (default: 0.02, or 5 %% of the reported "
+        "tail where that is more)",
         dest="max_lag_s",
-        type=float,
-        metavar="SECONDS",
-        default=default.max_lag_s,
-        help="how late (p99) the client of a valid run may be (default: 0.02, or 5 %% of the "
-        "reported tail where that is more)",
     )
-    group.add_argument(
+    _add(
+        group,
         "--metrics-url",
-        metavar="URL",
-        default=default.metrics_url,
-        help="Triton's metrics (default: at the server's host, its gRPC port + 1 or HTTP port + 2)",
+        "URL",
+        "Triton's metrics (default: at the server's host, its gRPC port + 1 or HTTP port + 2)",
     )
-    group.add_argument(
-        "--output",
-        metavar="DIR",
-        default=default.output,
-        help="folder of the results (default: build/out/loadtest/DATE-TIME)",
-    )
+    _add(group, "--output", "DIR", "folder of the results (default: build/out/loadtest/DATE-TIME)")
     group.add_argument(
         "--no-records", dest="records", action="store_false", help="write no records.jsonl"
     )
@@ -348,5 +279,5 @@ def _add_results(group: Any) -> None:
         "--no-text-check",
         dest="text_check",
         action="store_false",
-        help="look at no text: neither compare with unloaded ones nor search for U+FFFD",
+        help="check no text: neither against the unloaded one nor for U+FFFD",
     )

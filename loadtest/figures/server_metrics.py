@@ -1,9 +1,9 @@
-"""Triton's metrics endpoint: its text, read into the counters and gauges that a load test needs.
+"""Reads Triton's metrics endpoint: the counters and gauges that a load test needs.
 
-The endpoint has what ModelStatistics (gRPC) and /v2/models/M/stats (HTTP) have, in whole
-microseconds, of all models in one answer, and the engine's own sums and gauges beside it. Their
-`response_stats`, which would tell when a decoupled model's first response came, stay empty for
-models of the Python backend (seen on 2.51): hence the engine's sums.
+One answer has what ModelStatistics (gRPC) and /v2/models/M/stats (HTTP) have for all models, in
+whole microseconds, and the engine's own sums and gauges. `response_stats`, which would say when a
+decoupled model's first response came, stays empty for models of the Python backend (seen on 2.51):
+hence the engine's sums.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ DURATIONS = {
     "infer": "compute_infer",
     "output": "compute_output",
 }
+MODEL_PARTS = tuple(DURATIONS)
 US = 1e-6
 
 
@@ -78,17 +79,7 @@ class ServerMetrics:
 
 def parse_metrics(text: str) -> ServerMetrics:
     """Read Prometheus' text format; raises ValueError if it holds none of Triton's counters."""
-    values: dict[tuple[str, str], float] = {}
-    engine: dict[str, str] = {}
-    for line in text.splitlines():
-        match = LINE.match(line)
-        if match is None:
-            continue
-        if match["name"] == ENGINE_INFO:
-            engine = dict(LABEL.findall(match["labels"] or ""))
-        model = MODEL.search(match["labels"] or "")
-        key = (match["name"], model[1] if model else "")
-        values[key] = values.get(key, 0.0) + float(match["value"])  # over versions
+    values, engine = _read(text)
 
     def value(name: str, model: str) -> float:
         return values.get((name, model), 0.0)
@@ -125,8 +116,17 @@ def parse_metrics(text: str) -> ServerMetrics:
     )
 
 
-NO_STEP = StepCounters()
-MODEL_PARTS = ("request", "queue", "input", "infer", "output")
+def _read(text: str) -> tuple[dict[tuple[str, str], float], dict[str, str]]:
+    """Values by (name, model), "" without one, summed over versions; the engine's labels."""
+    values: dict[tuple[str, str], float] = {}
+    engine: dict[str, str] = {}
+    for match in filter(None, map(LINE.match, text.splitlines())):
+        if match["name"] == ENGINE_INFO:
+            engine = dict(LABEL.findall(match["labels"] or ""))
+        model = MODEL.search(match["labels"] or "")
+        key = (match["name"], model[1] if model else "")
+        values[key] = values.get(key, 0.0) + float(match["value"])
+    return values, engine
 
 
 def server_models(first: ServerMetrics, last: ServerMetrics) -> list[dict[str, Any]]:
@@ -141,9 +141,9 @@ def server_models(first: ServerMetrics, last: ServerMetrics) -> list[dict[str, A
     request: the engine's queue and prefill are in the split of the TTFT, not here. Postprocessing
     counts one request per response.
     """
-    told = []
+    models = []
     for model in sorted(last.steps, key=_place):
-        before, after = first.steps.get(model, NO_STEP), last.steps[model]
+        before, after = first.steps.get(model, StepCounters()), last.steps[model]
         requests = after.requests - before.requests
         if requests < 0:
             return []
@@ -153,10 +153,10 @@ def server_models(first: ServerMetrics, last: ServerMetrics) -> list[dict[str, A
                 for part in MODEL_PARTS
             }
             executions = int(after.executions - before.executions)
-            told.append(
+            models.append(
                 {"model": model, "requests": int(requests), "executions": executions, **means}
             )
-    return told
+    return models
 
 
 def _place(model: str) -> tuple[int, str]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from demo import evaluate
-from demo import make as make_demo_checkpoint
+from demo import evaluate, make
 
 pytest_plugins = ("tests.support.quantize_fixtures",)
 
@@ -18,12 +17,12 @@ def test_the_whole_recipe_in_small(
     monkeypatch.setattr(evaluate, "MAX_SHORT_TOKENS", 10)
     monkeypatch.setattr(evaluate, "PERPLEXITY_ROWS", 2)
     output, work = tmp_path / "demo", tmp_path / "work"
-    make_demo_checkpoint.make(output, work, "cpu", steps=2, per_kind=1)
+    make.make(output, work, "cpu", steps=2, per_kind=1)
     first = capsys.readouterr().out
     assert "train: step 4/4" in first
     assert "evaluate: NVFP4 W4A4" in first
-    monkeypatch.setattr(make_demo_checkpoint, "_evaluate", lambda *_: None)
-    make_demo_checkpoint.make(output, work, "cpu", steps=2, per_kind=1)
+    monkeypatch.setattr(make, "_evaluate", lambda *_: None)
+    make.make(output, work, "cpu", steps=2, per_kind=1)
     again = capsys.readouterr().out
     assert "tokenizer: training" not in again
     assert "train: 4 steps" not in again

@@ -18,14 +18,14 @@ pytest_plugins = ("tests.support.quantize_fixtures",)
 # Preludes: die after the fifth text, or after the export.
 AT_TEXT_5 = """
 import os, signal
-from quantization import modelopt as calibration_state
-calibration_state.SAVE_INTERVAL_S = 0.0
-save = calibration_state.CalibrationState.save
+from quantization import modelopt
+modelopt.SAVE_INTERVAL_S = 0.0
+save = modelopt.CalibrationState.save
 def save_and_die(self, model, done, last):
     save(self, model, done, last)
     if done == 5:
         {death}
-calibration_state.CalibrationState.save = save_and_die
+modelopt.CalibrationState.save = save_and_die
 """
 AFTER_EXPORT = """
 import os, signal

@@ -8,6 +8,8 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import subprocess
+import sys
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -25,7 +27,8 @@ from tests.fuzzing.changes import CHANGES
 from tests.fuzzing.drafts import INPUTS
 from tests.fuzzing.lane import DEADLINE_S, Outcome
 from tests.fuzzing.oracle import faults
-from tests.fuzzing.run import Run
+from tests.fuzzing.run import Run, repeat_command
+from tests.support.paths import ROOT
 from tests.support.processes import eventually, is_alive, regions, server_memory_mib, triton_of
 
 SEED = int(os.environ.get("FUZZ_SEED", "1"))
@@ -71,7 +74,7 @@ def fuzz(
     run = Run(server.ports, SEED, leaving=leaving)
     run.ask(iter(range(cases)))
     grown = server_memory_mib(server) - before
-    print(f"{run.table()}\nmemory: {before:.0f} MB before, {grown:+.0f} MB")
+    print(f"{run.table()}\nmemory: {before:.0f} MiB before, {grown:+.0f} MiB")
     assert not run.faults, "\n".join(run.faults)
     assert grown < growth
     return run
@@ -153,3 +156,13 @@ def test_the_oracle_sees(fault: str) -> None:
     )
     assert not faults(case, FINE)
     assert any(fault in found for found in faults(case, WRONG[fault]))
+
+
+def test_the_command_that_repeats_a_case_starts() -> None:
+    command = repeat_command(make_case(SEED, 17), leaving=True).split()
+    assert command[0] == ".venv/bin/python"
+    done = subprocess.run(
+        [sys.executable, *command[1:], "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(option in done.stdout for option in ("--seed", "--index", "--leaving"))

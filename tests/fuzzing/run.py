@@ -70,8 +70,7 @@ class Run:
             self.malformed += bool(case.what)
             if outcome.code != "OK":
                 self.refusal_seconds.append(outcome.seconds)
-            again = f".venv/bin/python -m tests.fuzzing --seed {case.seed}"
-            again += f" --index {case.index}" + " --leaving" * self._leaving
+            again = repeat_command(case, self._leaving)
             self.faults += [f"{case}: {fault}\n    again: {again}" for fault in found]
 
     def _check_canaries(self, when: str) -> None:
@@ -101,3 +100,9 @@ class Run:
             p99, most = (f"{1000 * second:.0f} ms" for second in (slowest[0], slowest[-1]))
             lines.append(f"refusals: p99 {p99}, slowest {most}")
         return "\n".join(lines)
+
+
+def repeat_command(case: Case, leaving: bool) -> str:
+    """The command that sends a case again, to a server of its own."""
+    command = f".venv/bin/python -m tests.fuzzing --seed {case.seed} --index {case.index}"
+    return command + " --leaving" * leaving

@@ -51,7 +51,7 @@ def paced_client(paced_server: ServerProcess) -> Iterator[Client]:
 
 
 def leave(chunks: Stream) -> None:
-    """What leaving the loop over them does."""
+    """Leave a stream as a broken loop does."""
     chunks.close()
 
 
@@ -105,7 +105,7 @@ def test_a_stop_request_ends_the_stream_of_that_id(paced_server: ServerProcess) 
 
 
 def test_a_clients_id_is_only_a_name(paced_server: ServerProcess) -> None:
-    """Ids of any form; the rooms' own keys are nothing that one can hit by accident."""
+    """Ids of any form; no client can hit the server's keys by accident."""
     ones = {name: np.ones((1, 1), np.int32) for name in ("input_ids", "input_lengths")}
     long = {
         **ones,
@@ -196,7 +196,7 @@ def test_a_client_of_room_2_that_leaves_before_any_response(paced_server: Server
 def test_a_call_of_our_client_that_is_too_late_frees_its_slot(
     paced_server: ServerProcess, paced_client: Client, streamed: bool
 ) -> None:
-    """Also where no response tells Triton's next step of it: unstreamed, or in the queue."""
+    """Also where no response informs Triton's next step: unstreamed, or in the queue."""
 
     def late(_: int) -> str:
         with pytest.raises(LlamaError) as caught:

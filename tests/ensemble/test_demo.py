@@ -1,4 +1,4 @@
-"""The demo checkpoint through the real server: the golden tokens, whoever else is being served."""
+"""The demo checkpoint through the real server: the golden tokens, whatever else it serves."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Every input on every entry of the real server: a right value is taken, a wrong one is refused.
 
-Which of them a runtime refuses is asked of its line in the registry, as the contract's table does.
+The runtime's line in the registry says which it refuses, as in the contract's table.
 """
 
 from __future__ import annotations

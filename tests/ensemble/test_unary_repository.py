@@ -240,7 +240,7 @@ SEVERAL: list[tuple[Arrays, str]] = [
 def test_several_responses_are_refused(
     unary_server: ServerProcess, more: Arrays, sentence: str
 ) -> None:
-    """By name and at once, with INVALID_ARG, through every entry; nothing waits for ever."""
+    """Each is refused by name and at once, with INVALID_ARG, through every entry."""
     request = {"text_input": text("Hello"), "max_tokens": int32(4), **more}
     for protocol, status in zip(PROTOCOLS, ("StatusCode.INVALID_ARGUMENT", "400"), strict=True):
         with pytest.raises(InferenceServerException) as caught:
@@ -334,7 +334,7 @@ def test_our_async_client(unary_server: ServerProcess) -> None:
 
 
 def test_our_commands(unary_server: ServerProcess) -> None:
-    """One response where nothing is said, a refusal that names the option where a stream is."""
+    """One response by default, and a refusal that names the option for a stream."""
     for url in (unary_server.ports.url("grpc"), f"http://{unary_server.ports.url('http')}"):
         done = command("generate", "--url", url, "--max-tokens", "4", "Hello there")
         assert (done.returncode, done.stdout) == (0, "Hello there\n")

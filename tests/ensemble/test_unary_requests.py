@@ -1,4 +1,4 @@
-"""What the unary model makes of the errors that come back to it."""
+"""How the unary model reads the errors that come back to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a template's expression makes of a user's words, its control tokens are the template's.
+"""Whatever a template does with a user's words, only the template writes control tokens.
 
 Each expression is over `t`, the user's "<|user|>", with as many control tokens as the template
 itself writes in it; the text is that of transformers.

@@ -1,4 +1,4 @@
-"""Messages as clients really send them: nothing that says nothing to a model refuses a request, and
+"""Messages as clients really send them: fields that say nothing to a model refuse no request, and
 nothing that a model wrote before blocks a conversation."""
 
 from __future__ import annotations

@@ -291,7 +291,7 @@ def test_a_token_that_a_user_ends_or_begins_is_text(tmp_path: Path) -> None:
 
 
 def test_a_normalization_that_moves_a_control_token_makes_none(tmp_path: Path) -> None:
-    """A user's words spoil the template's token and become one, so that the count stays right."""
+    """A user's words break the template's token and form one, so that the count stays right."""
 
     def edit(document: Document) -> None:
         document["normalizer"] = {"type": "NFKC"}

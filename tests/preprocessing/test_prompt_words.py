@@ -1,4 +1,4 @@
-"""Room 1's words as token ids, and what it gives to callers that run the steps themselves."""
+"""Room 1's words as token ids, and its outputs for callers that run the steps themselves."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_bad_words_of_too_many_ids_are_refused_as_words(room: RequestPreparation
 
 
 def test_the_corridor_gets_only_words_that_there_are(room: RequestPreparation) -> None:
-    """It asks for no STOP_WORDS_IDS; an empty tensor would cost every request some time."""
+    """It wants no STOP_WORDS_IDS; an empty tensor would cost every request some time."""
     wanted = EVERYTHING - {"STOP_WORDS_IDS"}
     assert not {"BAD_WORDS_IDS", "EMBEDDING_BIAS"} & set(prepare(room, wanted))
     assert "BAD_WORDS_IDS" in prepare(room, wanted, BAD_WORDS_DICT=texts("cat"))

@@ -106,7 +106,7 @@ def test_a_change_of_letters_never_makes_words_the_templates(
 
 
 def test_every_method_that_makes_text_is_one_of_ours() -> None:
-    """So that a method of a newer Python does not lose the origin in silence."""
+    """So that a method of a newer Python does not silently lose the origin."""
     for name in dir(str):
         if not name.startswith(("__", "is")) and name not in OTHERS:
             assert name in vars(Words), name

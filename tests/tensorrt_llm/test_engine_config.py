@@ -1,4 +1,4 @@
-"""`engine.json` as somebody wrote it: what is wrong is said in one sentence, none is let in."""
+"""A faulty `engine.json` is refused in one sentence."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def test_open_streams_end_and_service_returns(
         for chunks in streams:
             with pytest.raises(LlamaError, match=words):
                 list(chunks)
-        eventually(lambda: answers(client), "the engine is started anew and answers")
+        eventually(lambda: answers(client), "the engine restarts and answers")
     assert not is_alive(engine)
 
 

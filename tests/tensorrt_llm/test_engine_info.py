@@ -1,4 +1,4 @@
-"""The metric that says what is served, over metrics of our own that know who holds them."""
+"""The metric that shows what is served, on fake metrics that know who holds them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ CHOICE = {"precision": "bf16", "precision_reason": "the CPU has AMX"}
 
 
 class Metric:
-    """Alive until nobody holds it, which is when Triton's removes itself."""
+    """Alive until nobody holds it; then Triton's removes itself."""
 
     def __init__(self, labels: dict[str, str], alive: weakref.WeakSet[Metric]) -> None:
         self.labels, self.value = labels, 0.0
         alive.add(self)
 
     def set(self, value: float) -> None:
-        """As Triton's."""
+        """Like Triton's."""
         self.value = value
 
 
@@ -54,7 +54,7 @@ def test_one_metric_shows_what_the_engine_settled() -> None:
     assert told(alive) == [({**fixed, **CHOICE}, 1)]
     assert list(alive) == [first]  # nothing has changed: the same one
     del first
-    facts["precision"] = "f32"  # as an engine that was started anew
+    facts["precision"] = "f32"  # as if the engine had restarted
     info.refresh()
     assert told(alive) == [({**fixed, **CHOICE, "precision": "f32"}, 1)]
     info.withdraw()

@@ -113,7 +113,7 @@ def test_wrong_values_are_refused_by_name(
 
 
 def test_a_size_is_refused_before_the_values_are_read(config: EngineConfig) -> None:
-    """Lists of many million values would hold up every stream while they become Python objects."""
+    """Lists of many million values would block every stream while they become Python objects."""
     huge = np.broadcast_to(np.int32(5), (1, 2**40))
     with pytest.raises(InvalidRequest, match="the prompt of 1099511627776 tokens and max_tokens"):
         read(config, input_ids=huge)

@@ -108,7 +108,7 @@ def test_closing_fails_what_is_open(engine: Path) -> None:
 
 
 def test_when_one_sequence_fails_the_request_ends_with_one_error(engine: Path) -> None:
-    """And what else it has in the engine is freed."""
+    """Whatever else it has in the engine is freed."""
     room = GenerationRoom(engine, lambda line: None)
     room.open()
     reply = Recorder()

@@ -1,4 +1,4 @@
-"""The runtimes over a library with workers of its own, each in a real engine process."""
+"""The runtimes whose library has its own workers, each in a real engine process."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TestTensorRtLlm(ProcessSuite):
         self.test_workers_that_die_or_hang_are_replaced(opened, "broadcast_at_step")
 
     def test_a_seed_that_would_not_be_kept_is_refused(self, opened: Opened) -> None:
-        """Through room 2, which makes up none of its own."""
+        """Through room 2, which adds no message of its own."""
         self.version = "head"  # type: ignore[misc]
         room = opened()
         refused = ask(room, 20, temperature=np.float32(0.9), seed=np.uint64(7))
@@ -94,7 +94,7 @@ class TestSglang(ProcessSuite):
         )
 
     def test_min_p_does_not_end_the_engine(self, opened: Opened) -> None:
-        """SGLang asserts that no request has a seed where one has a min_p, and dies of it."""
+        """SGLang asserts that no request has a seed where one has a min_p, and dies otherwise."""
         room = opened()
         other = ask(room, 40)
         sampled = {"temperature": np.float32(1), "min_p": np.float32(0.1)}

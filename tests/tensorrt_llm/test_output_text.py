@@ -43,7 +43,7 @@ def plain_bytes(ids: list[int]) -> bytes:
 
 
 def first_stop(data: bytes, stops: list[str]) -> tuple[int, int] | None:
-    """(end, begin) of the stop string that is complete first; of those the earliest begin."""
+    """(end, begin) of the stop string that is complete first; of several, the earliest."""
     hits = [
         (end, end - len(stop.encode()))
         for end in range(1, len(data) + 1)
@@ -56,7 +56,7 @@ def first_stop(data: bytes, stops: list[str]) -> tuple[int, int] | None:
 def generate(
     table: Path, ids: list[int], chunks: list[int], takes: list[bool], stops: list[str]
 ) -> tuple[list[str], bool]:
-    """Feed `ids` in chunks, take a span where `takes` says; returns the texts and if it stopped."""
+    """Feed `ids` in chunks, take a span where `takes` says; returns (texts, stopped)."""
     text, decoder = (
         OutputText(TokenBytes(table), [stop.encode() for stop in stops]),
         TokenText(table),

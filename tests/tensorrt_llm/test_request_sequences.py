@@ -1,4 +1,4 @@
-"""A request's sequences by themselves: what they ask of an engine, and when and why they end."""
+"""A request's sequences alone: what they ask of an engine, and when and why they end."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def table(tmp_path: Path) -> TokenBytes:
 
 
 def sequence(table: TokenBytes, **given: object) -> Sequence:
-    """One that streams, of a request with `given` inputs."""
+    """A streaming sequence of a request with `given` inputs."""
     arrays = {
         "input_ids": np.array([[A]], np.int32),
         "request_output_len": np.array([[20]], np.int32),

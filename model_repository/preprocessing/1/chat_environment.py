@@ -1,8 +1,8 @@
 """Jinja as transformers sets it up for chat templates, over words that remember who wrote them.
 
 Jinja itself makes text in four places: what a template writes, the operator `~`, filters and
-calls. This file follows each of them (user_words.py the methods of `str`). Text whose
-origin is lost counts as a user's.
+calls. This file follows each of them, and user_words.py the methods of `str`. Text whose origin is
+lost counts as a user's.
 """
 
 from __future__ import annotations

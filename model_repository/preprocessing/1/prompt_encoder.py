@@ -1,12 +1,12 @@
 """Text -> token ids, once for trusted text and once for a user's words.
 
-Two `tokenizers.Tokenizer` objects read the same tokenizer.json, because whether special tokens
-are recognised is a setting of the object, shared by all threads, and not of a call.
+Two `tokenizers.Tokenizer` objects read the same tokenizer.json, because the setting that
+recognises special tokens belongs to the object, which all threads share, and not to a call.
 
 Control tokens are the added tokens that tokenizer.json or the files beside it call special, those
-whose id ends a generation, and those that stand in the chat template, unless they are spelled as
-words are. They stay text where a user writes them. All other added tokens are words that training
-has added, and are recognised wherever they stand, as transformers does.
+whose id ends a generation, and those in the chat template that are not spelled like words. They
+stay text where a user writes them. All other added tokens are words that training has added, and
+are recognised everywhere, as in transformers.
 """
 
 from __future__ import annotations

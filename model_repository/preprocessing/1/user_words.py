@@ -2,9 +2,9 @@
 
 A chat template writes control tokens such as <|eot_id|> between the messages, and a message's
 words may spell the same. `Words` is a `str` with the words' real text, so that a template compares,
-searches, splits and trims them as it would any text; beside it stands a shadow of the same length,
-in which a stand-in takes the place of every character of a user. What a method of `str` makes of
-words has a shadow too. A control token found in the shadow is the template's own.
+searches, splits and trims them like any text. It also has a shadow of the same length, in which a
+stand-in replaces every character of a user. What a method of `str` makes of words has a shadow
+too. A control token found in the shadow is the template's own.
 
 Where the origin of a result cannot be followed, all of it counts as the user's: a control token of
 the template may then become text, but no word of a user becomes a control token.
@@ -202,10 +202,10 @@ def joined(separator: str, parts: Iterable[str]) -> str:
 def followed(function: Callable[..., str], *arguments: Any, syntax: str = "") -> Words:
     """What `function` makes of the arguments, their texts and then their shadows.
 
-    It must place the characters that it is given by number and not by what they are, but for those
-    in `syntax`: where a user wrote one of them into the first argument, all is the user's. So it is
-    where words were printed with escapes, as in a list. Otherwise words of chosen lengths could
-    move a user's text to the place that a control token of the template has in the shadow.
+    `function` must place characters by their number and not by what they are, except those in
+    `syntax`: if a user wrote one of them into the first argument, all of the result is the user's.
+    The same holds where words were printed with escapes, as in a list. Otherwise words of chosen
+    lengths could move a user's text to where the shadow has the template's control token.
     """
     text = function(*(_mapped(argument, text_of) for argument in arguments))
     form = arguments[0]

@@ -1,4 +1,4 @@
-"""One engine on every kind of CPU: what is computed in is settled at load, and told."""
+"""One engine on every kind of CPU: the precision is settled at load and shown."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_only_an_open_kv_cache_gives_way_to_the_memory() -> None:
 
 @pytest.mark.parametrize("isa", [OWN, AVX512, AVX2])
 def test_an_engine_runs_on_every_cpu(folder: Path, checkpoint: Path, isa: str) -> None:
-    """Whatever it names; held against the numpy reference, which scores what the engine chose."""
+    """For every choice, against the numpy reference, which scores the engine's tokens."""
     told, able = run_limited(isa, GENERATE, folder)
     assert (
         able == find_cpu_isa(environment={**os.environ, **limits(isa)}).has_bf16
@@ -277,7 +277,7 @@ def test_the_memory_check_uses_the_settled_precision(
 
 @pytest.mark.parametrize("level", [1, 2, 3, 4])
 def test_the_8b_profile_fits_into_16_gb_on_every_cpu(level: int) -> None:
-    """With 0.7 GB left to the system; and only where a KV cache in f32 would not, is it in f16."""
+    """With 0.7 GB left to the system; the KV cache is in f16 only where f32 would not fit."""
     shape = ModelShape.of(SHAPES["llama-3.1-8b"])
     blocks = load_profile("llama-3.1-8b-cpu").runtime_options["kv_cache_tokens"] // 32
     free = 16e9 - 0.7e9

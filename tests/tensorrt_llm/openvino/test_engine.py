@@ -1,4 +1,4 @@
-"""The OpenVINO runtime: the shared suite on the library itself, and what is its own."""
+"""The OpenVINO runtime: the shared suite on the library itself, and its own behaviour."""
 
 from __future__ import annotations
 

@@ -206,7 +206,7 @@ def older_engine(checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 def test_an_engine_of_an_earlier_build_is_served(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It knows NaN where log-probabilities are asked for, and where nothing is cut off."""
+    """It detects NaN where the request wants log-probabilities, and where nothing is cut off."""
     folder = older_engine(checkpoint, tmp_path / "engine", monkeypatch)
     engine = load_engine(with_nan(folder, checkpoint, *row_of(POISON)))
     known = ["greedy, log-probabilities", "drawn", "drawn, log-probabilities"]

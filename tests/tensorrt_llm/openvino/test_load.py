@@ -1,4 +1,4 @@
-"""What stops the OpenVINO runtime from loading is one sentence; and loading tells nobody."""
+"""Faults that keep the OpenVINO runtime from loading, one sentence each; loading sends nothing."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_kv_cache_larger_than_the_memory_is_refused(folder: Path) -> None:
 def test_the_containers_memory_limit_counts(
     tmp_path: Path, folder: str, limit: str, used: str, cache: str
 ) -> None:
-    """Both versions of cgroups; what caches files is not lost: a built engine would fill it."""
+    """With both versions of cgroups; file caches count as free: a built engine fills them."""
     meminfo, own = tmp_path / "meminfo", tmp_path / "own"
     meminfo.write_text("MemTotal: 900 kB\nMemAvailable:  500 kB\n")
     own.write_text(f"3:cpu:/else\n9:{folder}:/a/b\n")
@@ -102,7 +102,7 @@ def test_the_containers_memory_limit_counts(
 
 
 def test_no_telemetry_is_sent(folder: Path) -> None:
-    """In a process of its own: loading a model must neither fork nor load the sender."""
+    """In a separate process: loading a model must neither fork nor load the telemetry."""
     script = f"""
 import os, sys
 sys.path[:0] = {[str(ROOM_2), str(ROOT), str(BUILD)]!r}

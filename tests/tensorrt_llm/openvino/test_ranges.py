@@ -1,4 +1,4 @@
-"""What a request may ask of the OpenVINO runtime: all that is valid, nothing that it cannot do."""
+"""The OpenVINO runtime takes every valid request, and refuses what it cannot do."""
 
 from __future__ import annotations
 

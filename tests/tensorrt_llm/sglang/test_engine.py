@@ -1,7 +1,7 @@
-"""The SGLang runtime on a fake of the library: the shared suite, and what is SGLang's own.
+"""The SGLang runtime on a fake of the library: the shared suite, and SGLang's own behaviour.
 
 The fake is made of recorded signatures and behaves as the library's sources say
-(tests/library_fakes). What only hardware can show is not shown here.
+(tests/fakes/libraries). What only hardware can show is not shown here.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 
 
 class TestSglang(RuntimeSuite, LibrarySuite):
-    """Its library tells of no death: it ends the whole process."""
+    """Its library reports no death: it ends the whole process."""
 
     runtime = "sglang"
     library = "SGLang"
@@ -79,7 +79,7 @@ class TestSglang(RuntimeSuite, LibrarySuite):
 
     @pytest.mark.parametrize("backend", ["xgrammar", "llguidance", "outlines"])
     def test_any_json(self, started: Start, backend: str) -> None:
-        """Whatever makes the grammar: the library's own word for it is xgrammar's alone."""
+        """With every grammar backend, because only xgrammar knows the library's own word for it."""
         subject = subject_of("sglang", started(grammar_backend=backend), **SUBJECT)
         one = subject.request(prompt(5), 60, end_ids=subject.eos, guide=Guide("json"))
         (answer,) = subject.answer(one)
@@ -99,7 +99,7 @@ class TestSglang(RuntimeSuite, LibrarySuite):
 
 
 class TestWithoutDeterministicInference:
-    """Where min_p is honoured, and a seed is not."""
+    """Here min_p is honoured, and a seed is not."""
 
     @pytest.fixture
     def subject(self, started: Start) -> Subject:
@@ -123,7 +123,7 @@ class TestWithoutDeterministicInference:
         TestSglang().test_without_a_seed_no_two_requests_draw_alike(subject)
 
     def test_the_largest_bias_does_not_end_the_engine(self, subject: Subject) -> None:
-        """A larger one, divided by the temperature, is an infinity, and the distribution none."""
+        """A larger bias, divided by the temperature, is infinite, and the distribution invalid."""
         hot = replace(SAMPLED, temperature=0.001)
         one = subject.request(prompt(5), 3, sampling=hot, token_bias=((7, -1e30), (8, 1e30)))
         (answer,) = subject.answer(one)
@@ -237,7 +237,7 @@ def test_what_it_cannot_do_is_refused_by_name(
 
 
 def test_requests_that_fail_end_alone(started: Start) -> None:
-    """One by the engine's fault, one by its own, which the library sees only later."""
+    """One fails by the engine's fault, one by its own, which the library sees only later."""
     rig = started(behaviour=Behaviour(fail={7: 3}))
     bad = subject_of("sglang", rig).request((7, *prompt(4)), 9)
     rig.engine.submit(bad)
@@ -267,7 +267,7 @@ def test_logits_that_are_not_numbers_are_no_end_of_the_text(
 
 
 def test_figures_that_fail_once_come_again(started: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are the sign of life of a long prefill too, without which the engine would be lost."""
+    """They show life during a long prefill too, without which the engine would count as lost."""
     rig = started(behaviour=Behaviour(step_seconds=0.002))
     manager = rig.llm.tokenizer_manager
     get_loads, asked = manager.get_loads, []
@@ -410,7 +410,7 @@ def modelopt(**facts: Any) -> dict[str, Any]:
 def test_a_cache_whose_scales_would_be_applied_on_one_side_alone(
     tmp_path: Path, config: dict[str, Any], cache: str, fits: bool, dtype: str
 ) -> None:
-    """Its answers would be wrong, and nothing would say so."""
+    """Its answers would be silently wrong."""
     folder = write_model(tmp_path / "engine", **config)
     for value in (1.0, 0.25):
         write_scales(folder, value, dtype)

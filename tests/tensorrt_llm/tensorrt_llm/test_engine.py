@@ -1,7 +1,7 @@
-"""The TensorRT-LLM runtime on a fake of the library: the shared suites, and what is its own.
+"""The TensorRT-LLM runtime on a fake of the library: the shared suites, and its own behaviour.
 
 The fake is made of the recorded signatures of three versions and behaves as their sources say
-(tests/tensorrt_llm_fakes). What only hardware can show is not shown here.
+(tests/fakes/tensorrt_llm). What only hardware can show is not shown here.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def test_a_place_is_free_again_though_the_library_never_confirms_an_abort(
 @pytest.mark.parametrize("keeps_errors", [False, True])
 @pytest.mark.parametrize("after", [1, 3])
 def test_a_request_that_fails_ends_alone(started: Start, after: int, keeps_errors: bool) -> None:
-    """Never by its own fault: the library had accepted it."""
+    """It is never at fault, because the library had accepted it."""
     bad = (7, *prompt(4))
     behaviour = Behaviour(reject={7: after}, keeps_errors=keeps_errors)
     engine = started(behaviour=behaviour).engine
@@ -213,7 +213,7 @@ def test_a_request_that_fails_ends_alone(started: Start, after: int, keeps_error
 def test_a_failure_reported_to_all_requests_ends_the_engine(
     started: Start, behaviour: Behaviour
 ) -> None:
-    """It comes as an error of each request, and blaming them would leave a dead engine in place."""
+    """It arrives as each request's error, and blaming the requests would keep a dead engine."""
     engine = started(behaviour=behaviour).engine
     for key in range(3):
         engine.submit(ask(key, prompt(4, key), 100))
@@ -268,7 +268,7 @@ def test_a_guided_requests_later_failure_is_not_its_fault() -> None:
 def test_an_assertion_of_the_library_about_one_response_fails_that_request_alone(
     started: Start,
 ) -> None:
-    """It holds that there are as many log-probabilities as tokens (executor/result.py)."""
+    """The library asserts as many log-probabilities as tokens (executor/result.py)."""
     rig = started(behaviour=Behaviour(step_seconds=0.001, forget_logprob={7: 3}))
     odd = (7, *prompt(4))
     answers = generate(rig.engine, ask(1, odd, 500, logprobs=0), ask(2, prompt(4), 9))
@@ -342,7 +342,7 @@ def test_by_default_the_library_gets_no_priority(started: Start) -> None:
 def test_a_request_whose_response_cannot_be_read_is_aborted(
     started: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else the library goes on with it, for nobody."""
+    """Else the library would go on with it for nobody."""
 
     def unreadable(*_: object) -> None:
         raise IncompleteResponse("a response without log-probabilities")
@@ -368,7 +368,7 @@ def test_what_the_library_refuses_at_once_is_the_requests_fault(
 
 
 def test_a_refusal_by_its_workers_is_not(started: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It comes as a failure of a request that was accepted, as everything else of theirs does."""
+    """It arrives as the failure of an accepted request, like all errors of the workers."""
     rig = started()
     monkeypatch.setattr(tensorrt_llm_engine, "library_params", lambda *_: invalid(rig))
     answer = generate(rig.engine, ask(1, prompt(4), 9))[1]

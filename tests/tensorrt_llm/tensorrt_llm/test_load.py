@@ -1,4 +1,4 @@
-"""Loading a TensorRT-LLM engine: what each version of it is told, and in which environment."""
+"""Loading a TensorRT-LLM engine: the arguments that each version gets, and the environment."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("loads_undone")
 
 
 def arguments(folder: Path, version: str = "1_2", **settings: Any) -> dict[str, Any]:
-    """What the `LLM` was given, without what it was not."""
+    """The arguments that the `LLM` got."""
     rig = start(folder, version, **settings)
     rig.engine.shutdown()
     given: dict[str, Any] = rig.llm.given

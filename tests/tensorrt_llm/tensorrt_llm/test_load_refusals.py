@@ -1,4 +1,4 @@
-"""TensorRT-LLM engines that cannot be loaded: what is said of each, in one sentence."""
+"""TensorRT-LLM engines that cannot be loaded: one sentence for each."""
 
 from __future__ import annotations
 

@@ -170,7 +170,7 @@ def test_drafts_that_are_sampled_as_the_request_says(
     ("top_k", "fits"), [(1024, True), (1025, False), (128_255, False), (128_256, True)]
 )
 def test_top_k_above_the_samplers_limit_is_refused(top_k: int, fits: bool) -> None:
-    """The C++ sampler cuts it off at 1024 without a word; a whole vocabulary is no limit."""
+    """The C++ sampler silently cuts it to 1024; a whole vocabulary is no limit."""
     request = ask(1, prompt(4), 5, (), replace(SAMPLED, top_k=top_k))
     refuse_unsupported(request, TORCH_SAMPLER, "xgrammar", 128_256)
     if fits:

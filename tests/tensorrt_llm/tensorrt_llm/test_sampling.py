@@ -1,6 +1,6 @@
 """The TensorRT-LLM runtime's choice of tokens against plain definitions, on a fake of the library.
 
-The fake's samplers do, and leave undone, what their sources say: so a parameter that reaches the
+The fake's samplers do and omit what their sources say: so a parameter that reaches the
 wrong one, or reaches it unconverted, gives other tokens than the definitions here.
 """
 

@@ -1,7 +1,7 @@
-"""The vLLM runtime on a fake of the library: the shared suite, and what is vLLM's own.
+"""The vLLM runtime on a fake of the library: the shared suite, and vLLM's own behaviour.
 
 The fake is made of the recorded signatures of two versions and behaves as their sources say
-(tests/library_fakes). `make test-vllm` runs the same suite on vLLM itself.
+(tests/fakes/libraries). `make test-vllm` runs the same suite on vLLM itself.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def test_temperatures_at_the_edges_are_as_asked(started: Start) -> None:
 
 
 def test_tokens_that_come_together_are_one_delta(started: Start) -> None:
-    """The library joins what nobody has taken yet."""
+    """The library joins outputs that nobody has read yet."""
     rig = started()
     ask(rig, 1, 4, 30)
     ask(rig, 2, 4, 30, logprobs=1)
@@ -231,7 +231,7 @@ def test_what_the_library_refuses_later_is_the_requests_fault(started: Start) ->
 def test_the_cause_of_a_failed_request_is_named(
     started: Start, version: str, trouble: Exception, fault: str, said: str
 ) -> None:
-    """vLLM's own EngineGenerateError has no words; 0.33 raises GenerationError without it."""
+    """vLLM's EngineGenerateError has no message; 0.33 raises GenerationError without it."""
     rig = started(version, behaviour=Behaviour(trouble={7: trouble}))
     bad = subject_of("vllm", rig).request((7, *prompt(4)), 9)
     rig.engine.submit(bad)
@@ -274,7 +274,7 @@ def test_figures_that_are_missing_do_not_end_its_engine() -> None:
 def test_a_request_that_its_parameters_do_not_take_is_refused(
     started: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever is raised of it: nothing of one request may end the process."""
+    """Whatever it raises, one request may not end the process."""
 
     def odd(*_: object) -> None:
         raise TypeError("unsupported operand")
@@ -333,7 +333,7 @@ def test_the_fake_sees_what_would_fail_on_the_real_one(
 
 
 def expect_twenty_tokens(rig: Rig) -> None:
-    """None of them the tokenizer's end id's doing, which the model is made to choose."""
+    """The tokenizer's end id, which the model must choose here, ends none of them."""
     ask(rig, 1, 5, 20, token_bias=((2, 1000.0),))
     answer = drain(rig.engine)[1]
     assert (len(answer.tokens), answer.reason) == (20, "length")

@@ -69,7 +69,7 @@ def test_more_arguments_set_nothing_that_is_set_elsewhere(name: str) -> None:
 
 
 def test_every_option_is_an_argument_of_the_library(tmp_path: Path) -> None:
-    """Given something, each reaches EngineArgs under its own name."""
+    """Each option that is set reaches EngineArgs under its own name."""
     ours = {"model_directory", "structured_outputs_backend", "more_engine_args"}
     given: dict[str, Any] = {
         "tensor_parallel_size": 2,

@@ -1,10 +1,10 @@
 """Guides on their way into the OpenVINO pipeline.
 
 The library compiles a grammar inside the step that samples a request's first token, where a crash
-or an endless compile would take all requests along, and it keeps every grammar for ever. So a guide
-is proven first by `prover_process.py`, while other requests go on. The
-step itself compiles a guide that compiles quickly. A slow one is compiled on a thread before, and
-the step finds it done; meanwhile no other grammar may be compiled, for the library has one lock.
+or an endless compile would take all requests along, and it keeps every grammar for ever. So
+`prover_process.py` proves a guide first, while other requests go on. The step itself compiles a
+guide that compiles quickly. A slow one is compiled on a thread before, and the step finds it done;
+meanwhile no other grammar may be compiled, because the library has one lock.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class GuideQueue:
         return self._held_bytes > MOST_BYTES
 
     def ask(self, guide: Guide) -> Guide | GuideRefusal | None:
-        """The guide if the pipeline may have it now, None as long as that is open.
+        """The guide if the pipeline may have it now, None while that is undecided.
 
         Ask again before each `work`: a guide that nobody asks for is not begun.
         """
@@ -103,7 +103,7 @@ class GuideQueue:
         return None
 
     def work(self, first_token_is_due: bool, wait_seconds: float = 0.0) -> None:
-        """Go on with what is open, for at most about `wait_seconds`.
+        """Do the next piece of work, for at most about `wait_seconds`.
 
         `first_token_is_due` says that a request is in the pipeline whose grammar the pipeline has
         not met yet: it must not find the library's lock taken.
@@ -114,7 +114,7 @@ class GuideQueue:
             self._prover.begin(self._proving)
         if self._proving is not None:
             self._note_result(self._proving, 0.0 if self._slow else wait_seconds)
-        # After each slow one the others have a step to go into the pipeline.
+        # After each slow guide the others get a step to go into the pipeline.
         if self._slow and not self._is_open:
             if self._thread is not None or not first_token_is_due:
                 self._compile(self._slow[0], wait_seconds)

@@ -1,12 +1,12 @@
-"""In which precision an OpenVINO engine computes and keeps keys and values, settled at load.
+"""Settles at load in which precision an OpenVINO engine computes and keeps keys and values.
 
 An engine's files are the same for every CPU; what a CPU has decides how they are run. OpenVINO
 2026.4 computes in bf16 where the CPU does (AVX512-BF16, AMX) and in f32 elsewhere, whatever the
-hint says. A KV cache that its paged attention reads is of bf16 or u8 beside arithmetic in bf16, of
-f32, f16 or u8 beside f32; any other pair stops the load ("expect kvcache type f32, current: bf16").
+hint says. Its paged attention reads a KV cache of bf16 or u8 with arithmetic in bf16, and one of
+f32, f16 or u8 with f32; any other pair stops the load ("expect kvcache type f32, current: bf16").
 
-What an engine names is honoured where the CPU can. Where it cannot, the choice is never less exact
-than what was named: bf16 becomes f32 in the arithmetic and f16, of the same size, in the KV cache.
+An engine's choice is honoured where the CPU can. Where it cannot, the replacement is never less
+exact: bf16 becomes f32 in the arithmetic and f16, of the same size, in the KV cache.
 f32 in both is possible everywhere, so an exact engine stays exact.
 """
 

@@ -1,7 +1,7 @@
 """The installed TensorRT-LLM: the one place that imports it and knows what its versions differ in.
 
-Where a field came with a difference, its presence is looked at: releases have long rows of
-candidates (1.3.0rc1 to rc20), and a field came with one of them.
+Where a difference came with a field, the code looks for the field: a release has many candidates
+(1.3.0rc1 to rc20), and the field came with one of them.
 
     1.0        samplers: `enable_trtllm_sampler` chooses; without it every request is greedy
     1.0, 1.1   presence and frequency penalties count the prompt (no `prompt_ignore_length`)
@@ -9,13 +9,13 @@ candidates (1.3.0rc1 to rc20), and a field came with one of them.
     1.0        pipeline parallelism of an NVFP4 Llama needs TRTLLM_LLAMA_EAGER_FUSION_DISABLED=1
     1.1 - 1.3  samplers: `sampler_type` chooses, up to 1.3.0rc24; what "auto" is differs
     1.1, 1.2   TorchSampler: temperature, top_k and top_p; other parameters and seeds are ignored
-    1.2        kv_cache_config.dtype "nvfp4" is warned of, and not obeyed
+    1.2        kv_cache_config.dtype "nvfp4" brings a warning and no effect
     1.3        usage statistics are sent unless TRTLLM_NO_USAGE_STATS=1
     1.3 on     TorchSampler alone, from 1.3.0rc26 on, with everything but seeds: its kernel
                (FlashInfer 0.6.15) draws the whole batch by the first request's
     1.4        `cuda_graph_config` has a `mode`, and no default for a table without it
     1.4        drafts are always sampled as requests say: `allow_advanced_sampling` is without
-               effect, but `advanced_sampling_mode` drops top_k or top_p without a word, and all but
+               effect, but `advanced_sampling_mode` silently drops top_k or top_p, and all but
                its "fused" refuse min_p
 """
 

@@ -1,10 +1,10 @@
-"""Rules -> deterministic automata that call one another, or a sentence why that cannot be.
+"""Rules -> deterministic automata that call one another, or a sentence that says why not.
 
-Rules that do not recur are copied to where they are used, so within a rule any regular expression
-is allowed: subset construction makes it deterministic. A call of a rule that recurs stays a call,
-at the latest when it is copied into another rule once, and one character must tell what is next:
-whether to call and what, and whether a rule that could end goes on. Then a matcher follows one
-reading only, whatever the output is.
+Rules that do not recur are copied to where they are used, so a rule may hold any regular
+expression: subset construction makes it deterministic. A rule that recurs is copied into another
+rule once at most; then it is called, and one character must decide what comes next: whether to
+call and what, and whether a rule that could end goes on. So a matcher follows one reading only,
+whatever the output is.
 
 States from which the end cannot be reached are removed: a matcher never gets stuck.
 """

@@ -1,7 +1,7 @@
 """A regular expression, read into a grammar node.
 
-The dialect is what Python's `re` (with `re.ASCII`) and JavaScript have in common and a finite
-automaton can do: literals, `.`, classes, `\\d \\w \\s` and their complements, groups, `|`, the
+The dialect is what Python's `re` (with `re.ASCII`) and JavaScript share and a finite automaton can
+do: literals, `.`, classes, `\\d \\w \\s` and their complements, groups, `|`, the
 repetitions `* + ? {m} {m,} {m,n}` (a lazy one matches the same texts), `^` at the beginning and `$`
 at the end. Look-around, back references, `\\b`, flags and Unicode properties are refused.
 """

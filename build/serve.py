@@ -78,7 +78,7 @@ def _parse(arguments: list[str] | None) -> Options:
     parser.add_argument("--metrics-port", type=_port, default=8002, metavar="N")
     parser.add_argument(
         "--exit-timeout",
-        type=int,
+        type=_seconds,
         default=30,
         metavar="SECONDS",
         help="how long requests in flight may take to end (default %(default)s)",
@@ -112,14 +112,20 @@ def _port(text: str) -> int:
     return port
 
 
-def _positive_seconds(text: str) -> float:
+def _seconds(text: str) -> float:
     try:
         seconds = float(text)
     except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be seconds above 0, not {text!r}")
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be seconds, 0 or more, not {text!r}")
     return seconds
+
+
+def _positive_seconds(text: str) -> float:
+    if _seconds(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be seconds above 0, not {text!r}")
+    return float(text)
 
 
 def check_repository(repository: Path) -> None:

@@ -260,11 +260,18 @@ def test_somebody_elses_model_may_take_as_long_as_it_likes(tmp_path: Path, clock
     assert start.check(STUBS) == "none of its models made progress in 10 s"
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "soon"])
-def test_a_start_timeout_must_be_seconds_above_0(
-    text: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("option", ["--start-timeout", "--exit-timeout"])
+@pytest.mark.parametrize("text", ["-1", "nan", "inf", "soon"])
+def test_a_timeout_must_be_seconds(
+    option: str, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        serve.main([f"--start-timeout={text}"])
+        serve.main([f"{option}={text}"])
     assert ended.value.code == 2
-    assert f"must be seconds above 0, not {text!r}" in capsys.readouterr().err
+    assert f"{option}: must be seconds, 0 or more, not {text!r}" in capsys.readouterr().err
+
+
+def test_a_start_timeout_must_be_above_0(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        serve.main(["--start-timeout=0"])
+    assert "--start-timeout: must be seconds above 0, not '0'" in capsys.readouterr().err

@@ -19,7 +19,7 @@ SETUP = $(PYTHON) build/setup_environment.py --venv $(VENV) --extras
 .PHONY: help demo serve engine repository verify doctor install test coverage check lock table benchmark benchmark-client loadtest test-loadtest train-demo fuzz test-quantize test-vllm test-gpu clean clean-venv
 
 help:  ## print this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 demo: install  ## one question answered by the real server out of the NVFP4 demo checkpoint (ONCE=1: then stop)
 	@$(PY) build/run_demo.py $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(PORTS) $(if $(ONCE),--once)

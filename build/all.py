@@ -53,7 +53,7 @@ class Step:
         command = [sys.executable, str(BUILD / self.script), *self.arguments]
         code = subprocess.call(command)
         if code:
-            again = shlex.join([Path(sys.executable).name, *sys.argv])
+            again = shlex.join([sys.executable, *sys.argv])
             print(f"stopped at step '{self.name}'; continue with: {again}", file=sys.stderr)
             raise SystemExit(code if code > 0 else 128 - code)
 

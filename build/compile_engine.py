@@ -156,7 +156,7 @@ def _copy_small_files(checkpoint: Path, folder: Path, llama: LlamaConfig) -> Non
         if (checkpoint / name).is_dir():
             shutil.copytree(checkpoint / name, folder / name)
     ids = {"bos_token_id": llama.bos_token_id, "eos_token_id": list(llama.eos_token_ids)}
-    _write_json(folder / "generation_config.json", ids)  # the server uses nothing else of it
+    _write_json(folder / "generation_config.json", ids)  # all that the server reads there
     _write_json(folder / "config.json", plain_config(checkpoint, llama))
 
 

@@ -133,7 +133,7 @@ def _remedy(missing: str, found: set[str]) -> str:
 
 
 def gpu_faults(config: LlamaConfig, tensors: dict[str, StoredTensor]) -> list[str]:
-    """What the GPU runtimes cannot load, one sentence each; Model Optimizer exports none of it.
+    """What the GPU runtimes cannot load, one sentence each. Model Optimizer never exports these.
 
     Weights that one matrix multiplication reads need one scale: TensorRT-LLM asserts that after
     loading everything, and vLLM takes the largest for all, which makes another model.

@@ -1,4 +1,4 @@
-"""Whether a machine is what a profile and a runtime need; checked before anything expensive."""
+"""Checks that a machine has what a profile and a runtime need, before anything expensive."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class CompileStep(Generic[Options]):
     """One runtime's way from a checkpoint to an engine; each step must have a `plan`."""
 
     options_type: ClassVar[type]  # the dataclass that `Options` stands for
-    flags: ClassVar[tuple[str, ...]] = ()  # fields of it that the command line can set
+    flags: ClassVar[tuple[str, ...]] = ()  # its fields that the command line can set
     reads_weights: ClassVar[bool] = True  # false: it needs the tokenizer alone
     needs_gpu_scales: ClassVar[bool] = False  # of activations and KV cache, one for fused weights
 

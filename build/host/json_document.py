@@ -100,7 +100,7 @@ class Values:
         """A list of strings; null stands for an empty one. Raises `BuildError`."""
         value = self._value(key, [])
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise self.wrong(key, "a list of texts")
+            raise self.wrong(key, "a list of strings")
         return value
 
     def part(self, key: str) -> Values:

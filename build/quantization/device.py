@@ -1,6 +1,6 @@
-"""Where torch computes, and whether its memory is enough: a quantization's peak from the model's
-shape.
+"""Chooses torch's device and checks its memory against a quantization's peak.
 
+The peak follows from the model's shape.
 Measured on a CPU with 1.2 billion parameters: 4.0 GB resident during the export, 2.5 GB of them the
 mapped source. Without gradients nothing else is as large as the model.
 """

@@ -102,7 +102,7 @@ def _run_once(
 
 
 class Server:
-    """One tritonserver, from its start until nothing of it is left."""
+    """One tritonserver, from its start until all its processes have ended."""
 
     def __init__(
         self, triton: TritonInstallation, settings: Settings, folder: Path, name: str
@@ -128,7 +128,7 @@ class Server:
         self._log = LogPassing(self.process)
 
     def attend(self) -> None:
-        """Return when the server has ended and nothing of it is left."""
+        """Return when the server and all its processes have ended."""
         try:
             write_note(self._folder, self.process.pid)
             while self.process.poll() is None:

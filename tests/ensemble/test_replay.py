@@ -144,8 +144,11 @@ def test_messages_that_fill_the_context_are_refused(replay_server: ServerProcess
 
 REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"text_input": "", "max_tokens": 1}, "text_input is empty"),
-    ({"max_tokens": 1}, "neither of text_input and messages is given"),
-    ({"text_input": "a", "messages": "[]", "max_tokens": 1}, "both of text_input and messages"),
+    ({"max_tokens": 1}, "neither text_input nor messages is given; exactly one must be"),
+    (
+        {"text_input": "a", "messages": "[]", "max_tokens": 1},
+        "both text_input and messages are given; exactly one",
+    ),
     ({"text_input": "a"}, "max_tokens is missing, it is required with text_input"),
     ({"text_input": "a", "max_tokens": 0}, "max_tokens is 0 and must be at least 1"),
     ({"text_input": "a", "max_tokens": -5}, "max_tokens is -5"),
@@ -211,7 +214,7 @@ def test_bytes_that_are_not_utf8_are_refused(replay_server: ServerProcess) -> No
 
 ONE = np.ones((1, 1), np.int32)
 STEP_REFUSALS: list[tuple[str, dict[str, Any], str]] = [
-    ("preprocessing", {"REQUEST_OUTPUT_LEN": ONE}, "neither of text_input and messages"),
+    ("preprocessing", {"REQUEST_OUTPUT_LEN": ONE}, "neither text_input nor messages"),
     ("tensorrt_llm", {"input_ids": ONE}, "request_output_len is missing"),
     ("tensorrt_llm", {"request_output_len": ONE}, "input_ids is missing"),
     (

@@ -113,7 +113,7 @@ def json_scalar(value: Any) -> Any:
 
 
 def as_protobuf(draft: Draft) -> Any:
-    """The KServe message; what protobuf's Python refuses to hold is left out of it."""
+    """The KServe message, without values that protobuf refuses to hold."""
     request = service_pb2.ModelInferRequest(
         model_name=draft.target, model_version=draft.version, id=draft.id
     )

@@ -62,11 +62,11 @@ MESSAGES: list[tuple[Any, str]] = [
         [{**USER, "contents": "y"}],
         "messages[0] has the key 'contents' and must have only role",
     ),
-    ([{**USER, "name": 1}], "messages[0].name is 1 and must be a text"),
-    ([{**USER, "tool_call_id": {}}], "messages[0].tool_call_id is {} and must be a text"),
-    ([{"role": "user"}], "messages[0].content is None and must be a text or"),
-    ([{"role": "user", "content": {}}], "messages[0].content is {} and must be a text"),
-    ([{"role": "tool", "content": 1}], "messages[0].content is 1 and must be a text"),
+    ([{**USER, "name": 1}], "messages[0].name is 1 and must be a string"),
+    ([{**USER, "tool_call_id": {}}], "messages[0].tool_call_id is {} and must be a string"),
+    ([{"role": "user"}], "messages[0].content is None and must be a string or"),
+    ([{"role": "user", "content": {}}], "messages[0].content is {} and must be a string"),
+    ([{"role": "tool", "content": 1}], "messages[0].content is 1 and must be a string"),
     ([{"role": "user", "content": [1]}], "messages[0].content[0] is 1 and must be an object"),
     (
         [{**USER, "prefix": True}],
@@ -76,7 +76,7 @@ MESSAGES: list[tuple[Any, str]] = [
         [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
         "messages[0].content[0].type is 'image_url' and must be 'text'",
     ),
-    ([{"role": "user", "content": [{"type": "text"}]}], "content[0].text is None and must be a t"),
+    ([{"role": "user", "content": [{"type": "text"}]}], "content[0].text is None and must be a s"),
     (
         [{"role": "user", "content": [{"type": "text", "text": "", "x": 1}]}],
         "messages[0].content[0] has the key 'x' and must have only type, text",
@@ -113,7 +113,7 @@ TOOLS: list[tuple[Any, str]] = [
     ([{"function": {"name": "f"}}], "tools[0].type is None and must be 'function'"),
     ([{"type": "web_search"}], "tools[0].type is 'web_search' and must be 'function'"),
     ([{"type": "function"}], "tools[0].function is None and must be an object"),
-    ([{"type": "function", "function": {}}], "tools[0].function.name is None and must be a text"),
+    ([{"type": "function", "function": {}}], "tools[0].function.name is None and must be a string"),
     ([{"type": "function", "function": {"name": ""}}], "function.name is empty and must be a name"),
     (
         [{"type": "function", "function": {"name": "f", "desciption": "x"}}],
@@ -121,7 +121,7 @@ TOOLS: list[tuple[Any, str]] = [
     ),
     (
         [{"type": "function", "function": {"name": "f", "description": 1}}],
-        "tools[0].function.description is 1 and must be a text",
+        "tools[0].function.description is 1 and must be a string",
     ),
     (
         [{"type": "function", "function": {"name": "f", "parameters": []}}],

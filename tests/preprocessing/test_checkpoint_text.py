@@ -120,7 +120,7 @@ def test_special_tokens_are_read_in_every_spelling(token: Any, where: str, tmp_p
         ({"template": "{{ 1 | nothing }}"}, "No filter named 'nothing'.*remove it to serve raw"),
         ({"template": "{% include 'tools.jinja' %}"}, "'default' needs another file"),
         ({"template": 7}, "chat_template is 7, must be a template"),
-        ({"eos_token": 7}, "eos_token is 7, must be a text or an object with content"),
+        ({"eos_token": 7}, "eos_token is 7, must be a string or an object with content"),
         ({"additional_special_tokens": 7}, "additional_special_tokens is 7, must be a list"),
     ],
 )

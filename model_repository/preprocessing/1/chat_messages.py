@@ -261,7 +261,7 @@ def _content(message: dict[str, Any], role: str, where: str) -> Any:
     if isinstance(content, dict) and role in TOOL_ROLES:
         return content
     raise InvalidMessages(
-        f"{where} is {short(content)} and must be a text or a list of text parts, "
+        f"{where} is {short(content)} and must be a string or a list of text parts, "
         "null from an assistant or a tool and an object as a tool's result"
     )
 
@@ -360,7 +360,7 @@ def _name(value: object, where: str) -> None:
 
 def _text(value: object, where: str) -> str:
     if not isinstance(value, str):
-        raise InvalidMessages(f"{where} is {short(value)} and must be a text")
+        raise InvalidMessages(f"{where} is {short(value)} and must be a string")
     return value
 
 

@@ -57,7 +57,7 @@ def _parameters(request: Any) -> str:
     try:
         return str(request.parameters())
     except UnicodeDecodeError:
-        raise InvalidPrompt("a request parameter is not UTF-8 text and must be") from None
+        raise InvalidPrompt("a request parameter must be UTF-8 text") from None
 
 
 def _refusal(message: str, code: str, named: bool) -> Any:

@@ -121,10 +121,12 @@ class RequestPreparation:
     def _prompt(self, row: PromptRow) -> list[int]:
         query, messages, tools = row.data("QUERY"), row.data("MESSAGES"), row.data("TOOLS")
         if (query is None) == (messages is None):
-            count = "neither" if query is None else "both"
-            raise InvalidPrompt(
-                f"{count} of text_input and messages is given and must be exactly one"
+            given = (
+                "neither text_input nor messages is"
+                if query is None
+                else "both text_input and messages are"
             )
+            raise InvalidPrompt(f"{given} given; exactly one must be")
         if query is None:
             assert messages is not None
             return self._encode_messages(

@@ -119,7 +119,7 @@ def _token(value: object, where: str) -> str:
     text = value.get("content") if isinstance(value, dict) else value
     if not isinstance(text, str):
         raise TokenizerFilesError(
-            f"{where} is {value!r:.80}, must be a text or an object with content"
+            f"{where} is {value!r:.80}, must be a string or an object with content"
         )
     return text
 

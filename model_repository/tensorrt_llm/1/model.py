@@ -95,7 +95,7 @@ def _parameters(request: Any) -> str:
     try:
         return str(request.parameters())
     except UnicodeDecodeError:
-        raise InvalidRequest("a request parameter is not UTF-8 text and must be") from None
+        raise InvalidRequest("a request parameter must be UTF-8 text") from None
 
 
 def _parameter(args: dict[str, str], name: str) -> str:

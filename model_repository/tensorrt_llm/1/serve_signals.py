@@ -2,7 +2,7 @@
 
 Triton 2.51 stops every model's queue as soon as it shuts down, also for ensemble requests in
 flight: their streams then get nothing more and never end. So serve.py asks here first, by a
-file in a folder that both know, and stops Triton when the answer lies beside it. Then this room
+file in a folder that both know, and stops Triton when the answer appears there. Then this room
 ends its engine itself, and reports that too, because Triton unloads no model while an HTTP client
 is connected, and in the end kills them all. Every room also reports there how far its start is.
 """

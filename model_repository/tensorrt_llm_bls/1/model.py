@@ -136,7 +136,7 @@ def _parameters(request: Any) -> dict[str, Any]:
     try:
         given: dict[str, Any] = json.loads(request.parameters() or "{}")
     except UnicodeDecodeError:
-        raise Refusal("a request parameter is not UTF-8 text and must be", "INVALID_ARG") from None
+        raise Refusal("a request parameter must be UTF-8 text", "INVALID_ARG") from None
     return given
 
 

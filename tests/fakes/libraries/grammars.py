@@ -1,4 +1,4 @@
-"""How the fakes judge a guide: as the libraries do by xgrammar, and with far less of it."""
+"""How the fakes judge a guide: as xgrammar does in the libraries, by a few of its rules."""
 
 from __future__ import annotations
 

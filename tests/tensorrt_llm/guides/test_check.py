@@ -43,7 +43,7 @@ def test_admitted(kind: str, text: str) -> None:
         (
             "json_schema",
             "",
-            "guided_decoding_guide is empty; it must be a text with the type json_",
+            "guided_decoding_guide is empty; it must be a string with the type json_",
         ),
         ("regex", "", "guided_decoding_guide is empty"),
         ("regex", "a\0b", r"guided_decoding_guide has U\+0000 at character 1; it must"),

@@ -44,7 +44,7 @@ def check_bounds(guide: Guide) -> None:
             raise _wrong(f"has {len(text)} characters; it must be empty with the type json")
         return
     if not text:
-        raise _wrong(f"is empty; it must be a text with the type {kind}")
+        raise _wrong(f"is empty; it must be a string with the type {kind}")
     size = len(text.encode(errors="surrogatepass"))
     if size > MAX_BYTES:
         raise _wrong(f"has {size} bytes; it must have at most {MAX_BYTES}")

@@ -49,7 +49,7 @@ class TokenBytes:
         return b"".join([table[token_id] for token_id in token_ids])
 
     def special_id(self, text: bytes) -> int | None:
-        """The id of the special token that is written so, if there is one."""
+        """The id of the special token with this text, if there is one."""
         return self._special_ids.get(text)
 
 

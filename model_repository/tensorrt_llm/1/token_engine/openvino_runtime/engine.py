@@ -5,8 +5,8 @@ The library brings the scheduler, the paged KV cache, and the sampler
 
 A request starts when the KV cache has room for all that it may generate, as TensorRT-LLM does by
 default (GUARANTEED_NO_EVICT). The library would start it at once, set others aside when the cache
-is full, and compute them again; but (2026.4.1) it drops every request from a step in which
-nothing fits, which is so when a cancelled one is not computed any more and not freed yet.
+is full, and compute them again. But 2026.4.1 drops every request from a step in which nothing fits;
+that happens while a cancelled request is no longer computed and not yet freed.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""`python loadtest/compare.py A B`: what B's figures are of A's, with 95 % confidence intervals.
+"""`python loadtest/compare.py A B`: the ratios of B's figures to A's, with 95 % intervals.
 
-A and B are runs' folders, their records.jsonl, or their summary.json (without records there are no
-intervals). The method stands in bootstrap.py. `--fail-if "ttft:p99>1.1"` ends with exit code 1 if
-the ratio is above the limit (`<`: below); several with commas between, each of one workload of a
-mix if its name is before it, as in `chat:ttft:p99>1.1`. Exit code 2: an input is
-wrong; 3: `--fail-if` was asked of runs that are not comparable.
+A and B are run folders, records.jsonl or summary.json (without records there are no intervals);
+bootstrap.py explains the method. With `--fail-if "ttft:p99>1.1"` the exit code is 1 if the ratio is
+above the limit (`<`: below). Separate several with commas; `chat:ttft:p99>1.1` is about one
+workload of a mix. Exit code 2: wrong input; 3: `--fail-if`, but the runs are not comparable.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from typing import Any
 from figures.bootstrap import METRICS, STATISTICS, Ratio, Sample, compare, values_by_workload
 from output.read_run import RECORDS, RunFilesError, read_records, read_run
 
-# Of two runs' headers these must be the same, or their figures are of different things.
+# Runs are comparable only if these entries of their headers are equal.
 SAME = (
     "workload", "seed", "model", "arrivals", "rate", "burstiness", "closed_loop", "users",
     "spawn_rate", "changes", "sampling", "requests_sha256", "speed", "faults", "over_long_tokens",
     "stall", "max_in_flight", "turns", "think_s", "prefix_tokens", "normal_lengths",
     "max_input_tokens", "distinct_prompts", "warmup_s", "duration_s", "slos",
 )  # fmt: skip
-OF_ARRIVALS = ("arrivals", "rate", "burstiness", "speed")  # which a closed loop has not
+OF_ARRIVALS = ("arrivals", "rate", "burstiness", "speed")  # which a closed loop does not have
 RATES = ("output_tokens_per_s", "requests_per_s", "goodput_share")
 CONDITION = re.compile(r"(?:([^:<>]+):)??(\w+)(?::(mean|p[\d.]+))?([<>])([\d.]+)")
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOT_COMPARABLE = 1, 2, 3
@@ -49,7 +48,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Of `--fail-if`: true if the ratio of metric and statistic is beyond the limit."""
+    """A condition of `--fail-if` on the ratio of one statistic of one metric."""
 
     workload: str
     metric: str
@@ -59,12 +58,12 @@ class Condition:
     text: str
 
     def holds(self, ratio: float) -> bool:
-        """Whether it is time to fail; a ratio that does not exist (nan) is."""
+        """Whether the ratio is beyond the limit; nan, an unknown ratio, is."""
         return not (ratio <= self.limit if self.above else ratio >= self.limit)
 
 
 def parse_conditions(text: str) -> list[Condition]:
-    """Raises ValueError that names the part that is wrong and what is allowed."""
+    """Raises ValueError that names the wrong part and what it must be."""
     conditions = []
     for part in filter(None, (each.strip() for each in text.split(","))):
         match = CONDITION.fullmatch(part.replace(" ", ""))
@@ -91,7 +90,7 @@ def parse_conditions(text: str) -> list[Condition]:
 
 
 def load(path: Path) -> Run:
-    """Raises `RunFilesError`; a run without any measured request is one, too."""
+    """Raises `RunFilesError`, also if no request was measured."""
     run = read_run(path)
     if not run.summary["counts"]["scheduled"]:
         raise RunFilesError(f"{path} has no measured request to compare")
@@ -104,7 +103,7 @@ def load(path: Path) -> Run:
 
 
 def differences(first: Run, second: Run) -> list[str]:
-    """Sentences: why the two are not comparable; none if they are."""
+    """Why the two are not comparable, one sentence each."""
     reasons = []
     headers = first.summary["header"], second.summary["header"]
     closed = all(header.get("closed_loop") for header in headers)
@@ -118,9 +117,9 @@ def differences(first: Run, second: Run) -> list[str]:
 
 
 def ratios(first: Run, second: Run, extra: Sequence[str] = ()) -> list[Ratio]:
-    """Of every metric and statistic, with intervals where both have records, then of the rates.
+    """Ratios of every metric and statistic, with intervals if both have records, and of the rates.
 
-    First of all, then of every workload that both are mixes of.
+    First for all requests, then for every workload that both mixes have.
     """
     names = [*STATISTICS, *(name for name in dict.fromkeys(extra) if name not in STATISTICS)]
     found = []
@@ -153,7 +152,7 @@ def _of_summaries(
 
 
 def table(found: Sequence[Ratio]) -> str:
-    """One line a ratio; `*` where the interval leaves out 1."""
+    """One line per ratio; `*` where the interval excludes 1."""
     rows = [["", "", "A", "B", "B/A", "95 % interval", ""]]
     for each in found:
         scale = 1e3 if each.metric in METRICS else 1
@@ -176,7 +175,7 @@ def table(found: Sequence[Ratio]) -> str:
 
 
 def failing(conditions: Sequence[Condition], found: Sequence[Ratio]) -> list[str]:
-    """Sentences of the conditions that came true, or that nothing is known of."""
+    """One sentence for each condition that is true, or whose ratio is unknown."""
     known = {(each.workload, each.metric, each.statistic): each.ratio for each in found}
     sentences = []
     for condition in conditions:

@@ -1,8 +1,8 @@
-"""Locust over the client library: `locust -f loadtest/locustfile.py`, `make loadtest`.
+"""The load test's entry: `make loadtest`, or `locust -f loadtest/locustfile.py`.
 
-`python loadtest/locustfile.py --help` lists the options; with others it is Locust itself.
-Thin: sending/load_round.py sends the load, in a process beside each worker; rounds/master.py is
-the run.
+`python loadtest/locustfile.py --help` lists the options; without it, this file is Locust itself.
+rounds/master.py runs the test; sending/load_round.py sends the load, in a process beside each
+worker.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if __name__ == "__main__":  # Locust loads this file once more, by another name
 
     main.run(__file__)
 
-import locust  # first: it makes the standard library gevent's  # isort: split
+import locust  # first: it patches the standard library with gevent  # isort: split
 import locust.runners
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,7 +38,7 @@ from rounds.workers import HEARTBEATS  # noqa: E402
 from sending.sender_process import SenderProcess  # noqa: E402
 
 locust.runners.HEARTBEAT_LIVENESS = HEARTBEATS
-WORKERS: dict[str, Worker] = {}  # of this process, "" being the one
+WORKERS: dict[str, Worker] = {}  # this process's one, under ""
 
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
@@ -51,20 +51,20 @@ def _options(parser: Any) -> None:
 
 @events.init.add_listener  # type: ignore[untyped-decorator]
 def _attach(environment: Any, runner: Any, **_: Any) -> None:
-    """The processes of `--processes` are forked by now: each gets its own sender."""
+    """Locust has forked the processes of `--processes` by now: each gets its own sender."""
     sender = SenderProcess()
     environment.events.quitting.add_listener(lambda **_: sender.close())  # Locust calls it last
     if not isinstance(runner, MasterRunner):
         worker = WORKERS[""] = Worker(environment, sender)
         environment.events.quitting.add_listener(lambda **_: worker.leave())
         if isinstance(runner, WorkerRunner):
-            # Of a terminal's Ctrl-C the master hears too, and ends the round: its own death first
-            # would make it a dead worker.
+            # A terminal's Ctrl-C reaches the master too, which ends the round. A child that ends
+            # before that counts as a dead worker.
             child = environment.parsed_options.processes
             leave_on_interrupt(worker.wait if child else lambda: None)
     if not isinstance(runner, WorkerRunner):
         _conduct(environment, sender)
-    # Last: it lets other greenlets run, and a worker's hears the master already.
+    # Last: starting lets other greenlets run, and a worker must be listening by then.
     sender.start()
 
 
@@ -74,10 +74,10 @@ def _conduct(environment: Any, sender: SenderProcess) -> None:
         run_options(parsed)
     except OptionError as error:
         _refuse(str(error))
-    # Its tables round to milliseconds, and would stand below ours and below an error's sentence.
+    # Locust's tables round to milliseconds, and would follow ours or an error message.
     logging.getLogger("locust.stats_logger").disabled = True
     master = Master(environment, sender)
-    # Locust waits for its workers where a Ctrl-C is a traceback.
+    # While Locust waits for its workers, a Ctrl-C would print a traceback.
     leave_on_interrupt(
         lambda: None, lambda: NOTHING if parsed.headless and not master.begun else ""
     )
@@ -90,14 +90,14 @@ def _conduct(environment: Any, sender: SenderProcess) -> None:
     )
     parsed.users_given = parsed.num_users is not None
     if not parsed.users_given:
-        # --processes are no part of the load. In an open loop users are none either, but Locust
-        # counts no requests of a worker without one.
+        # Processes are not load, and in an open loop users are not either; but Locust counts no
+        # requests of a worker without a user.
         workers = parsed.expect_workers if parsed.master and not parsed.closed_loop else 1
         parsed.num_users = max(workers, 1)
     if parsed.spawn_rate is None:
         parsed.spawn_rate = together(parsed.num_users)
     if parsed.headless or parsed.autostart:
-        # Locust's timer would end the workers before their drain: the run ends by itself.
+        # The run ends by itself: Locust's timer would end the workers before their drain.
         _keep_duration(environment)
 
 
@@ -113,16 +113,16 @@ def _refuse(sentence: str) -> None:
 
 
 class LlamaUser(User):
-    """In a closed loop, one that asks and waits; in an open loop, a share of the rate.
+    """A user of a closed loop; in an open loop, a share of the rate.
 
-    Locust starts and ends it; the sender does what it does.
+    Locust starts and stops it; the sender sends its requests.
     """
 
     wait_time = constant(3600)
 
     @task
     def nothing(self) -> None:
-        """Locust wants a task, after which it lets the user wait."""
+        """Locust requires a task."""
 
     def on_start(self) -> None:
         WORKERS[""].users_changed(1)

@@ -1,6 +1,6 @@
-"""`python loadtest/sweep.py --rates 1,2,4,8 ...`: one load test a rate, one table and one plot.
+"""`python loadtest/sweep.py --rates 1,2,4,8 ...`: one load test per rate, one table and page.
 
-Ctrl-C ends the step that runs; the same command with the same --output goes on with it.
+Ctrl-C ends the current step; the same command with the same --output continues with it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from searches.sweep_steps import CONCURRENCIES, RATES, Sweep, SweepError, parse_
 LOCUSTFILE = Path(__file__).resolve().parent / "locustfile.py"
 PR_SET_PDEATHSIG = 1
 PAGE, CSV = "sweep.html", "sweep.csv"
-# What a step sets, or what makes no sense in one.
+# Options that the sweep itself sets, or that make no sense in a step.
 NOT_HERE = {
     **dict.fromkeys(
         ("--rate", "--closed-loop", "-u", "--users", "--find-max-rate", "--master", "--worker"),
@@ -33,13 +33,13 @@ NOT_HERE = {
     ),
     "--csv": f"{CSV} is written for all steps",
 }
-EPILOG = """every option of the load test works as well, and is the same for all steps
+EPILOG = """Every option of the load test works as well, and is the same for all steps
 (python loadtest/locustfile.py --help lists them); of each step, -t is the time:
     python loadtest/sweep.py --rates 1,2,4,8,16 -H localhost:8001 -t 60s --workload 128/128
     python loadtest/sweep.py --concurrencies 1:8 -t 30s
 
 Exit code: 0; 1 a request failed or was answered wrongly; 2 bad input; 3 a step is INVALID: the
-client was its bottleneck; 130 interrupted. A broken SLO is a result, and no fault.
+client was its bottleneck; 130 interrupted. A broken SLO is a result, not an error.
 """
 
 
@@ -106,7 +106,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
 
 
 class _Runner:
-    """Runs the load test; Ctrl-C and SIGTERM end it as they end it alone, and the sweep after."""
+    """Runs the load test; Ctrl-C and SIGTERM end it in good order, and then the sweep."""
 
     def __init__(self) -> None:
         self.stopped = False
@@ -115,9 +115,9 @@ class _Runner:
             signal.signal(number, self._stop)
 
     def run(self, arguments: Sequence[str]) -> int:
-        """To its end; its exit code."""
+        """Run it to its end; returns its exit code."""
         command = [sys.executable, str(LOCUSTFILE), "--headless", "--loglevel", "WARNING"]
-        # A session of its own: a terminal's Ctrl-C would else come twice, and twice means at once.
+        # A session of its own: otherwise a terminal's Ctrl-C would arrive twice, which kills it.
         self._process = subprocess.Popen(
             [*command, *arguments],
             stdin=subprocess.DEVNULL,
@@ -135,7 +135,7 @@ class _Runner:
 
 
 def _end_with_parent() -> None:
-    """A sweep that is killed leaves no load behind."""
+    """End the load test even if the sweep is killed."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
 
 

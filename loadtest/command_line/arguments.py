@@ -29,17 +29,17 @@ from command_line.options import (
 )
 
 WARMUP_SHARE = 0.1
-MOST_RECORDED_S = 30 * 24 * 3600  # of a recording; longer are other units, or dates, by mistake
-ONLY_S = 1.0  # of a recording whose requests all come at once
+MOST_RECORDED_S = 30 * 24 * 3600  # longer recordings have other units, or dates
+ONLY_S = 1.0  # for a recording whose requests all come at once
 MOST_SPAWNED = 100  # users a second: Locust warns of more
 
 
 class GivenRate(float):
-    """A --rate that was given, though it may be the default's value."""
+    """Marks a --rate from the command line, which may equal the default."""
 
 
 def run_options(parsed: argparse.Namespace) -> RunOptions:
-    """Of Locust's parsed options; raises `OptionError`."""
+    """From Locust's parsed options; raises `OptionError`."""
     values = {
         field.name: getattr(parsed, field.name)
         for field in dataclasses.fields(RunOptions)
@@ -69,7 +69,7 @@ def run_options(parsed: argparse.Namespace) -> RunOptions:
 
 
 def unused(parsed: argparse.Namespace) -> list[str]:
-    """Sentences on options that were given and mean nothing in this run."""
+    """One sentence for each given option that this run does not use."""
     if parsed.closed_loop:
         defaults = {"rate": DEFAULT_RATE, "arrivals": "", "burstiness": 1.0, "speed": 1.0}
         return [
@@ -87,8 +87,8 @@ def unused(parsed: argparse.Namespace) -> list[str]:
 
 
 def _set_times(values: dict[str, Any], parsed: argparse.Namespace, replayed: bool) -> None:
-    """How long is loaded and warmed up: of a recording alone by default all, and all measured."""
-    given = parsed.run_time not in (None, "")  # 0 is given, and refused
+    """Set the load and warm-up times. A recording alone is sent whole and measured whole."""
+    given = parsed.run_time not in (None, "")  # 0 counts as given, and is refused
     load_s = float(parsed.run_time if given else DEFAULT_DURATION_S)
     if replayed and not parsed.closed_loop:
         whole_s = _whole_s(values)
@@ -107,9 +107,9 @@ def _set_times(values: dict[str, Any], parsed: argparse.Namespace, replayed: boo
 
 
 def _whole_s(values: Mapping[str, Any]) -> float:
-    """Until after the recording's last request: a mean gap, so that rates come out as recorded."""
+    """Until one mean gap after the last request, so that the rates are those recorded."""
     if not all(values[name] > 0 for name in ("rate", "speed", "burstiness")):
-        return float(DEFAULT_DURATION_S)  # refused as soon as the options are made
+        return float(DEFAULT_DURATION_S)  # RunOptions refuses them
     try:
         times = read_recording(Path(values["replay"])).times
     except ReplayError as error:
@@ -130,7 +130,7 @@ def _whole_s(values: Mapping[str, Any]) -> float:
 
 
 def together(users: int) -> float:
-    """Locust's --spawn-rate at which a closed loop waits until all users are there, and begins."""
+    """The --spawn-rate that starts all users of a closed loop together."""
     return float(min(max(users, 1), MOST_SPAWNED))
 
 

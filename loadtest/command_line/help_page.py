@@ -1,4 +1,4 @@
-"""What `python loadtest/locustfile.py --help` prints; needs no Locust and no server.
+"""The page of `python loadtest/locustfile.py --help`; needs neither Locust nor a server.
 
 `locust -f loadtest/locustfile.py --help` cannot print it: Locust answers `--help` before it loads
 the file whose options these are.
@@ -27,18 +27,18 @@ EXAMPLES = """examples:
     python loadtest/locustfile.py -H localhost:8001
 
 `locust -f loadtest/locustfile.py OPTIONS` is the same program; its --help lists Locust's options
-alone. `make loadtest LOADTEST_FLAGS="--rate 4"` runs it headless. The README tells of the results
-and of the exit codes.
+alone. `make loadtest LOADTEST_FLAGS="--rate 4"` runs it headless. The README explains the results
+and the exit codes.
 """
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Adds `(default: X)` where an option has a default that the text does not tell."""
+    """Adds `(default: X)` unless the text already names the default."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
-        untold = action.default not in (None, "", argparse.SUPPRESS) and action.nargs != 0
-        return f"{text} (default: %(default)s)" if untold and "default:" not in text else text
+        missing = action.default not in (None, "", argparse.SUPPRESS) and action.nargs != 0
+        return f"{text} (default: %(default)s)" if missing and "default:" not in text else text
 
 
 def help_page() -> str:
@@ -51,13 +51,13 @@ def help_page() -> str:
         formatter_class=_Formatter,
         add_help=False,
     )
-    _add_locusts(parser.add_argument_group("Locust's, as they are meant here"))
+    _add_locusts(parser.add_argument_group("Locust's own, as used here"))
     add_arguments(parser)
     return parser.format_help()
 
 
 def _add_locusts(group: argparse._ArgumentGroup) -> None:
-    """Only shown: Locust adds and reads its own options itself."""
+    """For display only: Locust adds and reads these options itself."""
     group.add_argument("-h", "--help", action="store_true", help="print this page and end")
     group.add_argument(
         "-H",

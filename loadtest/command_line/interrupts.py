@@ -1,4 +1,4 @@
-"""Ctrl-C, and the port between a master and its workers: where Locust answers with a traceback."""
+"""Ctrl-C, and the master's port: where Locust itself would print a traceback."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ DEFAULT_PORT = 5557  # Locust's
 
 
 class StoppedEarly(BaseException):
-    """The run was stopped before its load began. No Exception: no request is to catch it."""
+    """The run was stopped before its load began. Not an Exception: no request may catch it."""
 
 
 def leave_on_interrupt(before: Callable[[], None], early: Callable[[], str] = lambda: "") -> None:
-    """From now on Ctrl-C calls `before()`, and then lets Locust end as it does. Twice: at once.
+    """Have Ctrl-C call `before()` and then end Locust; a second Ctrl-C ends the process at once.
 
-    `early()`: where Locust does not yet expect it, the sentence to leave with; else "".
+    `early()` returns the sentence to end with if Locust does not expect an interrupt yet, else "".
 
-    Python raises KeyboardInterrupt in whatever greenlet runs, a request's as well as the one that
-    gathers the results; here the greenlet that Locust waits in gets it, and no other. To be called
-    in that one.
+    Python raises KeyboardInterrupt in whichever greenlet runs, which may be the one that collects
+    the results. Here only the greenlet that Locust waits in gets it: call this function there.
     """
     waiting = gevent.getcurrent()
     told: list[bool] = []
@@ -47,9 +46,9 @@ def leave_on_interrupt(before: Callable[[], None], early: Callable[[], str] = la
 
 
 def master_port_problem(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> str:
-    """`--processes` gets a free port, so that two load tests go on side by side.
+    """Give `--processes` a free port, so that two load tests can run side by side.
 
-    Returns "" or the sentence on what is wrong: a `--master` whose port is taken, too few of them.
+    Returns "", or what is wrong: the port of a `--master` is taken, or too few processes.
     """
     known = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in ("--master", "--worker"):
@@ -58,7 +57,7 @@ def master_port_problem(parser: argparse.ArgumentParser, arguments: Sequence[str
         known.add_argument(name, type=int)
     try:
         given, _ = known.parse_known_args(arguments)
-    except argparse.ArgumentError:  # Locust's parser finds it too
+    except argparse.ArgumentError:  # Locust's parser reports it
         return ""
     if given.processes is not None and given.processes < -1:
         return f"--processes is {given.processes}, must be how many workers, -1 for one a core"

@@ -1,4 +1,4 @@
-"""What a run is made of, checked; the command line that it comes from is command_line.py's."""
+"""The options of a run, checked. arguments.py reads them from the command line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DEFAULT_DURATION_S = 60
 DEFAULT_RATE = 4.0
 DRAIN_S = 60.0
 WARMUP_MOST_S = 5.0
-MOST_ARRIVALS = 10_000_000  # each is gone through, by every worker
+MOST_ARRIVALS = 10_000_000  # every worker iterates over all of them
 ABOVE_0: tuple[str, ...] = ("rate", "burstiness", "load_s", "speed", "turns", "max_in_flight")
 ABOVE_0 += ("over_long_tokens", "users")
 FROM_0: tuple[str, ...] = ("warmup_s", "drain_s", "distinct_prompts", "max_input_tokens")
@@ -33,12 +33,12 @@ NAMES = {"load": "run-time", "drain": "stop-timeout", "think": "think-time"}  # 
 
 
 class OptionError(ValueError):
-    """One sentence that names the option, its value and what is allowed."""
+    """One sentence that names the option, its value and what it must be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """A run, as every worker is told it."""
+    """The options of a run, the same on every worker."""
 
     url: str = DEFAULT_URL
     model: str = "ensemble"
@@ -103,10 +103,10 @@ class RunOptions:
         for name in (*ABOVE_0, *FROM_0):
             value = getattr(self, name)
             least = "above 0" if name in ABOVE_0 else "from 0 on"
-            # nan is neither; json and float() take inf, which no clock comes to.
+            # nan is neither. json and float() accept inf, which no clock reaches.
             if not (value > 0 or (value == 0 and name in FROM_0)) or math.isinf(value):
                 raise OptionError(f"--{_dashed(name)} is {value}, must be a number {least}")
-        timed = self.closed_loop or self.arrivals == "trace"  # not by --rate
+        timed = self.closed_loop or self.arrivals == "trace"  # not --rate
         if not timed and self.rate * self.load_s > MOST_ARRIVALS:
             raise OptionError(
                 f"--rate is {self.rate:g}, must be at most {MOST_ARRIVALS:,} arrivals in all of "
@@ -148,16 +148,16 @@ class RunOptions:
             )
 
     def shares(self) -> dict[str, float]:
-        """The share of the arrivals of each workload: one, a mix's several, or the recording."""
+        """The share of the arrivals that each workload gets."""
         shares = parse_mix(self.workload)
         return {REPLAY: 1.0} if self.replay and len(shares) == 1 else shares
 
     def sampling_options(self) -> dict[str, Any]:
-        """`--sampling`'s JSON object."""
+        """The JSON object of `--sampling`; raises `OptionError`."""
         try:
             document = json.loads(self.sampling or "{}")
         except ValueError as error:
-            raise OptionError(f"--sampling is no JSON: {error}") from error
+            raise OptionError(f"--sampling is not JSON: {error}") from error
         if not isinstance(document, dict):
             raise OptionError(f"--sampling is {self.sampling!r}, must be a JSON object")
         if taken := sorted(set(document) & set(NOT_OPTIONS)):
@@ -165,7 +165,7 @@ class RunOptions:
         return document
 
     def stall_times(self) -> tuple[float, float] | None:
-        """`--stall AT:SECONDS`: when the server is stopped, and for how long; else None."""
+        """When the server is stopped and for how long (`--stall AT:SECONDS`), or None."""
         if not self.stall:
             return None
         at, _, seconds = self.stall.partition(":")
@@ -180,7 +180,7 @@ class RunOptions:
         return times
 
     def shape(self, workload: str) -> Shape:
-        """What of it makes the workload with that name."""
+        """The options that define this workload."""
         return Shape(
             name=workload,
             seed=self.seed,
@@ -199,7 +199,7 @@ class RunOptions:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> RunOptions:
-        """The way back from `to_dict`."""
+        """The inverse of `to_dict`."""
         return cls(**document)
 
 

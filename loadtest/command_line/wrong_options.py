@@ -1,4 +1,4 @@
-"""What a wrong command line gets: one sentence that names the option and what it must be."""
+"""A wrong command line gets one sentence that names the option and what it must be."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ HELP = "python loadtest/locustfile.py --help"
 
 
 def refuse_plainly(parser: argparse.ArgumentParser, refuse: Callable[[str], object]) -> None:
-    """From now on `refuse(sentence)` gets what the parser finds wrong; it must end the process."""
+    """Have the parser call `refuse(sentence)` for an error; that must end the process."""
 
     def error(message: str) -> None:
         refuse(sentence(message, _options(parser), sys.argv[1:]))
 
     parser.error = error  # type: ignore[method-assign, assignment]
     for action in parser._actions:
-        if action.dest == "user_classes":  # Locust takes every word without a dash for one
+        if action.dest == "user_classes":  # Locust takes every word without a dash for a user class
             action.type = _user_class
 
 
 def sentence(message: str, options: Sequence[str], arguments: Sequence[str] = ()) -> str:
-    """argparse's `message`, said plainly; `options` are those that there are.
+    """argparse's `message` in plain words; `options` are all known ones.
 
-    Of `arguments`, an option that there is not comes first: argparse may name its value instead.
+    An unknown option in `arguments` comes first, because argparse may name its value instead.
     """
     names = [each.partition("=")[0] for each in arguments if each.startswith("--")]
     unknown = [name for name in names if not any(each.startswith(name) for each in options)]

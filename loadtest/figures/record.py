@@ -1,4 +1,4 @@
-"""What one request of a load test went through, and the metrics that follow from it.
+"""One request of a load test, and the metrics that follow from it.
 
 All times are seconds since the run's start (`started_unix` in the run's header), by the worker's
 monotonic clock: `scheduled_at` is the request's place in the schedule.
@@ -19,14 +19,14 @@ NORMAL = "normal"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRecord:
-    """One request. A metric that it has no times for is None."""
+    """One request. A metric without the times it needs is None."""
 
     request_id: str
     workload: str
     journey: str = NORMAL  # or cancel_storm, slow_reader, over_long, ...
     phase: str = MEASURED  # warmup; measured; drained: scheduled in the window, ended after it
     worker: str = ""
-    turn: int = 0  # of a chat; later turns are due when the earlier one was answered
+    turn: int = 0  # of a chat; a later turn is due after the earlier answer
     scheduled_at: float
     sent_at: float | None = None
     first_token_at: float | None = None
@@ -48,7 +48,7 @@ class RequestRecord:
 
     @property
     def ok(self) -> bool:
-        """Answered in full, and not found wrong."""
+        """Answered completely, and not wrong."""
         return not self.error_class and not self.cancelled and self.correct is not False
 
     @property
@@ -78,21 +78,21 @@ class RequestRecord:
 
     @property
     def e2e(self) -> float | None:
-        """Final response minus scheduled arrival; None where the answer never came whole."""
+        """Final response minus scheduled arrival; None without a complete answer."""
         return None if self.error_class or self.cancelled else self.elapsed
 
     @property
     def elapsed(self) -> float | None:
-        """End, however it ended, minus scheduled arrival."""
+        """End, of whatever kind, minus scheduled arrival."""
         return _difference(self.ended_at, self.scheduled_at)
 
     @property
     def send_lag(self) -> float | None:
-        """Actual send minus scheduled arrival: the client's own fault."""
+        """Actual send minus scheduled arrival: the client's own delay."""
         return _difference(self.sent_at, self.scheduled_at)
 
     def token_times(self) -> list[tuple[float, int]]:
-        """When which number of tokens arrived."""
+        """(time, number) of the tokens that arrived."""
         if self.first_token_at is None:
             return []
         at = self.first_token_at
@@ -112,7 +112,7 @@ class RequestRecord:
 
     @classmethod
     def from_json(cls, line: str) -> RequestRecord:
-        """The way back from `to_json`; raises ValueError that names what is wrong."""
+        """The inverse of `to_json`; raises ValueError that names what is wrong."""
         try:
             document = json.loads(line)
         except ValueError as error:

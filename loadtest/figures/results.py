@@ -1,8 +1,8 @@
-"""The results of a run: added up request by request, over seconds, journeys, workloads, workers.
+"""The results of a run, added up by seconds, journeys, workloads and workers.
 
-Merging is exact and has no order, so that results of workers, or of parts of one worker's run,
-make the same as all requests in one place. Only normal traffic makes the run's metrics and
-timeline; fault journeys are reported apart. In a mix, normal traffic is told by workload too.
+Merging is exact and needs no order: the merged results of workers equal those of all requests in
+one place. The run's metrics and timeline are those of normal traffic; fault journeys are reported
+apart. In a mix, normal traffic is also reported by workload.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class RunResults:
         return self._slos
 
     def add(self, record: RequestRecord) -> None:
-        """Count a request that is over, as a worker does."""
+        """Count a request that has ended."""
         parts = [self.journeys.setdefault(record.journey, TrafficResults())]
         if record.journey == NORMAL and len(self.header.get("workloads", ())) > 1:
             parts.append(self.workloads.setdefault(record.workload, TrafficResults()))
@@ -73,7 +73,7 @@ class RunResults:
             self.timeline.add(record, good(record, self._slos))
 
     def note(self, sentence: str, voids: bool = False) -> None:
-        """Keep what happened to the run itself; the summary tells it."""
+        """Keep an incident of the run for the summary; `voids`: it makes the run invalid."""
         if sentence not in self.incidents and len(self.incidents) < MAX_INCIDENTS:
             self.incidents.append(sentence)
             if voids:
@@ -97,7 +97,7 @@ class RunResults:
             self.note(sentence, sentence in other.voided)
 
     def encode(self) -> bytes:
-        """For the way from a worker to the master."""
+        """Bytes to send from a worker to the master."""
         document = {
             "header": self.header,
             "journeys": {name: each.to_dict() for name, each in self.journeys.items()},
@@ -113,7 +113,7 @@ class RunResults:
 
     @classmethod
     def decode(cls, data: bytes) -> RunResults:
-        """The way back from `encode`."""
+        """The inverse of `encode`."""
         document = json.loads(zlib.decompress(data))
         results = cls(header=document["header"])
         for parts, name in ((results.journeys, "journeys"), (results.workloads, "workloads")):
@@ -129,11 +129,11 @@ class RunResults:
         return results
 
     def journey(self, name: str = NORMAL) -> TrafficResults:
-        """The journey's results, empty ones if it had no request."""
+        """The journey's results; empty if it had no request."""
         return self.journeys.get(name, TrafficResults())
 
     def normal(self, workload: str = "") -> TrafficResults:
-        """Of the workload's normal traffic, or of all ("", or the only workload that there is)."""
+        """Results of a workload's normal traffic; of all with "" or a single workload."""
         if not workload or len(self.header.get("workloads", ())) < 2:
             return self.journey()
         return self.workloads.get(workload, TrafficResults())
@@ -141,7 +141,7 @@ class RunResults:
     def summary(self, so_far_s: float | None = None) -> dict[str, Any]:
         """Everything, JSON-able; times in seconds, None where there is no value.
 
-        `so_far_s`: how much of the measured window is over, where not all: rates are of that.
+        `so_far_s`: how much of the measured window has passed, if not all; rates are over that.
 
         header; counts, metrics and rates of normal traffic; journeys: the same of each journey;
         workloads: of each workload of a mix; slos; failures; timeline; workers; validity;
@@ -171,7 +171,7 @@ class RunResults:
         }
 
     def validity(self) -> dict[str, Any]:
-        """valid; reasons: why the client may have made the figures; doubts: how exact they are."""
+        """valid; reasons: why the figures may be the client's own; doubts: how exact they are."""
         tails = self.journey().histograms
         asked_s = float(self.header.get("max_lag_s") or 0.0)
         reasons = [
@@ -188,7 +188,7 @@ class RunResults:
         }
 
     def all_send_lag(self) -> Histogram:
-        """The lag of every journey's sends."""
+        """How late the requests of all journeys were sent."""
         lag = Histogram()
         for journey in self.journeys.values():
             lag.merge(journey.histograms["send_lag"])

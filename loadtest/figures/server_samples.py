@@ -1,7 +1,7 @@
 """Samples the server's metrics once a second while a run goes on.
 
-A plain thread: under Locust gevent makes it a greenlet, and its reads let the others run. A server
-whose metrics cannot be read costs the run nothing but the split of its TTFT, and one sentence.
+A plain thread, which gevent turns into a greenlet under Locust. If the server's metrics cannot be
+read, the run loses only the split of its TTFT, and says so.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from figures.server_metrics import ServerMetrics, parse_metrics, server_models
 from figures.ttft_split import SplitError, split_ttft
 
 INTERVAL_S = 1.0
-FETCH_S = 2.0  # a slower answer is none
-# The engine's sums are published every half second: what ended before `stop` is to be in the last
-# sample, which is taken when they hold all requests, or after this time.
+FETCH_S = 2.0  # timeout
+# The engine publishes its sums every half second. `stop` waits until they hold all requests, but at
+# most this long, before it takes the last sample.
 LAST_AFTER_S = 1.0
 LAST_POLL_S = 0.1
 MAX_SAMPLES = 1200
@@ -42,12 +42,12 @@ class Sample:
 
     @classmethod
     def from_json(cls, line: str) -> Sample:
-        """The way back; raises ValueError for a cut line."""
+        """The inverse of `to_json`; raises ValueError for a truncated line."""
         try:
             document = json.loads(line)
             return cls(document["at_s"], ServerMetrics.from_fields(document["metrics"]))
         except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"it is no sample of a server: {error}") from error
+            raise ValueError(f"it is not a sample of a server: {error}") from error
 
 
 def metrics_url(text: str, server: str = "127.0.0.1") -> str:
@@ -57,7 +57,7 @@ def metrics_url(text: str, server: str = "127.0.0.1") -> str:
     ('http://10.0.0.7:9002/metrics', 'http://gpu1:9002/metrics')
     """
     if not text:
-        from sending import sdk  # not for a report, which any Python can make
+        from sending import sdk  # not for reports, which need no client
 
         text = sdk.metrics_url(server)
     if "://" not in text:
@@ -102,7 +102,7 @@ class ServerSampler:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Sample now and then every `interval_s`."""
+        """Sample now, and then every `interval_s`."""
         self._thread = threading.Thread(target=self._run, name="server-sampler", daemon=True)
         self._thread.start()
 
@@ -117,7 +117,7 @@ class ServerSampler:
                 self.sample()
 
     def sample(self) -> None:
-        """Ask once; what goes wrong is kept as `problem`."""
+        """Take one sample; an error is kept as `problem`."""
         try:
             metrics = parse_metrics(self._fetch(self.url))
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -145,7 +145,7 @@ class ServerSampler:
                 return
 
     def add(self, taken: Sample) -> None:
-        """Count a sample, now or when it is read back."""
+        """Add a sample, new or read back from a file."""
         self.samples.append(taken)
         if self._base is None or self._base.at_s < self._warmup_s:
             self._base = taken

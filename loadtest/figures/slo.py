@@ -32,22 +32,22 @@ EXIT_LEFT = 130  # a shell's, for a program that Ctrl-C ended
 
 @dataclass(frozen=True, slots=True)
 class Slo:
-    """`metric`'s `percent`-th percentile is to stay below `limit_s` seconds."""
+    """`metric`'s `percent`-th percentile must stay below `limit_s` seconds."""
 
     metric: str
     percent: float
     limit_s: float
     text: str
-    workload: str = ""  # the only one whose requests it is about; "": all
+    workload: str = ""  # the only one it applies to; "": all
 
     def concerns(self, workload: str) -> bool:
-        """Whether it says anything of that workload's requests."""
+        """Whether it applies to that workload's requests."""
         return self.workload in ("", workload)
 
     def held_by(self, record: RequestRecord) -> bool:
-        """Whether the request kept the limit; of `itl` its own percentile counts.
+        """Whether the request kept the limit; for `itl`, its own percentile counts.
 
-        A metric that an answered request has not, as `tpot` of one token, breaks nothing.
+        A metric that an answered request lacks, as `tpot` of one token, breaks nothing.
         """
         if not record.ok:
             return False
@@ -59,7 +59,7 @@ class Slo:
         return value is None or bool(value < self.limit_s)
 
     def held_in(self, histogram: Histogram) -> bool:
-        """Whether the run kept it; a run without any value did not."""
+        """Whether the run kept it; without any value it did not."""
         return histogram.count > 0 and histogram.percentile(self.percent) < self.limit_s
 
 
@@ -68,7 +68,7 @@ def parse_slo(text: str) -> Slo:
 
     `workload:` before it makes it that workload's alone.
 
-    Raises ValueError that names the part that is wrong and what is allowed.
+    Raises ValueError that names the wrong part and what it must be.
     """
     match = PATTERN.fullmatch(text.replace(" ", ""))
     if match is None:
@@ -92,7 +92,7 @@ def parse_slo(text: str) -> Slo:
 
 
 def parse_slos(text: str, workloads: Collection[str] | None = None) -> tuple[Slo, ...]:
-    """Any number of them with commas between; `workloads` are those that they may be of."""
+    """SLOs separated by commas; `workloads`: those that they may name."""
     slos = tuple(parse_slo(each) for each in text.split(",") if each.strip())
     for slo in slos:
         if slo.workload and workloads is not None and slo.workload not in workloads:
@@ -104,12 +104,12 @@ def parse_slos(text: str, workloads: Collection[str] | None = None) -> tuple[Slo
 
 
 def good(record: RequestRecord, slos: Sequence[Slo]) -> bool:
-    """Whether the request counts for goodput: answered, not wrong, every objective on it held."""
+    """Whether the request counts for goodput: answered, not wrong, every SLO on it held."""
     return record.ok and all(slo.held_by(record) for slo in slos if slo.concerns(record.workload))
 
 
 def exit_code(summary: Mapping[str, Any], whole: bool = True) -> int:
-    """Of `RunResults.summary()`. A run that says nothing cannot have held anything.
+    """The exit code for `RunResults.summary()`; an invalid run has held nothing.
 
     `whole`: whether all files of the run could be written.
     """
@@ -127,4 +127,4 @@ def _number(text: str, slo: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ValueError(f"the SLO {slo!r} holds {text!r}, which is no number") from None
+        raise ValueError(f"the SLO {slo!r} holds {text!r}, which is not a number") from None

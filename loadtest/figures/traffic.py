@@ -15,7 +15,7 @@ from figures.record import DRAINED, WARMUP, RequestRecord
 from figures.slo import Slo, good
 
 METRICS = ("ttft", "ttft_from_send", "itl", "tpot", "e2e", "send_lag")
-OF_A_WORKLOAD = ("ttft", "itl", "tpot", "e2e")  # those of them that tables tell of each workload
+OF_A_WORKLOAD = ("ttft", "itl", "tpot", "e2e")  # those shown for each workload
 COUNTS = (
     "scheduled",
     "completed",
@@ -37,7 +37,7 @@ MAX_BUCKETS = 1200
 
 @dataclass
 class TrafficResults:
-    """Of some of the requests: histograms of the measured ones, counts of all.
+    """Histograms of the measured requests, counts of all.
 
     Counts: scheduled (measured and drained), completed, failed, cancelled, incorrect, good,
     drained, warmup, input_tokens, output_tokens; in_window: completed between the end of the
@@ -50,7 +50,7 @@ class TrafficResults:
     counts: Counter[str] = field(default_factory=Counter)
 
     def add(self, record: RequestRecord, slos: Sequence[Slo], window: tuple[float, float]) -> None:
-        """Count a request that is over; `window` are the measured seconds' start and end."""
+        """Count a request that has ended; `window`: start and end of the measured seconds."""
         start, end = window
         ended = record.ended_at
         if ended is not None and start <= ended < end and not record.error_class:
@@ -74,17 +74,17 @@ class TrafficResults:
 
     @property
     def requests(self) -> int:
-        """All of them, of the warm-up too."""
+        """All of them, the warm-up's included."""
         return self.counts["scheduled"] + self.counts["warmup"]
 
     def merge(self, other: TrafficResults) -> None:
-        """Add the other's."""
+        """Add the other's figures."""
         self.counts.update(other.counts)
         for name, histogram in other.histograms.items():
             self.histograms[name].merge(histogram)
 
     def summary(self, seconds: float) -> dict[str, Any]:
-        """counts, metrics and rates, JSON-able; `seconds` of the measured window are over."""
+        """counts, metrics and rates, JSON-able; rates are over `seconds` of the measured window."""
         counts = self.counts
 
         def rate(count: int) -> float | None:
@@ -117,7 +117,7 @@ class TrafficResults:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> TrafficResults:
-        """The way back from `to_dict`."""
+        """The inverse of `to_dict`."""
         results = cls(counts=Counter(document["counts"]))
         for name, histogram in document["histograms"].items():
             results.histograms[name] = Histogram.from_dict(histogram)
@@ -132,15 +132,16 @@ def _outcome(record: RequestRecord) -> str:
 
 @dataclass
 class Bucket:
-    """One stretch of time. A request's metrics count where it was scheduled, so that a stall shows
-    when it was; counts: scheduled, good; completed, failed (where it ended); output_tokens (where
-    each arrived)."""
+    """A stretch of time. A request's metrics count where it was scheduled, so that a stall shows.
+
+    Counts: scheduled, good; completed, failed (where it ended); output_tokens (where each arrived).
+    """
 
     histograms: dict[str, Histogram] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
 
     def merge(self, other: Bucket) -> None:
-        """Add the other's."""
+        """Add the other's figures."""
         self.counts.update(other.counts)
         for name, histogram in other.histograms.items():
             self.histograms.setdefault(name, Histogram()).merge(histogram)
@@ -173,7 +174,7 @@ class Timeline:
             self._bucket(record.ended_at).counts[outcome] += 1
 
     def merge(self, other: Timeline) -> None:
-        """Add the other's; the finer of the two is made as coarse as the other."""
+        """Add the other's figures; the finer timeline becomes as coarse as the other."""
         while self.width_s < other.width_s:
             self._halve()
         factor = self.width_s // other.width_s
@@ -222,7 +223,7 @@ class Timeline:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Timeline:
-        """The way back from `to_dict`."""
+        """The inverse of `to_dict`."""
         timeline = cls(document["width_s"])
         for number, each in document["buckets"].items():
             timeline.buckets[int(number)] = Bucket(

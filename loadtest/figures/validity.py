@@ -1,7 +1,7 @@
 """Whether the client was the bottleneck: its processor, its event loop, its sends.
 
 A load test that cannot keep up shows its own slowness as the server's. Above these limits the run
-is INVALID; below them it says what of its figures may still be the client's own.
+is INVALID; below them it names the figures that may be inexact.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from figures.histogram import Histogram
 MAX_CPU = 0.9  # of one core, over the measured window: a Python process has no more than one
 MAX_LAG_S = 0.02  # p99, of sends and of the event loop
 MAX_LAG_SHARE = 0.05  # of the reported tail that the lag is part of, where that allows more
-SURE_S, SURE_SHARE = 0.002, 0.03  # what reported percentiles are exact to, unless it is told
+SURE_S, SURE_SHARE = (
+    0.002,
+    0.03,
+)  # reported percentiles are this exact, unless the run says otherwise
 REMEDY = (
     "give the load test a machine, or cores, of its own, or more --processes; --max-lag allows more"
 )
@@ -77,10 +80,10 @@ class WorkerHealth:
 
 
 def allowed_lag(tail: Histogram, asked_s: float = 0.0) -> float:
-    """Seconds (p99) that the client may be late: little against p99 of `tail`, which it is part of.
+    """Seconds (p99) that the client may be late: a small part of p99 of `tail`.
 
-    Of what was reported, not of a limit on it: a limit of seconds would call a ttft of 50 ms right
-    of which the client made 40. `asked_s`: `--max-lag`, above 0 in place of all this.
+    A share of the reported value, not of an SLO: with an SLO of seconds, a ttft of 50 ms would pass
+    of which 40 are the client's. `asked_s`: `--max-lag`; above 0, it replaces all this.
     """
     reported = tail.percentile(99) if tail.count else 0.0
     return asked_s or max(MAX_LAG_S, MAX_LAG_SHARE * reported)
@@ -93,7 +96,7 @@ def reasons_invalid(
     itl: Histogram,
     asked_s: float = 0.0,
 ) -> list[str]:
-    """Sentences, one per limit that was passed; none if the client kept up.
+    """One sentence per limit that was passed; none if the client kept up.
 
     Late sends are part of `ttft`, late wake-ups of every gap in `itl` too.
     """
@@ -108,7 +111,7 @@ def reasons_invalid(
         if late > wakes:
             reasons.append(
                 f"worker {name}'s event loop woke {late * 1e3:.1f} ms late (p99), "
-                f"must be at most {wakes * 1e3:.0f} ms: every time may be read that much too late"
+                f"must be at most {wakes * 1e3:.0f} ms: every time may be that much too late"
             )
     late = send_lag.percentile(99)
     if late > sends:
@@ -137,5 +140,5 @@ def doubts(workers: Mapping[str, WorkerHealth], tails: Mapping[str, Histogram]) 
         return []
     return [
         f"p99 of {' and '.join(inexact)} may be up to {late * 1e3:.1f} ms too high: "
-        "that late did a client's event loop wake (p99)"
+        "a client's event loop woke that late (p99)"
     ]

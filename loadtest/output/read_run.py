@@ -1,4 +1,4 @@
-"""A run's folder, read back: also one whose run was killed, from the records that it had written.
+"""Reads a run's folder; of a killed run, the records it had written.
 
 Every error is a `RunFilesError` with one sentence.
 """
@@ -26,9 +26,9 @@ class RunFilesError(ValueError):
 
 @dataclass
 class RunFiles:
-    """What a folder tells. `notes`: sentences on what is missing or was cut off.
+    """The contents of a folder. `notes`: sentences on what is missing or truncated.
 
-    `whole`: the results are of all requests that the summary is of.
+    `whole`: the results cover all requests of the summary.
     """
 
     name: str
@@ -41,7 +41,7 @@ class RunFiles:
 
 
 def read_run(path: Path) -> RunFiles:
-    """A folder, or one of its files; at least records or a summary must be there."""
+    """Read a folder, or one of its files; it must have records or a summary."""
     if not path.exists():
         raise RunFilesError(f"{path} does not exist")
     folder = path if path.is_dir() else path.parent
@@ -81,7 +81,7 @@ def read_run(path: Path) -> RunFiles:
 def _is_whole(
     records: Path, results: RunResults, told: Mapping[str, Any], notes: list[str]
 ) -> bool:
-    """Whether the records are all that the summary is of; a disk may have been full."""
+    """Whether the records cover the summary; the disk may have been full."""
     kept = sum(each.requests for each in results.journeys.values())
     of = sum(
         each["counts"]["scheduled"] + each["counts"]["warmup"]
@@ -96,7 +96,7 @@ def _is_whole(
 
 
 def _shown(trials: list[dict[str, Any]], notes: list[str]) -> dict[str, Any] | None:
-    """Of a search: the highest rate that held the SLOs, or the lowest; None of no trial."""
+    """A search's highest rate that held the SLOs, or else its lowest; None without a trial."""
     if not trials:
         return None
     held = [trial for trial in trials if trial.get("held")]
@@ -121,7 +121,7 @@ def _rates_without_summary(folder: Path) -> list[str]:
 
 
 def _trial_records(folder: Path, told: dict[str, Any] | None) -> Path:
-    """The shown trial's; of a search that was killed in its first, the newest."""
+    """The records of the trial shown; of a search killed in its first trial, the newest."""
     if told is not None:
         return folder / f"records-{told['header'].get('rate', 0):.3g}.jsonl"
     newest = sorted(folder.glob(TRIAL_RECORDS), key=lambda path: path.stat().st_mtime)
@@ -129,7 +129,7 @@ def _trial_records(folder: Path, told: dict[str, Any] | None) -> Path:
 
 
 def _add_server(told: dict[str, Any], path: Path, notes: list[str]) -> None:
-    """The server's side of a run that did not end, from the samples that it had written."""
+    """Add the server's part of a run that did not end, from the samples it had written."""
     if not path.is_file():
         return
     sampler = ServerSampler("", warmup_s=float(told["header"].get("warmup_s") or 0.0))
@@ -154,12 +154,12 @@ def read_summary(path: Path) -> dict[str, Any]:
         if not isinstance(document, dict) or name not in document
     ]
     if missing:
-        raise RunFilesError(f"{path} is no summary of a load test: it has no {missing[0]!r}")
+        raise RunFilesError(f"{path} is not a summary of a load test: it has no {missing[0]!r}")
     return dict(document)
 
 
 def read_records(path: Path, told: Callable[[str], None]) -> Iterator[RequestRecord]:
-    """Line by line. A cut last line is left out and told; any other wrong line is an error."""
+    """Read line by line. A truncated last line is left out and reported; any other is an error."""
     bad: tuple[int, str] | None = None
     try:
         with path.open(encoding="utf-8", errors="replace") as lines:
@@ -200,7 +200,7 @@ def results_of(
 
 
 def _so_far(path: Path, header: dict[str, Any]) -> dict[str, Any]:
-    """The header with what the records tell: where the measured window was, and of what it was."""
+    """The header, with the measured window and the workloads from the records."""
     warm, end = 0.0, 0.0
     workloads: dict[str, None] = {}  # a set, in order
     for record in read_records(path, lambda _: None):

@@ -1,4 +1,4 @@
-"""What a run says while it goes on: it goes on too if nobody can hear it.
+"""Prints a run's progress; the run goes on even if nothing can be printed.
 
 Standard output may be a file on a disk that is full, or a pipe whose reader has left.
 """
@@ -12,7 +12,7 @@ from typing import TextIO
 
 
 def say(text: str) -> None:
-    """To standard output; where that cannot be written, from then on to standard error."""
+    """Print to standard output; if that fails, from then on to standard error."""
     try:
         print(text, flush=True)
     except OSError as error:
@@ -27,7 +27,7 @@ def say(text: str) -> None:
 
 
 def complain(sentence: str) -> bool:
-    """To standard error; whether that could be written."""
+    """Print to standard error; returns whether that worked."""
     try:
         print(sentence, file=sys.stderr, flush=True)
     except OSError:
@@ -37,7 +37,7 @@ def complain(sentence: str) -> bool:
 
 
 def _discard(stream: TextIO) -> None:
-    """What it holds and gets from now on; else Python's exit fails too, by a code of its own."""
+    """Send the stream to /dev/null; otherwise Python's exit fails too, with a code of its own."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

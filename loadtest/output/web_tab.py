@@ -1,8 +1,8 @@
 """A tab in Locust's web UI with the LLM metrics of the running test, and its report, live.
 
-The tab's table is filled by the answer that the UI asks for anyway, every two seconds
-(`extended_stats` in /stats/requests). Its links lead to /llama/report, the report of the run so
-far, which loads itself anew, and to /llama/summary.json. On a master all workers are in them.
+The UI polls /stats/requests every two seconds; `extended_stats` in that answer fills the tab's
+table. Its links lead to /llama/report, the report of the run so far, which reloads itself, and to
+/llama/summary.json. On a master they include all workers.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ def attach(environment: Any, summary: Summary, results: Callable[[], RunResults]
 
 
 def _page(summary: dict[str, Any], results: RunResults) -> str:
-    notes = ["this is the run so far; the page loads itself anew"]
+    notes = ["this is the run so far; the page reloads itself"]
     return report_page(RunFiles("", summary, results, notes=notes), REFRESH_S)
 
 
 def _extended(response: Response, summary: Summary) -> Response:
-    """The answer with our rows; any other answer as it is."""
+    """Add our rows to the answer that the UI polls."""
     if not request.path.endswith(STATS_PATH) or response.status_code != 200 or not response.is_json:
         return response
     document = {**response.get_json(), "extended_stats": [{"key": KEY, "data": rows(summary())}]}
@@ -104,7 +104,7 @@ def rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _slo(slo: Mapping[str, Any]) -> dict[str, str]:
-    """Its verdict, and the value that it is about in that percentile's column, if there is one."""
+    """Its verdict, and its value in that percentile's column, if there is one."""
     row = _value(
         f"SLO {slo['slo']}", "no value" if slo["value_s"] is None else verdict(slo["held"])
     )

@@ -1,6 +1,6 @@
 """The folder of a run: records.jsonl and server.jsonl as it goes, summary.json and .csv at the end.
 
-Of a search for the highest rate each has the rate in its name: `records-8.jsonl`.
+In a search for the highest rate, each has the rate in its name: `records-8.jsonl`.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ PROBE, PROBE_BYTES = "header.json.partial-probe", 4096
 
 @dataclass(frozen=True, slots=True)
 class _Lines:
-    """A file that grows; unbuffered but for the line that is being written."""
+    """A file that grows line by line; every line is flushed."""
 
     name: str
     file: BinaryIO
 
 
 class RunOutput:
-    """Raises OSError where the folder cannot be written at the start.
+    """The files of one run; raises OSError if the folder cannot be written at the start.
 
-    What cannot be written later, as the disk is full, is in `not_whole`, and `tell` hears of the
-    first such file; the run goes on without, as its figures are in memory. Lines that had been
-    written stay, perhaps with a cut last one.
+    Files that cannot be written later (a full disk) are named in `not_whole`, and `tell` gets a
+    sentence on the first; the run goes on, with its figures in memory. Lines already written stay;
+    the last may be truncated.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class RunOutput:
     ) -> None:
         self.folder = Path(folder) if folder else OUTPUT / time.strftime("%Y-%m-%d-%H%M%S")
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in self.folder.iterdir():  # an earlier run's would be taken for this one's
+        for path in self.folder.iterdir():  # an earlier run's files would pass for this one's
             if WRITTEN.fullmatch(path.name):
                 path.unlink()
         _probe(self.folder / PROBE)
@@ -62,9 +62,9 @@ class RunOutput:
         self._server: _Lines | None = None
 
     def begin(self, suffix: str) -> None:
-        """A round begins: its files, from nothing. `suffix` as "-8", or "" of a single round."""
+        """Start a round's files. `suffix`: as "-8", or "" for a single round."""
         self.close()
-        # Line by line and flushed: what came before a kill can be read.
+        # Flushed line by line, so that a killed run can be read.
         if self._with_records:
             self._records = self._open(f"records{suffix}.jsonl")
         self._server = self._open(f"server{suffix}.jsonl")
@@ -75,7 +75,7 @@ class RunOutput:
             self._records = None
 
     def write_sample(self, sample: Sample) -> None:
-        """Of the server."""
+        """Append a sample of the server."""
         if self._server is not None and not self._append(self._server, sample.to_json()):
             self._server = None
 
@@ -93,12 +93,12 @@ class RunOutput:
         try:
             write_whole(self.folder / name, text)
         except OSError as error:
-            with contextlib.suppress(OSError):  # an earlier round's, which is not this one's
+            with contextlib.suppress(OSError):  # an earlier round's file would pass for this one's
                 (self.folder / name).unlink(missing_ok=True)
             self.lost(name, error)
 
     def lost(self, name: str, error: OSError) -> None:
-        """The file could not be written; said once, as a full disk takes one after the other."""
+        """Note a file that could not be written; only the first is announced."""
         if not self.not_whole:
             reason = error.strerror or str(error)
             path = self.folder / name
@@ -107,17 +107,17 @@ class RunOutput:
             self.not_whole.append(name)
 
     def close(self) -> None:
-        """The last line is written."""
+        """Close the files that grow."""
         for lines in (self._records, self._server):
             if lines is not None:
                 try:
                     lines.file.close()
-                except OSError as error:  # some file systems say only now what was not written
+                except OSError as error:  # some file systems report lost writes only now
                     self.lost(lines.name, error)
         self._records = self._server = None
 
     def told(self, *names: str) -> str:
-        """The line that says where the results are, and what of them is not whole."""
+        """The line that says where the results are, and which files are not whole."""
         there = ", ".join(name for name in names if name not in self.not_whole)
         line = f"results: {self}/{there}".rstrip("/")
         if not self.not_whole:
@@ -134,7 +134,7 @@ class RunOutput:
             return None
 
     def _append(self, lines: _Lines, text: str) -> bool:
-        """Whether the text was written; if not, nothing comes after it: a line would be broken."""
+        """Whether the text was written; if not, close the file: no line follows a broken one."""
         try:
             lines.file.write(f"{text}\n".encode())
             lines.file.flush()
@@ -150,7 +150,7 @@ class RunOutput:
 
 
 def _probe(path: Path) -> None:
-    """A full disk is to be told before the load and not after it."""
+    """Find a full disk before the load rather than after it."""
     try:
         path.write_bytes(bytes(PROBE_BYTES))
     except OSError as error:

@@ -1,9 +1,9 @@
-"""How far each worker's wall clock is from the master's, so that a plan begins at one moment.
+"""How far each worker's wall clock is from the master's, so that all start at the same moment.
 
-Workers on other hosts have clocks of their own, and seconds between them would move their arrivals
-and their measured window. The master asks each for its time, and takes the answer that came back
-soonest: the offset is wrong by half its way there and back at most (Cristian's algorithm, 1989).
-Latencies do not need it: each is of one worker's monotonic clock.
+Workers on other hosts have their own clocks, whose difference would shift their arrivals and their
+measured window. The master asks each for its time several times and keeps the fastest answer: the
+offset is wrong by at most half the round trip (Cristian's algorithm, 1989). Latencies do not need
+it: each comes from one worker's monotonic clock.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ import gevent
 
 CLOCK, CLOCK_TOLD = "llama_clock", "llama_clock_told"
 TRIES = 5
-ANSWER_S = 5.0  # a worker that says nothing keeps its own clock
+ANSWER_S = 5.0  # a silent worker keeps its own clock
 POLL_S = 0.001
-TOLD_FROM_S = 0.1  # an offset below it is nobody's concern
+TOLD_FROM_S = 0.1  # smaller offsets are not reported
 
 
 @dataclass(frozen=True, slots=True)
 class Offset:
-    """Seconds that a worker's clock is ahead of the master's, and what that may be off by."""
+    """Seconds that a worker's clock is ahead of the master's, and the error bound."""
 
     seconds: float
     within: float
 
     @classmethod
     def of(cls, asked: float, told: float, heard: float) -> Offset:
-        """Of one question: asked and heard by the master's clock, told by the worker's."""
+        """From one question: `asked` and `heard` by the master's clock, `told` by the worker's."""
         return cls(told - (asked + heard) / 2, (heard - asked) / 2)
 
 
@@ -48,9 +48,9 @@ class HostClocks:
         workers: Callable[[], Iterable[str]],
         send: Callable[[str, dict[str, Any], str], None],
     ) -> dict[str, Offset]:
-        """Worker id -> its clock's offset; one that does not answer is left out.
+        """Worker id -> its clock's offset; a worker that does not answer is left out.
 
-        `workers()` are those that live: nobody waits for one that has died meanwhile.
+        `workers()` returns those alive, so that no dead one is waited for.
         """
         self._told = {}
         for _ in range(TRIES):
@@ -72,8 +72,11 @@ class HostClocks:
 
 
 def clock_note(name: str, offset: Offset) -> str:
-    """For the report, of a clock that somebody should set; else ""."""
+    """The report's sentence on a clock that is far off, else ""."""
     if abs(offset.seconds) < TOLD_FROM_S:
         return ""
     way = "ahead of" if offset.seconds > 0 else "behind"
-    return f"worker {name}'s clock is {abs(offset.seconds):.2g} s {way} the master's: allowed for"
+    return (
+        f"worker {name}'s clock is {abs(offset.seconds):.2g} s {way} the master's; the schedule "
+        "allows for it"
+    )

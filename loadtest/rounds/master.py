@@ -1,7 +1,8 @@
-"""The master's side of a run: prepare, start the workers' rounds, gather, judge, print.
+"""The master's side of a run: prepare, start the workers' rounds, collect, judge, print.
 
-Locust starts and stops it; the rounds' ends are its own, so that what is in flight is drained and
-counted before Locust ends anything. Without workers the one process is master and worker.
+Locust starts and stops the run, but the master decides when a round is over, so that requests in
+flight are drained and counted before Locust ends anything. Without workers elsewhere, one process
+is both master and worker.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from rounds.stall import processes, stall_later
 from rounds.worker import DONE, RATE, REPORT, ROUND
 from rounds.workers import Workers
 
-START_AFTER_S = 0.5  # the plans are with all workers by then
+START_AFTER_S = 0.5  # all workers have their plans by then
 ALONE_AFTER_S = 0.2  # without workers elsewhere
 RATE_CHANGE_AFTER_S = 0.5
 JOIN_S = 15.0
@@ -46,7 +47,7 @@ PROGRESS_S = 5.0
 
 
 class Master:
-    """One per master, or process without workers. `results` are of the running round so far."""
+    """Runs the load test. `results` are those of the current round so far."""
 
     def __init__(self, environment: Any, sender: SenderProcess) -> None:
         self.environment = environment
@@ -72,18 +73,18 @@ class Master:
         if self._greenlet is not None:
             self._greenlet.join(timeout=JOIN_S)
         self._stopping, self._users, self._preparing = False, 0, True
-        self._phase, self._shown_at = "the server is asked", time.monotonic()
-        # The web UI's timer runs from now on; the load begins later, and ends by itself.
+        self._phase, self._shown_at = "asking the server", time.monotonic()
+        # The web UI's timer starts now; the load starts later, and ends by itself.
         if cancel := getattr(self.environment.web_ui, "_cancel_run_time_timer", None):
             cancel()
         self._greenlet = gevent.spawn(self._run)
 
     def stop(self) -> None:
-        """Locust's test is to end: nothing more is sent, what is in flight is drained."""
+        """Locust stops the test: send nothing more, drain what is in flight."""
         self._stop(drain=True)
 
     def leave(self) -> None:
-        """The process is to end: what is in flight is left, the results so far are kept."""
+        """The process ends: abandon what is in flight, keep the results so far."""
         self._stop(drain=False)
         if self._greenlet is not None and self._greenlet is not gevent.getcurrent():
             self._greenlet.join(timeout=JOIN_S)
@@ -105,23 +106,23 @@ class Master:
 
     @property
     def begun(self) -> bool:
-        """Whether Locust has begun a test, as it does when the workers are there."""
+        """Whether Locust has started a test, which it does once the workers are connected."""
         return self._greenlet is not None
 
     @property
     def phase(self) -> str:
-        """What the run is about now, for people."""
+        """What the run is doing now, for people."""
         return self._watch.phase() if self._watch else self._phase
 
     def _show(self, phase: str) -> None:
-        """A step before the load; said too, where it takes long."""
+        """Show a step before the load, and print it if the steps take long."""
         self._phase = phase
         if time.monotonic() - self._shown_at > PROGRESS_S:
             self._shown_at = time.monotonic()
             say(phase)
 
     def summary(self) -> dict[str, Any]:
-        """Of the round so far, with the server's side of it."""
+        """The round's summary so far, with the server's part."""
         summary = self.results.summary(self._watch.measured_s() if self._watch else None)
         if self.sampler is not None:
             metrics = summary["metrics"]
@@ -131,11 +132,11 @@ class Master:
         return summary
 
     def live(self) -> dict[str, Any]:
-        """The summary of the run so far, and the phase that it is in."""
+        """The summary so far, with the phase."""
         return {**self.summary(), "phase": self.phase}
 
     def _changed(self, sentence: str) -> None:
-        """The load is no longer the one of the header, which is to say so."""
+        """Record in the header that the load has changed."""
         self.results.note(sentence)
         self.results.header["changes"].append(sentence)
 
@@ -153,7 +154,7 @@ class Master:
         except StoppedEarly:
             self._end(EXIT_LEFT, NOTHING)
         except Exception as error:
-            # Locust would wait for ever for a run that nobody ends.
+            # Otherwise Locust would wait for ever.
             self._end(EXIT_INVALID, f"the run broke off: {type(error).__name__}: {error}")
             raise
         finally:
@@ -165,7 +166,7 @@ class Master:
             if options.stall:
                 processes(options.stall_pid)
             prepared = self._sender.call("prepare", options, hear=self._show)
-            self._show("the workers make their prompts")
+            self._show("the workers are making their prompts")
             self._workers.prepare(options)
             for sentence in unused(self.environment.parsed_options):
                 say(sentence)
@@ -191,7 +192,7 @@ class Master:
         self._round(options, prepared, options.rate)
         summary = self.summary()
         self.output.write_summary(summary)
-        # From memory: what the disk has may be less.
+        # From memory: a full disk may hold less.
         page = report_page(RunFiles(str(self.output), summary, self.results))
         self.output.write_text(PAGE, page)
         code = exit_code(summary, whole=not self.output.not_whole)
@@ -208,7 +209,7 @@ class Master:
             if needed_s > options.load_s:
                 return Trial.too_long(rate, needed_s)
         longer = options.load_s > asked_s
-        told = f", for {options.load_s:.0f} s, so that its percentiles say something"
+        told = f", for {options.load_s:.0f} s, which its percentiles need"
         say(f"\nrate {rate:.3g} requests/s{told if longer else ''}")
         suffix = f"-{rate:.3g}"
         watch = self._round(options, prepared, rate, suffix, until_broken=True)
@@ -223,7 +224,7 @@ class Master:
         return trial
 
     def _e2e_s(self, rate: float) -> float:
-        """What a request takes, by the trials: at that rate, else where it took least."""
+        """Seconds a request takes: by the trial at this rate, or else by the fastest trial."""
         there = [each for each in self._trials if each.e2e_s]
         return max(
             (each.e2e_s for each in there if each.rate == rate),
@@ -370,7 +371,7 @@ class Master:
         """All of a closed loop's users, unless they are asked to come one after the other."""
         if not options.closed_loop or options.spawn_rate:
             return
-        self._show("the users start")
+        self._show("the users are starting")
         deadline = time.monotonic() + USERS_S
         while self._users < options.users:
             if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""Watches one round from the master: gathers reports, tells progress, misses dead workers."""
+"""Watches one round for the master: collects reports, shows progress, notices dead workers."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from rounds.workers import Workers
 
 POLL_S = 0.2
 PROGRESS_S = 5.0
-GRACE_S = 20.0  # beyond load and drain, before workers that say nothing are given up
+GRACE_S = 20.0  # after load and drain, before silent workers are given up
 
 
 class RoundWatch:
-    """`wait()` returns when every worker is done, dead or given up."""
+    """One round; `wait()` returns when every worker is done, dead or given up."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class RoundWatch:
         self.started_unix = started_unix
         self.rate = rate
         self.until_broken = until_broken
-        self.broken = ""  # the sentence that says which SLO cannot hold any more
+        self.broken = ""  # the sentence on an SLO that can no longer hold
         self._runner = runner
         self._workers = workers
         self._results = results
@@ -62,13 +62,13 @@ class RoundWatch:
         self._gauges[data["id"]] = data["gauges"]
 
     def done(self, worker: str, problem: str) -> None:
-        """A worker has nothing in flight any more; `problem`: or could not go on."""
+        """A worker has nothing in flight any more, or could not go on (`problem`)."""
         self._running.discard(worker)
         if problem:
             self._miss(worker, problem)
 
     def stop(self, drain: bool) -> None:
-        """Send nothing more; without `drain` leave what runs."""
+        """Send nothing more; without `drain`, abandon what is in flight."""
         now = self.now()
         if self._stopped_at is None and now < self.options.load_s:
             self._stopped_at = max(now, 0.0)
@@ -81,7 +81,7 @@ class RoundWatch:
         """For people: where the round is."""
         now, options = self.now(), self.options
         if self._stopped_at is not None or now >= options.load_s:
-            return "drain: nothing more is sent, what is in flight is waited for"
+            return "drain: waiting for the requests in flight"
         if now < options.warmup_s:
             return f"warm-up: {max(now, 0):.0f} of {options.warmup_s:g} s"
         measured = options.load_s - options.warmup_s
@@ -89,7 +89,7 @@ class RoundWatch:
 
     @property
     def planned(self) -> int:
-        """Arrivals of normal requests in the measured window, 0 where nobody knows."""
+        """Arrivals of normal requests in the measured window, 0 if unknown."""
         return 0 if self.options.faults else self._planned.get("", 0)
 
     def measured_s(self) -> float:
@@ -136,9 +136,9 @@ class RoundWatch:
         )
 
     def _planned_requests(self, rate: float) -> dict[str, int]:
-        """Arrivals of the measured window by workload, "" of all; none of whom nobody knows.
+        """Arrivals of the measured window by workload ("": all), where they are known.
 
-        A chat's user asks again, how often depends on the answers.
+        A chat's requests are not: how often its user asks depends on the answers.
         """
         options, shares = self.options, self.options.shares()
         if options.closed_loop or options.arrivals == "trace":
@@ -160,16 +160,16 @@ class RoundWatch:
         return planned
 
     def _hopeless(self) -> str:
-        """Which SLO is broken whatever comes: more requests are late than its percentile allows.
+        """The sentence on an SLO that can no longer hold: too many requests are late already.
 
-        What has waited longer than a limit for its first token is late already.
+        A request that has waited longer than the limit for its first token counts as late.
         """
         for slo in self._results.slos:
             planned = self._planned.get(slo.workload)
-            # itl is pooled over responses: nobody knows how many come.
+            # itl is pooled over responses, whose number is unknown.
             if not planned or slo.metric == "itl":
                 continue
-            if self.options.find_max_rate:  # of fewer, one late request would end a rate
+            if self.options.find_max_rate:  # with fewer, one late request would end a rate
                 planned = max(planned, needed(slo))
             allowed = allowed_late(slo, planned)
             histogram = self._results.normal(slo.workload).histograms[slo.metric]
@@ -177,7 +177,7 @@ class RoundWatch:
             late += sum(each["overdue"].get(slo.text, 0) for each in self._gauges.values())
             if late > allowed:
                 return (
-                    f"stopped early: {slo.text} is broken by {late} requests, which must be at "
+                    f"stopped early: {late} requests are late for {slo.text}, which must be at "
                     f"most {allowed}"
                 )
         return ""

@@ -1,4 +1,4 @@
-"""The server stalls: its processes are stopped for a while, and go on."""
+"""Stops the server's processes for a while, and lets them go on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import psutil
 
 
 def processes(pid: int) -> list[psutil.Process]:
-    """The process and all it started; raises ValueError if there is none."""
+    """The process and its descendants; raises ValueError if it does not exist."""
     try:
         parent = psutil.Process(pid)
         return [parent, *parent.children(recursive=True)]
@@ -19,12 +19,12 @@ def processes(pid: int) -> list[psutil.Process]:
 
 
 def stall_later(at_unix: float, pid: int, seconds: float) -> gevent.Greenlet:
-    """`stall` at that time; the greenlet may be killed before or during it."""
+    """Run `stall` at that time; the greenlet may be killed before or during it."""
     return gevent.spawn_later(max(at_unix - time.time(), 0), stall, pid, seconds)
 
 
 def stall(pid: int, seconds: float) -> None:
-    """SIGSTOP, then SIGCONT, whatever comes between."""
+    """Send SIGSTOP, and SIGCONT after `seconds` or when killed."""
     stopped: list[psutil.Process] = []
     try:
         for process in processes(pid):

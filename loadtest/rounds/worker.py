@@ -1,6 +1,6 @@
-"""A worker's side of the run: its sender prepares, loads and reports when the master says so.
+"""A worker's side of the run: has its sender prepare, load and report when the master says so.
 
-Without workers the same process is both; Locust's local runner then hands every message over.
+Without workers elsewhere, one process is both; Locust's local runner then delivers every message.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LEAVE_S = 5.0
 
 
 class Worker:
-    """One per Locust process whose sender sends requests."""
+    """One per Locust process that loads."""
 
     def __init__(self, environment: Any, sender: SenderProcess) -> None:
         self._environment = environment
@@ -34,7 +34,7 @@ class Worker:
         self._alone = not hasattr(self._runner, "master_host")  # no master elsewhere
         self._child = not self._alone and bool(environment.parsed_options.processes)
         self._master = os.getppid()
-        self._asked = 0.0  # when the master asked for what is prepared
+        self._asked = 0.0  # time stamp of the master's last PREPARE
         self._users = 0
         self._greenlet: Any = None
         listeners = {
@@ -48,17 +48,17 @@ class Worker:
             self._runner.register_message(name, listener)
 
     def users_changed(self, more: int) -> None:
-        """Of a closed loop one came, or left (-1); an open loop only counts them."""
+        """A user came (1) or left (-1); only a closed loop uses the number."""
         self._users += more
         self._sender.send("set_users", self._users)
 
     def wait(self) -> None:
-        """For the end of what runs, which the master tells, but not for ever."""
+        """Wait until the round ends, as the master orders, but not for ever."""
         if self._greenlet is not None:
             self._greenlet.join(timeout=LEAVE_S)
 
     def leave(self) -> None:
-        """The process ends: leave what runs, and report the rest."""
+        """The process ends: abandon what is in flight, and report the rest."""
         if self._greenlet is not None:
             self._sender.send("stop", False)
             self.wait()
@@ -68,21 +68,21 @@ class Worker:
         self._runner.send_message(CLOCK_TOLD, answer)
 
     def _prepare(self, environment: Any, msg: Any, **_: Any) -> None:
-        if msg.data["asked"] != self._asked:  # it asks again until it hears of the end
+        if msg.data["asked"] != self._asked:  # the master repeats it until it gets an answer
             self._asked = msg.data["asked"]
             gevent.spawn(self._prepare_now, RunOptions.from_dict(msg.data["options"]))
 
     def _prepare_now(self, options: RunOptions) -> None:
         problem = ""
         if not self._alone:
-            # The master has reached the server; from another host that says nothing.
+            # The master has reached the server, but this worker may be on another host.
             try:
                 problem = self._sender.call("make_ready", options)
             except SenderError as error:
                 problem = str(error)
             problem = problem and f"on the worker's host {platform.node()}, {problem}"
         told = {"problem": problem, "id": self._runner.client_id}
-        # Of a child of the master's the process, whose end the master sees.
+        # The master watches the process of its own child.
         self._runner.send_message(PREPARED, told | {"process": os.getpid() if self._child else 0})
 
     def _begin(self, environment: Any, msg: Any, **_: Any) -> None:
@@ -93,14 +93,14 @@ class Worker:
     def _load(self, plan: RoundPlan) -> None:
         done = {"round": plan.number, "id": self._runner.client_id, "problem": ""}
         try:
-            self._sender.start()  # anew, if it died in the round before
+            self._sender.start()  # again, if it died in the round before
             self._sender.send("set_users", self._users)
             self._sender.call("load", plan, hear=lambda report: self._report(plan.number, report))
         except (SenderError, OSError) as error:
             done["problem"] = str(error)
         finally:
             if isinstance(self._runner, WorkerRunner):
-                # Else Locust's own figures may come too late: it waits for them for 0.5 s.
+                # Locust waits only 0.5 s for its own figures.
                 self._runner._send_stats()
             self._runner.send_message(DONE, done)
 
@@ -119,7 +119,7 @@ class Worker:
             },
         )
         if self._child and os.getppid() != self._master:
-            # The master was killed: nobody would end this load, and nobody hears of it.
+            # The master was killed: nobody else would end this load.
             self._sender.send("stop", False)
             gevent.spawn(self._runner.quit)  # which ends this greenlet
 

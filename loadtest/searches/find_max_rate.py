@@ -1,8 +1,8 @@
 """The highest arrival rate that holds the SLOs: double until it breaks, then halve the bracket.
 
-A step decides only what its requests can show: p99 of 20 requests is one of them. While nothing is
-late, a step with too few is no more than a reason to go on to the double rate; where the bracket
-closes, steps last until there are enough.
+A step decides nothing without enough requests: p99 of 20 requests is a single request. While
+nothing is late, such a step only leads on to twice the rate; once the bracket closes, each step
+lasts until it has enough requests.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from searches.rate_trial import Trial
 
-RESOLUTION = 0.05  # the bracket's width at which the search ends, of the rate
+RESOLUTION = 0.05  # the search ends at this width of the bracket, relative to the rate
 MAX_TRIALS = 16  # that decide
 MOST_UNDECIDED = 24
 MOST_HALVINGS = 4
@@ -21,9 +21,9 @@ MOST_HALVINGS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """`rate` is the highest that held, None if none did; `why` the search ended there.
+    """`rate`: the highest that held, or None. `why` the search ended there.
 
-    `told`: False where the trials do not show that no rate would hold.
+    `told`: False if the trials do not show that no rate holds.
     """
 
     rate: float | None
@@ -35,9 +35,9 @@ class Found:
 def find_max_rate(
     trial: Callable[[float, bool], Trial | None], start: float, resolution: float = RESOLUTION
 ) -> Found:
-    """`trial(rate, whole)` runs a round, a `whole` one until it has requests enough to decide.
+    """`trial(rate, whole)` runs a round; a `whole` one has enough requests to decide.
 
-    None from it, an interruption, ends the search.
+    If it returns None, an interruption, the search ends.
     """
     trials: list[Trial] = []
     low, high, rate, doubted, whole, told = 0.0, math.inf, start, False, False, True

@@ -46,9 +46,9 @@ class Trial:
     def of(
         cls, rate: float, results: RunResults, planned: int = 0, stopped_early: bool = False
     ) -> Trial:
-        """Of a round's results; a failed or wrong answer holds nothing.
+        """From a round's results; with a failed or wrong answer, the SLOs do not hold.
 
-        `planned`: arrivals that the rate is made of, 0 where nobody knows.
+        `planned`: arrivals that the rate stands for, 0 if unknown.
         """
         summary = results.summary()
         counts, rates = summary["counts"], summary["rates"]
@@ -60,7 +60,7 @@ class Trial:
         )
         held = not broken and not lacking and bool(kept_up) and counts["scheduled"] > 0
         if counts["scheduled"] < KEPT_UP * planned:
-            held = False  # it was not offered, whatever the reason
+            held = False  # the rate was not offered, whatever the reason
         few = f"{counts['scheduled']:,} requests at {rate:.3g}/s decide nothing"
         few += f", {lacking[0].text} needs {needed(lacking[0]):,}" if lacking else ""
         few += f", {behind}" if kept_up is None and not lacking else ""
@@ -82,7 +82,7 @@ class Trial:
 
     @classmethod
     def too_long(cls, rate: float, needed_s: float) -> Trial:
-        """Of a round that was not run: its requests would take hours."""
+        """A round that was not run, because its requests would take hours."""
         needs = f"needs a run of {needed_s:,.0f} s (-t) for its percentiles"
         return cls(rate=rate, held=False, decided=False, why=f"{rate:.3g} requests/s {needs}")
 
@@ -92,27 +92,27 @@ class Trial:
         if not self.valid:
             return "INVALID"
         if not self.decided:
-            return "too little to say"
+            return "too few requests"
         outcome = "held" if self.held else "broken"
         outcome += ", stopped early" if self.stopped_early else ""
         return f"{outcome}: {self.why}" if self.why else outcome
 
 
 def needed(slo: Slo) -> int:
-    """Requests of which one alone does not make the percentile: of p99 a hundred."""
+    """How many requests a percentile needs, so that one alone does not make it: 100 for p99."""
     share = 1 - slo.percent / 100
     return min(math.ceil(round(1 / share, 6)), MOST_NEEDED) if share > 0 else 100
 
 
 def allowed_late(slo: Slo, requests: int) -> int:
-    """How many of them may be late without breaking the percentile, of nearest rank."""
+    """How many may be late without breaking the (nearest-rank) percentile."""
     return requests - math.ceil(round(requests * slo.percent / 100, 6))
 
 
 def step_seconds(options: RunOptions, rate: float) -> float:
-    """What a step at `rate` must last until every SLO has the requests that it needs.
+    """How long a step at `rate` must last until every SLO has the requests that it needs.
 
-    No less than the run-time; inf where a workload never comes.
+    At least the run time; inf if a workload never comes.
     """
     lacking = {slo: needed(slo) for slo in parse_slos(options.slos, options.shares())}
     shares, faults = options.shares(), parse_faults(options.faults)
@@ -146,11 +146,11 @@ def lengthened(options: RunOptions, rate: float, e2e_s: float = 0.0) -> tuple[Ru
 
 
 def keeps_up(results: RunResults) -> tuple[bool | None, str]:
-    """Whether the server completes what is offered, None where it does not show; and why not.
+    """Whether the server completes what is offered (None: cannot tell), and why not.
 
-    A queue that grows makes each request wait longer than the one before. With an SLO above what it
-    comes to in the step, no percentile shows it. It grows only when all slots of the server are
-    taken, which takes as long as a request.
+    In a growing queue each request waits longer than the one before. No percentile shows that while
+    the waits stay below the SLO. The queue grows only once all of the server's slots are taken,
+    which takes as long as one request.
     """
     counts = results.journey().counts
     if counts["in_window"] >= KEPT_UP * counts["scheduled"]:
@@ -189,7 +189,7 @@ def _mean(histograms: list[Histogram | None]) -> tuple[float, float]:
 
 
 def _values(slo: Slo, results: RunResults) -> int:
-    """Requests that the percentile is of; `itl` is pooled, and many gaps may be one request's."""
+    """How many requests the percentile covers; `itl` is pooled: one request has many gaps."""
     traffic = results.normal(slo.workload)
     pooled = slo.metric == "itl"
     return traffic.counts["completed"] if pooled else traffic.histograms[slo.metric].count
@@ -200,7 +200,7 @@ def _late(slo: Slo, results: RunResults) -> int:
 
 
 def _breaks(slo: Slo, results: RunResults) -> bool:
-    """Whether it is broken, also if all requests that it still needs were in time."""
+    """Whether it is broken, even if all requests still missing were in time."""
     if _values(slo, results) >= needed(slo):
         return not slo.held_in(results.normal(slo.workload).histograms[slo.metric])
     return slo.metric != "itl" and _late(slo, results) > allowed_late(slo, needed(slo))

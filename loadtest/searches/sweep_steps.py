@@ -1,7 +1,7 @@
-"""The steps of a sweep: which there are, and what is kept of them in sweep.json.
+"""The steps of a sweep, and their results in sweep.json.
 
-sweep.json is written anew after every step, so that a sweep that was stopped goes on where it was:
-a step that is in it is done.
+sweep.json is rewritten after every step and lists the steps that are done, so that an interrupted
+sweep can continue.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from output.write_run import write_whole
 SWEEP = "sweep.json"
 RATES, CONCURRENCIES = "rates", "concurrencies"
 MOST_STEPS = 200
-# Of a run's summary, what a sweep is about; all of it is in the step's folder.
+# The parts of a step's summary that sweep.json keeps; the step's folder has all of it.
 KEPT = ("header", "counts", "rates", "metrics", "slos", "validity", "workloads")
 
 
@@ -52,7 +52,7 @@ class Step:
 
 
 def parse_steps(by: str, text: str) -> list[Step]:
-    """`1,2,4,8`, or `START:END` or `START:END:STEP` with both ends in it; raises `SweepError`.
+    """From `1,2,4,8`, `START:END` or `START:END:STEP`, ends included; raises `SweepError`.
 
     >>> [step.value for step in parse_steps("rates", "0.5,2:4,10:20:5")]
     [0.5, 2.0, 3.0, 4.0, 10.0, 15.0, 20.0]
@@ -94,7 +94,7 @@ def _value(by: str, text: str) -> float:
 
 @dataclass
 class Sweep:
-    """A sweep's folder. `done`: what is kept of each step that ended by itself, by its folder."""
+    """A sweep's folder. `done`: the results of each step that ended by itself, by its folder."""
 
     folder: Path
     by: str
@@ -103,7 +103,7 @@ class Sweep:
 
     @classmethod
     def at(cls, folder: Path, by: str, arguments: Sequence[str]) -> Sweep:
-        """A new one, or the one that is there; raises `SweepError` if that is another."""
+        """A new sweep, or the one in the folder; raises `SweepError` if its options differ."""
         sweep = cls(folder, by, list(arguments))
         path = folder / SWEEP
         if not path.exists():
@@ -123,11 +123,11 @@ class Sweep:
         return sweep
 
     def is_done(self, step: Step) -> bool:
-        """Whether its results are there."""
+        """Whether the step's results are there."""
         return step.folder in self.done and (self.folder / step.folder / SUMMARY).is_file()
 
     def keep(self, step: Step, code: int) -> None:
-        """A step ended by itself, with that exit code; raises `SweepError` if it left nothing."""
+        """Keep a step that ended by itself; raises `SweepError` if it left no results."""
         try:
             summary = read_summary(self.folder / step.folder / SUMMARY)
         except RunFilesError as error:
@@ -146,5 +146,5 @@ class Sweep:
         write_whole(self.folder / SWEEP, json.dumps(document, indent=1) + "\n")
 
     def steps(self) -> list[Mapping[str, Any]]:
-        """What is kept, by rising load."""
+        """The results of the steps, by rising load."""
         return sorted(self.done.values(), key=lambda each: float(each["value"]))

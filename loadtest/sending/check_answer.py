@@ -1,6 +1,6 @@
-"""Whether an answer is right, under any load: its flags, its lengths, its text.
+"""Checks an answer's flags, lengths and text.
 
-A greedy answer must equal the one that the same prompt got from the unloaded server.
+A greedy answer must equal the unloaded server's answer to the same prompt.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-CUT = "the text holds U+FFFD: half a character, or the model's own, which --no-text-check allows"
+CUT = "the text has U+FFFD: half a character, or the model's own, which --no-text-check allows"
 FINISH_REASONS = ("stop", "length")
 
 
 @dataclass(slots=True)
 class Answer:
-    """What came for one request."""
+    """The answer to one request so far."""
 
     text: str = ""
     finals: int = 0  # responses with the final flag
@@ -28,12 +28,12 @@ class Answer:
 
 
 def digest(text: str) -> str:
-    """A text's name, short enough to send to every worker."""
+    """A text's hash, short enough to send to every worker."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def is_greedy(options: Mapping[str, Any]) -> bool:
-    """Whether the same prompt must bring the same text: upstream's rule for these options."""
+    """Whether the same prompt must get the same text, by upstream's rule for these options."""
     if options.get("temperature") == 0 or options.get("top_k") == 1:
         return True
     return not any(options.get(name) for name in ("temperature", "top_k", "top_p", "min_p"))
@@ -42,24 +42,27 @@ def is_greedy(options: Mapping[str, Any]) -> bool:
 def wrong(
     answer: Answer, max_tokens: int, options: Mapping[str, Any], reference: str | None
 ) -> str:
-    """What is wrong with a completed answer, one sentence; "" if nothing is.
+    """What is wrong with a completed answer, one sentence, or "".
 
-    `reference` is the `digest` of its unloaded text, "" where there is none; with None nothing is
-    said of the text.
+    `reference` is the `digest` of its unloaded text, or "" if there is none. None: do not check the
+    text.
     """
     if answer.finals != 1 or answer.after_final:
-        return f"{answer.finals} final flags, {answer.after_final} responses after one; expected 1"
+        return (
+            f"{answer.finals} final flags, must be 1; {answer.after_final} responses after one, "
+            "must be 0"
+        )
     if answer.finish_reason not in FINISH_REASONS:
         return f"finish_reason is {answer.finish_reason!r}, must be stop or length"
     if answer.num_output_tokens > max_tokens:
-        return f"{answer.num_output_tokens} output tokens, asked for were {max_tokens} at most"
+        return f"{answer.num_output_tokens} output tokens, must be at most {max_tokens}"
     if options.get("ignore_eos") and answer.num_output_tokens != max_tokens:
-        return f"{answer.num_output_tokens} output tokens, asked for were exactly {max_tokens}"
+        return f"{answer.num_output_tokens} output tokens, must be exactly {max_tokens}"
     if reference is None:
         return ""
     if not reference:
         # A model may write U+FFFD, as only the unloaded text knows.
         return CUT if REPLACEMENT in answer.text else ""
     if digest(answer.text) != reference:
-        return f"the text is not the unloaded one: {answer.text[:60]!r}"
+        return f"the text differs from the unloaded one: {answer.text[:60]!r}"
     return ""

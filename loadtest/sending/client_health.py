@@ -1,4 +1,4 @@
-"""Watches its own process while it loads: processor time, and how late the event loop wakes."""
+"""Watches this process while it loads: CPU time, and how late the event loop wakes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class HealthSampler:
         self._stopped = False
 
     async def run(self) -> None:
-        """Until it is stopped; a task's whole life."""
+        """Sample until `stop`."""
         while self._clock.now() < self._from_s and not self._stopped:
             await asyncio.sleep(TICK_S)
         wall, cpu, self.tokens = time.perf_counter(), time.thread_time(), 0
@@ -35,16 +35,16 @@ class HealthSampler:
             now = time.perf_counter()
             self._health.loop_lag.add(now - asked - TICK_S)
             if now - wall >= SAMPLE_S:
-                # This thread's time: the event loop's is what a Python process has one core of.
+                # This thread's time: the event loop cannot use more than one core.
                 used = time.thread_time()
                 self._health.sample(used - cpu, now - wall, self.tokens)
                 wall, cpu, self.tokens = now, used, 0
 
     def stop(self) -> None:
-        """What comes now is the drain: not counted."""
+        """Stop counting: the drain begins."""
         self._stopped = True
 
     def collect(self) -> WorkerHealth:
-        """Since the last call."""
+        """The figures since the last call."""
         health, self._health = self._health, WorkerHealth()
         return health

@@ -1,7 +1,7 @@
-"""A worker's part of one round of load: sends what is due, reads what comes, counts it.
+"""A worker's part of one round of load: sends what is due, reads the answers, counts them.
 
-The open loop never waits for an answer: each arrival is a task of its own, and its latency
-counts from the time at which it was due, however late it was sent.
+The open loop never waits for an answer: each arrival is a task, and its latency counts from the
+time at which it was due, however late it was sent.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from sending.messages import Report, RoundPlan
 from sending.request import UNFINISHED, Clock, LoadRequest, history_with
 from sending.source import LoadSource
 
-LONGEST_SLEEP_S = 0.25  # a change of the rate is heard of at least as often
-REFUSED_S = 0.05  # before a user of a closed loop asks again that was beyond --max-in-flight
+LONGEST_SLEEP_S = 0.25  # so that a change of the rate takes effect
+REFUSED_S = 0.05  # until a closed loop's user asks again after --max-in-flight refused it
 ANSWER_LIMIT = "ClientLimit"
-NEVER_SENT = "the client had not come to send it when the drain ended"
+NEVER_SENT = "the client had not sent it when the drain ended"
 
 
 class LoadRound:
-    """`run()` returns when everything that was sent is over."""
+    """One round; `run()` returns when every sent request has ended."""
 
     def __init__(self, plan: RoundPlan, source: LoadSource, client: sdk.Client) -> None:
         self.plan = plan
@@ -52,9 +52,9 @@ class LoadRound:
         self._slos = self._delta.slos
 
     async def run(self) -> None:
-        """The whole round: wait for the start, load, drain."""
+        """Wait for the start, load, drain."""
         gc.collect()
-        gc.freeze()  # the prompts and the libraries: no full collection goes through them
+        gc.freeze()  # full collections then skip the prompts and the libraries
         sampler = asyncio.create_task(self.health.run())
         try:
             if not self.plan.options.closed_loop:
@@ -68,7 +68,7 @@ class LoadRound:
                 task.cancel()
 
     def stop(self, drain: bool = True) -> None:
-        """Send nothing more; without `drain` what runs is left too."""
+        """Send nothing more; without `drain`, abandon what is in flight too."""
         self.end_s = min(self.end_s, max(self.clock.now(), 0.0))
         if not drain:
             self._leaving = True
@@ -76,21 +76,20 @@ class LoadRound:
                 task.cancel()
 
     def set_users(self, users: int) -> None:
-        """So many ask in a closed loop from now on; those beyond leave after their answers."""
+        """Set a closed loop's number of users; superfluous ones leave after their answers."""
         self._most_users = users
         while self.plan.options.closed_loop and len(self._users) < users:
             self._spawn(self._users, self._user())
 
     def collect(self) -> Report:
-        """Since the last call."""
+        """The results since the last call."""
         report = Report(self._delta, self._lines, self._events, self.gauges())
         self._delta, self._lines, self._events = RunResults(dict(self.plan.header)), [], []
         report.results.workers[self.plan.name] = self.health.collect()
         return report
 
     def gauges(self) -> dict[str, Any]:
-        """in_flight; overdue, by SLO on ttft: normal requests whose first token is already too
-        late for it."""
+        """in_flight; overdue, by SLO on ttft: normal requests whose first token is already late."""
         now = self.clock.now()
         waiting = [
             each
@@ -110,7 +109,7 @@ class LoadRound:
         return {"in_flight": len(self._running), "overdue": overdue}
 
     async def _user(self) -> None:
-        """Asks, and asks again when it is answered."""
+        """One user of a closed loop: asks again as soon as it is answered."""
         await self._wait_until(lambda: 0.0)
         while (now := self.clock.now()) < self.end_s:
             if len(self._users) > self._most_users:
@@ -136,8 +135,8 @@ class LoadRound:
             self._arrival(number, due, conversation)
 
     async def _wait_until(self, due: Callable[[], float]) -> None:
-        """Until `due()`, which may change meanwhile, or the load's end."""
-        await asyncio.sleep(0)  # of a client that is late too, what was spawned is sent meanwhile
+        """Wait until `due()`, which may change meanwhile, or until the load ends."""
+        await asyncio.sleep(0)  # lets spawned tasks send, even if the client is late
         while (left := min(due(), self.end_s) - self.clock.now()) > 0:
             await asyncio.sleep(min(left, LONGEST_SLEEP_S))
 
@@ -164,7 +163,7 @@ class LoadRound:
                 request.error = f"{options.max_in_flight} requests were in flight already"
                 self._over(request, "", 0)
                 continue
-            self._running[request.request_id] = request  # now: its task may never begin
+            self._running[request.request_id] = request  # here, because its task may never start
             work = self._converse(request_id, request, turns, conversation)
             spawned.append(self._spawn(self._tasks, work))
         return spawned
@@ -176,7 +175,7 @@ class LoadRound:
         turns: tuple[Turn, ...],
         conversation: Conversation,
     ) -> None:
-        """Turn after turn; a later one is due when its user has thought about the answer."""
+        """Send turn after turn; a later one is due after the user's think time."""
         history: list[dict[str, str]] = []
         for place, turn in enumerate(turns):
             if place:
@@ -199,14 +198,14 @@ class LoadRound:
             history = [*messages, {"role": "assistant", "content": request.answer.text}]
 
     def _reference(self, turn: Turn) -> str | None:
-        """As `checks.wrong` takes it."""
+        """The `reference` that `check_answer.wrong` takes."""
         checked = self.plan.options.text_check
         return self.plan.references.get(turn.key, "") if checked else None
 
     def _over(self, request: LoadRequest, reference: str | None, turn: int) -> None:
         ended = self.clock.now()
         if self._leaving and request.error_class == UNFINISHED:
-            # Left because the run was interrupted: nobody's failure.
+            # The run was interrupted: not a failure.
             request.error_class, request.error, request.left = "", "", True
         record = request.record(
             ended_at=ended,
@@ -235,7 +234,7 @@ class LoadRound:
         await asyncio.gather(*left, return_exceptions=True)
 
     def _count_unsent(self) -> None:
-        """Requests whose tasks were cancelled before they had begun."""
+        """Count requests whose tasks were cancelled before they started."""
         for request_id in list(self._running):
             request = self._running.pop(request_id)
             request.error_class, request.error = UNFINISHED, NEVER_SENT
@@ -243,7 +242,7 @@ class LoadRound:
 
 
 def _event(record: RequestRecord) -> dict[str, Any]:
-    """One a request, so that Locust's own statistics count requests and nothing else."""
+    """Locust's event of one request, for Locust's own statistics."""
     problem = record.error_class or ("Incorrect" if record.correct is False else "")
     return {
         "request_type": "gRPC",

@@ -1,4 +1,4 @@
-"""What a Locust process and its sender tell each other."""
+"""The messages between a Locust process and its sender."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from command_line.options import RunOptions
 from figures.results import RunResults
 from figures.slo import parse_slos
 
-# Of an answer: there is more to come, or how the command ended.
+# Kinds of answers: progress (HEARD), or how the command ended.
 HEARD, RETURNED, REFUSED, FAILED = "heard", "returned", "refused", "failed"
 
 
 @dataclass
 class Unloaded:
-    """`references`: of every greedy turn its digest, by key; `note`: what of them is missing."""
+    """`references`: digests of the greedy turns' texts by turn key; `note`: which are missing."""
 
     references: dict[str, str] = field(default_factory=dict)
     note: str = ""
@@ -23,7 +23,7 @@ class Unloaded:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What every round of the run needs."""
+    """What every round needs, made before the load."""
 
     workload: str  # or several, with their weights
     requests_sha256: str = ""
@@ -38,7 +38,7 @@ class Prepared:
         """The header of a round's results."""
         return {
             **options.to_dict(),
-            "workload": self.workload,  # a replay's is no option's
+            "workload": self.workload,  # of a replay, not the option's
             "workloads": options.shares(),
             "rate": rate,
             "started_unix": started_unix,
@@ -50,15 +50,15 @@ class Prepared:
             "slos": [slo.text for slo in parse_slos(options.slos)],
             "texts_compared": len(self.unloaded.references),
             "requests_sha256": self.requests_sha256,
-            "changes": [],  # of the load while it went on
-            # An open loop has none, whatever Locust calls its users.
+            "changes": [],  # of the load while it ran
+            # An open loop has no users, whatever Locust counts.
             "users": options.users if options.closed_loop else None,
         }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundPlan:
-    """What the master tells a worker of a round."""
+    """A worker's part of a round, from the master."""
 
     number: int
     options: RunOptions
@@ -73,9 +73,9 @@ class RoundPlan:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What happened since the last one."""
+    """What happened since the last report."""
 
     results: RunResults
     lines: list[str]  # the records, as JSON
-    events: list[dict[str, Any]]  # the arguments of Locust's request events, without exceptions
-    gauges: dict[str, Any]  # of now, see `LoadRound.gauges`
+    events: list[dict[str, Any]]  # arguments of Locust's request events; exceptions as texts
+    gauges: dict[str, Any]  # current values, see `LoadRound.gauges`

@@ -1,4 +1,4 @@
-"""Before the load: is the server there, what will be sent, what does it answer unloaded?"""
+"""Before the load: asks the server what it is and for its unloaded texts, makes the prompts."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from sending.unloaded import UnloadedCache, server_identity, unloaded_texts
 async def prepare(
     source: LoadSource, client: sdk.Client, options: RunOptions, show: Callable[[str], None]
 ) -> Prepared:
-    """Raises ValueError, one sentence, where the run cannot begin. `show` hears of every step."""
-    show("the server is asked")
+    """Raises ValueError, one sentence, if the run cannot begin. `show` gets each step."""
+    show("asking the server")
     if problem := await first_problem(client, options):
         raise OptionError(problem)
     server = await served(client, options)
@@ -38,7 +38,7 @@ async def prepare(
 
 
 async def first_problem(client: sdk.Client, options: RunOptions) -> str:
-    """The sentence that says why this process gets no answer, or ""."""
+    """Why this process gets no answer, one sentence, or ""."""
     problem = await sdk.first_request(client, options.sampling_options())
     if not problem:
         return ""

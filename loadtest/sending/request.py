@@ -1,4 +1,4 @@
-"""One request from its scheduled time to its record. Runs in a task of its own."""
+"""One request from its scheduled time to its record."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sending import sdk
 from sending.check_answer import Answer, wrong
 
 UNFINISHED = "Unfinished"
-MOST_TOLD = 1000  # characters of an error: some list every option before they name the wrong one
+MOST_TOLD = 1000  # characters of an error: some list every option before the wrong one
 
 
 class Clock:
@@ -31,7 +31,7 @@ class Clock:
 
 @dataclass(slots=True)
 class LoadRequest:
-    """What is known of a request while it runs; `record()` when it is over."""
+    """A request in flight; `record()` when it has ended."""
 
     request_id: str
     turn: Turn
@@ -49,7 +49,7 @@ class LoadRequest:
     left: bool = False
 
     async def perform(self, client: sdk.Client, clock: Clock, history: sdk.Messages) -> None:
-        """Send it and read what comes; no error gets out but the task's end."""
+        """Send it and read the answer; errors are recorded, only cancellation is raised."""
         try:
             self.sent_at = clock.now()
             async with sdk.open_stream(client, self.turn, history, self.request_id) as chunks:
@@ -64,7 +64,7 @@ class LoadRequest:
             self.answer.text = "".join(self.texts)
 
     async def _read(self, chunks: Any, zero: float) -> None:
-        """The hot loop: per response two attribute reads and one clock."""
+        """Read the responses. This is the hot loop: one clock read per response with tokens."""
         answer, journey, clock = self.answer, self.journey, time.perf_counter
         if journey.leave_after == 0:
             await asyncio.sleep(0)  # gRPC sends it meanwhile
@@ -103,7 +103,7 @@ class LoadRequest:
     def record(
         self, *, ended_at: float, phase: str, worker: str, reference: str | None, turn: int
     ) -> RequestRecord:
-        """The record; `reference` is as `checks.wrong` takes it."""
+        """The record; `reference` is the one that `check_answer.wrong` takes."""
         correct, why = self._correct(reference)
         return RequestRecord(
             request_id=self.request_id,

@@ -1,4 +1,4 @@
-"""The load test's one door to the client library."""
+"""The only module that imports the client library."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ Messages = Sequence[Mapping[str, str]]
 
 
 def open_client(url: str, model: str) -> Client:
-    """Nothing is sent yet. A load test asks once, and no more."""
+    """A client without retries; it sends nothing yet."""
     return Client(url, model=model, retries=Retries(attempts=1), token_ids=False)
 
 
 def open_stream(client: Client, turn: Turn, history: Messages, request_id: str) -> AsyncStream:
-    """Sent on entering its block. Leaving the block cancels what still runs."""
+    """The request is sent on entering the block, and cancelled on leaving it early."""
     prompt: Any = list(history) if history else turn.prompt
     more: dict[str, Any] = {"stream": True, **turn.options}
     return client.stream(prompt, max_tokens=turn.max_tokens, request_id=request_id, **more)
 
 
 async def first_request(client: Client, options: Mapping[str, Any]) -> str:
-    """Ask for one token with a run's sampling; returns "" or the sentence that says why there is
-    none."""
+    """Ask for one token with the run's sampling; returns "" or why that failed, one sentence."""
     asked = {name: value for name, value in options.items() if name != "min_tokens"}
     try:
         await client.generate("Hello", max_tokens=1, **asked)
@@ -37,7 +36,7 @@ async def first_request(client: Client, options: Mapping[str, Any]) -> str:
 
 
 async def server_version(client: Client) -> str:
-    """As "triton 2.51.0"; "" of a server that does not say."""
+    """As "triton 2.51.0"; "" if the server does not say."""
     try:
         server = await client.server()
     except LlamaError:
@@ -46,7 +45,7 @@ async def server_version(client: Client) -> str:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether the server, or the client before it, called the request wrong."""
+    """Whether the server, or the client, refused the request as invalid."""
     return isinstance(error, InvalidRequest)
 
 

@@ -1,8 +1,8 @@
-"""The process that sends the requests: an asyncio loop, which Locust's gevent does not reach.
+"""The process that sends the requests, in an asyncio loop without gevent.
 
-Under gevent every response of gRPC crosses a thread and a greenlet, which takes more of the
-processor than all else that a load test does. sender_process.py starts this file; commands come
-through standard input and answers leave through standard output, both pickled.
+Under gevent every gRPC response crosses a thread and a greenlet, which costs more CPU than the rest
+of the load test. sender_process.py starts this file; commands arrive on standard input and answers
+leave on standard output, both pickled.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Hear = Callable[[Any], None]
 
 
 class Sender:
-    """Obeys one Locust process. A command is a coroutine's name here, with its arguments."""
+    """Runs the commands of one Locust process: each names a coroutine method, with arguments."""
 
     def __init__(self, tell: Callable[[tuple[int, str, Any]], None]) -> None:
         self.ended = asyncio.Event()
@@ -45,7 +45,7 @@ class Sender:
         self._users = 0
 
     def obey(self, number: int, name: str, arguments: tuple[Any, ...]) -> None:
-        """Begin a command; what it returns, and what is heard of it before, is told by number."""
+        """Start command `number`; its progress and its result are sent back with that number."""
         task = asyncio.create_task(self._answer(number, name, arguments))
         self._tasks[number] = task
         task.add_done_callback(lambda _: self._tasks.pop(number, None))
@@ -61,18 +61,18 @@ class Sender:
             self._tell((number, FAILED, f"{type(error).__name__}: {error}"))
 
     async def cancel(self, hear: Hear, number: int) -> None:
-        """Nobody waits for that command any more."""
+        """Cancel a command that nobody waits for any more."""
         if task := self._tasks.get(number):
             task.cancel()
 
     async def prepare(self, hear: Hear, options: RunOptions) -> Prepared:
-        """The master's part; raises ValueError, one sentence. Every step is heard."""
-        hear("the prompts are made")
+        """The master's preparation; raises ValueError, one sentence. `hear` gets each step."""
+        hear("making the prompts")
         self._source = LoadSource(options)
         return await prepare(self._source, await self._connected(options), options, hear)
 
     async def make_ready(self, hear: Hear, options: RunOptions) -> str:
-        """A worker's part: the sentence on why it cannot load, or ""."""
+        """A worker's preparation: why it cannot load, one sentence, or ""."""
         try:
             self._source = LoadSource(options)
         except ValueError as error:
@@ -80,8 +80,8 @@ class Sender:
         return await first_problem(await self._connected(options), options)
 
     async def load(self, hear: Hear, plan: RoundPlan) -> None:
-        """A round, to its end; a `Report` is heard every second and at the end."""
-        self._source = self._source or LoadSource(plan.options)  # of a sender before this one
+        """Run a round; `hear` gets a `Report` every second and at the end."""
+        self._source = self._source or LoadSource(plan.options)  # an earlier sender made it
         client = await self._connected(plan.options)
         current = self._round = LoadRound(plan, self._source, client)
         current.set_users(self._users)
@@ -94,13 +94,13 @@ class Sender:
             self._round = None
 
     async def set_users(self, hear: Hear, users: int) -> None:
-        """How many users of a closed loop there are."""
+        """Set the number of users of a closed loop."""
         self._users = users
         if self._round is not None:
             self._round.set_users(users)
 
     async def change_rate(self, hear: Hear, at: float, rate: float) -> None:
-        """Of the running round, from `at` seconds on."""
+        """Change the running round's rate from `at` seconds on."""
         if self._round is not None:
             self._round.curve.change(at, rate)
 
@@ -110,7 +110,7 @@ class Sender:
             self._round.stop(drain)
 
     async def close(self) -> None:
-        """Nobody is there any more: leave the server in good order."""
+        """Cancel everything, and let the server know, before the process ends."""
         for task in self._tasks.values():
             task.cancel()
         with contextlib.suppress(asyncio.TimeoutError):
@@ -119,7 +119,7 @@ class Sender:
     async def _leave(self) -> None:
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         if self._client is not None:
-            await asyncio.sleep(0)  # the streams of a cancelled round tell the server first
+            await asyncio.sleep(0)  # cancelled streams must tell the server first
             await self._client.close()
 
     async def _connected(self, options: RunOptions) -> sdk.Client:
@@ -138,9 +138,9 @@ async def _report_on(current: LoadRound, hear: Callable[[Report], None]) -> None
 
 
 async def main() -> None:
-    """Until standard input ends, as it does with the Locust process, however that ends."""
+    """Run until standard input ends, as it does with the Locust process, however that ends."""
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # what a library prints must not mix with the answers
     told: queue.SimpleQueue[tuple[int, str, Any]] = queue.SimpleQueue()
     sender, loop = Sender(told.put), asyncio.get_running_loop()
 
@@ -152,7 +152,7 @@ async def main() -> None:
         loop.call_soon_threadsafe(sender.ended.set)
 
     def answer() -> None:
-        # In a thread: a Locust process that reads late is not to hold up the load.
+        # In a thread: a Locust process that reads late must not hold up the load.
         with contextlib.suppress(BrokenPipeError):
             while True:
                 pickle.dump(told.get(), answers, pickle.HIGHEST_PROTOCOL)

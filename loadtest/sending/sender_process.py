@@ -1,4 +1,4 @@
-"""Starts sender.py and talks with it, from Locust's greenlets."""
+"""Starts sender.py and talks to it from Locust's greenlets."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _ignore_interrupts() -> None:
 
 
 class SenderProcess:
-    """One for each Locust process, started before it is needed, and anew after it has died."""
+    """The sender of one Locust process: started early, and again after it has died."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count()
@@ -41,8 +41,8 @@ class SenderProcess:
         self._answers: dict[int, Any] = {}  # number of the command -> queue of (kind, value)
 
     def start(self) -> None:
-        """If it does not run. The modules that it finds are those of this process."""
-        with self._writing:  # starting lets other greenlets run
+        """Start it unless it runs. It imports from the same paths as this process."""
+        with self._writing:  # Popen lets other greenlets run
             if self._process is not None and self._process.poll() is None:
                 return
             self._process = subprocess.Popen(
@@ -50,21 +50,21 @@ class SenderProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                # A terminal's Ctrl-C is for Locust alone. In a session of its own Linux would serve
-                # it before the processes of Locust's session.
+                # A terminal's Ctrl-C is for Locust alone. Not a session of its own: Linux would
+                # schedule that ahead of Locust's session.
                 preexec_fn=_ignore_interrupts,
             )
             self._answers = {}
             gevent.spawn(self._listen, self._process, self._answers)
 
     def send(self, name: str, *arguments: Any) -> None:
-        """A command whose answer nobody waits for."""
+        """Send a command without waiting for its result."""
         self._write(next(self._numbers), name, arguments)
 
     def call(self, name: str, *arguments: Any, hear: Callable[[Any], None] = lambda _: None) -> Any:
-        """What the command returns; `hear` gets what it tells before.
+        """Run a command and return its result; `hear` gets its progress.
 
-        Raises ValueError where the sender does, `SenderError` where it fails or dies.
+        Raises ValueError if the command does, `SenderError` if the sender fails or dies.
         """
         self.start()
         number, answers, kind = next(self._numbers), self._answers, HEARD
@@ -84,7 +84,7 @@ class SenderProcess:
         raise (ValueError if kind == REFUSED else SenderError)(value)
 
     def close(self) -> None:
-        """End it, once it has told the server what is left; it ends by itself without this."""
+        """End it cleanly; without this it ends with the Locust process."""
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             if self._process is not None:
                 self._process.stdin.close()
@@ -92,7 +92,7 @@ class SenderProcess:
 
     def _write(self, number: int, name: str, arguments: tuple[Any, ...]) -> None:
         command = pickle.dumps((number, name, arguments), pickle.HIGHEST_PROTOCOL)
-        # OSError: it has died, which `_listen` tells. ValueError: it was closed.
+        # OSError: it has died, which `_listen` reports. ValueError: it was closed.
         with self._writing, contextlib.suppress(OSError, ValueError):
             if self._process is None:
                 self.start()

@@ -1,4 +1,4 @@
-"""What a worker sends, made once per run: workloads, recorded times, over-long prompts."""
+"""What a worker sends, made once per run: workloads, a recording, over-long prompts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from traffic.prompts import PromptWriter
 from traffic.replay import Recording, read_recording, replay_workload
 from traffic.workloads import Conversation, Turn, Workload, make_workload
 
-MOST_HASHED = 256  # conversations, of which there may be no end
+MOST_HASHED = 256  # conversations; there may be endlessly many
 
 
 class LoadSource:
@@ -36,7 +36,7 @@ class LoadSource:
         self.mix = WorkloadMix(options.seed, shares, workloads)
 
     def units(self, rate: float) -> Iterator[float] | None:
-        """The recording's own arrivals, in units of which there are `rate` a second; else None."""
+        """The recorded arrivals, in units of 1 / `rate` seconds, or None without their times."""
         if self._options.arrivals != "trace" or self._recording is None:
             return None
         return (at / self._options.speed * rate for at in self._recording.times)
@@ -47,10 +47,10 @@ class LoadSource:
         return len(self._recording.times) if self._recording else 0
 
     def sha256(self) -> str:
-        """Of what is sent: prompts, lengths and options, and a recording's own times.
+        """The hash of what is sent: prompts, lengths, options, and recorded times.
 
-        Whether two runs asked for the same: a recording may have moved or been edited, and another
-        tokenizer makes other prompts of the same options.
+        It shows whether two runs sent the same: a recording may have been edited, and another
+        tokenizer makes other prompts from the same options.
         """
         mix = self.mix
         there_are: Iterator[Conversation] = mix.distinct_conversations()

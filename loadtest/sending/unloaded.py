@@ -45,12 +45,12 @@ async def unloaded_texts(
     cache: UnloadedCache,
     most_s: float = MOST_S,
 ) -> Unloaded:
-    """Raises ValueError where a request fails. `show` hears of every step."""
+    """Raises ValueError if a request fails. `show` gets each step."""
     found = Unloaded()
     asked = [each for each in mix.distinct_conversations() if _keys(each)]
     known = [each for each in asked if cache.get(each)]
     if known and await _texts(known[0], client) != cache.get(known[0]):
-        cache.clear()  # whatever the server says it is, it is not the one that answered them
+        cache.clear()  # the server is another one, whatever it says
         known = []
     for each in known:
         found.references |= dict(zip(_keys(each), cache.get(each), strict=True))
@@ -81,7 +81,7 @@ async def _ask(
     keep: Callable[[Conversation, list[str]], None],
     most_s: float,
 ) -> None:
-    """As many as are answered in time, `AT_ONCE` at once; the first error ends it."""
+    """Ask `AT_ONCE` at a time until all are answered or time is up; the first error is raised."""
     left: Iterator[Conversation] = iter(conversations)
 
     async def ask() -> None:
@@ -100,7 +100,7 @@ async def _ask(
 
 
 async def _texts(conversation: Conversation, client: sdk.Client) -> list[str]:
-    """The greedy turns' digests, in order; each asked with the answers before it."""
+    """Digests of the greedy turns' texts; each is asked with the answers before it."""
     digests = []
     clock = Clock(time.time())
     history: list[dict[str, str]] = []
@@ -125,7 +125,7 @@ def _keys(conversation: Conversation) -> list[str]:
 
 
 class UnloadedCache:
-    """Of one server, named by `server`; "" keeps nothing."""
+    """The digests of one server, identified by `server`; with "" nothing is kept."""
 
     def __init__(self, server: str, path: Path = PATH) -> None:
         self._server = server
@@ -133,11 +133,11 @@ class UnloadedCache:
         self._texts = _read(path, server) if server else {}
 
     def get(self, conversation: Conversation) -> list[str]:
-        """The digests of its greedy turns, in order; none where they are not known."""
+        """Digests of the conversation's greedy turns, in order; [] if unknown."""
         return self._texts.get(_key(conversation), [])
 
     def put(self, conversation: Conversation, digests: list[str]) -> None:
-        """Of all its greedy turns."""
+        """Keep the digests of all its greedy turns."""
         if self._server:
             self._texts[_key(conversation)] = digests
 
@@ -146,7 +146,7 @@ class UnloadedCache:
         self._texts = {}
 
     def save(self) -> None:
-        """In place of what is there: of another server, or of another run, which loses its own."""
+        """Replace the file, whichever server or run wrote it."""
         if not self._server:
             return
         with contextlib.suppress(OSError):  # the next run asks again
@@ -155,7 +155,7 @@ class UnloadedCache:
 
 
 def server_identity(options: RunOptions) -> str:
-    """The running server and its engine, as it tells of them; "" where it does not."""
+    """What identifies the running server and its engine; "" if the metrics do not say."""
     try:
         text = fetch_metrics(metrics_url(options.metrics_url, options.url))
     except (OSError, http.client.HTTPException, ValueError):
@@ -168,7 +168,7 @@ def server_identity(options: RunOptions) -> str:
 
 
 def _key(conversation: Conversation) -> str:
-    """Of all that is sent; a chat's later turns follow from the answers to its earlier ones."""
+    """A hash of what is sent; a chat's history follows from its earlier turns."""
     sent = [
         (turn.prompt, turn.messages, turn.max_tokens, sorted(turn.options.items()))
         for turn in conversation.turns
@@ -182,4 +182,4 @@ def _read(path: Path, server: str) -> dict[str, list[str]]:
         texts = document["texts"] if document["server"] == server else {}
         return {str(key): [str(each) for each in digests] for key, digests in texts.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}  # cut or of another format: as none
+        return {}  # truncated, or another format

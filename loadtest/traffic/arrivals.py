@@ -15,10 +15,10 @@ PROCESSES = ("poisson", "constant", "gamma", "trace")
 
 
 def unit_arrivals(process: str, seed: int, burstiness: float = 1.0) -> Iterator[float]:
-    """Arrival times without end, one per unit in the mean.
+    """Endless arrival times, one per unit on average.
 
-    `burstiness` is the gamma process's shape: below 1 arrivals come in bursts, 1 is Poisson, and
-    with more they become regular.
+    `burstiness` is the gamma process's shape: below 1 arrivals come in bursts, 1 is Poisson, above
+    1 they become regular.
     """
     generator = random.Random(f"arrivals/{seed}")
     gaps: dict[str, Callable[[], float]] = {
@@ -51,7 +51,7 @@ class RateCurve:
         self.steps.append((at, rate))
 
     def seconds(self, unit: float) -> float:
-        """When the arrival at `unit` is due: the rate's integral up to then is `unit`."""
+        """When the arrival at `unit` is due: where the integral of the rate is `unit`."""
         start, rate, left = 0.0, self.rate, unit
         for at, following in self.steps:
             passed = (at - start) * rate

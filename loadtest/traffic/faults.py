@@ -1,8 +1,8 @@
-"""What a client does with its stream: read it, or what faulty clients do.
+"""How a client treats its stream: normally, or as faulty clients do.
 
 normal        reads every response as it comes.
-cancel_storm  a burst of requests that are all left after a few tokens.
-slow_reader   reads a response, then looks away, again and again.
+cancel_storm  a burst of requests, each cancelled after a few tokens.
+slow_reader   pauses after every response.
 over_long     a prompt over the server's limit; the right answer is a refusal.
 """
 
@@ -17,7 +17,7 @@ from figures.record import NORMAL
 CANCEL_STORM, SLOW_READER, OVER_LONG = "cancel_storm", "slow_reader", "over_long"
 FAULTS = (CANCEL_STORM, SLOW_READER, OVER_LONG)
 STORM_REQUESTS = 8
-STORM_TOKENS = 16  # at most, before a request is left
+STORM_TOKENS = 16  # at most, before a request is cancelled
 SLOW_READ_S = 0.05  # after every response
 
 
@@ -32,9 +32,9 @@ class Journey:
 
 
 def parse_faults(text: str) -> dict[str, float]:
-    """`cancel_storm=0.1,slow_reader=0.05`: the share of the arrivals that are of each journey.
+    """Each journey's share of the arrivals, from `cancel_storm=0.1,slow_reader=0.05`.
 
-    Raises ValueError that names what is wrong and what is allowed.
+    Raises ValueError that names the part, its value and what it must be.
     """
     shares: dict[str, float] = {}
     for part in filter(None, map(str.strip, text.split(","))):
@@ -55,7 +55,7 @@ def parse_faults(text: str) -> dict[str, float]:
 
 
 def journeys_of(number: int, seed: int, shares: Mapping[str, float]) -> Sequence[Journey]:
-    """The arrival's: one, or a storm's many. By seed and number alone."""
+    """The arrival's journeys: one, or a storm's many. They depend on seed and number alone."""
     if not shares:
         return (Journey(),)
     generator = random.Random(f"journey/{seed}/{number}")

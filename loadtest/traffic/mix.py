@@ -1,7 +1,7 @@
 """Several workloads in one run: `mlperf-server=7,chat=2,128/128=1`.
 
-Which of them an arrival is of follows from the seed and the arrival's number alone, so that every
-worker, and every run of that seed, has the same. A run of one workload is a mix of one.
+An arrival's workload depends on the seed and its number alone, so it is the same on every worker
+and in every run with that seed. A run of one workload is a mix of one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ REPLAY = "replay"  # the recording's name, alone or in a mix
 def parse_mix(text: str) -> dict[str, float]:
     """Each workload's share of the arrivals, in the order given; the shares add up to 1.
 
-    A weight that is not given is 1. Raises ValueError that names what is wrong and what is allowed.
+    A missing weight is 1. Raises ValueError that names the part and what it must be.
     """
     weights: dict[str, float] = {}
     for part in text.split(","):
@@ -38,8 +38,8 @@ def parse_mix(text: str) -> dict[str, float]:
 def chosen(number: int, seed: int, shares: Mapping[str, float]) -> str:
     """The workload of the arrival with that number.
 
-    By a hash, as the whole of a schedule is gone through: a random generator takes ten times as
-    long to seed.
+    By a hash, as this runs for the whole schedule: seeding a random generator takes ten times as
+    long.
     """
     if len(shares) > 1:
         hashed = hashlib.blake2b(f"workload/{seed}/{number}".encode(), digest_size=8).digest()
@@ -48,7 +48,7 @@ def chosen(number: int, seed: int, shares: Mapping[str, float]) -> str:
             drawn -= share
             if drawn < 0:
                 return name
-    return list(shares)[-1]  # the only one, or what rounding has left
+    return list(shares)[-1]  # the only one, or the rest after rounding
 
 
 class WorkloadMix:
@@ -65,7 +65,7 @@ class WorkloadMix:
 
     @property
     def distinct(self) -> int:
-        """Conversations that there are, 0: every arrival has its own."""
+        """The number of different conversations; 0: every arrival has its own."""
         return sum(each.distinct for each in self._workloads.values())
 
     def distinct_conversations(self) -> Iterator[Conversation]:
@@ -74,12 +74,12 @@ class WorkloadMix:
             yield from map(workload.distinct_conversation, range(workload.distinct))
 
     def conversation(self, number: int) -> Conversation:
-        """Of the arrival with that number, counted from 0."""
+        """The arrival's conversation; numbers start at 0."""
         workload = self._workloads[chosen(number, self._seed, self.shares)]
         return workload.conversation(self._place(number) if workload.in_order else number)
 
     def _place(self, number: int) -> int:
-        """How many of the arrivals before it are the recording's, which is played in order."""
+        """How many earlier arrivals belong to the recording, which is replayed in order."""
         if number < self._counted:
             self._counted = self._recorded = 0
         for before in range(self._counted, number):

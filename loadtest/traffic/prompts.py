@@ -1,8 +1,8 @@
 """Synthetic text of an exact number of tokens, through the served checkpoint's tokenizer.
 
-The text is of words that are one token each, with the space before them: the tokenizer splits at
-spaces, so that n words are n tokens. The server counts one more, begin-of-text, where the
-tokenizer puts it before a text.
+The text consists of words that are one token each, with the space before them: the tokenizer splits
+at spaces, so n words are n tokens. If the tokenizer puts begin-of-text before a text, the server
+counts one more.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-MOST_TOKENS = 1_000_000  # of a prompt: beyond any context, and the machine's memory has an end
+MOST_TOKENS = 1_000_000  # of a prompt: beyond any context, and memory is limited
 MIN_WORDS = 16
-SAMPLE = 200  # words of the text by which a tokenizer is tried
+SAMPLE = 200  # words of the text that checks a tokenizer
 
 
 class PromptError(ValueError):
@@ -35,7 +35,7 @@ class PromptWriter:
             self._tokenizer = Tokenizer.from_file(str(tokenizer_json))
         except Exception as error:  # tokenizers raises bare Exception
             raise PromptError(f"the tokenizer {tokenizer_json} cannot be read: {error}") from error
-        self._tokenizer.no_truncation()  # training's, and no part of a prompt
+        self._tokenizer.no_truncation()  # a setting of the training
         self._tokenizer.no_padding()
         begun = self._tokenizer.encode("a", add_special_tokens=True).ids
         self._before = len(begun) - self.count("a")  # begin-of-text; some tokenizers have none
@@ -44,7 +44,7 @@ class PromptWriter:
         if len(self._words) < MIN_WORDS or self.count(text) != SAMPLE:
             raise PromptError(
                 f"the tokenizer {tokenizer_json} does not split text at spaces, "
-                "so that texts of an exact number of tokens cannot be made by it"
+                "so it cannot make texts of an exact number of tokens"
             )
 
     def count(self, text: str) -> int:

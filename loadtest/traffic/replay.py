@@ -1,4 +1,4 @@
-"""Recorded traffic: one JSON object a line, played back at its own times.
+"""Recorded traffic: one JSON object a line, replayed at its own times.
 
 Fields: `at` (seconds) or `timestamp` (milliseconds, as in published traces); `prompt` (raw text),
 `messages` (a chat's), or `input_length` (tokens of synthetic text); `max_tokens` or
@@ -34,7 +34,7 @@ FIELDS = (
 
 
 class ReplayError(ValueError):
-    """The file cannot be played; one sentence with the file, the line and what is allowed."""
+    """The file cannot be replayed; one sentence names the file, the line and what must be there."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class Recording:
 def read_recording(path: Path) -> Recording:
     """Raises `ReplayError`."""
     try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
+        text = path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise ReplayError(f"the replay file {path} cannot be read: {error}") from error
     entries = [
         _entry(path, number, line)
-        # Not splitlines: JSON strings may hold U+2028 and other line ends of Unicode as they are.
+        # Not splitlines: JSON strings may contain U+2028 and other Unicode line ends.
         for number, line in enumerate(text.split("\n"), 1)
         if line.strip()
     ]
@@ -69,7 +69,7 @@ def read_recording(path: Path) -> Recording:
 
 
 def left_out(recorded: int, sent: int, warmup: int) -> str:
-    """The sentence on the recorded requests that are in no figure; "" where all of them are."""
+    """The sentence on recorded requests that are in no figure, or ""."""
     told = [f"{recorded - sent:,} were not sent before the load ended"] if sent < recorded else []
     told += [f"{warmup:,} were sent in the warm-up and are in no figure"] if warmup else []
     return f"of the recording's {recorded:,} requests, {' and '.join(told)}" if told else ""
@@ -78,7 +78,7 @@ def left_out(recorded: int, sent: int, warmup: int) -> str:
 def replay_workload(
     recording: Recording, writer: PromptWriter, seed: int, scope: str = ""
 ) -> Workload:
-    """The recording's requests in order; after the last one it begins again."""
+    """The recorded requests in order; after the last the first follows again."""
 
     def make(index: int, generator: random.Random) -> Conversation:
         line = recording.lines[index]
@@ -130,7 +130,7 @@ def _check_types(where: str, document: Mapping[str, Any]) -> None:
         if (
             isinstance(value, bool)
             or not isinstance(value, int | float)
-            or not 0 <= value <= sys.float_info.max  # JSON knows whole numbers above it
+            or not 0 <= value <= sys.float_info.max  # JSON allows integers above it
         ):
             raise ReplayError(f"{where} has {name} {value!r:.40}, must be a number from 0 on")
     for name in ("input_length", "max_tokens", "output_length"):
@@ -145,7 +145,7 @@ def _check_types(where: str, document: Mapping[str, Any]) -> None:
         if name in document and not isinstance(document[name], kind):
             raise ReplayError(f"{where} has {name} {document[name]!r}, must be a {kind.__name__}")
     if taken := sorted(set(document.get("options", {})) & set(NOT_OPTIONS)):
-        raise ReplayError(f"{where} has the option {taken[0]!r}, which is no option but a field")
+        raise ReplayError(f"{where} has the option {taken[0]!r}, which is a field, not an option")
     messages = document.get("messages", [{}])
     if not messages or not all(isinstance(each, dict) for each in messages):
         raise ReplayError(

@@ -1,7 +1,7 @@
-"""What is asked: the shapes of the requests, by the number of the arrival alone.
+"""Workloads: what the requests are like.
 
-A workload makes the whole of an arrival (its prompt, lengths, turns) from the seed and a number,
-so that every worker, and every run of that seed, makes the same.
+A workload makes an arrival (prompt, lengths, turns) from the seed and the arrival's number alone,
+so it is the same on every worker and in every run with that seed.
 """
 
 from __future__ import annotations
@@ -45,39 +45,39 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """An arrival: one turn, or those of a chat, each with the history before it."""
+    """An arrival: one turn, or a chat's turns, each with the history before it."""
 
     turns: tuple[Turn, ...]
     chat: bool = False
-    workload: str = ""  # the name of the workload that it is of
+    workload: str = ""  # the workload's name
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
     """`conversation(number)` for any number; made by `make_workload`.
 
-    `scope` keeps a mix's workloads apart: their turns' keys, and the words of their prompts, which
-    else would begin alike and be found in the server's prefix cache.
+    `scope` makes the keys and prompts of a mix's workloads differ: prompts that begin alike would
+    hit the server's prefix cache.
     """
 
     name: str
     seed: int
-    distinct: int  # conversations that there are, 0: every arrival has its own
+    distinct: int  # number of different conversations; 0: every arrival has its own
     make: Callable[[int, random.Random], Conversation]
-    in_order: bool = False  # a recording: the number itself chooses, nothing is drawn
+    in_order: bool = False  # a recording: the number is the index, nothing is drawn
     scope: str = ""
 
     def conversation(self, number: int) -> Conversation:
-        """Of the arrival with that number, counted from 0."""
+        """The arrival's conversation; numbers start at 0."""
         if self.distinct and self.in_order:
             number %= self.distinct
         elif self.distinct:
-            # Drawn and not in turns: with N workers, turns would give each its own texts.
+            # Drawn, not in turns: with N workers each would get its own texts.
             number = random.Random(f"prompt/{self.seed}/{number}").randrange(self.distinct)
         return self.distinct_conversation(number)
 
     def distinct_conversation(self, index: int) -> Conversation:
-        """The index-th of those that there are."""
+        """The index-th of the different conversations."""
         made = self.make(index, random.Random(f"text/{self.seed}/{self.scope}{index}"))
         turns = made.turns
         if self.scope:
@@ -87,12 +87,12 @@ class Workload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What of the command line makes a workload."""
+    """The options that define a workload."""
 
     name: str
     seed: int = 0
     distinct: int = 32
-    max_input: int = 0  # tokens, longer prompts are cut to it; 0: none is
+    max_input: int = 0  # tokens; longer prompts are cut; 0: no limit
     normal_lengths: bool = False
     prefix_tokens: int = 0
     turns: int = 3
@@ -101,19 +101,19 @@ class Shape:
 
 
 def default_slos(workload: str) -> str:
-    """Of a run of that workload alone, where none are asked for."""
+    """The SLOs of a run of that workload without --slo."""
     slos = MLPERF_SLOS.get(workload, DEFAULT_SLOS)
-    # One token has no time between tokens: an objective on it could not be held.
+    # With one token there is no time between tokens: an SLO on it could not hold.
     return slos.split(",")[0] if workload.endswith("/1") else slos
 
 
 def workload_names() -> str:
-    """For help and refusals."""
+    """For help texts and errors."""
     return "mlperf-server, mlperf-interactive, IN/OUT (as in 128/128), chat, shared-prefix"
 
 
 def make_workload(shape: Shape, writer: PromptWriter, scope: str = "") -> Workload:
-    """Raises ValueError for a name that is none."""
+    """Raises ValueError for an unknown name."""
     greedy = {"ignore_eos": True} if FIXED.fullmatch(shape.name) else {}
     options = {**greedy, **(shape.options or {})}
     make = _maker(shape, writer, options)

@@ -158,7 +158,7 @@ def test_a_hopeless_objective_of_one_workload_ends_the_load(
 ) -> None:
     code, text, folder = loads["hopeless"].result()
     assert code == 1, text
-    assert "stopped early: 32/6:e2e:p50<1us is broken by" in text
+    assert "are late for 32/6:e2e:p50<1us, which must be at most" in text
     planned = collections.Counter(
         chosen(number, 0, parse_mix("64/8=3,32/6=1"))
         for number, unit in enumerate(itertools.islice(unit_arrivals("poisson", 0), 3000))

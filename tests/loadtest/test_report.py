@@ -196,7 +196,7 @@ def test_rates_against_latency_of_a_search(tmp_path: Path) -> None:
         ("records.jsonl", '{"request_id": "1"}\n', "line 1"),
         ("records.jsonl", "not json\n" + made_up(1)[0].to_json() + "\n", "line 1"),
         ("summary.json", "{", "cannot be read as JSON"),
-        ("summary.json", "[1, 2]", "no summary of a load test"),
+        ("summary.json", "[1, 2]", "is not a summary of a load test"),
         ("summary.json", '{"hello": 1}', "it has no 'header'"),
         ("other.txt", "hello", "holds neither records.jsonl nor summary.json"),
     ],

@@ -69,7 +69,7 @@ def test_a_step_decides_what_its_requests_can_show(
     assert tried.late == (late > 0)
     if not decided:
         assert "ttft:p99<1s needs 100" in tried.why
-        assert "too little to say" in tried.outcome
+        assert "too few requests" in tried.outcome
 
 
 @pytest.mark.parametrize(

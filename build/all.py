@@ -129,7 +129,8 @@ def main() -> None:
         verify(options, free_ports())
     repository = options.output / "repository"
     say(f"all done in {time.monotonic() - started:.0f} s; serve it with:")
-    say(f"  {Path(sys.executable).name} build/serve.py --model-repository {repository}")
+    serve = [sys.executable, str(BUILD / "serve.py"), "--model-repository", str(repository)]
+    say(f"  {shlex.join(serve)}")
 
 
 def _arguments() -> Options:

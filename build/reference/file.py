@@ -62,7 +62,7 @@ def write_reference(path: Path, reference: Reference) -> None:
 
 def read_reference(path: Path) -> Reference:
     """Read the file; raises `BuildError` with what is wrong and how to make it."""
-    make = f"make it with 'python build/make_reference.py --checkpoint DIR --output {path}'"
+    make = f"make it with 'build/make_reference.py --checkpoint DIR --output {path}'"
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document["format_version"] != FORMAT_VERSION:

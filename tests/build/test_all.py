@@ -32,6 +32,8 @@ def test_the_demo_from_its_files_to_a_verified_repository(tmp_path: Path) -> Non
     steps = re.findall(r"^step \d of 7: (\w+)$", done.stdout, re.MULTILINE)
     assert steps == ["machine", "checkpoint", "engine", "repository", "check", "reference",
                      "verify"]  # fmt: skip
+    serve = f"{sys.executable} {BUILD / 'serve.py'} --model-repository {tmp_path / 'repository'}\n"
+    assert done.stdout.endswith(f"; serve it with:\n  {serve}")
     assert check_manifest(tmp_path / "repository") > 50
     engine = json.loads((tmp_path / "engine" / "engine.json").read_text())
     assert (engine["model"]["name"], engine["runtime"]) == ("demo", "openvino")

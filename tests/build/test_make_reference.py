@@ -211,7 +211,7 @@ def test_a_reference_file_of_one_token_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (None, "does not exist; make it with 'python build/make_reference.py"),
+        (None, "does not exist; make it with 'build/make_reference.py"),
         ("{", "is no reference file"),
         ("[]", "is no reference file"),
         ("{}", "it lacks 'format_version'"),

@@ -146,38 +146,46 @@ def _maker(
         return single(index, prefix + writer.text(DEFAULT_INPUT, generator), DEFAULT_OUTPUT)
 
     def chat(index: int, generator: random.Random) -> Conversation:
-        turns = []
-        for turn in range(shape.turns):
-            words = writer.text(max(round(generator.gauss(48, 16)), 4), generator).strip()
-            think = generator.expovariate(1 / shape.think_s) if turn and shape.think_s else 0.0
-            turns.append(
-                Turn(
-                    key=f"{index}/{turn}",
-                    prompt=words,
-                    max_tokens=64,
-                    options=options,
-                    think_s=think,
-                )
-            )
-        return Conversation(tuple(turns), chat=True)
+        return Conversation(_chat_turns(index, shape, writer, options, generator), chat=True)
 
+    if FIXED.fullmatch(shape.name):
+        _check_lengths(shape.name)
+        return lengths
     makers = {
         "mlperf-server": article,
         "mlperf-interactive": article,
         "chat": chat,
         "shared-prefix": shared_prefix,
     }
-    if FIXED.fullmatch(shape.name):
-        lengths_given = [int(each) for each in shape.name.split("/")]
-        if 0 in lengths_given or lengths_given[0] > MOST_TOKENS:
-            raise ValueError(
-                f"the workload is {shape.name!r}, must have lengths of at least 1, and a prompt "
-                f"of {MOST_TOKENS:,} tokens at most"
-            )
-        return lengths
     if shape.name not in makers:
         raise ValueError(f"the workload is {shape.name!r}, must be one of {workload_names()}")
     return makers[shape.name]
+
+
+def _chat_turns(
+    index: int,
+    shape: Shape,
+    writer: PromptWriter,
+    options: Mapping[str, Any],
+    generator: random.Random,
+) -> tuple[Turn, ...]:
+    turns = []
+    for turn in range(shape.turns):
+        words = writer.text(max(round(generator.gauss(48, 16)), 4), generator).strip()
+        think = generator.expovariate(1 / shape.think_s) if turn and shape.think_s else 0.0
+        turns.append(
+            Turn(key=f"{index}/{turn}", prompt=words, max_tokens=64, options=options, think_s=think)
+        )
+    return tuple(turns)
+
+
+def _check_lengths(name: str) -> None:
+    prompt, output = (int(each) for each in name.split("/"))
+    if not prompt or not output or prompt > MOST_TOKENS:
+        raise ValueError(
+            f"the workload is {name!r}, must have lengths of at least 1, and a prompt of "
+            f"{MOST_TOKENS:,} tokens at most"
+        )
 
 
 def _cut(tokens: int, shape: Shape) -> int:

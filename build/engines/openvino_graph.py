@@ -11,8 +11,8 @@ the MatMul's result: exact, where folding it into the e4m3 scales would round or
 
 The alarm. OpenVINO GenAI (2026.4) chooses token 0 where all logits are NaN, as if it were the
 likeliest. So the graph replaces a row of hidden states that is not finite by one whose logits are,
-and whose alarm is chosen however the token is: greedily, or drawn with any temperature, penalty,
-top_k or top_p. The engine then reads the token id `vocab_size`, which no checkpoint has. The alarm
+and whose alarm always wins: greedily, and when drawn with any temperature, penalty, top_k or
+top_p. The engine then reads the token id `vocab_size`, which no checkpoint has. The alarm
 is a row of the LM head and an entry of its bias, so it takes no operation of its own:
 
     alarm = WEIGHT * hidden[0] - HEIGHT
@@ -95,7 +95,7 @@ def with_alarm(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def alarm_bias(rows: int) -> npt.NDArray[np.float32]:
-    """Of an LM head with the alarm: [rows]."""
+    """The bias of an LM head with the alarm: [rows]."""
     bias = np.zeros(rows, np.float32)
     bias[-1] = -HEIGHT
     return bias

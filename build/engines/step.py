@@ -129,7 +129,7 @@ def plan_limits(wanted: ProfileLimits, llama: LlamaConfig, **chosen: int) -> Lim
 
 
 def validated(section: Callable[..., Section], **values: Any) -> Section:
-    """Make a section of engine.json; raises `BuildError` in the words of its own check."""
+    """Make a section of engine.json; raises `BuildError` with the message of its own check."""
     try:
         return section(**values)
     except EngineConfigError as error:

@@ -40,7 +40,7 @@ def read_token_table(
 ) -> TokenTable:
     """Build the table from a byte-level BPE `tokenizer.json`; raises `BuildError`.
 
-    Special, and so not text, are the tokens that the file marks so, `special_tokens` (named by the
+    Special, and not text, are the tokens that the file marks, `special_tokens` (named by the
     files beside it; special in transformers too) and the end tokens.
     """
     document = read_json(tokenizer)

@@ -1,7 +1,7 @@
 """Removes what a tritonserver leaves behind when serve.py cannot, because both were killed.
 
 A stub notices by itself that its server died, but it cannot end while one of its threads waits for
-the server's answer: Triton 2.51 lets it wait for ever, holding the lock that the end needs (and
+the server's answer: Triton 2.51 lets it wait forever, holding the lock that the end needs (and
 Python's, so nothing inside the stub can help). So serve.py writes a note of what it runs into a
 folder and starts this script beside it. The script waits for the end of its input, which is the end
 of serve.py, and then removes whatever the note names that is still there. If this script was killed

@@ -1,13 +1,13 @@
 """Detects a tritonserver that hangs: at its start, or at its end.
 
 A start. Triton 2.51 gives up a Python stub that was not scheduled for a second, and then waits for
-its end for ever, as it does for a stub that hangs before its first message. Its log does not show
+its end forever, as it does for a stub that hangs before its first message. Its log does not show
 that, and the log's format changes between versions. So progress is what can be seen from outside: a
 new stub, or a room's file in the folder of serve_signals.py. Only the load of an engine may take as
 long as it likes.
 
 A stop. Triton 2.51 unloads no model while an HTTP client is connected, idle or not. Then it waits
-for requests that its gRPC frontend has lost, whose models it keeps, and at last, for ever, for a
+for requests that its gRPC frontend has lost, whose models it keeps, and at last, forever, for a
 client that keeps a stream open. By then it serves nobody, and the engine has ended by itself. All
 of this can be seen from outside, except that Triton waits for HTTP clients: that is in its log,
 once a second.

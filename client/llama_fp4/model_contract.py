@@ -186,7 +186,7 @@ class Model:
 
 
 def _messages(prompt: Sequence[Any]) -> str:
-    """Their JSON. The server checks what a message has beside its role."""
+    """Their JSON. The server checks what a message has besides its role."""
     if not prompt:
         raise InvalidRequest("messages must hold at least one message, not none")
     for message in prompt:

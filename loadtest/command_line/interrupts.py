@@ -74,5 +74,7 @@ def master_port_problem(parser: argparse.ArgumentParser, arguments: Sequence[str
         try:
             wanted.bind(("", port))
         except OSError as error:
-            return f"the master's port {port} cannot be had, {error.strerror}: --master-bind-port"
+            return (
+                f"the master's port {port} cannot be opened, {error.strerror}: --master-bind-port"
+            )
     return ""

@@ -154,7 +154,7 @@ class Master:
         except StoppedEarly:
             self._end(EXIT_LEFT, NOTHING)
         except Exception as error:
-            # Otherwise Locust would wait for ever.
+            # Otherwise Locust would wait forever.
             self._end(EXIT_INVALID, f"the run broke off: {type(error).__name__}: {error}")
             raise
         finally:

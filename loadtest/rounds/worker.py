@@ -53,7 +53,7 @@ class Worker:
         self._sender.send("set_users", self._users)
 
     def wait(self) -> None:
-        """Wait until the round ends, as the master orders, but not for ever."""
+        """Wait until the round ends, as the master orders, but not forever."""
         if self._greenlet is not None:
             self._greenlet.join(timeout=LEAVE_S)
 

@@ -21,7 +21,7 @@ KEPT_UP = 0.95  # of the arrivals, completed in the same seconds
 SHORT, LONG = 5.0, 20.0  # e2e's in a window: in fewer no queue shows; in more all is completed
 GROWTH = 0.05  # s of e2e a second: a queue that grows so is no rate that the server completes
 SURE = 2.0  # standard errors
-LEAST = 10  # requests, of which a mean is told
+LEAST = 10  # requests, for a mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

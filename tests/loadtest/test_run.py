@@ -478,7 +478,7 @@ master.run_table = broken
 
 
 def test_a_fault_of_its_own_ends_the_run(replay_server: ServerProcess, tmp_path: Path) -> None:
-    """Locust would wait for ever; the figures are written by then."""
+    """Locust would wait forever; the figures are written by then."""
     locustfile = tmp_path / "broken_locustfile.py"
     locustfile.write_text(BROKEN_TABLE, encoding="utf-8")
     arguments = command(replay_server.ports.url("grpc"), tmp_path / "run", *SHORT)

@@ -60,7 +60,7 @@ def test_few_are_asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_not_there_in_time_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     async def answer(conversation: Conversation) -> list[str]:
         if int(conversation.turns[0].key) >= 5:
-            await asyncio.Event().wait()  # for ever
+            await asyncio.Event().wait()  # forever
         return key_of(conversation)
 
     found = asked(monkeypatch, answer, UnloadedCache(""), most_s=0.2)
@@ -73,7 +73,7 @@ def test_the_first_error_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
         if conversation.turns[0].key == "9":
             raise ValueError("prompt 9 has no answer")
         if conversation.turns[0].key == "8":
-            await asyncio.Event().wait()  # for ever
+            await asyncio.Event().wait()  # forever
         return key_of(conversation)
 
     with pytest.raises(ValueError, match="prompt 9 has no answer"):

@@ -181,7 +181,7 @@ def test_no_engine(tmp_path: Path) -> None:
 def test_a_path_that_tritons_shell_would_misread_is_refused(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its Python backend hands paths to a shell unquoted, and would wait for stubs for ever."""
+    """Its Python backend hands paths to a shell unquoted, and would wait for stubs forever."""
     repository = tmp_path / name
     for file in ("ensemble/config.pbtxt", "tensorrt_llm/1/engine/engine.json"):
         (repository / file).parent.mkdir(parents=True)

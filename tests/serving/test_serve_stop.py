@@ -93,7 +93,7 @@ def connects(connection: http.client.HTTPConnection) -> bool:
 
 
 def test_an_idle_grpc_stream_does_not_hold_up_a_stop(server: ServerProcess) -> None:
-    """Triton 2.51 would wait for it for ever."""
+    """Triton 2.51 would wait for it forever."""
     client = triton.InferenceServerClient(server.ports.url("grpc"))
     client.start_stream(lambda result, error: None)
     assert client.is_server_live()  # so the stream, which was asked for before, is open

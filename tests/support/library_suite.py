@@ -28,7 +28,7 @@ Start = Callable[..., Rig]
 
 
 class PanicException(BaseException):
-    """As a library in Rust raises it: no `Exception`, so its request could wait for ever."""
+    """As a library in Rust raises it: no `Exception`, so its request could wait forever."""
 
 
 def panic(*_: object) -> None:

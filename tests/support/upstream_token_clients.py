@@ -61,7 +61,7 @@ def inflight_request(prompt_ids: list[int], output_len: int, streaming: bool) ->
 
 
 def inflight_stop() -> Arrays:
-    """The same client's stop request: its tensors beside `stop` mean nothing."""
+    """The same client's stop request: its other tensors mean nothing."""
     return {
         "input_ids": int32(-123456789),
         "input_lengths": int32(0),

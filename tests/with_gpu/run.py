@@ -120,7 +120,7 @@ def find_python(runtime: str) -> str:
 
 
 def check_python(python: str, runtime: str) -> None:
-    """Raise `BuildError` if it lacks what the tests need beside the library."""
+    """Raise `BuildError` if it lacks what the tests need besides the library."""
     ran = subprocess.run([python, "-c", f"import {NEEDED}"], capture_output=True, text=True)
     if ran.returncode:
         reason = ran.stderr.strip().splitlines()[-1]

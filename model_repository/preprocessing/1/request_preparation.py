@@ -1,6 +1,6 @@
 """Room 1: raw prompts or chat messages -> the token ids of prompts that fit the engine.
 
-It knows the tokenizer, the chat template and the engine's limits, and no engine. Every refusal
+It knows the tokenizer, the chat template and the engine's limits, but no engine. Every refusal
 is one sentence that names the input, its value and what it must be.
 
 Banned and favoured words become the token ids that the model normally writes for them: the word

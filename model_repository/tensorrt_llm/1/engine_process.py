@@ -154,7 +154,7 @@ class EngineLoop:
         return deltas
 
     def _patience_s(self) -> float | None:
-        """How long to wait for a message; None is for ever."""
+        """How long to wait for a message; None is forever."""
         if self._engine.has_work:
             return 0.0
         return None if self._sent_stats.is_idle else SETTLE_S

@@ -1,6 +1,6 @@
 """Room 2: token ids -> token ids. Admits requests, runs them on the engine, answers them.
 
-It knows no prompt text and no Triton. A request comes with a `Reply`, through which it gets its
+It knows neither prompt text nor Triton. A request comes with a `Reply`, through which it gets its
 responses; exactly one of them is final. Three kinds of threads meet here: Triton's (submit), the
 supervisor's (tokens, loss of the engine) and the senders', which alone write to replies, so that
 a slow write never holds up another request's tokens.

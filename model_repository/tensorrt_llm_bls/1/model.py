@@ -1,6 +1,6 @@
 """Triton's door to the unary model: it asks the streaming ensemble and gives one response.
 
-Each request waits on its own thread, because Triton calls `execute` again only when it returned.
+Each request waits on its own thread: Triton calls `execute` again only after it has returned.
 """
 
 from __future__ import annotations

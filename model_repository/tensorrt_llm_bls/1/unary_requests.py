@@ -1,6 +1,6 @@
 """How the unary model turns a request into the ensemble's, and reads the errors that come back.
 
-It knows neither tokens nor text, and no Triton.
+It knows nothing of tokens, text or Triton.
 """
 
 from __future__ import annotations

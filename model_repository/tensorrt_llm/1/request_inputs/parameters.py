@@ -1,4 +1,4 @@
-"""Triton's request parameters: what a request carries beside its tensors.
+"""Triton's request parameters: what a request carries besides its tensors.
 
 HTTP's `generate` makes a parameter of every JSON key that is no input, so a mis-spelled one would
 be swallowed.

@@ -50,7 +50,7 @@ def read_sampling(row: Row) -> SamplingParams:
 
 
 def with_seed_of(sampling: SamplingParams, sequence: int) -> SamplingParams:
-    """The same for another sequence of one prompt: its draws must differ."""
+    """The parameters of another sequence of the same prompt: its draws must differ."""
     if sampling.seed is None or sequence == 0:  # without a seed, no two draw alike
         return sampling
     return dataclasses.replace(sampling, seed=(sampling.seed + sequence) % SEEDS)

@@ -33,7 +33,7 @@ STOPPED: Named = {
 
 @dataclass(frozen=True, slots=True)
 class OutputOptions:
-    """What the responses hold beside the tokens."""
+    """What the responses hold besides the tokens."""
 
     streaming: bool
     echo_prompt: bool

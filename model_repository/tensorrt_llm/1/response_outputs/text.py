@@ -154,9 +154,9 @@ class OutputText:
 
 
 def first_stop(pending: bytes, stops: Sequence[bytes]) -> tuple[int, bytes] | None:
-    """Where a stop word begins: the one complete first; if several are, the one that began first.
+    """Where the first complete stop word begins; of several that end together, the longest.
 
-    This does not depend on how the text fell on tokens, as the earliest begin would.
+    So the result does not depend on how the text is split into tokens.
     """
     best: tuple[int, int, bytes] | None = None
     for stop in stops:
@@ -191,7 +191,7 @@ def whole_characters(data: bytes, end: int) -> int:
 
 
 def _may_continue(tail: bytes) -> bool:
-    """Whether `tail` is the beginning of some UTF-8 character (E0 80, say, is of none)."""
+    """Whether `tail` is the beginning of some UTF-8 character (E0 80 begins none)."""
     try:
         tail.decode()
     except UnicodeDecodeError as error:

@@ -267,7 +267,7 @@ class AsyncEngine(TokenEngine):
 
     def shutdown(self) -> None:
         self._loop.close()
-        # Dead workers can block it for ever, and no engine restarts before this ends.
+        # Dead workers can block it forever, and no engine restarts before this ends.
         thread = threading.Thread(target=self._shutdown_library, daemon=True)
         thread.start()
         thread.join(SHUTDOWN_PATIENCE_S)

@@ -1,7 +1,7 @@
 """Guides on their way into the OpenVINO pipeline.
 
 The library compiles a grammar inside the step that samples a request's first token, where a crash
-or an endless compile would take all requests along, and it keeps every grammar for ever. So
+or an endless compile would take all requests along, and it keeps every grammar forever. So
 `prover_process.py` proves a guide first, while other requests go on. The step itself compiles a
 guide that compiles quickly. A slow one is compiled on a thread before, and the step finds it done;
 meanwhile no other grammar may be compiled, because the library has one lock.

@@ -1,7 +1,7 @@
 """JSON's own texts as grammar rules: values, and the strings of a length, a format or a pattern.
 
 A value stands on one line, with or without a space after a comma or colon, and its numbers have
-bounded digits: so no model can go on with white space or zeros for ever, as small ones tend to.
+bounded digits: so no model can go on with white space or zeros forever, as small ones tend to.
 """
 
 from __future__ import annotations

@@ -187,10 +187,10 @@ def failing(conditions: Sequence[Condition], found: Sequence[Ratio]) -> list[str
     return sentences
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(a: Path, b: Path, fail_if: str) -> int:
     """The exit code; raises ValueError with one sentence."""
-    conditions = parse_conditions(arguments.fail_if)
-    first, second = load(arguments.first), load(arguments.second)
+    conditions = parse_conditions(fail_if)
+    first, second = load(a), load(b)
     _check_workloads(conditions, first, second)
     print(f"A: {first.name}\nB: {second.name}\n")
     found = ratios(first, second, [each.statistic for each in conditions if each.statistic])
@@ -225,7 +225,8 @@ def main() -> None:
     parser.add_argument("second", type=Path, metavar="B")
     parser.add_argument("--fail-if", default="", help='as "ttft:p99>1.1,output_tokens_per_s<0.9"')
     try:
-        raise SystemExit(run(parser.parse_args()))
+        options = parser.parse_args()
+        raise SystemExit(run(options.first, options.second, options.fail_if))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(EXIT_BAD_INPUT) from None

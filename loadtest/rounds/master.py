@@ -265,14 +265,7 @@ class Master:
         # For every round: a search takes hours, and clocks are set meanwhile.
         offsets = self._workers.clock_offsets()
         header = self._begin_output(options, prepared, rate, len(workers), suffix)
-        assert self.output is not None
-        self.sampler = sampler = ServerSampler(
-            metrics_url(options.metrics_url, options.url),
-            header["started_unix"],
-            options.warmup_s,
-            keep=self.output.write_sample,
-        )
-        sampler.start()
+        sampler = self._start_sampler(options, header["started_unix"])
         self._watch = watch = RoundWatch(
             self.runner,
             self.results,
@@ -313,6 +306,17 @@ class Master:
         # A slow disk, which a header waits for, must not make requests late.
         header["started_unix"] = max(header["started_unix"], time.time() + wait_s / 2)
         return header
+
+    def _start_sampler(self, options: RunOptions, started_unix: float) -> ServerSampler:
+        assert self.output is not None
+        self.sampler = ServerSampler(
+            metrics_url(options.metrics_url, options.url),
+            started_unix,
+            options.warmup_s,
+            keep=self.output.write_sample,
+        )
+        self.sampler.start()
+        return self.sampler
 
     def _send_plans(
         self,

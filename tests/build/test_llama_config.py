@@ -367,7 +367,7 @@ def test_any_value_in_hf_quant_config_is_a_sentence_or_harmless(
 
 
 @pytest.mark.parametrize("place", [*places(quantization_config())], ids=".".join)
-def test_any_value_in_quantization_config_is_a_sentence_or_harmless(
+def test_any_value_in_quantization_config_is_refused_or_harmless(
     tmp_path: Path, place: tuple[str, ...]
 ) -> None:
     values: list[Any] = ["modelopt", "", [], [1], {}, None, True, 16.0, "16", 32, float("inf")]

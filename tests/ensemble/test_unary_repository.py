@@ -357,7 +357,7 @@ def test_verify_asks_it(unary_server: ServerProcess) -> None:
     assert model.text("Hello there", 4).text == "Hello there"
 
 
-def test_serve_says_so(unary_server: ServerProcess) -> None:
+def test_serve_says_that_the_ensemble_is_unary(unary_server: ServerProcess) -> None:
     assert "the ensemble is unary: one response a request" in unary_server.log()
 
 

@@ -147,7 +147,7 @@ def test_each_request_has_a_row(tmp_path: Path, finished: bool) -> None:
         assert row["itl_mean_s"] == ("" if mean is None else str(mean))
 
 
-def test_a_run_writes_its_row_beside_its_json(tmp_path: Path) -> None:
+def test_a_run_writes_csv_and_json(tmp_path: Path) -> None:
     summary = json.loads((write_run(tmp_path / "run", made_up(60)) / "summary.json").read_text())
     output = RunOutput(str(tmp_path / "out"), records=True)
     for suffix in ("", "-8"):

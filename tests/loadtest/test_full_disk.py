@@ -118,7 +118,7 @@ def test_a_run_without_space_for_any_file_prints_its_table(
     assert so_far["counts"]["scheduled"] + so_far["counts"]["warmup"] == kept > 0
 
 
-def test_a_disk_that_is_full_before_the_load_is_told_before_it(
+def test_a_full_disk_is_reported_before_the_load(
     runs: dict[str, Future[tuple[Done, Path]]],
 ) -> None:
     done, folder = runs["nothing"].result()
@@ -166,7 +166,7 @@ def test_a_log_on_a_full_disk_ends_no_run(
         assert "Traceback" not in done.stderr
 
 
-def test_a_missing_file_is_no_better_than_a_broken_objective_and_no_worse_than_invalid() -> None:
+def test_exit_code_of_a_missing_file() -> None:
     results = RunResults(HEADER)
     for record in made_up(60):
         results.add(record)

@@ -39,7 +39,7 @@ def test_an_offset_is_within_half_the_way(ahead: float, there: float, back: floa
     assert abs(offset.seconds - ahead) <= offset.within + 1e-9
 
 
-def test_only_a_clock_that_somebody_should_set_is_told() -> None:
+def test_only_a_wrong_clock_is_reported() -> None:
     assert clock_note("1", Offset(0.02, 0.001)) == ""
     assert "1's clock is 2.5 s behind" in clock_note("1", Offset(-2.5, 0.001))
 

@@ -98,7 +98,7 @@ def test_a_wrong_option_ends_the_run_with_2() -> None:
     assert done.stderr == "error: there is no option --rte; did you mean --rate?\n"
 
 
-def test_a_python_without_locust_is_told_which_has_it() -> None:
+def test_a_python_without_locust_names_the_one_that_has_it() -> None:
     command = [sys.executable, "-S", str(LOCUSTFILE), "--rate", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2

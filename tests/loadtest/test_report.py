@@ -122,7 +122,7 @@ def test_two_plots_stand_side_by_side_at_1100_pixels() -> None:
         assert 2 * int(least) + int(gap) <= 1100 - 2 * int(padding)
 
 
-def test_each_model_of_the_server_is_told(tmp_path: Path) -> None:
+def test_each_model_of_the_server_is_reported(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", made_up(120))
     summary = json.loads((folder / "summary.json").read_text())
     times = {"request": 0.0123, "queue": 0.0456, "input": 1e-4, "infer": 0.0112, "output": 3e-4}
@@ -292,7 +292,7 @@ def test_ticks_are_round_and_inside() -> None:
     ]
 
 
-def test_metrics_that_cannot_be_read_are_told_with_the_option() -> None:
+def test_unreadable_metrics_are_reported_with_the_option() -> None:
     sampler = ServerSampler("http://127.0.0.1:1/metrics")
     sampler.sample()
     summary = {**RunResults(HEADER).summary(), "server": sampler.summary(None, None)}

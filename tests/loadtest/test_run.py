@@ -280,7 +280,7 @@ def test_a_run_counts_every_request_once(loads: dict[str, Future[Ended]], name: 
     assert entry["num_requests"] == len(kept)
 
 
-def test_faulty_clients_beside_the_normal_ones(loads: dict[str, Future[Ended]]) -> None:
+def test_faulty_clients_are_counted_apart(loads: dict[str, Future[Ended]]) -> None:
     code, text, folder = loads["faults"].result()
     assert code == 0, text
     journeys = summary(folder)["journeys"]
@@ -321,7 +321,7 @@ def test_a_closed_loop_has_its_users_from_the_start(
     assert ("--rate 8.0 is not used: a --closed-loop has no arrival rate" in text) == (users == 1)
 
 
-def test_users_that_come_later_are_told(loads: dict[str, Future[Ended]]) -> None:
+def test_users_that_come_later_are_reported(loads: dict[str, Future[Ended]]) -> None:
     code, text, folder = loads["a ramp"].result()
     assert code == 0, text
     assert "of 300 users were there when the load began; the others came 0.5 a second" in text
@@ -363,7 +363,7 @@ def test_a_recording_is_measured_whole(loads: dict[str, Future[Ended]]) -> None:
     assert "--users 5 is not used: an open loop has a --rate" in text
 
 
-def test_what_is_left_out_of_a_recording_is_told(loads: dict[str, Future[Ended]]) -> None:
+def test_what_is_left_out_of_a_recording_is_reported(loads: dict[str, Future[Ended]]) -> None:
     code, text, folder = loads["part of a recording"].result()
     assert code == 0, text
     kept = records(folder)
@@ -477,7 +477,9 @@ master.run_table = broken
 """
 
 
-def test_a_fault_of_its_own_ends_the_run(replay_server: ServerProcess, tmp_path: Path) -> None:
+def test_an_error_in_the_load_test_ends_the_run(
+    replay_server: ServerProcess, tmp_path: Path
+) -> None:
     """Locust would wait forever; the figures are written by then."""
     locustfile = tmp_path / "broken_locustfile.py"
     locustfile.write_text(BROKEN_TABLE, encoding="utf-8")

@@ -184,7 +184,7 @@ def test_a_wrong_option_is_named(changed: dict[str, object], named: str) -> None
         RunOptions.from_dict(changed)
 
 
-def test_nobody_is_held_to_what_one_token_cannot_show() -> None:
+def test_default_slos_of_one_token_have_no_tpot() -> None:
     assert default_slos("128/1") == "ttft:p99<2000ms"
     assert default_slos("128/11") == default_slos("") == "ttft:p99<2000ms,tpot:p99<100ms"
     assert default_slos("mlperf-interactive") == "ttft:p99<500ms,tpot:p99<30ms"

@@ -134,7 +134,7 @@ def test_a_steady_server_with_long_answers_keeps_up() -> None:
     assert Trial.of(20.0, results).held
 
 
-def test_a_step_lasts_long_beside_what_a_request_takes() -> None:
+def test_a_step_lasts_much_longer_than_a_request() -> None:
     options = RunOptions(load_s=4.0, warmup_s=0.4, slos="ttft:p99<1s")
     assert lengthened(options, 100.0, 3.0)[0].load_s == pytest.approx(60.4)
 

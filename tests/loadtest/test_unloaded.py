@@ -57,7 +57,7 @@ def test_few_are_asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == Unloaded({str(number): str(number) for number in range(20)})
 
 
-def test_what_is_not_there_in_time_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_unloaded_texts_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     async def answer(conversation: Conversation) -> list[str]:
         if int(conversation.turns[0].key) >= 5:
             await asyncio.Event().wait()  # forever
@@ -146,7 +146,7 @@ def test_a_server_is_known_by_its_engine_and_its_start(replay_server: ServerProc
     assert server_identity(RunOptions(metrics_url="127.0.0.1:1")) == ""
 
 
-def test_a_refusal_is_told_to_its_end() -> None:
+def test_a_long_refusal_is_kept_whole() -> None:
     """The client names every option that there is, and then the wrong one."""
     turn = Turn(key="0", prompt="Hi", messages=(), max_tokens=1, options={"nope": 1})
     request = LoadRequest("0", turn, Journey(), 0.0)

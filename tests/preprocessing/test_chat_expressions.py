@@ -178,7 +178,7 @@ MOVED = {
 
 
 @pytest.mark.parametrize("body", MOVED)
-def test_a_users_text_never_comes_to_the_place_of_the_templates(body: str) -> None:
+def test_a_users_text_never_takes_the_place_of_the_templates(body: str) -> None:
     """Texts whose lengths the words choose: nothing is a control token."""
     text, transformers = both("everything", True)
     source = "{% set t = messages[0].content %}{% set u = messages[1].content %}" + body

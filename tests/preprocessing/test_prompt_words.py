@@ -121,7 +121,7 @@ def test_a_batch_is_filled_up_with_the_pad_id(room: RequestPreparation) -> None:
     assert words_of(outputs["BAD_WORDS_IDS"][1:]) == set()
 
 
-def test_of_a_batch_nothing_is_encoded_after_a_prompt_that_is_too_long(
+def test_encoding_a_batch_stops_at_a_prompt_that_is_too_long(
     room: RequestPreparation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One instance prepares the prompts of all clients: a refused batch must not hold it up."""

@@ -146,7 +146,7 @@ def test_without_end_ids_nothing_ends_a_generation(
     assert (answer.tokens, answer.reason) == (greedy(ids, 12), "length")
 
 
-def test_a_prompt_is_cut_in_chunks_and_no_longer_one_is_let_in_without(started: Start) -> None:
+def test_long_prompts_need_chunked_prefill(started: Start) -> None:
     ids = prompt(200)
     assert generate(started().engine, ask(1, ids, 5))[1].tokens == greedy(ids, 5)
     rig = started(enable_chunked_prefill=False)

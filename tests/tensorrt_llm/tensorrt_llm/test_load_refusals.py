@@ -49,7 +49,7 @@ pytestmark = pytest.mark.usefixtures("loads_undone")
     ],
     ids=str,
 )
-def test_what_cannot_be_loaded_is_said_in_one_sentence(
+def test_what_cannot_be_loaded_is_reported_in_one_sentence(
     tmp_path: Path, version: str, settings: dict[str, Any], expected: str
 ) -> None:
     with pytest.raises(EngineLoadError, match=expected) as error:
@@ -73,7 +73,7 @@ def test_an_older_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("version", ["unknown", "1"])
-def test_a_version_that_is_none_is_refused(
+def test_a_malformed_version_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
     fake_package.install("1_2", Behaviour())

@@ -95,12 +95,12 @@ def test_what_is_wrong_is_named(document: dict[str, Any], expected: str) -> None
         ({"cuda_graph_config": {"padding": True}}, "enable_padding"),
     ],
 )
-def test_an_unknown_key_names_the_one_that_was_meant(document: dict[str, Any], meant: str) -> None:
+def test_an_unknown_key_suggests_the_nearest_one(document: dict[str, Any], meant: str) -> None:
     with pytest.raises(EngineConfigError, match=f"unknown key .*did you mean '{meant}'"):
         parsed(**document)
 
 
-def test_an_unknown_key_that_is_near_none_names_all() -> None:
+def test_an_unknown_key_like_no_other_lists_all_keys() -> None:
     with pytest.raises(EngineConfigError, match="unknown key 'xyzzy'; known are backend, model"):
         parsed(xyzzy=1)
 

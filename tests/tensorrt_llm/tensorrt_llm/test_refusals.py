@@ -154,7 +154,7 @@ def test_what_is_not_honoured_is_refused(
         ("fused", replace(SAMPLED, temperature=3.0, min_p=1.0)),
     ],
 )
-def test_drafts_that_are_sampled_as_the_request_says(
+def test_drafts_are_sampled_with_the_requests_options(
     started: Start, mode: str, sampling: SamplingParams
 ) -> None:
     """Whatever `allow_advanced_sampling` says, which newer versions do not read."""

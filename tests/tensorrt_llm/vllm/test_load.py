@@ -223,9 +223,7 @@ def test_a_version_that_moved_a_name_is_named(
         import_library()
 
 
-def test_a_driver_that_does_not_answer_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_driver_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start_vllm(tmp_path / "engine").engine.shutdown()
 
     def broken() -> None:

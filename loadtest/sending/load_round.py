@@ -24,6 +24,7 @@ from sending.request import UNFINISHED, Clock, LoadRequest, history_with
 from sending.source import LoadSource
 
 LONGEST_SLEEP_S = 0.25  # so that a change of the rate takes effect
+TOLD_LATE_S = 0.1  # a later begin of a closed loop is noted
 REFUSED_S = 0.05  # until a closed loop's user asks again after --max-in-flight refused it
 ANSWER_LIMIT = "ClientLimit"
 NEVER_SENT = "the client had not sent it when the drain ended"
@@ -50,6 +51,11 @@ class LoadRound:
         self._closed_number = plan.index
         self._leaving = False
         self._slos = self._delta.slos
+        if plan.options.closed_loop and (late_s := self.clock.now()) > 0:
+            # Nothing was due yet, so a plan that a busy machine delivered late costs no load.
+            self.clock.zero += late_s
+            if late_s > TOLD_LATE_S:
+                self._delta.note(f"worker {plan.name} began its load {late_s:.1f} s late")
 
     async def run(self) -> None:
         """Wait for the start, load, drain."""

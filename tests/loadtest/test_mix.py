@@ -200,12 +200,11 @@ def test_an_objective_may_be_of_one_workload() -> None:
     assert good(dataclasses.replace(late, workload="128/128"), [bound])
 
 
-def test_what_waits_is_late_for_its_own_workloads_limit_alone() -> None:
-    """A request that has waited for a second is not late for a limit of a minute."""
-    slos = ["ttft:p50<1s", "ttft:p99<60s", "chat:ttft<2s", "e2e<1s"]
-    plan = RoundPlan(
+def late_plan(options: RunOptions, slos: list[str]) -> RoundPlan:
+    """A round that should have begun 10 s ago."""
+    return RoundPlan(
         number=1,
-        options=RunOptions(warmup_s=0.0),
+        options=options,
         header={**HEADER, "slos": slos},
         started_unix=time.time() - 10,
         index=0,
@@ -213,6 +212,24 @@ def test_what_waits_is_late_for_its_own_workloads_limit_alone() -> None:
         name="0",
         rate=1.0,
     )
+
+
+@pytest.mark.parametrize("closed_loop", [True, False])
+def test_a_closed_loop_whose_plan_comes_late_loads_for_its_whole_time(closed_loop: bool) -> None:
+    """An open loop has arrivals to catch up with; a closed one only begins later."""
+    options = RunOptions(warmup_s=0.0, closed_loop=closed_loop)
+    current = LoadRound(late_plan(options, []), mixed(), cast(Any, None))
+    assert (current.clock.now() < 5) == closed_loop
+    told = current.collect().results.incidents
+    assert [each.partition(" 10.")[0] for each in told] == (
+        ["worker 0 began its load"] if closed_loop else []
+    )
+
+
+def test_what_waits_is_late_for_its_own_workloads_limit_alone() -> None:
+    """A request that has waited for a second is not late for a limit of a minute."""
+    slos = ["ttft:p50<1s", "ttft:p99<60s", "chat:ttft<2s", "e2e<1s"]
+    plan = late_plan(RunOptions(warmup_s=0.0), slos)
     current = LoadRound(plan, mixed(), cast(Any, None))
     for number, workload in enumerate(["chat", "64/8", "64/8"]):
         turn = next(mixed().mix.distinct_conversations()).turns[0]

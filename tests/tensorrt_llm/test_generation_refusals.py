@@ -253,7 +253,7 @@ def test_a_librarys_runtime_takes_what_only_our_reader_lacks(
 @pytest.mark.parametrize("runtime", [*LIBRARY_RUNTIMES, "openvino"])
 def test_no_runtime_gets_a_guide_beyond_the_bounds(config: EngineConfig, runtime: str) -> None:
     named = dataclasses.replace(config, runtime=runtime)
-    for kind, text in (("yaml", "a"), ("regex", "(" * 65 + ")" * 65), ("json_schema", "[" * 65)):
+    for kind, text in (("yaml", "a"), ("regex", "(" * 65 + ")" * 65), ("json_schema", "[" * 129)):
         given = {
             "guided_decoding_guide_type": kind.encode(),
             "guided_decoding_guide": text.encode(),

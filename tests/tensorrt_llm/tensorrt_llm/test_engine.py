@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 import time
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -104,6 +106,20 @@ def test_a_guide_that_cannot_be_read_does_not_reach_the_library(
     assert answers[2].error.startswith(f"guided_decoding_guide is refused by {backend}: ")
     assert answers[1].tokens == greedy(prompt(9), 5)
     assert len(rig.llm.requests) == 1
+
+
+@pytest.mark.parametrize("backend", ["xgrammar", "llguidance"])
+def test_a_guide_reader_of_another_version_ends_no_request(
+    started: Start, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    """Then TensorRT-LLM decides alone."""
+    rig = started(guided_decoding_backend=backend)
+    monkeypatch.setitem(sys.modules, backend, ModuleType(backend))
+    rig.engine.submit(ask(1, prompt(9), 5))
+    rig.engine.submit(ask(2, prompt(9), 60, (2,), guide=Guide("regex", "ab")))
+    answers = drain(rig.engine)
+    assert answers[1].tokens == greedy(prompt(9), 5)
+    assert answers[2].reason == "stop"
 
 
 def test_tokens_that_are_handed_over_together(started: Start) -> None:

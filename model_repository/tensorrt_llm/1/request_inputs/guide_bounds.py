@@ -2,7 +2,7 @@
 
 The runtime's own library decides whether it can honour a guide. But libraries read guides
 recursively, and a guide that nests deeply overflows their stack (xgrammar's before 0.1.32), which
-ends the engine. The lowest limit of a library is SGLang's: 64 levels of a JSON schema.
+ends the engine.
 """
 
 from __future__ import annotations
@@ -17,16 +17,20 @@ from token_engine.interface import Guide, GuideKind
 
 KINDS = get_args(GuideKind)
 MAX_BYTES = 64 * 1024
-MAX_DEPTH = 64
+# Of brackets. Each level of a JSON schema's properties is two.
+MAX_DEPTHS = {"json_schema": 128, "regex": 64, "ebnf_grammar": 64}
+MAX_DIGITS = 4300  # Python's own limit
 _NO_CHARACTER = re.compile("[\0\ud800-\udfff]")
-# All text but brackets. Strings, classes and comments hide theirs; where one does not end, it
-# reaches to the end of the text, so nothing is tried twice.
+# All text but brackets. Strings, classes and comments hide theirs. Where one does not end, it
+# reaches to the end of the text, or in a grammar of the line, so nothing is tried twice.
 _STRING = r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)'
 _CLASS = r"\[(?:[^\]\\]|\\.)*(?:\]|\\?\Z)"
+_LINE_STRING = r'"(?:[^"\\\n]|\\.)*(?:"|\\?$)'
+_LINE_CLASS = r"\[(?:[^\]\\\n]|\\.)*(?:\]|\\?$)"
 _BESIDE = {
     "json_schema": re.compile(rf'{_STRING}|[^"\[\]{{}}]+', re.DOTALL),
     "regex": re.compile(rf"\\.|\\\Z|{_CLASS}|[^()\[\\]+", re.DOTALL),
-    "ebnf_grammar": re.compile(rf'{_STRING}|{_CLASS}|#[^\n]*|[^()\["#]+', re.DOTALL),
+    "ebnf_grammar": re.compile(rf'{_LINE_STRING}|{_LINE_CLASS}|#[^\n]*|[^()\["#]+', re.MULTILINE),
 }
 _STEPS = {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}
 
@@ -54,45 +58,61 @@ def check_bounds(guide: Guide) -> None:
             f"has U+{ord(wrong.group()):04X} at character {wrong.start()}; "
             "it must hold Unicode characters from U+0001 on"
         )
-    deepest = _depth(kind, text)
-    if deepest <= MAX_DEPTH and kind == "json_schema":
-        # A pattern is a regex, and may be any string of the schema.
-        deepest = max((_depth("regex", one) for one in _strings(_json(text))), default=0)
-    if deepest > MAX_DEPTH:
-        raise _wrong(f"nests {deepest} deep; it must nest at most {MAX_DEPTH} deep")
+    _check_depth(kind, text)
+    if kind == "json_schema":
+        for pattern in _patterns(_json(text)):
+            _check_depth("regex", pattern)
 
 
 def _wrong(said: str) -> ValueError:
     return ValueError(f"guided_decoding_guide {said}")
 
 
-def _depth(kind: str, text: str) -> int:
+def _check_depth(kind: str, text: str) -> None:
     brackets = _BESIDE[kind].sub("", text)
-    return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)
+    steps = map(_STEPS.__getitem__, brackets)
+    # Never below 0: what closes too much opens nothing.
+    deepest = max(accumulate(steps, lambda depth, step: max(depth + step, 0), initial=0))
+    if deepest > MAX_DEPTHS[kind]:
+        raise _wrong(f"nests {deepest} deep; it must nest at most {MAX_DEPTHS[kind]} deep")
 
 
 def _json(text: str) -> Any:
+    """The document with each object as a list of pairs, which keeps a name's every value."""
     try:
-        document = json.loads(text, parse_constant=_refuse_constant)
+        document = json.loads(
+            text, parse_constant=_refuse_constant, parse_int=_integer, object_pairs_hook=list
+        )
         json.dumps(document, ensure_ascii=False).encode()  # fails for half a surrogate pair
     except UnicodeEncodeError:
         raise _wrong("has half a surrogate pair; it must hold whole characters") from None
-    except ValueError as error:
-        raise _wrong(f"is no JSON ({str(error)[:80]}); it must be a JSON schema") from None
+    except json.JSONDecodeError as error:
+        raise _wrong(f"is no JSON ({error}); it must be a JSON schema") from None
     return document
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise _wrong(f"is no JSON ({name} is no JSON number); it must be a JSON schema")
 
 
-def _strings(document: Any) -> Iterator[str]:
+def _integer(digits: str) -> int:
+    count = len(digits.lstrip("-"))
+    if count > MAX_DIGITS:
+        raise _wrong(f"has a number of {count} digits; it must have at most {MAX_DIGITS}")
+    return 0  # its value is not needed here
+
+
+def _patterns(document: Any) -> Iterator[str]:
+    """The regexes of a schema. A part that looks like data may be a schema too, through $ref."""
     parts = [document]
     while parts:
         part = parts.pop()
-        if isinstance(part, str):
-            yield part
-        elif isinstance(part, dict):
-            parts += [*part, *part.values()]
-        elif isinstance(part, list):
+        if isinstance(part, list):
             parts += part
+        elif isinstance(part, tuple):
+            name, value = part
+            parts.append(value)
+            if name == "pattern" and isinstance(value, str):
+                yield value
+            elif name == "patternProperties" and isinstance(value, list):
+                yield from (pair[0] for pair in value if isinstance(pair, tuple))

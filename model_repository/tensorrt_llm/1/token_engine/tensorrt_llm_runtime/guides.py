@@ -8,6 +8,7 @@ its own request alone.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 
 from token_engine.interface import Guide
 from token_engine.library_results import RefusedRequest, one_line
@@ -18,34 +19,31 @@ def check_guide(guide: Guide, backend: str) -> None:
     if guide.kind == "json":
         return
     try:
-        error = _xgrammar_error(guide) if backend == "xgrammar" else _llguidance_error(guide)
-    except ImportError:  # then the library compiles with something else, and decides alone
-        return
+        read = _xgrammar_reader(guide) if backend == "xgrammar" else _llguidance_reader(guide)
+    except (ImportError, AttributeError, OSError):  # not installed, too old or too new, or broken
+        return  # TensorRT-LLM decides alone
+    try:
+        error = read()
+    except Exception as raised:  # of C++, pydantic or Rust
+        error = one_line(raised)
     if error:
         raise RefusedRequest(f"guided_decoding_guide is refused by {backend}: {error}")
 
 
-def _xgrammar_error(guide: Guide) -> str:
+def _xgrammar_reader(guide: Guide) -> Callable[[], str]:
     grammar = importlib.import_module("xgrammar").Grammar
-    read = {
-        "json_schema": grammar.from_json_schema,
-        "regex": grammar.from_regex,
-        "ebnf_grammar": grammar.from_ebnf,
-    }[guide.kind]
-    try:
-        read(guide.text)
-    except Exception as error:  # RuntimeError and others, of C++ and pydantic
-        return one_line(error)
-    return ""
+    name = {"json_schema": "json_schema", "regex": "regex", "ebnf_grammar": "ebnf"}[guide.kind]
+    from_text = getattr(grammar, f"from_{name}")
+
+    def read() -> str:
+        from_text(guide.text)
+        return ""
+
+    return read
 
 
-def _llguidance_error(guide: Guide) -> str:
+def _llguidance_reader(guide: Guide) -> Callable[[], str]:
     matcher = importlib.import_module("llguidance").LLMatcher
-    write = {
-        "json_schema": matcher.grammar_from_json_schema,
-        "regex": matcher.grammar_from_regex,
-    }[guide.kind]
-    try:
-        return str(matcher.validate_grammar(write(guide.text)))
-    except Exception as error:  # ValueError, and panics of Rust that are caught there
-        return one_line(error)
+    write = getattr(matcher, f"grammar_from_{guide.kind}")
+    validate = matcher.validate_grammar
+    return lambda: str(validate(write(guide.text)))

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,18 @@ client was its bottleneck; 130 interrupted. A broken SLO is a result, not an err
 """
 
 
-def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Our options, and those of the load test; raises `SweepError`."""
+@dataclass(frozen=True)
+class Options:
+    """What to sweep and where to; `load_test` are the load test's own options."""
+
+    by: str  # RATES or CONCURRENCIES
+    steps: str  # as `parse_steps` takes them
+    output: str  # "": a folder named after the time
+    load_test: list[str]
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """The command line; raises `SweepError`."""
     parser = argparse.ArgumentParser(
         prog="python loadtest/sweep.py",
         usage="%(prog)s (--rates LIST | --concurrencies LIST) [--output DIR] [OPTION ...]",
@@ -65,21 +76,21 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         instead = NOT_HERE.get(name.partition("=")[0])
         if instead:
             raise SweepError(f"{name} is not an option of a sweep: {instead}")
-    return options, rest
+    by = RATES if options.rates is not None else CONCURRENCIES
+    return Options(by, getattr(options, by), options.output or "", rest)
 
 
 def _refuse(message: str) -> None:
     raise SweepError(message)
 
 
-def run(options: argparse.Namespace, arguments: list[str]) -> int:
+def run(options: Options) -> int:
     """The exit code; raises `SweepError` and OSError."""
-    by = RATES if options.rates is not None else CONCURRENCIES
-    steps = parse_steps(by, getattr(options, by))
+    steps = parse_steps(options.by, options.steps)
     name = time.strftime("sweep-%Y-%m-%d-%H%M%S")
     folder = Path(options.output) if options.output else OUTPUT / name
     folder.mkdir(parents=True, exist_ok=True)
-    sweep = Sweep.at(folder, by, arguments)
+    sweep = Sweep.at(folder, options.by, options.load_test)
     sweep.write()
     runner = _Runner()
     for number, step in enumerate(steps, 1):
@@ -87,7 +98,9 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
             print(f"\nstep {number} of {len(steps)}, {step}: done before", flush=True)
             continue
         print(f"\nstep {number} of {len(steps)}: {step}", flush=True)
-        code = runner.run([*arguments, *step.arguments, "--output", str(folder / step.folder)])
+        code = runner.run(
+            [*options.load_test, *step.arguments, "--output", str(folder / step.folder)]
+        )
         if runner.stopped or code == EXIT_LEFT:
             left = len(steps) - sum(map(sweep.is_done, steps))
             _tell(sweep)
@@ -159,7 +172,7 @@ def _exit_code(steps: Sequence[dict[str, Any]]) -> int:
 def main() -> None:
     """The command line."""
     try:
-        raise SystemExit(run(*parse(sys.argv[1:])))
+        raise SystemExit(run(parse(sys.argv[1:])))
     except SweepError as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:

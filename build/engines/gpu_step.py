@@ -217,11 +217,9 @@ def fit_gpu(
     parallel: int = 1,
     kv_share: float = KV_SHARE,
 ) -> GpuFit:
-    """Choose limits for `parallel` GPUs of `memory_bytes` each, which share weights and heads;
-    the KV cache gets `kv_share` of what is left.
+    """Choose limits for `parallel` GPUs of `memory_bytes` each, which share weights and heads.
 
-    Raises `BuildError` if nothing fits.
-    """
+    The KV cache gets `kv_share` of what is left. Raises `BuildError` if nothing fits."""
     weights = weight_bytes / parallel
     activations = _activation_bytes(llama, FORWARD_TOKENS) / parallel
     fixed = weights + activations + GRAPHS * GRAPH_BYTES + RUNTIME_BYTES

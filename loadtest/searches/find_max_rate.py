@@ -39,49 +39,77 @@ def find_max_rate(
 
     If it returns None, an interruption, the search ends.
     """
-    trials: list[Trial] = []
-    low, high, rate, doubted, whole, told = 0.0, math.inf, start, False, False, True
-    repeated = 0.0
-    why = tried_out = f"{MAX_TRIALS} rates were tried"
-    while sum(each.decided for each in trials) < MAX_TRIALS:
-        tried = trial(rate, whole)
+    search = _Search(start, resolution)
+    while not search.ended:
+        search.add(trial(search.rate, search.whole))
+    return Found(
+        rate=search.low or None, why=search.why, trials=tuple(search.trials), told=search.told
+    )
+
+
+class _Search:
+    """The bracket so far, and the next rate; over once it `ended`."""
+
+    def __init__(self, start: float, resolution: float) -> None:
+        self.rate, self.whole = start, False
+        self.low, self.ended, self.why, self.told = 0.0, False, "", True
+        self.trials: list[Trial] = []
+        self._start, self._resolution = start, resolution
+        self._high, self._repeated, self._doubted = math.inf, 0.0, False
+
+    def add(self, tried: Trial | None) -> None:
+        """The trial at `rate` is over."""
         if tried is None:
-            why, told = "it was interrupted", bool(low)
-            break
-        trials.append(tried)
-        if not tried.valid and not doubted:
-            doubted = True  # the machine may have been busy for a moment: once more
-            continue
+            self._end("it was interrupted", told=bool(self.low))
+            return
+        self.trials.append(tried)
         if not tried.valid:
-            why = f"the client was the bottleneck at {rate:.3g} requests/s: use more --processes"
-            told = bool(low)
-            break
-        doubted = False
-        if not tried.decided:
-            why, told = tried.why, False
-            closing = whole and math.isfinite(high)
-            if len(trials) >= MOST_UNDECIDED or (
-                closing and (rate == repeated or not tried.requests)
-            ):
-                break
-            if closing:
-                repeated = rate  # once more: what a request takes at that rate is known now
-                continue
+            self._invalid()
+            return
+        self._doubted = False
+        if tried.decided:
+            self._decided(tried)
+        else:
+            self._undecided(tried)
+
+    def _end(self, why: str, told: bool = True) -> None:
+        self.ended, self.why, self.told = True, why, told
+
+    def _invalid(self) -> None:
+        if self._doubted:
+            self._end(
+                f"the client was the bottleneck at {self.rate:.3g} requests/s: use more "
+                "--processes",
+                told=bool(self.low),
+            )
+        self._doubted = True  # the machine may have been busy for a moment: once more
+
+    def _undecided(self, tried: Trial) -> None:
+        closing = self.whole and math.isfinite(self._high)
+        again = closing and (self.rate == self._repeated or not tried.requests)
+        if again or len(self.trials) >= MOST_UNDECIDED:
+            self._end(tried.why, told=False)
+        elif closing:
+            self._repeated = self.rate  # once more: a request's time at that rate is known now
+        else:
             # One late request is no percentile: the same rate once more, for long enough.
-            whole = tried.late and not whole
-            rate *= 1 if whole else 2
-            continue
-        why, told = tried_out, True
-        low, high = (rate, high) if tried.held else (low, rate)
-        whole = math.isfinite(high)
-        if low and high / low <= 1 + resolution:
-            why = f"{high:.3g} requests/s did not hold them"
-            break
-        if not low and rate <= start / 2**MOST_HALVINGS:
-            why = f"not even {rate:.3g} requests/s held them"
-            break
-        rate = _next(low, high)
-    return Found(rate=low or None, why=why, trials=tuple(trials), told=told)
+            self.whole = tried.late and not self.whole
+            self.rate *= 1 if self.whole else 2
+
+    def _decided(self, tried: Trial) -> None:
+        if tried.held:
+            self.low = self.rate
+        else:
+            self._high = self.rate
+        self.whole = math.isfinite(self._high)
+        if self.low and self._high / self.low <= 1 + self._resolution:
+            self._end(f"{self._high:.3g} requests/s did not hold them")
+        elif not self.low and self.rate <= self._start / 2**MOST_HALVINGS:
+            self._end(f"not even {self.rate:.3g} requests/s held them")
+        elif sum(each.decided for each in self.trials) >= MAX_TRIALS:
+            self._end(f"{MAX_TRIALS} rates were tried")
+        else:
+            self.rate = _next(self.low, self._high)
 
 
 def curve(trials: Sequence[Trial]) -> str:

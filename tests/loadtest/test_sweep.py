@@ -86,9 +86,9 @@ def test_what_a_step_sets_is_no_option_of_a_sweep(name: str) -> None:
 
 
 def test_other_options_are_the_load_tests() -> None:
-    options, rest = parse(["-t", "10s", "--rates", "1", "-H", "a:1", "--slo", "ttft<1s"])
-    assert options.rates == "1"
-    assert rest == ["-t", "10s", "-H", "a:1", "--slo", "ttft<1s"]
+    options = parse(["-t", "10s", "--rates", "1", "-H", "a:1", "--slo", "ttft<1s"])
+    assert (options.by, options.steps) == ("rates", "1")
+    assert options.load_test == ["-t", "10s", "-H", "a:1", "--slo", "ttft<1s"]
 
 
 @pytest.mark.parametrize(
@@ -200,10 +200,10 @@ def test_a_sweep_that_is_interrupted_goes_on(replay_server: ServerProcess, tmp_p
 def test_a_done_sweep_asks_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its server may be gone: the table and the page are made from what is there."""
     sweep = sweep_of(tmp_path / "sweep", RATES, [1.0, 8.0])
-    options, rest = parse(["--rates", "1,8", "-t", "12s", "--output", str(sweep.folder)])
+    options = parse(["--rates", "1,8", "-t", "12s", "--output", str(sweep.folder)])
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        assert run(options, rest) == 0
+        assert run(options) == 0
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

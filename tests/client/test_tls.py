@@ -63,7 +63,8 @@ def trusted(folder: Path, **more: Any) -> Tls:
 
 @pytest.mark.parametrize("wire", WIRES)
 def test_mutual_tls(mutual_tls: tuple[Ports, Path], urls: dict[str, str], wire: str) -> None:
-    tls = trusted(mutual_tls[1], ca=(mutual_tls[1] / "ca.pem").read_bytes())
+    bundle = "# Raíz, as in many bundles\n".encode() + (mutual_tls[1] / "ca.pem").read_bytes()
+    tls = trusted(mutual_tls[1], ca=bundle)
     with Client(urls[wire], tls=tls) as client:
         assert client.is_ready()
         assert client.generate(WORDS, max_tokens=1).text == "one "

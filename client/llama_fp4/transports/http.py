@@ -2,7 +2,8 @@
 
 Each call has its own connection: no call waits for another, and none reuses a connection that the
 server may have closed. A call runs in a thread (for `AsyncClient` in a task), because httpx2
-returns only with the first token, while a read must end on `cancel` and at the deadline.
+returns only with the first token, while a read must end on `cancel` and at the deadline. httpx2's
+transports do this, not its clients, which would also keep cookies and log a line for each request.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import queue
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import httpx2
 
@@ -38,7 +39,7 @@ from llama_fp4.settings import Connection, Tls
 from llama_fp4.transports import http_messages as wire
 
 Answer = TypeVar("Answer")
-Result = Chunk | Exception | None  # of one read
+Part = TypeVar("Part")  # of a response: a chunk, or status and body
 STOP_TIMEOUT_S = 5.0
 LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
 # How h11 and httpx2 begin when a connection ended early; any other protocol error means that the
@@ -46,76 +47,86 @@ LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
 ENDED_EARLY = ("Server disconnected", "peer closed connection")
 
 
-class _Settings:
-    """What both transports need of a `Connection`. Raises `InvalidRequest`."""
+class _Messages:
+    """What both transports do without I/O. Raises `InvalidRequest`."""
 
     def __init__(self, connection: Connection) -> None:
-        self.address, self._connect_s = connection.address, connection.connect_timeout_s
-        self.client: dict[str, Any] = {
-            "base_url": f"{'https' if connection.secure else 'http'}://{connection.address}",
-            "headers": {
-                "accept-encoding": "identity",  # compressing would hold tokens back
-                "connection": "close",
-                "content-type": "application/json",
-                **{name: value.strip() for name, value in connection.headers},
-            },
-            "verify": _tls_context(connection),
-            "trust_env": False,  # no proxies
-            "limits": LIMITS,
+        self._address, self._connect_s = connection.address, connection.connect_timeout_s
+        self._closed = False
+        for name, _ in connection.headers:
+            if name in ("content-length", "transfer-encoding"):
+                raise InvalidRequest(f"the header {name} must be left to the client")
+        self._base = f"{'https' if connection.secure else 'http'}://{connection.address}"
+        self._headers = {
+            "accept-encoding": "identity",  # compressing would hold tokens back
+            "connection": "close",
+            "content-type": "application/json",
+            **{name: value.strip() for name, value in connection.headers},
         }
         name = connection.tls.server_name if connection.tls else ""
         self._extensions = {"sni_hostname": name} if name else {}
+        self._arguments: dict[str, Any] = {
+            "verify": _tls_context(connection),
+            "trust_env": False,
+            "limits": LIMITS,
+        }
         try:
-            httpx2.URL(self.client["base_url"])
+            httpx2.URL(self._base)
         except httpx2.InvalidURL as error:
             raise InvalidRequest(
-                f"the URL must name a host, not {self.address}: {error}"
+                f"the URL must name a host, not {connection.address}: {error}"
             ) from error
 
-    def ask(self, question: wire.Question[Any], timeout_s: float | None) -> dict[str, Any]:
-        """The arguments of `request`; connecting and each read may take `timeout_s`."""
-        return self._arguments(question.method, question.path, question.body, timeout_s)
+    def _question(self, question: wire.Question[Any], timeout_s: float | None) -> httpx2.Request:
+        return self._message(question.method, question.path, question.body, timeout_s)
 
-    def generate(self, request: Request) -> dict[str, Any]:
-        """Those of `build_request`; the call limits its reads itself. Raises `InvalidRequest`."""
+    def _generate(self, request: Request, timeout_s: float | None) -> httpx2.Request:
         path = wire.model_path(request.model) + "/generate_stream"
-        return self._arguments("POST", path, wire.generate(request), None)
+        return self._message("POST", path, wire.generate(request), timeout_s)
 
-    def _arguments(
+    def _message(
         self, method: str, path: str, body: bytes, timeout_s: float | None
-    ) -> dict[str, Any]:
-        limits = [s for s in (timeout_s, self._connect_s) if s is not None]
-        return {
-            "method": method,
-            "url": path,
-            "content": body,
-            "timeout": httpx2.Timeout(timeout_s, connect=min(limits, default=None)),
-            "extensions": dict(self._extensions),
-        }
+    ) -> httpx2.Request:
+        # The call itself ends at `timeout_s`; a thread that still connects ends a second later.
+        limits = [self._connect_s or math.inf, math.inf if timeout_s is None else timeout_s + 1]
+        connect_s = None if min(limits) == math.inf else min(limits)
+        timeout = httpx2.Timeout(None, connect=connect_s)
+        extensions = {"timeout": timeout.as_dict(), **self._extensions}
+        return httpx2.Request(
+            method,
+            self._base + path,
+            headers=self._headers,
+            content=body,
+            extensions=extensions,
+        )
 
     def error(self, error: Exception) -> Exception:
-        """An error of httpx2 as one of ours; any other as it is."""
+        """The error that a call raises for this one; one of httpx2 becomes one of ours."""
+        if self._closed:
+            return ClientClosed("the client was closed")
         if isinstance(error, LlamaError):
             return error
         causes = list(_causes(error))
         tls = next((cause for cause in causes if isinstance(cause, ssl.SSLError)), None)
         if tls is not None:
-            return TlsError(f"TLS with {self.address} failed: {tls}")
+            return TlsError(f"TLS with {self._address} failed: {tls}")
         if isinstance(error, httpx2.ConnectTimeout):
-            return ConnectTimeout(f"no connection to {self.address}")
-        if isinstance(error, httpx2.TimeoutException):
-            return TotalTimeout("the answer was not complete in time")
+            return ConnectTimeout(f"no connection to {self._address}")
         if isinstance(error, (httpx2.ConnectError, UnicodeError)):  # UnicodeError: not a DNS name
             why = next((c.strerror for c in causes if isinstance(c, OSError) and c.strerror), error)
-            return ConnectError(f"no connection to {self.address}: {why}")
+            return ConnectError(f"no connection to {self._address}: {why}")
         if isinstance(error, httpx2.LocalProtocolError):
             return InvalidRequest(f"the request cannot be sent over HTTP: {error}")
         early = str(error).startswith(ENDED_EARLY)
         if isinstance(error, (httpx2.RemoteProtocolError, httpx2.DecodingError)) and not early:
-            return ServerFailed(f"{self.address} does not answer in HTTP/1.1: {error}")
+            return ServerFailed(f"{self._address} does not answer in HTTP/1.1: {error}")
         if isinstance(error, (httpx2.TransportError, OSError)):
-            return ConnectionLost(f"the connection to {self.address} broke: {error}")
+            return ConnectionLost(f"the connection to {self._address} broke: {error}")
         return error
+
+
+def _late() -> TotalTimeout:
+    return TotalTimeout("the answer was not complete in time")
 
 
 def _tls_context(connection: Connection) -> ssl.SSLContext | bool:
@@ -125,10 +136,13 @@ def _tls_context(connection: Connection) -> ssl.SSLContext | bool:
     tls = connection.tls or Tls()
     if isinstance(tls.cert, bytes) or isinstance(tls.key, bytes):
         raise InvalidRequest("cert and key must be paths over HTTP, not bytes")
-    authority = tls.pem("ca")
-    name = "ca"
+    authority, name = tls.pem("ca"), "ca"
     try:
-        context = ssl.create_default_context(cadata=authority and authority.decode("ascii"))
+        # Comments, which name authorities, may hold any character.
+        text = None if authority is None else authority.decode("ascii", errors="ignore")
+        if text is not None and not text.strip():
+            raise ValueError("it is empty")  # the standard library would trust the system's
+        context = ssl.create_default_context(cadata=text)
         if tls.cert is not None and tls.key is not None:
             name = "cert or key"
             # The standard library reads files only, and would ask a terminal for a password.
@@ -149,27 +163,35 @@ def _has_events(response: httpx2.Response) -> bool:
     return response.status_code == 200 and kind == "text/event-stream"
 
 
-def _text(response: httpx2.Response) -> str:
-    return response.content.decode(errors="replace")
+def _events(response: httpx2.Response) -> httpx2.EventSource:
+    response.encoding = "utf-8-sig"  # whatever a proxy says; a mark at the start is no text
+    return httpx2.EventSource(response, max_event_size=None)
 
 
-class HttpTransport:
+def _refusal(response: httpx2.Response, request: Request) -> LlamaError:
+    text = response.content.decode(errors="replace")
+    return wire.refusal(response.status_code, text, request.id)
+
+
+class HttpTransport(_Messages):
     """Holds no connection while no call runs."""
 
     def __init__(self, connection: Connection) -> None:
-        self._settings = _Settings(connection)
-        self._http = httpx2.Client(**self._settings.client)
-        self._calls: set[HttpCall] = set()
-        self._closed = False
+        super().__init__(connection)
+        self.http = httpx2.HTTPTransport(**self._arguments)
+        self._calls: set[HttpCall[Any]] = set()
 
-    def start(self, request: Request, timeout_s: float | None) -> HttpCall:
-        message = self._http.build_request(**self._settings.generate(request))
-        if self._closed:
-            raise ClientClosed("the client was closed", request_id=request.id)
-        call = HttpCall(self, self._http, message, request, timeout_s)
-        self._calls.add(call)
-        call.start()
-        return call
+    def start(self, request: Request, timeout_s: float | None) -> HttpCall[Chunk]:
+        chunks = wire.Chunks(request)
+
+        def receive(response: httpx2.Response) -> Iterator[Chunk | None]:
+            if not _has_events(response):
+                response.read()
+                raise _refusal(response, request)
+            for event in _events(response):
+                yield chunks.add(event.data)
+
+        return self._start(self._generate(request, timeout_s), receive, chunks.end, timeout_s)
 
     def stop(self, request_id: str) -> None:
         with contextlib.suppress(LlamaError):
@@ -182,8 +204,9 @@ class HttpTransport:
         return self._ask(wire.decoupled(model), timeout_s)
 
     def health(self, model: str, timeout_s: float | None) -> Health:
-        asked = (self._send(question, timeout_s) for question in wire.health(model))
-        return Health(*(response.status_code == 200 for response in asked))
+        return Health(
+            *(self._send(question, timeout_s)[0] == 200 for question in wire.health(model))
+        )
 
     def server(self, timeout_s: float | None) -> ServerInfo:
         return self._ask(wire.SERVER, timeout_s)
@@ -198,45 +221,65 @@ class HttpTransport:
         self._closed = True
         for call in list(self._calls):
             call.cancel()
-        self._http.close()
+        self.http.close()
 
-    def forget(self, call: HttpCall) -> None:
+    def forget(self, call: HttpCall[Any]) -> None:
         """Drop a call that has ended."""
         self._calls.discard(call)
 
-    def error(self, error: Exception) -> Exception:
-        """The error that a call raises for this one."""
-        return (
-            ClientClosed("the client was closed") if self._closed else self._settings.error(error)
-        )
-
     def _ask(self, question: wire.Question[Answer], timeout_s: float | None) -> Answer:
-        response = self._send(question, timeout_s)
-        return question.answer(response.status_code, response.content)
+        return question.answer(*self._send(question, timeout_s))
 
-    def _send(self, question: wire.Question[Any], timeout_s: float | None) -> httpx2.Response:
+    def _send(self, question: wire.Question[Any], timeout_s: float | None) -> tuple[int, bytes]:
+        def receive(response: httpx2.Response) -> list[tuple[int, bytes]]:
+            return [(response.status_code, response.read())]
+
+        message = self._question(question, timeout_s)
+        call = self._start(message, receive, lambda: None, timeout_s)
         try:
-            return self._http.request(**self._settings.ask(question, timeout_s))
-        except Exception as error:
-            raise self.error(error) from error
+            answer = call.read()
+        finally:
+            call.cancel()
+        assert answer is not None  # else `receive` has raised
+        return answer
+
+    def _start(
+        self,
+        message: httpx2.Request,
+        receive: Callable[[httpx2.Response], Iterable[Part | None]],
+        end: Callable[[], Part | None],
+        timeout_s: float | None,
+    ) -> HttpCall[Part]:
+        call = HttpCall(self, message, receive, end, timeout_s)
+        self._calls.add(call)
+        if self._closed:
+            self.forget(call)
+            raise ClientClosed("the client was closed")
+        call.start()
+        return call
 
 
-class HttpCall:
-    """One request in a thread of its own, which fills the queue that `read` empties."""
+class HttpCall(Generic[Part]):
+    """One request in a thread of its own, which fills the queue that `read` empties.
+
+    `receive` gives the parts of a response as they come, `end` the last one once the connection is
+    closed; a None of either is no part.
+    """
 
     def __init__(
         self,
         owner: HttpTransport,
-        http: httpx2.Client,
         message: httpx2.Request,
-        request: Request,
+        receive: Callable[[httpx2.Response], Iterable[Part | None]],
+        end: Callable[[], Part | None],
         timeout_s: float | None,
     ) -> None:
-        self._owner, self._http, self._message, self._request = owner, http, message, request
+        self._owner, self._message, self._receive, self._end = owner, message, receive, end
         self._ends_at = math.inf if timeout_s is None else perf_counter() + timeout_s
         # By its module's name: gevent puts another class there.
-        self._results: queue.SimpleQueue[Result] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[Part | Exception | None] = queue.SimpleQueue()
         self._cancelled = False
+        self._lock = threading.Lock()  # of the socket, which two threads close
         self._socket: socket.socket | None = None
         message.extensions["trace"] = self._keep_socket
 
@@ -244,13 +287,14 @@ class HttpCall:
         """Send the request; returns at once."""
         threading.Thread(target=self._run, name="llama-fp4-http", daemon=True).start()
 
-    def read(self) -> Chunk | None:
+    def read(self) -> Part | None:
+        """The next part; None after the last. Raises `LlamaError`."""
         left = None if self._ends_at == math.inf else max(self._ends_at - perf_counter(), 0.0)
         try:
             result = self._results.get(timeout=left)
         except queue.Empty:
             self.cancel()
-            raise TotalTimeout("the answer was not complete in time") from None
+            raise _late() from None
         if self._cancelled:
             raise self._owner.error(Cancelled("the call was cancelled"))
         if isinstance(result, Exception):
@@ -258,6 +302,7 @@ class HttpCall:
         return result
 
     def cancel(self) -> None:
+        """End the call, from any thread; a waiting `read` raises `Cancelled`."""
         self._cancelled = True
         self._results.put(None)  # for a `read` that waits
         self._shut_down()
@@ -265,50 +310,50 @@ class HttpCall:
 
     def _run(self) -> None:
         try:
-            with contextlib.closing(self._http.send(self._message, stream=True)) as response:
-                chunks = wire.Chunks(self._request)
-                if not _has_events(response):
-                    response.read()
-                    raise wire.refusal(response.status_code, _text(response), self._request.id)
-                for event in httpx2.EventSource(response, max_event_size=None):
-                    if (chunk := chunks.add(event.data)) is not None:
-                        self._results.put(chunk)
-            if (chunk := chunks.end()) is not None:
-                self._results.put(chunk)
+            response = self._owner.http.handle_request(self._message)
+            response.request = self._message
+            with contextlib.closing(response):
+                for part in self._receive(response):
+                    if part is not None:
+                        self._results.put(part)
+            if (last := self._end()) is not None:
+                self._results.put(last)
             self._results.put(None)
         except Exception as error:
             self._results.put(self._owner.error(error))
         finally:
             self._owner.forget(self)
+            with self._lock:
+                if self._socket is not None:
+                    self._socket.close()
 
     def _keep_socket(self, event: str, info: dict[str, Any]) -> None:
-        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
-            self._socket = info["return_value"].get_extra_info("socket")
+        if event == "connection.connect_tcp.complete":
+            # A duplicate, since TLS takes the socket itself away.
+            self._socket = info["return_value"].get_extra_info("socket").dup()
             if self._cancelled:
                 self._shut_down()
 
     def _shut_down(self) -> None:
         """End the thread's read; it then closes the connection."""
-        with contextlib.suppress(OSError):  # it may be closed
+        with self._lock, contextlib.suppress(OSError):  # it may have ended
             if self._socket is not None:
-                # Not TLS's own, which takes away what the thread is reading with.
-                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+                self._socket.shutdown(socket.SHUT_RDWR)
 
 
-class HttpAioTransport:
+class HttpAioTransport(_Messages):
     """`HttpTransport` in an event loop."""
 
     def __init__(self, connection: Connection) -> None:
-        self._settings = _Settings(connection)
-        self._http = httpx2.AsyncClient(**self._settings.client)
+        super().__init__(connection)
+        self.http = httpx2.AsyncHTTPTransport(**self._arguments)
         self._calls: set[HttpAioCall] = set()
-        self._closed = False
 
     async def start(self, request: Request, timeout_s: float | None) -> HttpAioCall:
-        message = self._http.build_request(**self._settings.generate(request))
+        message = self._generate(request, timeout_s)
         if self._closed:
             raise ClientClosed("the client was closed", request_id=request.id)
-        call = HttpAioCall(self, self._http, message, request, timeout_s)
+        call = HttpAioCall(self, message, request, timeout_s)
         self._calls.add(call)
         call.task.add_done_callback(lambda _: self._calls.discard(call))
         return call
@@ -325,7 +370,7 @@ class HttpAioTransport:
 
     async def health(self, model: str, timeout_s: float | None) -> Health:
         asked = [await self._send(question, timeout_s) for question in wire.health(model)]
-        return Health(*(response.status_code == 200 for response in asked))
+        return Health(*(status == 200 for status, _ in asked))
 
     async def server(self, timeout_s: float | None) -> ServerInfo:
         return await self._ask(wire.SERVER, timeout_s)
@@ -342,24 +387,30 @@ class HttpAioTransport:
         for call in calls:
             call.cancel()
         await asyncio.gather(*(call.task for call in calls), return_exceptions=True)
-        await self._http.aclose()
+        await self.http.aclose()
 
-    def error(self, error: Exception) -> Exception:
-        """The error that a call raises for this one."""
-        return (
-            ClientClosed("the client was closed") if self._closed else self._settings.error(error)
-        )
+    @contextlib.asynccontextmanager
+    async def response(self, message: httpx2.Request) -> AsyncIterator[httpx2.Response]:
+        """Send a request; the connection is closed at the end."""
+        response = await self.http.handle_async_request(message)
+        response.request = message
+        async with contextlib.aclosing(response):
+            yield response
 
     async def _ask(self, question: wire.Question[Answer], timeout_s: float | None) -> Answer:
-        response = await self._send(question, timeout_s)
-        return question.answer(response.status_code, response.content)
+        return question.answer(*await self._send(question, timeout_s))
 
-    async def _send(self, question: wire.Question[Any], timeout_s: float | None) -> httpx2.Response:
-        asking = self._http.request(**self._settings.ask(question, timeout_s))
+    async def _send(
+        self, question: wire.Question[Any], timeout_s: float | None
+    ) -> tuple[int, bytes]:
+        async def receive() -> tuple[int, bytes]:
+            async with self.response(self._question(question, timeout_s)) as response:
+                return response.status_code, await response.aread()
+
         try:
-            return await asyncio.wait_for(asking, timeout_s)
+            return await asyncio.wait_for(receive(), timeout_s)
         except asyncio.TimeoutError as error:
-            raise TotalTimeout("the answer was not complete in time") from error
+            raise _late() from error
         except Exception as error:
             raise self.error(error) from error
 
@@ -370,13 +421,12 @@ class HttpAioCall:
     def __init__(
         self,
         owner: HttpAioTransport,
-        http: httpx2.AsyncClient,
         message: httpx2.Request,
         request: Request,
         timeout_s: float | None,
     ) -> None:
-        self._owner, self._http, self._message, self._request = owner, http, message, request
-        self._results: asyncio.Queue[Result] = asyncio.Queue()
+        self._owner, self._message, self._request = owner, message, request
+        self._results: asyncio.Queue[Chunk | Exception | None] = asyncio.Queue()
         self._cancelled = False
         self.task = asyncio.create_task(self._run(timeout_s))
 
@@ -397,18 +447,17 @@ class HttpAioCall:
         try:
             await asyncio.wait_for(self._fill(), timeout_s)
         except asyncio.TimeoutError:
-            self._results.put_nowait(TotalTimeout("the answer was not complete in time"))
+            self._results.put_nowait(_late())
         except Exception as error:
             self._results.put_nowait(self._owner.error(error))
 
     async def _fill(self) -> None:
-        response = await self._http.send(self._message, stream=True)
-        async with contextlib.aclosing(response):
-            chunks = wire.Chunks(self._request)
+        chunks = wire.Chunks(self._request)
+        async with self._owner.response(self._message) as response:
             if not _has_events(response):
                 await response.aread()
-                raise wire.refusal(response.status_code, _text(response), self._request.id)
-            async for event in httpx2.EventSource(response, max_event_size=None):
+                raise _refusal(response, self._request)
+            async for event in _events(response):
                 if (chunk := chunks.add(event.data)) is not None:
                     self._results.put_nowait(chunk)
         if (chunk := chunks.end()) is not None:

@@ -72,17 +72,19 @@ class Chunks:
         self._inputs = 0
 
     def add(self, data: str) -> Chunk | None:
-        """The chunk of an event; None for the final one, which `end` returns.
+        """The chunk of an event; None for the final one, which `end` returns, and for no data.
 
         Raises `LlamaError` for an event that is an error or not a JSON object.
         """
+        if not data:  # a proxy's sign of life
+            return None
         said = _json(data)
         if not isinstance(said, dict) or "error" in said:
             raise refusal(200, data, self._request.id)
         final = self._request.stoppable and bool(said.get("is_finished"))
         try:
             chunk = self._chunk(said, final)
-        except (AttributeError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
             raise refusal(200, data, self._request.id) from error
         if not final:
             return chunk

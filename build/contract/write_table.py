@@ -117,7 +117,7 @@ def _step_tensors(configs: dict[str, Any]) -> tuple[Tensors, Tensors]:
 
 
 def _input_rows(ensemble: Any, own: list[Any]) -> Iterator[tuple[str, ...]]:
-    yield ("input", "type", "goes to", "default", "allowed", *RUNTIMES, "meaning")
+    yield ("input", "type", "goes to", "default", "must be", *RUNTIMES, "meaning")
     ways = {
         value: f"{step.model_name}.`{key}`"
         for step in ensemble.ensemble_scheduling.step
@@ -129,14 +129,14 @@ def _input_rows(ensemble: Any, own: list[Any]) -> Iterator[tuple[str, ...]]:
 
 
 def _step_input_rows(tensors: list[tuple[str, Any]]) -> Iterator[tuple[str, ...]]:
-    yield ("input", "type", "default", "allowed", *RUNTIMES, "meaning")
+    yield ("input", "type", "default", "must be", *RUNTIMES, "meaning")
     for name, tensor in tensors:
         yield _row(f"`{name}`", tensor, (), STEP_INPUTS[name])
 
 
 def _row(name: str, tensor: Any, way: tuple[str, ...], words: Input) -> tuple[str, ...]:
     honoured = [_honoured(words.by, runtime) for runtime in RUNTIMES]
-    return (name, _type(tensor), *way, words.default, words.allowed, *honoured, words.meaning)
+    return (name, _type(tensor), *way, words.default, words.must_be, *honoured, words.meaning)
 
 
 def _honoured(by: str, runtime: str) -> str:
@@ -234,39 +234,43 @@ HEAD = """# The contract: every tensor
 <!-- Written by build/contract/write_table.py ('make table'); 'make check' fails if stale. -->
 
 The three rooms and `ensemble` keep the names, types and dims of upstream's tensorrtllm_backend
-(v0.19 to 1.2), so that its clients work unchanged. `ensemble` streams; `tensorrt_llm_bls` takes the
-same inputs and gives exactly one response. Triton offers unary `infer()` on no model that streams,
-so clients that call it must name `tensorrt_llm_bls`, or use a repository made with
-`assemble_repository.py --unary`. There `ensemble` and `tensorrt_llm` give one response a request
-and echo the prompt unless `exclude_input_in_output` is true, as upstream's default does; they
-refuse `stream` true, a batch of more than one row and `num_return_sequences` above 1.
+(v0.19 to 1.2), so its clients work unchanged. `ensemble` streams; `tensorrt_llm_bls` takes the
+same inputs and gives exactly one response. Triton refuses unary `infer()` for every model that can
+stream, so clients that call it must name `tensorrt_llm_bls`, or use a repository made with
+`assemble_repository.py --unary`. In such a repository `ensemble` and `tensorrt_llm` give one
+response per request and echo the prompt unless `exclude_input_in_output` is true, as upstream does
+by default. They refuse `stream` true, a batch of more than one row and `num_return_sequences`
+above 1.
 
 All tensors have a batch dimension first (`[1, 1]` for one prompt, up to 64 rows), except
-`text_output`: `[n]`, as upstream's.
+`text_output`, which is `[n]` as upstream's is.
 
-A runtime's column says `yes` (honoured), `refused` (UNSUPPORTED for any value but the default) or
-`no effect`. A wrong value gets INVALID_ARG and one sentence that names the input, its value and
-what it must be; a full queue or a restarting engine gives UNAVAILABLE. Unary gRPC and HTTP `infer`
-carry the code; a gRPC stream and HTTP `generate` do not (`generate` answers 400, 500 for a body
-that is no JSON, and 200 with an `error` after a first response). So with the parameter
-`named_errors` (true) messages begin with the code: `[INVALID_ARG] ...`.
+A runtime's column says `yes` (supported), `refused` (UNSUPPORTED for any value but the default) or
+`no effect`.
 
-Other parameters of a request: `id` is a name by which `tensorrt_llm`'s `stop` finds the request,
-beside its request id. `Streaming` and `accumulate_tokens`, which upstream's clients send, have no
-effect. `cancel_id`, `one_response` and `stream_key` belong to the rooms. All others are refused by
-name, except those that Triton does not show to a model: `priority`, `timeout` and the protocol's
-`sequence_*` have no effect. Use the inputs `priority` and `timeout_ms` instead.
+**Errors.** A wrong value is refused with INVALID_ARG and one sentence that names the input, its
+value and what it must be. A full queue or a restarting engine gives UNAVAILABLE. Unary gRPC and
+HTTP `infer` carry the code; a gRPC stream and HTTP `generate` do not. (`generate` answers 400; 500
+if the body is not JSON; 200 with an `error` after a first response.) With the parameter
+`named_errors` set to true, messages begin with the code: `[INVALID_ARG] ...`.
 
-Triton 2.51 tells the rooms only with a request's next response that a gRPC client has left
-`ensemble`. So a request that is not streamed, or still waits, runs on until then; `stop` with its
-id, `timeout_ms` and leaving a call of `tensorrt_llm_bls` end it at once.
+**Parameters.** `id` is a second name, besides the request id, by which `tensorrt_llm`'s `stop`
+finds the request. `Streaming` and `accumulate_tokens`, which upstream's clients send, have no
+effect. `cancel_id`, `one_response` and `stream_key` are for the rooms' own use. All others are
+refused by name, except those that Triton hides from models: `priority`, `timeout` and the
+protocol's `sequence_*` have no effect. Use the inputs `priority` and `timeout_ms` instead.
 
-A batch gives one response for each sequence, marked with `batch_index` and `sequence_index`; the
-last one has the final flag. `tensorrt_llm_bls` puts all sequences into its one response: every
-output has a row for each, ordered by prompt and then by sequence (upstream's refuses a batch and
-ignores `num_return_sequences`). A client that only reads `[0]` reads the first prompt's first
-sequence, so it must ask for one row and one sequence. Over HTTP, use `tensorrt_llm_bls` for several
-sequences: `generate` takes one response from a model and fails on `ensemble`'s second one.
+**A client that leaves.** Triton 2.51 tells the rooms that a gRPC client has left `ensemble` only
+with the request's next response. Until then a request that is not streamed, or still waits, runs
+on. `stop` with its id, `timeout_ms` or leaving a call of `tensorrt_llm_bls` ends it at once.
+
+**Batches and several sequences.** `ensemble` gives a response for each sequence, marked with
+`batch_index` and `sequence_index`; the last response has the final flag. `tensorrt_llm_bls` puts
+all sequences into its one response: each output has a row for each sequence, ordered by prompt and
+then by sequence. (Upstream's refuses a batch and ignores `num_return_sequences`.) A client that
+reads only `[0]` gets the first prompt's first sequence, so it must ask for one row and one
+sequence. Over HTTP, use `tensorrt_llm_bls` for several sequences: `generate` takes one response
+from a model and fails on the second one of `ensemble`.
 
 """
 

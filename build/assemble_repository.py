@@ -63,7 +63,7 @@ def assemble(engine: Path, output: Path, unary: bool = False) -> None:
         )
     if not (engine / "engine.json").is_file():
         raise BuildError(
-            f"{engine} is no engine, it has no engine.json; make one with 'make engine'"
+            f"{engine} is not an engine: it has no engine.json; make one with 'make engine'"
         )
     _check_complete(engine)
     check_rooms(engine)
@@ -81,7 +81,7 @@ def assemble(engine: Path, output: Path, unary: bool = False) -> None:
 def _copy_rooms(output: Path) -> None:
     ours = (output / "ensemble" / "config.pbtxt").is_file() or (output / MANIFEST).is_file()
     if output.is_dir() and any(output.iterdir()) and not ours:
-        raise BuildError(f"{output} is not empty and no model repository; give another --output")
+        raise BuildError(f"{output} is not empty and not a model repository; give another --output")
     # Until its manifest is back, the repository is not whole. A killed run leaves half a manifest.
     for left in output.glob(f"{MANIFEST}*"):
         left.unlink()

@@ -132,7 +132,7 @@ def check_repository(repository: Path) -> None:
     """End with one sentence if `repository` has no models or no engine."""
     if not (repository / "ensemble" / "config.pbtxt").is_file():
         fail(
-            f"{repository} is no model repository of this project, it has no "
+            f"{repository} is not a model repository of this project: it has no "
             "ensemble/config.pbtxt; name one with --model-repository"
         )
     engine = repository / "tensorrt_llm" / "1" / "engine" / "engine.json"

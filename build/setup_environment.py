@@ -70,7 +70,7 @@ def make_environment(folder: Path) -> str:
         )
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()) and not (folder / "pyvenv.cfg").exists():
-        return f"{folder} is not empty and no virtual environment; give VENV another folder"
+        return f"{folder} is not empty and not a virtual environment; give VENV another folder"
     is_made = False
     try:
         is_made = subprocess.call([sys.executable, "-m", "venv", "--clear", str(folder)]) == 0

@@ -155,7 +155,7 @@ def check_parallel(llama: LlamaConfig, parallel: int) -> None:
         if value % divisor:
             raise BuildError(
                 f"tensor_parallel_size must divide the model, {parallel} does not: its {name} "
-                f"{value} is no multiple of {divisor}"
+                f"{value} is not a multiple of {divisor}"
             )
 
 

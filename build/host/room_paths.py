@@ -1,6 +1,6 @@
 """Puts the rooms' folders on `sys.path`: the build uses the modules that serve.
 
-The rooms are no installed packages, and their modules import their siblings. Import this module
+The rooms are not installed packages, and their modules import their siblings. Import this module
 before any of theirs.
 """
 

@@ -73,9 +73,9 @@ def read_reference(path: Path) -> Reference:
     except FileNotFoundError:
         raise BuildError(f"the reference {path} does not exist; {make}") from None
     except KeyError as error:
-        raise BuildError(f"{path} is no reference file: it lacks {error}; {make}") from None
+        raise BuildError(f"{path} is not a reference file: it lacks {error}; {make}") from None
     except (OSError, ValueError, TypeError, IndexError) as error:
-        raise BuildError(f"{path} is no reference file ({error}); {make}") from None
+        raise BuildError(f"{path} is not a reference file ({error}); {make}") from None
     if not reference.prompts:
         raise BuildError(f"{path} holds no prompts; {make}")
     return reference

@@ -115,8 +115,8 @@ def _rates_without_summary(folder: Path) -> list[str]:
     if not lacking:
         return []
     return [
-        f"there is no summary of the rate {' and '.join(lacking)}: the search did not come to its "
-        "end there, or could not write it"
+        f"there is no summary of the rate {' and '.join(lacking)}: the search did not finish "
+        "there, or could not write it"
     ]
 
 

@@ -36,7 +36,7 @@ from tests.benchmarks.playback_server import record
 from tests.support.deployments import make_deployment
 from tests.support.paths import DEMO_CHECKPOINT, LOADTEST
 
-# The load test is no installed package; its modules import their own siblings.
+# The load test is not an installed package; its modules import their own siblings.
 sys.path.append(str(LOADTEST))
 
 from figures.record import WARMUP, RequestRecord

@@ -105,7 +105,7 @@ def interrupted(*_: object) -> None:
 def test_a_foreign_folder_is_left_alone(replay_repository: Path, tmp_path: Path) -> None:
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "a.txt").write_text("dear")
-    with pytest.raises(BuildError, match="is not empty and no model repository"):
+    with pytest.raises(BuildError, match="is not empty and not a model repository"):
         assemble(replay_repository / "tensorrt_llm" / "1" / "engine", tmp_path / "letters")
     assert [path.name for path in (tmp_path / "letters").iterdir()] == ["a.txt"]
 

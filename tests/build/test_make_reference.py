@@ -212,8 +212,8 @@ def test_a_reference_file_of_one_token_is_read(tmp_path: Path) -> None:
     ("content", "sentence"),
     [
         (None, "does not exist; make it with 'build/make_reference.py"),
-        ("{", "is no reference file"),
-        ("[]", "is no reference file"),
+        ("{", "is not a reference file"),
+        ("[]", "is not a reference file"),
         ("{}", "it lacks 'format_version'"),
         ('{"format_version": 9}', "format_version must be 1, not 9"),
         (_changed(vocab_size="many"), "invalid literal for int"),

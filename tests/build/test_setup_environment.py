@@ -258,7 +258,7 @@ def test_an_unusable_environment_is_named_and_kept(
 def test_a_folder_of_other_things_is_left_alone(project: Project, tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
     done = project.install("--venv", str(tmp_path))
-    sentence = f"{tmp_path} is not empty and no virtual environment; give VENV another folder"
+    sentence = f"{tmp_path} is not empty and not a virtual environment; give VENV another folder"
     assert (done.returncode, done.stderr) == (1, f"error: {sentence}\n")
     done = project.install("--venv", str(tmp_path / "mine"))
     assert done.returncode == 1

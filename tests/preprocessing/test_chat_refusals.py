@@ -43,7 +43,7 @@ MESSAGES: list[tuple[Any, str]] = [
     ("[" * 100_000, "messages must be JSON"),
     ("[" + "9" * 500 + "]", "a number has 500 digits and must have at most 400"),
     ("[1e999]", "the number '1e999' is too large"),
-    ("[NaN]", "NaN is no number of JSON"),
+    ("[NaN]", "NaN is not a JSON number"),
     (" " * (MAX_CHARACTERS + 1), f"has {MAX_CHARACTERS + 1} characters and must have at most"),
     ({}, "messages is {} and must be a list"),
     ([], "must be a list of 1 to 1024"),
@@ -84,7 +84,7 @@ MESSAGES: list[tuple[Any, str]] = [
     ('[{"role":"user","content":"\\ud800"}]', "holds the lone surrogate '\\ud800'"),
     ('[{"role":"tool","content":{"\\udc3c":1}}]', "holds the lone surrogate '\\udc3c'"),
     ('[{"role":"user","content":"x","\\ud800":1}]', "has the key '\\ud800'"),
-    ([{**with_call()[0], "role": "user"}], "tool_calls stands in a message of the role 'user'"),
+    ([{**with_call()[0], "role": "user"}], "tool_calls is in a message with the role 'user'"),
     ([{**with_call()[0], "tool_calls": {}}], "messages[0].tool_calls is {} and must be a list"),
     (with_call(type="custom"), "tool_calls[0].type is 'custom' and must be 'function'"),
     (

@@ -257,7 +257,7 @@ def _connection(
 
 
 def parse(text: str) -> Iterator[Sample]:
-    """The samples of Prometheus' text format, without comments and values that are no number."""
+    """The samples of Prometheus' text format, without comments and values that are not numbers."""
     for line in text.splitlines():
         found = SAMPLE.match(line)
         if line.startswith("#") or found is None:

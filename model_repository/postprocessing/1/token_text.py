@@ -43,7 +43,7 @@ class TokenText:
             raise TokenIdError(
                 f"TEXT_HOLD is {hold} and must be 0 to {len(data)}, the bytes there are"
             )
-        # Bytes that are no text are replaced: they can only stand at the end of a generation.
+        # Bytes that are not text are replaced: they can only stand at the end of a generation.
         return data[: len(data) - hold].decode("utf-8", errors="replace")
 
     def _bytes(self, token_id: int, skip: frozenset[int]) -> bytes:

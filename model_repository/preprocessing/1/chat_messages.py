@@ -98,7 +98,7 @@ def _finite(text: str) -> float:
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 # "ipython" is Llama 3.1's own name of the role "tool".
@@ -288,8 +288,8 @@ def _tool_calls(message: Message, where: str) -> list[dict[str, Any]]:
     if message["role"] != "assistant":
         # Templates write a message with calls as the assistant's, whatever its role is.
         raise InvalidMessages(
-            f"{where} stands in a message of the role {message['role']!r} and must stand in "
-            "one of the role 'assistant'"
+            f"{where} is in a message with the role {message['role']!r} and must be in "
+            "one with the role 'assistant'"
         )
     return [_tool_call(call, f"{where}[{index}]") for index, call in enumerate(calls)]
 
@@ -309,7 +309,7 @@ def _tool_call(value: object, where: str) -> dict[str, Any]:
 def _arguments(value: object, where: str) -> dict[str, Any] | str:
     """The arguments as an object: OpenAI's clients send JSON in a string, "" for none.
 
-    A string that is no JSON object is what a model wrote, and goes back to it unchanged.
+    A string that is not a JSON object is what a model wrote, and goes back to it unchanged.
     """
     if value is None:
         return {}

@@ -244,7 +244,7 @@ BAD = {
     Guide("ebnf_grammar", 'root ::= "a" r\nr ::= "b" r'): "matches no text at all",
     Guide("json_schema", '{"type": "array", "uniqueItems": true}'): "has uniqueItems 'True' at #",
     Guide("json_schema", '{"$ref": "#"}'): "guided_decoding_guide matches no text at all",
-    Guide("json_schema", "{"): "guided_decoding_guide is no JSON",
+    Guide("json_schema", "{"): "guided_decoding_guide is not JSON",
 }
 
 

@@ -87,12 +87,12 @@ def _json(text: str) -> Any:
     except UnicodeEncodeError:
         raise _wrong("has half a surrogate pair; it must hold whole characters") from None
     except json.JSONDecodeError as error:
-        raise _wrong(f"is no JSON ({error}); it must be a JSON schema") from None
+        raise _wrong(f"is not JSON ({error}); it must be a JSON schema") from None
     return document
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise _wrong(f"is no JSON ({name} is no JSON number); it must be a JSON schema")
+    raise _wrong(f"is not JSON ({name} is not a JSON number); it must be a JSON schema")
 
 
 def _integer(digits: str) -> int:

@@ -78,7 +78,7 @@ def find_stops(
     """Returns (byte strings to look for in the text, {id of a special token: its stop word}).
 
     A word of token ids is looked for as text too, because the model may write it with other tokens.
-    A special token is no text, so its id must end the generation; but the model may also spell its
+    A special token is not text, so its id must end the generation; but the model may also spell its
     name, where it repeats a user's words.
     """
     needles: dict[bytes, None] = {}

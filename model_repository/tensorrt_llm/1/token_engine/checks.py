@@ -111,5 +111,5 @@ def read_object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise EngineLoadError(f"{path} cannot be read ({error}); {REBUILD}") from error
     if not isinstance(document, dict):
-        raise EngineLoadError(f"{path} is no JSON object; {REBUILD}")
+        raise EngineLoadError(f"{path} is not a JSON object; {REBUILD}")
     return document

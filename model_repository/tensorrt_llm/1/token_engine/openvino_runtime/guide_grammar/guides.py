@@ -45,7 +45,7 @@ def _json(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise GuideError(f"is no JSON ({str(error)[:80]}); it must be a JSON schema") from None
+        raise GuideError(f"is not JSON ({str(error)[:80]}); it must be a JSON schema") from None
 
 
 def guide_to_ebnf(kind: str, text: str) -> str:

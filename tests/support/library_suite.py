@@ -257,6 +257,42 @@ class LibrarySuite:
         assert f"{self.library} did not shut down in 0.2 s" in capsys.readouterr().err
         behaviour.hang_on_shutdown = False
 
+    @pytest.mark.parametrize(
+        ("kind", "text", "said"),
+        [
+            ("regex", "(", "unterminated subpattern"),
+            ("json_schema", '{"type": "strin"}', "Unsupported type 'strin'"),
+            ("json_schema", "[]", "Schema should be an object"),
+            ("ebnf_grammar", "start ::= x", "root rule"),
+        ],
+    )
+    def test_a_guide_that_the_library_refuses_ends_its_request_alone(
+        self, started: Start, kind: GuideKind, text: str, said: str
+    ) -> None:
+        rig = started(behaviour=self.behaviour(step_seconds=0.002))
+        expected = self.ask(rig, 1, 4, 20)
+        end_ids = subject_of(self.runtime, rig).eos
+        self.ask(rig, 2, 4, 20, guide=Guide(kind, text), end_ids=end_ids)
+        answers = drain(rig.engine)
+        assert (answers[2].reason, answers[2].fault) == ("error", "invalid")
+        assert answers[2].error.startswith("guided_decoding_guide is refused by ")
+        assert said in answers[2].error
+        assert answers[1].tokens == expected
+        assert self.ask(rig, 3, 4, 5) == drain(rig.engine)[3].tokens
+
+    def test_a_guide_that_the_library_cannot_compile_ends_its_request_alone(
+        self, started: Start
+    ) -> None:
+        rig = started(behaviour=self.behaviour(step_seconds=0.002))
+        expected = self.ask(rig, 1, 4, 20)
+        end_ids = subject_of(self.runtime, rig).eos
+        self.ask(rig, 2, 4, 20, guide=Guide("json_schema", UNCOMPILABLE), end_ids=end_ids)
+        answers = drain(rig.engine)
+        assert (answers[2].reason, answers[2].fault) == ("error", "invalid")
+        assert answers[2].error.startswith("guided_decoding_guide ")
+        assert "compile" in answers[2].error or "nowhere" in answers[2].error
+        assert answers[1].tokens == expected
+
 
 class ReportedDeathSuite(LibrarySuite):
     """For a library that reports when its workers are dead."""
@@ -275,35 +311,3 @@ class ReportedDeathSuite(LibrarySuite):
         told = rf"{self.library}('s workers are dead| has failed: .*(signal 9|EngineCore))"
         with pytest.raises(EngineLost, match=told):
             eventually(lambda: bool(rig.engine.step()) and False, "the death is noticed")
-
-    @pytest.mark.parametrize(
-        ("kind", "text", "said"),
-        [
-            ("regex", "(", "unterminated subpattern"),
-            ("json_schema", '{"type": "strin"}', "Unsupported type 'strin'"),
-            ("json_schema", "[]", "Schema should be an object"),
-            ("ebnf_grammar", "start ::= x", "root rule"),
-        ],
-    )
-    def test_a_guide_that_the_library_refuses_ends_its_request_alone(
-        self, started: Start, kind: GuideKind, text: str, said: str
-    ) -> None:
-        rig = started(behaviour=self.behaviour(step_seconds=0.002))
-        expected = self.ask(rig, 1, 4, 20)
-        self.ask(rig, 2, 4, 20, guide=Guide(kind, text), end_ids=(2,))
-        answers = drain(rig.engine)
-        assert (answers[2].reason, answers[2].fault) == ("error", "invalid")
-        assert said in answers[2].error
-        assert answers[1].tokens == expected
-        assert self.ask(rig, 3, 4, 5) == drain(rig.engine)[3].tokens
-
-    def test_a_guide_that_the_library_cannot_compile_ends_its_request_alone(
-        self, started: Start
-    ) -> None:
-        rig = started(behaviour=self.behaviour(step_seconds=0.002))
-        expected = self.ask(rig, 1, 4, 20)
-        self.ask(rig, 2, 4, 20, guide=Guide("json_schema", UNCOMPILABLE), end_ids=(2,))
-        answers = drain(rig.engine)
-        assert (answers[2].reason, answers[2].fault) == ("error", "invalid")
-        assert "compile" in answers[2].error or "nowhere" in answers[2].error
-        assert answers[1].tokens == expected

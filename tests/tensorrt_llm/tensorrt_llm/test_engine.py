@@ -269,7 +269,10 @@ def test_a_guide_that_the_library_cannot_compile_is_the_requests_fault(started: 
     bad = ask(1, prompt(4), 9, (2,), guide=Guide("regex", text))
     answers = generate(engine, bad, ask(2, prompt(4), 9))
     assert (answers[1].reason, answers[1].fault) == ("error", "invalid")
-    assert answers[1].error == f"Guided decoding error: unbalanced bracket in {text}"
+    assert answers[1].error == (
+        "guided_decoding_guide is refused by TensorRT-LLM: "
+        f"Guided decoding error: unbalanced bracket in {text}"
+    )
     assert answers[2].tokens == greedy(prompt(4), 9)
 
 

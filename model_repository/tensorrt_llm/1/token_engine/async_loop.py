@@ -32,6 +32,8 @@ CLOSE_PATIENCE_S = 2.0
 WATCH_S = 1.0
 # Before a request is accepted, other oddities look the same as a broken library.
 ODD_REQUEST = (AssertionError, NotImplementedError)
+GUIDE_INPUT = "guided_decoding_guide"
+GUIDE_WORDS = ("grammar", "schema", "regex", "guided", "structured")  # the libraries' for it
 
 
 class EngineLost(RuntimeError):
@@ -196,7 +198,10 @@ class AsyncLoop(ABC):
     def _fail(self, job: Job, error: Exception) -> None:
         """End one request, and no other."""
         fault: Fault = "invalid" if isinstance(error, RefusedRequest) else "engine"
-        self._put(job, TokenDelta(job.request.key, (), "error", one_line(error), fault))
+        said = one_line(error)
+        if fault == "invalid" and job.request.guide is not None and is_about_guide(said):
+            said = f"{GUIDE_INPUT} is refused by {self.library}: {said}"
+        self._put(job, TokenDelta(job.request.key, (), "error", said, fault))
 
     def _lose(self, error: BaseException) -> None:
         lost = EngineLost(f"{self.library} has failed: {one_line(error)}")
@@ -233,6 +238,15 @@ class AsyncLoop(ABC):
             for task in tasks:
                 task.cancel()
             _, tasks = await asyncio.wait(tasks, timeout=0.1)
+
+
+def is_about_guide(said: str) -> bool:
+    """Whether a library's refusal speaks of the request's guide, without this server's name of it.
+
+    The request may have other faults, as a prompt that does not fit the library's KV cache.
+    """
+    words = said.lower()
+    return GUIDE_INPUT not in words and any(word in words for word in GUIDE_WORDS)
 
 
 STEP_PATIENCE_S = 0.005  # of a step for its first token; a message waits no longer either

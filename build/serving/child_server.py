@@ -28,6 +28,7 @@ PHASE_LINE = re.compile(r"tensorrt_llm: (engine load|warm-up): ([0-9.]+) s")
 EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 LOWEST_PORT = 10_000
 POLL_S = 0.05
+CONNECT_S = 5.0
 STOP_S = 60.0
 
 
@@ -114,7 +115,7 @@ class ServerProcess:
         assert self._process is not None, "the server was not started"
         deadline = time.monotonic() + timeout_s
         with Client(self.ports.url("grpc")) as client:
-            while not client.is_ready():
+            while not (client.is_ready() and self._listens("http") and self._listens("metrics")):
                 if self._process.poll() is not None:
                     raise BuildError(f"the server did not start: {self.failure()}")
                 if time.monotonic() > deadline:
@@ -123,6 +124,15 @@ class ServerProcess:
                         f"the server was not ready in {timeout_s:g} s; see {self.log_file}"
                     )
                 time.sleep(POLL_S)
+
+    def _listens(self, name: str) -> bool:
+        """Whether the port is open: Triton opens gRPC's first, and the others a moment later."""
+        host, _, port = self.ports.url(name).rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), CONNECT_S).close()
+        except OSError:
+            return False
+        return True
 
     @property
     def pid(self) -> int:

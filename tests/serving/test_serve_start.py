@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import serve
 from host.console import BuildError
 from llama_fp4 import Client
 from serve_signals import OPEN, SIGNS
-from serving import start_stop
+from serving import child_server, start_stop
 from serving.child_server import ServerProcess, free_ports
 from serving.processes import Stub, server_of, stubs_of
 from serving.start_stop import StartWatch
@@ -275,3 +276,20 @@ def test_a_start_timeout_must_be_above_0(capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit):
         serve.main(["--start-timeout=0"])
     assert "--start-timeout: must be seconds above 0, not '0'" in capsys.readouterr().err
+
+
+def test_a_server_is_ready_when_all_its_ports_are_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton opens gRPC's first: a call over HTTP a moment later could still be refused."""
+    idle = tmp_path / "idle.py"
+    idle.write_text("import signal\nsignal.pause()\n")
+    monkeypatch.setattr(child_server, "SERVE", idle)
+    monkeypatch.setattr(Client, "is_ready", lambda self: True)
+    server = ServerProcess(tmp_path, free_ports(), tmp_path / "log")
+    with socket.create_server((server.ports.host, server.ports.metrics)):
+        with pytest.raises(BuildError, match="the server was not ready in 0 s"):
+            server.start(timeout_s=0)
+        with socket.create_server((server.ports.host, server.ports.http)):
+            server.start(timeout_s=0)
+            server.stop()

@@ -33,7 +33,7 @@ WATCH_S = 1.0
 # Before a request is accepted, other oddities look the same as a broken library.
 ODD_REQUEST = (AssertionError, NotImplementedError)
 GUIDE_INPUT = "guided_decoding_guide"
-GUIDE_WORDS = ("grammar", "schema", "regex", "guided", "structured")  # the libraries' for it
+GUIDE_WORDS = ("grammar", "schema", "regex", "guided", "structured")  # in the libraries' refusals
 
 
 class EngineLost(RuntimeError):
@@ -241,9 +241,9 @@ class AsyncLoop(ABC):
 
 
 def is_about_guide(said: str) -> bool:
-    """Whether a library's refusal speaks of the request's guide, without this server's name of it.
+    """Whether a library's refusal is about the guide, and does not name the input yet.
 
-    The request may have other faults, as a prompt that does not fit the library's KV cache.
+    It may be about something else, such as a prompt that does not fit into the KV cache.
     """
     words = said.lower()
     return GUIDE_INPUT not in words and any(word in words for word in GUIDE_WORDS)

@@ -260,6 +260,7 @@ def plain(status: str, body: bytes) -> bytes:
         (EVENTS + b"data: <html>\n\n", ServerFailed),
         (EVENTS + b'data: {"text_output": 5}\n\n', ServerFailed),
         (EVENTS + b'data: {"num_output_tokens": "x"}\n\n', ServerFailed),
+        (EVENTS + b'data: {"num_output_tokens": 1e999}\n\n', ServerFailed),
         (plain("502 Bad Gateway", b'{"detail": "no upstream"}'), ServerBusy),
         (plain("503 Busy", b""), ServerBusy),
         (plain("401 Who", b""), Unauthenticated),

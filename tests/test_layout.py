@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import re
@@ -101,6 +102,17 @@ def test_the_root_readme_is_short() -> None:
 def test_no_product_folder_has_more_than_15_modules() -> None:
     counts = Counter(str(path.parent) for path in MODULES)
     assert {folder: count for folder, count in counts.items() if count > 15} == {}
+
+
+def test_functions_are_at_most_40_lines() -> None:
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    longer = [
+        f"{path}:{node.lineno} {node.name}"
+        for path in MODULES
+        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8")))
+        if isinstance(node, kinds) and (node.end_lineno or 0) - node.lineno >= 40
+    ]
+    assert longer == []
 
 
 def test_one_module_changes_the_import_path() -> None:

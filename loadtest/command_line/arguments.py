@@ -168,6 +168,10 @@ def _add_load(group: Any) -> None:
         action="store_true",
         help="every user (-u) waits for its answer before it asks again; hides stalls",
     )
+    _add_limits(group)
+
+
+def _add_limits(group: Any) -> None:
     _add(
         group,
         "--warmup",

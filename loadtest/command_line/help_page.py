@@ -87,6 +87,10 @@ def _add_locusts(group: argparse._ArgumentGroup) -> None:
         default=f"{DRAIN_S:g}",
         help="how long requests in flight at the end may take; later ones count as Unfinished",
     )
+    _add_locusts_workers(group)
+
+
+def _add_locusts_workers(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--processes",
         metavar="N",

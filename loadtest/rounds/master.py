@@ -266,17 +266,8 @@ class Master:
         offsets = self._workers.clock_offsets()
         header = self._begin_output(options, prepared, rate, len(workers), suffix)
         sampler = self._start_sampler(options, header["started_unix"])
-        self._watch = watch = RoundWatch(
-            self.runner,
-            self.results,
-            options,
-            self._round_number,
-            workers,
-            header["started_unix"],
-            rate,
-            until_broken or options.stop_when_saturated,
-            self._workers,
-        )
+        until_broken = until_broken or options.stop_when_saturated
+        self._watch = watch = self._new_watch(options, workers, header, until_broken)
         self._preparing = False
         self._send_plans(options, header, workers, offsets, prepared.unloaded.references)
         self._note_circumstances(options, prepared)
@@ -292,6 +283,25 @@ class Master:
             sampler.stop()
             self._watch = None
         return watch
+
+    def _new_watch(
+        self,
+        options: RunOptions,
+        workers: Sequence[str],
+        header: Mapping[str, Any],
+        until_broken: bool,
+    ) -> RoundWatch:
+        return RoundWatch(
+            self.runner,
+            self.results,
+            options,
+            self._round_number,
+            workers,
+            header["started_unix"],
+            header["rate"],
+            until_broken,
+            self._workers,
+        )
 
     def _begin_output(
         self, options: RunOptions, prepared: Prepared, rate: float, workers: int, suffix: str

@@ -189,7 +189,7 @@ def test_a_benchmark(make_repository: MakeRepository) -> None:
 )
 def test_a_benchmarks_options(command: str) -> None:
     if command.startswith("make "):
-        command = run(f"{command} --dry-run", free_ports()).splitlines()[-1]
+        command = run(f"{command} --dry-run --no-print-directory", free_ports()).splitlines()[-1]
     (module,) = re.findall(r"-m (tests\.benchmarks\.\w+)", command)
     usage = run(f"{sys.executable} -m {module} --help", free_ports())
     for option in re.findall(r"--[a-z-]+", command):

@@ -138,7 +138,7 @@ class StreamSuite:
 
     def test_the_lowest_priority_number_starts_first(self, subject: Subject) -> None:
         long = [
-            subject.request(subject.prompt(3, key), 100) for key in range(subject.max_batch_size)
+            subject.request(subject.prompt(3, key), 250) for key in range(subject.max_batch_size)
         ]
         for one in long:
             subject.engine.submit(one)

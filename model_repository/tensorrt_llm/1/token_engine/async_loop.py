@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,7 @@ from token_engine.library_results import (
 
 CLOSE_PATIENCE_S = 2.0
 WATCH_S = 1.0
+ABORT_PAUSE_S = 0.1
 # Before a request is accepted, other oddities look the same as a broken library.
 ODD_REQUEST = (AssertionError, NotImplementedError)
 GUIDE_INPUT = "guided_decoding_guide"
@@ -125,6 +126,18 @@ class AsyncLoop(ABC):
     def _is_healthy(self) -> bool:
         """Whether the library's workers live, as far as it shows."""
         return True
+
+    async def _abort_until_gone(self, job: Job, abort: Callable[[Job], Awaitable[None]]) -> None:
+        """Repeat `abort`, because one that comes before the library has the request is lost."""
+        while job.task is not None and not job.task.done():
+            try:
+                await abort(job)
+            except ODDITIES:  # it is this request's, which nobody waits for; asked again below
+                pass
+            except Exception as error:
+                self._lose(error)
+                return
+            await asyncio.wait({job.task}, timeout=ABORT_PAUSE_S)
 
     def _help(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine beside the requests, until the end of all."""

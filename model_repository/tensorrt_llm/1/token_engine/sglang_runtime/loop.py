@@ -19,7 +19,6 @@ from token_engine.library_results import (
     readable,
 )
 
-ABORT_PAUSE_S = 0.1
 LOADS_PAUSE_S = 0.2
 UNLIMITED = 2**31
 BAD_REQUEST = 400
@@ -45,19 +44,10 @@ class SglangLoop(AsyncLoop):
     # From here on everything runs on the loop's thread.
 
     def _abort_job(self, job: Job) -> None:
-        self._help(self._abort_until_gone(job))
+        self._help(self._abort_until_gone(job, self._tell_abort))
 
-    async def _abort_until_gone(self, job: Job) -> None:
-        """Repeat it, because an abort that comes before the library has the request is lost."""
-        while job.task is not None and not job.task.done():
-            try:
-                self._engine.tokenizer_manager.abort_request(rid=job.params["rid"])
-            except ODDITIES:  # it is this request's, which nobody waits for; asked again below
-                pass
-            except Exception as error:
-                self._lose(error)
-                return
-            await asyncio.wait({job.task}, timeout=ABORT_PAUSE_S)
+    async def _tell_abort(self, job: Job) -> None:
+        self._engine.tokenizer_manager.abort_request(rid=job.params["rid"])
 
     async def _generate(self, job: Job) -> None:
         request = job.request

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from typing import Any
@@ -21,7 +20,6 @@ from token_engine.library_results import (
 )
 from token_engine.vllm_runtime.library import Library
 
-ABORT_PAUSE_S = 0.1
 UNLIMITED = 2**31
 FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 
@@ -99,19 +97,10 @@ class VllmLoop(AsyncLoop):
         return self._llm is None or not self._llm.errored
 
     def _abort_job(self, job: Job) -> None:
-        self._help(self._abort_until_gone(job))
+        self._help(self._abort_until_gone(job, self._tell_abort))
 
-    async def _abort_until_gone(self, job: Job) -> None:
-        """Repeat it, because an abort that comes before the library has the request is lost."""
-        while job.task is not None and not job.task.done():
-            try:
-                await self._llm.abort(str(job.request.key))
-            except ODDITIES:  # it is this request's, which nobody waits for; asked again below
-                pass
-            except Exception as error:
-                self._lose(error)
-                return
-            await asyncio.wait({job.task}, timeout=ABORT_PAUSE_S)
+    async def _tell_abort(self, job: Job) -> None:
+        await self._llm.abort(str(job.request.key))
 
     async def _generate(self, job: Job) -> None:
         try:

@@ -1,152 +1,161 @@
-"""A plain matcher and a random text generator for the grammars of guides."""
+"""Whether the grammar that the library gets for a guide matches a text, and texts that it matches.
+
+Both go by the printed grammar alone (`ebnf_text.py`), and follow every reading of it at once, as
+the definition of a grammar says. `library_matching.py` holds them against the library.
+"""
 
 from __future__ import annotations
 
-import re
+from collections import Counter
+from collections.abc import Iterator
+from functools import lru_cache
 from random import Random
 from typing import cast
 
 from request_inputs.guide_bounds import check_bounds
 from token_engine.interface import Guide, GuideKind
-from token_engine.openvino_runtime.guide_grammar.automaton import (
-    START,
-    Deterministic,
-    State,
-    make_deterministic,
-)
-from token_engine.openvino_runtime.guide_grammar.ebnf import parse_ebnf
-from token_engine.openvino_runtime.guide_grammar.grammar import Grammar
-from token_engine.openvino_runtime.guide_grammar.guides import guide_to_ebnf, read_guide
+from token_engine.openvino_runtime.guide_grammar.guides import guide_to_ebnf
 from token_engine.registry import RUNTIMES
 
+from tests.support.ebnf_text import ROOT, Alternative, Element, Ranges, parse_rules
 
-def compiled(kind: str, text: str) -> Deterministic:
-    """The automata of a guide."""
-    return make_deterministic(read_guide(kind, text))
-
-
-def read_again(kind: str, text: str) -> Deterministic:
-    """The same, read back from the printed grammar without its hints.
-
-    Raises GuideError where that takes too many states: of two printed alternatives that begin
-    alike, such as two schemas for arrays, both are copied.
-    """
-    printed = re.sub(r" \(= [^)]*\)", "", guide_to_ebnf(kind, text))
-    rules = parse_ebnf(printed).rules
-    return make_deterministic(Grammar(rules, frozenset(rules)))
+MOST_READINGS = 1000
+MOST_STEPS = 100_000  # between two characters
+ENDLESS = 10**9
 
 
-def matches(grammar: Deterministic, text: str) -> bool:
+class Place:
+    """What is still to be read: the rest of an alternative, and what comes after it."""
+
+    __slots__ = ("after", "items", "number")
+
+    def __init__(self, items: Alternative, number: int, after: Place | None) -> None:
+        self.items, self.number, self.after = items, number, after
+
+
+class Recognizer:
+    """A grammar; `readings` is the most that were open at once in all texts that were read."""
+
+    def __init__(self, ebnf: str) -> None:
+        self.rules = parse_rules(ebnf)
+        self.readings = 0
+        self._cost = _shortest(self.rules)
+        self._used: Counter[tuple[str, int]] = Counter()
+
+    def after(self, text: str) -> list[Place | None]:
+        """The open readings behind a text; None among them is the end of the output."""
+        places = self._ready(Place((ROOT,), 0, None))
+        for character in text:
+            places = list(self._read(places, ord(character)))
+            self.readings = max(self.readings, len(places))
+            assert self.readings < MOST_READINGS, "the grammar has too many readings"
+        return places
+
+    def _read(self, places: list[Place | None], character: int) -> Iterator[Place | None]:
+        for place in places:
+            if place is not None and _holds(place.items[place.number], character):
+                yield from self._ready(_next(place))
+
+    def _ready(self, place: Place | None) -> list[Place | None]:
+        """The places before a character to which this one leads without reading."""
+        found: list[Place | None] = []
+        waiting = [place]
+        for _ in range(MOST_STEPS):
+            if not waiting:
+                return found
+            place = waiting.pop()
+            if place is None or not isinstance(name := place.items[place.number], str):
+                found.append(place)
+            else:
+                after = _next(place)
+                waiting += [Place(one, 0, after) if one else after for one in self.rules[name]]
+        raise AssertionError("the grammar reads itself without a character")
+
+    def write(self, random: Random, eager: int) -> str:
+        """A random text, rather by ways not taken before; short ones after `eager` characters."""
+        waiting: list[Element] = [ROOT]
+        text: list[str] = []
+        while waiting:
+            element = waiting.pop()
+            if isinstance(element, str):
+                chosen = self._chosen(element, random, len(text) > eager)
+                waiting += self.rules[element][chosen][::-1]
+            else:
+                text.append(chr(_any_of(element, random)))
+        return "".join(text)
+
+    def _chosen(self, name: str, random: Random, is_late: bool) -> int:
+        costs = [self._sum(one) for one in self.rules[name]]
+        if is_late:
+            return min(range(len(costs)), key=lambda n: (costs[n], random.random()))
+        able = [n for n, cost in enumerate(costs) if cost < ENDLESS]
+        chosen = random.choices(able, [1 / (1 + self._used[name, n]) for n in able])[0]
+        self._used[name, chosen] += 1
+        return chosen
+
+    def _sum(self, items: Alternative) -> int:
+        return sum(self._cost[item] if isinstance(item, str) else 1 for item in items)
+
+
+def _next(place: Place) -> Place | None:
+    """Behind the first item; nothing is kept of an alternative that is read to its end."""
+    if place.number + 1 < len(place.items):
+        return Place(place.items, place.number + 1, place.after)
+    return place.after
+
+
+def _holds(element: Element, character: int) -> bool:
+    return any(first <= character <= last for first, last in cast(Ranges, element))
+
+
+def _any_of(ranges: Ranges, random: Random) -> int:
+    first, last = random.choice(ranges)
+    chosen = random.choice((first, last, random.randint(first, last)))
+    return chosen if not 0xD800 <= chosen <= 0xDFFF else first
+
+
+def _shortest(rules: dict[str, list[Alternative]]) -> dict[str, int]:
+    """The length of each rule's shortest text, `ENDLESS` if it has none."""
+    cost = dict.fromkeys(rules, ENDLESS)
+    callers: dict[str, set[str]] = {name: set() for name in rules}
+    for name, alternatives in rules.items():
+        for item in (item for one in alternatives for item in one if isinstance(item, str)):
+            callers[item].add(name)
+    waiting = set(rules)
+    while waiting:
+        name = waiting.pop()
+        found = min(
+            (
+                sum(cost[item] if isinstance(item, str) else 1 for item in one)
+                for one in rules[name]
+            ),
+            default=ENDLESS,
+        )
+        if found < cost[name]:
+            cost[name] = found
+            waiting |= callers[name]
+    return cost
+
+
+@lru_cache(maxsize=64)
+def compiled(kind: str, text: str) -> Recognizer:
+    """The grammar of a guide; raises `GuideError`."""
+    return Recognizer(guide_to_ebnf(kind, text))
+
+
+def matches(grammar: Recognizer, text: str) -> bool:
     """Whether the whole text is in the language."""
-    stack = _after(grammar, text)
-    return stack is not None and all(_state(grammar, place).accepts for place in stack)
+    return None in grammar.after(text)
 
 
-def begins(grammar: Deterministic, text: str) -> bool:
+def begins(grammar: Recognizer, text: str) -> bool:
     """Whether some text of the language begins like this."""
-    return _after(grammar, text) is not None
+    return bool(grammar.after(text))
 
 
-def _after(grammar: Deterministic, text: str) -> list[tuple[str, int]] | None:
-    """The state of each open rule, the innermost last; None if no text begins like this."""
-    stack = [(START, 0)]
-    for character in text:
-        if not _read(grammar, stack, ord(character)):
-            return None
-    return stack
-
-
-def _read(grammar: Deterministic, stack: list[tuple[str, int]], code_point: int) -> bool:
-    while stack:
-        rule, number = stack.pop()
-        state = grammar.automata[rule][number]
-        for ranges, target in state.moves:
-            if any(first <= code_point <= last for first, last in ranges):
-                stack.append((rule, target))
-                return True
-        for called, target in state.calls.items():
-            inner = [(rule, target), (called, 0)]
-            depth = len(stack)
-            if _read_start(grammar, stack, inner, code_point):
-                return True
-            del stack[depth:]
-        if not state.accepts:
-            return False
-    return False
-
-
-def _read_start(
-    grammar: Deterministic,
-    stack: list[tuple[str, int]],
-    inner: list[tuple[str, int]],
-    code_point: int,
-) -> bool:
-    """Try a call; a called rule reads at least one character, so nothing returns here."""
-    rule, number = inner[-1]
-    state = grammar.automata[rule][number]
-    for ranges, target in state.moves:
-        if any(first <= code_point <= last for first, last in ranges):
-            stack += [*inner[:-1], (rule, target)]
-            return True
-    return any(
-        _read_start(grammar, stack, [*inner[:-1], (rule, target), (called, 0)], code_point)
-        for called, target in state.calls.items()
-    )
-
-
-def write(grammar: Deterministic, random: Random, eager: int = 60) -> str:
+def write(grammar: Recognizer, random: Random, eager: int = 60) -> str:
     """A random text of the language. After `eager` characters it takes the nearest way out."""
-    ways_out = _ways_out(grammar)
-    stack, text = [(START, 0)], ""
-    while stack:
-        rule, number = stack.pop()
-        state = grammar.automata[rule][number]
-        choice = ways_out[rule, number] if len(text) > eager else random.choice(_choices(state))
-        if choice is None:
-            continue
-        name, place, target = choice
-        stack.append((rule, target))
-        if name is not None:
-            stack.append((name, 0))
-        else:
-            first, last = random.choice(state.moves[place][0])
-            text += chr(random.choice((first, last, random.randint(first, last))))
-    return text
-
-
-Choice = tuple[str | None, int, int] | None  # a call or None for a move, its number, its target
-
-
-def _choices(state: State) -> list[Choice]:
-    choices: list[Choice] = [None] if state.accepts else []
-    choices += [(None, place, target) for place, (_, target) in enumerate(state.moves)]
-    choices += [(called, 0, target) for called, target in state.calls.items()]
-    return choices
-
-
-def _ways_out(grammar: Deterministic) -> dict[tuple[str, int], Choice]:
-    """For every state the choice that leads to the end of its rule in the fewest steps."""
-    found: dict[tuple[str, int], Choice] = {}
-    grown = True
-    while grown:
-        grown = False
-        now = dict(found)
-        for rule, automaton in grammar.automata.items():
-            for number, state in enumerate(automaton):
-                if (rule, number) in found:
-                    continue
-                for choice in _choices(state):
-                    if choice is None or (
-                        (rule, choice[2]) in now and (choice[0] is None or (choice[0], 0) in now)
-                    ):
-                        found[rule, number] = choice
-                        grown = True
-                        break
-    return found
-
-
-def _state(grammar: Deterministic, place: tuple[str, int]) -> State:
-    return grammar.automata[place[0]][place[1]]
+    return grammar.write(random, eager)
 
 
 def check_guide(kind: str, text: str) -> None:

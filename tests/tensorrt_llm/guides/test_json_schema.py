@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from token_engine.openvino_runtime.guide_grammar.grammar import GuideError
 
 from tests.support.guide_matching import compiled, matches, write
-from tests.support.plain_json_schema import is_valid
+from tests.support.json_schema_judge import is_valid
 
 PERSON = {
     "title": "Person",

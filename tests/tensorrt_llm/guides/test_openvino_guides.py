@@ -23,8 +23,8 @@ from tests.support.byte_engine import (
     write_byte_engine,
 )
 from tests.support.engine_answers import Answer, collect, drain, generate
+from tests.support.json_schema_judge import is_valid
 from tests.support.paths import DEMO
-from tests.support.plain_json_schema import is_valid
 from tests.support.small_engines import build_engine, load_engine
 from tests.tensorrt_llm.guides.test_ebnf import ARITHMETIC, BRACKETS, is_balanced, is_sum
 from tests.tensorrt_llm.guides.test_json_schema import PERSON, SCHEMAS

@@ -211,7 +211,8 @@ class AsyncStream:
     def _stop(self) -> None:
         # In a task of its own: the task that leaves may be cancelled.
         if self._request is not None and self._request.stoppable and self._transport is not None:
-            self._spawn(self._transport.stop(self.request_id))
+            limit_s = self._state.stop_limit_s()
+            self._spawn(self._transport.stop(self.request_id, limit_s))
 
 
 def _look(stream: weakref.ref[AsyncStream]) -> None:

@@ -17,6 +17,9 @@ from llama_fp4.errors import (
 )
 from llama_fp4.settings import Retries, Timeouts
 
+STOP_TIMEOUT_S = 5.0  # for the answer to a stop
+LATE_STOP_TIMEOUT_S = 0.5  # the same after a limit of the request has passed
+
 
 class RequestState:
     """Both kinds of stream keep one and report to it.
@@ -134,6 +137,11 @@ class RequestState:
             return None
         seconds = self.retries.seconds_before(timing.attempts + 1)
         return seconds if perf_counter() + seconds < self._total_at else None
+
+    def stop_limit_s(self) -> float:
+        """Seconds to wait for the answer to a stop; a server that hangs never sends it."""
+        left = 0.0 if self.expired else self._total_at - perf_counter()
+        return min(max(left, LATE_STOP_TIMEOUT_S), STOP_TIMEOUT_S)
 
     def incomplete_error(self) -> IncompleteStream:
         """The error of a call that ended without a final chunk."""

@@ -182,4 +182,4 @@ class Stream:
 
     def _stop(self) -> None:
         if self._request.stoppable:
-            self._transport.stop(self.request_id)
+            self._transport.stop(self.request_id, self._state.stop_limit_s())

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import grpc
@@ -21,12 +22,14 @@ from llama_fp4 import (
     ConnectTimeout,
     IncompleteStream,
     LlamaError,
+    RequestTimeout,
     Retries,
     ServerBusy,
     ServerFailed,
     Timeouts,
     Unauthenticated,
 )
+from llama_fp4.request_state import LATE_STOP_TIMEOUT_S, STOP_TIMEOUT_S, RequestState
 from serving.child_server import ServerProcess, free_ports
 from tritonclient.grpc import service_pb2 as pb
 
@@ -129,11 +132,16 @@ class _Ends(grpc.GenericRpcHandler):
         yield pb.ModelStreamInferResponse().SerializeToString()
 
 
-@pytest.mark.parametrize("silent", [False, True])
-def test_a_server_that_misbehaves(replay_server: ServerProcess, silent: bool) -> None:
-    with grpc.insecure_channel(replay_server.ports.url("grpc")) as channel:
+def _metadata_of(server: ServerProcess) -> bytes:
+    with grpc.insecure_channel(server.ports.url("grpc")) as channel:
         asked = pb.ModelMetadataRequest(name="ensemble").SerializeToString()
         metadata: bytes = channel.unary_unary(SERVICE + "ModelMetadata")(asked)
+    return metadata
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_server_that_misbehaves(replay_server: ServerProcess, silent: bool) -> None:
+    metadata = _metadata_of(replay_server)
     release = threading.Event()
     handler = _Ends(metadata, release if silent else None)
     server = grpc.server(ThreadPoolExecutor(4), handlers=[handler])
@@ -154,3 +162,54 @@ def test_a_server_that_misbehaves(replay_server: ServerProcess, silent: bool) ->
     finally:
         release.set()
         server.stop(None)
+
+
+class _Hangs(_Ends):
+    """A server that never answers a generation; it notes how long the client waits for a stop."""
+
+    def __init__(self, metadata: bytes, release: threading.Event) -> None:
+        super().__init__(metadata, None)
+        self._release = release
+        self.stop_limits: list[float] = []
+
+    def _play(self, request: bytes, context: Any) -> Iterator[bytes]:
+        inputs = pb.ModelInferRequest.FromString(request).inputs
+        if any(each.name == "stop" for each in inputs):
+            self.stop_limits.append(context.time_remaining())
+        self._release.wait(PATIENCE_S)
+        yield from super()._play(request, context)
+
+
+LATE = [Timeouts(total=0.3), Timeouts(first_token=0.3)]
+
+
+@pytest.mark.parametrize("limits", LATE, ids=["total", "first_token"])
+def test_a_timeout_is_not_followed_by_a_long_wait(
+    replay_server: ServerProcess, limits: Timeouts
+) -> None:
+    """The request is stopped too, but a server that hangs does not answer that either."""
+    metadata = _metadata_of(replay_server)
+    release = threading.Event()
+    handler = _Hangs(metadata, release)
+    server = grpc.server(ThreadPoolExecutor(4), handlers=[handler])
+    where = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        with Client(where, timeouts=limits) as client, pytest.raises(RequestTimeout):
+            client.generate("Hello")
+        assert len(handler.stop_limits) == 1
+        assert handler.stop_limits[0] <= LATE_STOP_TIMEOUT_S
+    finally:
+        release.set()
+        server.stop(None)
+
+
+@pytest.mark.parametrize(
+    ("total", "least", "most"),
+    [(None, STOP_TIMEOUT_S, STOP_TIMEOUT_S), (2.0, 1.5, 2.0), (0.01, 0.5, 0.5)],
+)
+def test_a_close_waits_no_longer_than_the_request_may_take(
+    total: float | None, least: float, most: float
+) -> None:
+    state = RequestState("1", Timeouts(total=total), Retries(), perf_counter())
+    assert least <= state.stop_limit_s() <= most

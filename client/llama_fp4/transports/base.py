@@ -31,7 +31,7 @@ class Transport(Protocol):
     """A connection to one server. Calls may run at once, from several threads."""
 
     def start(self, request: Request, timeout_s: float | None) -> Call: ...
-    def stop(self, request_id: str) -> None: ...
+    def stop(self, request_id: str, timeout_s: float) -> None: ...
     def metadata(self, model: str, timeout_s: float | None) -> ModelMetadata: ...
     def decoupled(self, model: str, timeout_s: float | None) -> bool: ...  # as Triton calls it
     def health(self, model: str, timeout_s: float | None) -> Health: ...
@@ -52,7 +52,7 @@ class AsyncTransport(Protocol):
     """As `Transport`, in one event loop."""
 
     async def start(self, request: Request, timeout_s: float | None) -> AsyncCall: ...
-    async def stop(self, request_id: str) -> None: ...
+    async def stop(self, request_id: str, timeout_s: float) -> None: ...
     async def metadata(self, model: str, timeout_s: float | None) -> ModelMetadata: ...
     async def decoupled(self, model: str, timeout_s: float | None) -> bool: ...
     async def health(self, model: str, timeout_s: float | None) -> Health: ...
@@ -99,7 +99,7 @@ class FunctionTransport:
         self.requests.append(request)
         return _FunctionCall(iter(self._handler(request)))
 
-    def stop(self, request_id: str) -> None:
+    def stop(self, request_id: str, timeout_s: float) -> None:
         self.stopped.append(request_id)
 
     def metadata(self, model: str, timeout_s: float | None) -> ModelMetadata:
@@ -153,8 +153,8 @@ class AsyncFunctionTransport:
         self.requests.append(request)
         return _AsyncFunctionCall(self._handler(request))
 
-    async def stop(self, request_id: str) -> None:
-        self._same.stop(request_id)
+    async def stop(self, request_id: str, timeout_s: float) -> None:
+        self._same.stop(request_id, timeout_s)
 
     async def metadata(self, model: str, timeout_s: float | None) -> ModelMetadata:
         return self._same.metadata(model, timeout_s)

@@ -16,7 +16,6 @@ from llama_fp4.errors import Cancelled, ClientClosed, LlamaError, error_of_messa
 from llama_fp4.model_contract import Request
 from llama_fp4.settings import Connection
 from llama_fp4.transports import grpc_messages as wire
-from llama_fp4.transports.grpc_sync import STOP_TIMEOUT_S
 
 EOF = grpc.aio.EOF
 
@@ -48,12 +47,12 @@ class GrpcAioTransport:
         rpc = self._infer(message, timeout=timeout_s, metadata=self._headers)
         return GrpcAioCall(self, rpc, request)
 
-    async def stop(self, request_id: str) -> None:
+    async def stop(self, request_id: str, timeout_s: float) -> None:
         if self.closed:
             return
         stop = wire.stop_request(request_id)
         with contextlib.suppress(grpc.RpcError):
-            async for _ in self._infer(stop, timeout=STOP_TIMEOUT_S, metadata=self._headers):
+            async for _ in self._infer(stop, timeout=timeout_s, metadata=self._headers):
                 pass
 
     async def metadata(self, model: str, timeout_s: float | None) -> ModelMetadata:

@@ -15,8 +15,6 @@ from llama_fp4.model_contract import Request
 from llama_fp4.settings import Connection
 from llama_fp4.transports import grpc_messages as wire
 
-STOP_TIMEOUT_S = 5.0
-
 
 class GrpcTransport:
     """Connects with its first call."""
@@ -48,10 +46,10 @@ class GrpcTransport:
             raise ClientClosed("the client was closed", request_id=request.id) from error
         return GrpcCall(rpc, request)
 
-    def stop(self, request_id: str) -> None:
+    def stop(self, request_id: str, timeout_s: float) -> None:
         with contextlib.suppress(grpc.RpcError, ValueError):  # ValueError: the channel is closed
             stop = wire.stop_request(request_id)
-            for _ in self._infer(stop, STOP_TIMEOUT_S, self._headers):
+            for _ in self._infer(stop, timeout_s, self._headers):
                 pass
 
     def metadata(self, model: str, timeout_s: float | None) -> ModelMetadata:

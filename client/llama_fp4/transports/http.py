@@ -40,7 +40,6 @@ from llama_fp4.transports import http_messages as wire
 
 Answer = TypeVar("Answer")
 Part = TypeVar("Part")  # of a response: a chunk, or status and body
-STOP_TIMEOUT_S = 5.0
 LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
 # How h11 and httpx2 begin when a connection ended early; any other protocol error means that the
 # answer is not HTTP.
@@ -193,9 +192,9 @@ class HttpTransport(_Messages):
 
         return self._start(self._generate(request, timeout_s), receive, chunks.end, timeout_s)
 
-    def stop(self, request_id: str) -> None:
+    def stop(self, request_id: str, timeout_s: float) -> None:
         with contextlib.suppress(LlamaError):
-            self._ask(wire.stop(request_id), STOP_TIMEOUT_S)
+            self._ask(wire.stop(request_id), timeout_s)
 
     def metadata(self, model: str, timeout_s: float | None) -> ModelMetadata:
         return self._ask(wire.metadata(model), timeout_s)
@@ -358,9 +357,9 @@ class HttpAioTransport(_Messages):
         call.task.add_done_callback(lambda _: self._calls.discard(call))
         return call
 
-    async def stop(self, request_id: str) -> None:
+    async def stop(self, request_id: str, timeout_s: float) -> None:
         with contextlib.suppress(LlamaError):
-            await self._ask(wire.stop(request_id), STOP_TIMEOUT_S)
+            await self._ask(wire.stop(request_id), timeout_s)
 
     async def metadata(self, model: str, timeout_s: float | None) -> ModelMetadata:
         return await self._ask(wire.metadata(model), timeout_s)

@@ -20,8 +20,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engines.profile import Profile, load_profile, profile_names
-from host.console import BuildError, run_script, say
-from serving.child_server import Ports, ServerProcess, free_ports
+from host.console import BuildError, run_script, say, script_imports
+
+with script_imports(__name__):
+    from serving.child_server import Ports, ServerProcess, free_ports
 
 BUILD = Path(__file__).resolve().parent
 

@@ -13,21 +13,24 @@ import argparse
 import shutil
 from pathlib import Path
 
-from checkpoints.text import FILES_READ, FOLDERS_READ, TOKENIZER, check_rooms
-from engines.step import link_or_copy
-from host.console import BuildError, Phase, run_script, say
+from host.console import BuildError, Phase, run_script, say, script_imports
 from repository.manifest import MANIFEST, check_manifest, write_manifest
 from repository.unary import kind_of, make_unary
 
+with script_imports(__name__):
+    from checkpoints.text import FILES_READ, FOLDERS_READ, TOKENIZER, check_rooms
+    from engines.step import link_or_copy
+
+    # The files of an engine that each room needs; None: all of them.
+    ROOM_FILES: dict[str, tuple[str, ...] | None] = {
+        "preprocessing": ("engine.json", TOKENIZER),
+        "tensorrt_llm": None,
+        "postprocessing": ("engine.json", "token_bytes.npz"),
+    }
+    OPTIONAL_FILES = {"preprocessing": (*FILES_READ, *FOLDERS_READ)}
+
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "model_repository"
-# The files of an engine that each room needs; None: all of them.
-ROOM_FILES: dict[str, tuple[str, ...] | None] = {
-    "preprocessing": ("engine.json", TOKENIZER),
-    "tensorrt_llm": None,
-    "postprocessing": ("engine.json", "token_bytes.npz"),
-}
-OPTIONAL_FILES = {"preprocessing": (*FILES_READ, *FOLDERS_READ)}
 
 
 def main() -> None:

@@ -22,30 +22,32 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from checkpoints.check import check_content
 from checkpoints.llama_config import LlamaConfig, load_llama_config, plain_config
-from checkpoints.manifest import MEMORY, digest_checkpoint
-from checkpoints.nvfp4 import open_checkpoint
-from checkpoints.text import (
-    FILES_READ,
-    FOLDERS_READ,
-    TOKENIZER,
-    check_rooms,
-    check_text,
-    read_tokenizer_files,
-)
-from engines.engine_json import (
-    FORMAT_VERSION,
-    EngineConfig,
-    ModelFacts,
-    read_description,
-    write_description,
-)
 from engines.profile import Hardware, ProfileLimits, load_profile, profile_names
-from engines.step import CompileRequest, CompileStep, Plan, validated
-from engines.token_table import read_token_table
-from host.console import BuildError, Phase, at_least_1, run_script, say
+from host.console import BuildError, Phase, at_least_1, run_script, say, script_imports
 from host.output_folder import written_whole
+
+with script_imports(__name__):
+    from checkpoints.check import check_content
+    from checkpoints.manifest import MEMORY, digest_checkpoint
+    from checkpoints.nvfp4 import open_checkpoint
+    from checkpoints.text import (
+        FILES_READ,
+        FOLDERS_READ,
+        TOKENIZER,
+        check_rooms,
+        check_text,
+        read_tokenizer_files,
+    )
+    from engines.engine_json import (
+        FORMAT_VERSION,
+        EngineConfig,
+        ModelFacts,
+        read_description,
+        write_description,
+    )
+    from engines.step import CompileRequest, CompileStep, Plan, validated
+    from engines.token_table import read_token_table
 
 COMPILER_VERSION = "6"  # raise it when the same checkpoint and options give another engine
 

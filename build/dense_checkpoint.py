@@ -16,15 +16,20 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-from checkpoints.check import e4m3_values
-from checkpoints.layout import BLOCK
 from checkpoints.llama_config import plain_config
-from checkpoints.nvfp4 import Checkpoint, open_checkpoint
-from checkpoints.safetensors_file import SINGLE_SHARD, header_bytes
-from host.console import BuildError, Phase, run_script, say
+from host.console import BuildError, Phase, run_script, say, script_imports
 from host.output_folder import written_whole
+
+with script_imports(__name__):
+    import numpy as np
+    import numpy.typing as npt
+    from checkpoints.check import e4m3_values
+    from checkpoints.layout import BLOCK
+    from checkpoints.nvfp4 import Checkpoint, open_checkpoint
+    from checkpoints.safetensors_file import SINGLE_SHARD, header_bytes
+
+    Bf16 = npt.NDArray[np.uint16]  # the upper halves of f32 numbers
+    E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -33,10 +38,7 @@ TOKENIZER_FILES = (
     "generation_config.json",
     "chat_template.jinja",
 )
-E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 WHOLE = "config.json"  # written last
-
-Bf16 = npt.NDArray[np.uint16]  # the upper halves of f32 numbers
 
 
 def write_dense_checkpoint(source: Path, output: Path) -> None:

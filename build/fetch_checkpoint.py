@@ -17,10 +17,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoints.fetch import COMMIT, fetch
-from checkpoints.local import check_in_place, import_from
-from host.console import BuildError, run_script, stop_resumable
+from host.console import BuildError, run_script, script_imports, stop_resumable
 from host.output_folder import resumable_folder
+
+with script_imports(__name__):
+    from checkpoints.fetch import COMMIT, fetch
+    from checkpoints.local import check_in_place, import_from
 
 # One repository: it was published under the first name, and later under the second.
 REPOS = ("nvidia/Llama-3.1-8B-Instruct-FP4", "nvidia/Llama-3.1-8B-Instruct-NVFP4")

@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from checkpoints.layout import BLOCK, complete_layout
 from checkpoints.llama_config import parse_llama_config
-from checkpoints.safetensors_file import DTYPE_BYTES, Bytes, header_bytes
-from host.console import BuildError, Phase, at_least_1, run_script, say
+from host.console import BuildError, Phase, at_least_1, run_script, say, script_imports
 from host.output_folder import written_whole
+
+with script_imports(__name__):
+    import numpy as np
+    from checkpoints.layout import BLOCK, complete_layout
+    from checkpoints.safetensors_file import DTYPE_BYTES, Bytes, header_bytes
 
 TOKENIZER_FILES = (
     "tokenizer.json",

@@ -16,31 +16,41 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 from checkpoints.llama_config import LlamaConfig
-from checkpoints.manifest import MEMORY, digest_checkpoint
-from checkpoints.nvfp4 import open_checkpoint
 from engines.profile import load_profile, profile_names
-from host.console import BuildError, Phase, at_least_1, run_script, say, stop_resumable
+from host.console import (
+    BuildError,
+    Phase,
+    at_least_1,
+    run_script,
+    say,
+    script_imports,
+    stop_resumable,
+)
 from host.output_folder import write_whole_file
-from numpy.typing import NDArray
-from reference.file import (
-    PromptReference,
-    Reference,
-    Top,
-    as_top,
-    read_reference,
-    write_reference,
-)
-from reference.prompts import (
-    Prompt,
-    decoded,
-    is_dated,
-    load_tokenizer,
-    render_prompts,
-    template_source,
-)
-from reference.streamed import StreamedLlama
+
+with script_imports(__name__):
+    import numpy as np
+    from checkpoints.manifest import MEMORY, digest_checkpoint
+    from checkpoints.nvfp4 import open_checkpoint
+    from numpy.typing import NDArray
+    from reference.file import (
+        PromptReference,
+        Reference,
+        Top,
+        as_top,
+        read_reference,
+        write_reference,
+    )
+    from reference.prompts import (
+        Prompt,
+        decoded,
+        is_dated,
+        load_tokenizer,
+        render_prompts,
+        template_source,
+    )
+    from reference.streamed import StreamedLlama
 
 MAKER_VERSION = "1"  # raise it when the same checkpoint and options give another file
 TOP = 20  # likeliest tokens of a position; a served token that is none of them is wrong

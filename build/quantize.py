@@ -22,13 +22,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checkpoints.check import check_content
-from checkpoints.layout import complete_layout, layout_bytes
-from host.console import BuildError, run_script, say, stop_resumable
+from host.console import BuildError, run_script, say, script_imports, stop_resumable
 from host.output_folder import written_whole
 from quantization.report import REPORT, Report, lines_of, read_report, write_report
-from quantization.source_model import SourceModel, open_source
 from quantization.texts import TextOptions, Texts, encode, gather_texts
+
+with script_imports(__name__):
+    from checkpoints.check import check_content
+    from checkpoints.layout import complete_layout, layout_bytes
+    from quantization.source_model import SourceModel, open_source
 
 QUANTIZER_VERSION = "1"  # raise it when the same model and texts give another result
 EXTRA = ("torch", "modelopt", "transformers", "accelerate")

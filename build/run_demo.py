@@ -14,10 +14,12 @@ import sys
 import time
 from pathlib import Path
 
-from doctor import short_report
-from host.console import BuildError, run_script, say
-from llama_fp4 import Client, LlamaError
-from serving.child_server import Ports, ServerProcess
+from host.console import BuildError, run_script, say, script_imports
+
+with script_imports(__name__):
+    from doctor import short_report
+    from llama_fp4 import Client, LlamaError
+    from serving.child_server import Ports, ServerProcess
 
 BUILD = Path(__file__).resolve().parent
 OUT = BUILD / "out"

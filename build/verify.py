@@ -18,13 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.engine_json import EngineConfigError
 from engines.profile import Profile, Tolerances, load_profile, profile_names, run_precision
-from host.console import BuildError, run_script, say
-from reference.figures import Figures, ServedToken, compare, out_of_tolerance, total
-from reference.file import PromptReference, Reference, read_reference
-from reference.prompts import decoded, load_tokenizer
-from reference.served_model import RequestRefused, ServedModel, Text
+from host.console import BuildError, run_script, say, script_imports
+
+with script_imports(__name__):
+    from engines.engine_json import EngineConfigError
+    from reference.figures import Figures, ServedToken, compare, out_of_tolerance, total
+    from reference.file import PromptReference, Reference, read_reference
+    from reference.prompts import decoded, load_tokenizer
+    from reference.served_model import RequestRefused, ServedModel, Text
 
 TIMEOUT_S = 600.0  # of one request; a CPU takes its time over an 8B model
 HEADER = (

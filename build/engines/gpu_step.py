@@ -14,16 +14,13 @@ import math
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from checkpoints.layout import complete_layout, layout_bytes
 from checkpoints.llama_config import LlamaConfig
-from checkpoints.nvfp4 import Checkpoint
 from host.console import BuildError, Phase
 from host.gpus import Gpu
 
 from engines.engine_json import Limits
-from engines.first_run import prove_engine
 from engines.hardware import GIB, check_memory, choose_gpus, gpu_memory_bytes
 from engines.step import (
     CompileRequest,
@@ -34,7 +31,11 @@ from engines.step import (
     link_or_copy,
     plan_limits,
 )
-from engines.token_table import TokenTable
+
+if TYPE_CHECKING:  # as the imports in functions: numpy, which --help must not need
+    from checkpoints.nvfp4 import Checkpoint
+
+    from engines.token_table import TokenTable
 
 QUANTIZATION = "hf_quant_config.json"
 FACT_PACKAGES = ("torch", "tensorrt")  # recorded beside the runtime's own, if installed
@@ -114,6 +115,8 @@ class GpuCompileStep(CompileStep[Options]):
         return version
 
     def plan(self, request: CompileRequest[Options], llama: LlamaConfig) -> Plan:
+        from checkpoints.layout import complete_layout, layout_bytes
+
         gpus, version = self._machine(request)
         options = request.options
         check_parallel(llama, self.parallel(options)[0])
@@ -137,6 +140,8 @@ class GpuCompileStep(CompileStep[Options]):
         place_checkpoint(checkpoint, folder)
 
     def prove(self, folder: Path) -> None:
+        from engines.first_run import prove_engine
+
         prove_engine(folder)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from checkpoints.llama_config import LlamaConfig
-from checkpoints.nvfp4 import Checkpoint
 from host.console import BuildError, at_least_1
 
 from engines.engine_json import (
@@ -32,7 +32,11 @@ from engines.step import (
     plan_limits,
     validated,
 )
-from engines.token_table import TokenTable
+
+if TYPE_CHECKING:  # numpy, which --help must not need
+    from checkpoints.nvfp4 import Checkpoint
+
+    from engines.token_table import TokenTable
 
 DEFAULT_KV_CACHE_TOKENS = 16384  # 2 GB for the 8B model in bf16
 

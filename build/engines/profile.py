@@ -16,11 +16,6 @@ from host.console import BuildError
 
 from engines.engine_json import RUNTIMES, EngineConfigError, parse_section
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 PROFILES = Path(__file__).resolve().parents[1] / "profiles"
 HEX_DIGITS = frozenset("0123456789abcdef")
 
@@ -154,6 +149,10 @@ def profile_names() -> list[str]:
 
 def load_profile(name_or_path: str) -> Profile:
     """Read a profile by its name or its file; raises `BuildError`."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
     path = PROFILES / f"{name_or_path}.toml"
     if not path.is_file():
         path = Path(name_or_path)

@@ -16,16 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from checkpoints.llama_config import LlamaConfig
-from checkpoints.nvfp4 import Checkpoint
 from host.console import BuildError
 
 from engines.engine_json import EngineConfigError, Limits, parse_section
 from engines.hardware import check_memory
 from engines.profile import Hardware, ProfileLimits
-from engines.token_table import TokenTable
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # numpy, which --help must not need
     from _typeshed import DataclassInstance
+    from checkpoints.nvfp4 import Checkpoint
+
+    from engines.token_table import TokenTable
 
 DEFAULT_MAX_SEQ_LEN = 4096  # or the model's own limit, where that is lower
 DEFAULT_MAX_BATCH_SIZE = 16

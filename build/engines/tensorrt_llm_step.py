@@ -15,17 +15,20 @@ import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from checkpoints.llama_config import LlamaConfig
-from checkpoints.nvfp4 import Checkpoint
 from host.console import BuildError, Phase
 from host.gpus import Gpu
 
 from engines.engine_json import Limits, TensorRtLlmOptions
 from engines.gpu_step import GpuCompileStep, numbers_of
 from engines.step import Plan
-from engines.token_table import TokenTable
+
+if TYPE_CHECKING:  # numpy, which --help must not need
+    from checkpoints.nvfp4 import Checkpoint
+
+    from engines.token_table import TokenTable
 
 IMAGE = "nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3"
 LAST_WITH_ENGINES = (1, 2)

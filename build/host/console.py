@@ -98,8 +98,33 @@ def stop_resumable(what: str, place: Path) -> NoReturn:
     raise SystemExit(130) from None
 
 
+_missing: list[str] = []  # a package that the script's imports lack
+
+
+@contextlib.contextmanager
+def script_imports(name: str) -> Iterator[None]:
+    """`with script_imports(__name__):` around a script's imports that need installed packages.
+
+    Without those packages `--help` still works; `run_script` refuses everything else.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if name != "__main__":
+            raise
+        _missing.append(error.name or str(error))
+
+
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script's `main`: `BuildError`, a full disk and Ctrl-C end it with one sentence."""
+    """Run a script's `main`.
+
+    `BuildError`, a missing package, a full disk and Ctrl-C end the script with one sentence.
+    """
+    if _missing and not {"-h", "--help"} & set(sys.argv[1:]):
+        fail(
+            f"the package {_missing[0]} is not installed for {sys.executable}; run 'make install' "
+            "and use .venv/bin/python"
+        )
     with _one_line_failures():
         main()
 

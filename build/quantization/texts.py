@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checkpoints.hub import dataset_file
 from host.console import BuildError
 
 DATASET, COMMIT = "abisee/cnn_dailymail", "96df5e686bee6baa90b8bee7c28b81fa3fa6223d"
@@ -108,6 +107,8 @@ def _articles(count: int) -> list[str]:
             f"{DATASET} cannot be read without {error.name}; install the `quantize` extra with "
             "pip install '.[quantize]', or give local text with --calib-data FILE.jsonl"
         ) from error
+    from checkpoints.hub import dataset_file  # needs numpy, and --help must not
+
     path = dataset_file(DATASET, COMMIT, DATASET_FILE)
     articles: list[str] = []
     for batch in parquet.ParquetFile(path).iter_batches(batch_size=256, columns=[DATASET_COLUMN]):

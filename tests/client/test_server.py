@@ -178,7 +178,7 @@ def test_a_request_stopped_by_its_id(narrow_server: ServerProcess) -> None:
     with Client(narrow_server.ports.url("grpc")) as client:
         stream = client.stream("Hello", max_tokens=LONG, request_id="mine")
         next(stream)
-        client._transport.stop("mine")
+        client._transport.stop("mine", PATIENCE_S)
         assert list(stream)[-1].finish_reason == "cancelled"
 
 

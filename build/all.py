@@ -21,6 +21,7 @@ from pathlib import Path
 
 from engines.profile import Profile, load_profile, profile_names
 from host.console import BuildError, run_script, say, script_imports
+from serve import check_path
 
 with script_imports(__name__):
     from serving.child_server import Ports, ServerProcess, free_ports
@@ -119,6 +120,9 @@ def main() -> None:
     """The command line."""
     options = _arguments()
     profile = load_profile(options.profile)
+    if not options.no_verify:  # the last step serves the repository, in the server found here
+        check_path(BUILD)
+        check_path(options.output.absolute())
     options.output.mkdir(parents=True, exist_ok=True)
     planned = list(steps(options, profile))
     count = len(planned) + (not options.no_verify)

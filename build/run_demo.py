@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from host.console import BuildError, run_script, say, script_imports
+from serve import check_path
 
 with script_imports(__name__):
     from doctor import short_report
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--metrics-port", type=int, default=8002)
     parser.add_argument("--once", action="store_true", help="stop after the answer")
     options = parser.parse_args()
+    check_path(BUILD.parent)
     ports = Ports(options.host, options.http_port, options.grpc_port, options.metrics_port)
     say(short_report())
     engine = OUT / "engine-demo"

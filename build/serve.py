@@ -10,13 +10,13 @@ shared-memory region stays behind. A start that makes no progress is given up an
 from __future__ import annotations
 
 import argparse
-import re
 import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from host.console import fail, say
+from host.shell_path import path_problem
 from repository.unary import kind_of
 from serving.find_triton import TritonInstallation, TritonNotFound, find_triton
 from serving.run import Settings, run
@@ -142,13 +142,9 @@ def check_repository(repository: Path) -> None:
 
 def check_path(path: Path) -> None:
     """End with one sentence if Triton cannot start its Python models from there."""
-    unfit = re.search(r"[^\w./+:,@%#=~^\[\]-]", str(path), re.ASCII)
-    if unfit:
-        fail(
-            f"{path} has {unfit[0]!r} in its name, and Triton starts its Python models by a shell "
-            "that would misread it; move it to a path with no space, no quote and no letter beyond "
-            "ASCII"
-        )
+    problem = path_problem(path)
+    if problem:
+        fail(problem)
 
 
 def check_ports(options: Options) -> None:

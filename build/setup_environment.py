@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from host.index_settings import pip_environment, pip_settings, uv_settings
+from host.shell_path import path_problem
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "build" / "locks"
@@ -38,9 +40,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--extras", default="server", help="comma-separated, as in pyproject.toml")
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv")
+    parser.add_argument(
+        "--this-python",
+        action="store_true",
+        help="refuse an environment of another Python than the one that runs this; make passes it "
+        "if PYTHON is given",
+    )
     options = parser.parse_args()
+    venv: Path = options.venv.absolute()
     try:
-        return _set_up(options.venv.absolute(), set(options.extras.split(",")))
+        problem = python_problem(venv) if options.this_python else ""
+        return _fail(problem) if problem else _set_up(venv, set(options.extras.split(",")))
     except KeyboardInterrupt:
         return _fail("stopped; run the same command again to continue", 130)
     except OSError as error:
@@ -48,6 +58,9 @@ def main() -> int:
 
 
 def _set_up(venv: Path, wanted: set[str]) -> int:
+    problem = path_problem(ROOT) if "server" in wanted else ""
+    if problem:
+        return _fail(problem)
     if not (venv / "bin" / "python").exists():
         problem = make_environment(venv)
         if problem:
@@ -62,7 +75,7 @@ def _set_up(venv: Path, wanted: set[str]) -> int:
 
 def make_environment(folder: Path) -> str:
     """Make the virtual environment; returns "" or the sentence that says why it cannot be."""
-    version = ".".join(map(str, RUNNING))
+    version = _dotted(RUNNING)
     if RUNNING not in SUPPORTED:
         return (
             f"Python must be one of {_supported()}, not {version}; "
@@ -73,7 +86,7 @@ def make_environment(folder: Path) -> str:
         return f"{folder} is not empty and not a virtual environment; give VENV another folder"
     is_made = False
     try:
-        is_made = subprocess.call([sys.executable, "-m", "venv", "--clear", str(folder)]) == 0
+        is_made = _call_alone([sys.executable, "-m", "venv", "--clear", str(folder)]) == 0
     finally:
         if not is_made:  # without its pip, the environment would look complete
             (folder / "bin" / "python").unlink(missing_ok=True)
@@ -87,6 +100,27 @@ def make_environment(folder: Path) -> str:
     )
 
 
+def _call_alone(command: list[str]) -> int:
+    """Run in a session of its own: venv and its pip would answer Ctrl-C with tracebacks."""
+    with subprocess.Popen(command, start_new_session=True) as child:
+        try:
+            return child.wait()
+        except BaseException:
+            os.killpg(child.pid, signal.SIGKILL)
+            raise
+
+
+def python_problem(venv: Path) -> str:
+    """Returns "" or the sentence that says that an environment has another Python than this."""
+    version = _version_of(venv) if (venv / "bin" / "python").exists() else ""
+    if version in ("", _dotted(RUNNING)):
+        return ""
+    return (
+        f"{venv} has Python {version}, and PYTHON names {_dotted(RUNNING)} ({sys.executable}); "
+        "remove that folder ('make clean-venv') or leave out PYTHON"
+    )
+
+
 def check_environment(folder: Path) -> str:
     """Returns "" if packages can be installed into it, or the sentence that says why not.
 
@@ -94,9 +128,7 @@ def check_environment(folder: Path) -> str:
     """
     python = str(folder / "bin" / "python")
     remedy = "remove that folder and run the same command again"
-    code = "import sys; print(*sys.version_info[:2], sep='.')"
-    done = subprocess.run([python, "-c", code], stdout=subprocess.PIPE, text=True)
-    version = done.stdout.strip()
+    version = _version_of(folder)
     if version not in _supported().split(", "):
         what = (
             f"has Python {version}, but must have one of {_supported()}" if version else "is broken"
@@ -110,13 +142,24 @@ def check_environment(folder: Path) -> str:
     return f"{folder} has no working pip; {remedy}"
 
 
+def _version_of(venv: Path) -> str:
+    """Of its Python, as 3.11; "" if that does not run."""
+    code = "import sys; print(*sys.version_info[:2], sep='.')"
+    command = [str(venv / "bin" / "python"), "-c", code]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
 def _is_pip_there(python: str) -> bool:
     command = [python, "-m", "pip", "--version"]
     return subprocess.call(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
 
 
 def _supported() -> str:
-    return ", ".join(".".join(map(str, each)) for each in SUPPORTED)
+    return ", ".join(map(_dotted, SUPPORTED))
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
 
 
 def lock_of(name: str) -> Path:

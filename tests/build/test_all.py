@@ -45,6 +45,13 @@ def test_the_demo_from_its_files_to_a_verified_repository(tmp_path: Path) -> Non
     assert "building the graph" not in again.stdout
 
 
+def test_a_folder_that_triton_cannot_use_is_refused_before_the_build(tmp_path: Path) -> None:
+    done = run_all("--profile", "demo", "--output", tmp_path / "two words")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {tmp_path / 'two words'} has ' ' in its name, and ")
+    assert not (tmp_path / "two words").exists()
+
+
 # Killed in the middle of a step; the marker is the step's own line.
 KILLED = """
 import os, subprocess, sys

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -19,7 +20,7 @@ import pytest
 import setup_environment
 from host.index_settings import pip_settings, uv_settings
 
-from tests.support.paths import BUILD
+from tests.support.paths import BUILD, ROOT
 
 # A project that builds itself, so that nothing is fetched.
 PYPROJECT = """
@@ -111,7 +112,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     folder = tmp_path_factory.mktemp("project")
     (folder / "build").mkdir()
     (folder / "build" / "host").mkdir()
-    for script in ("setup_environment.py", "host/index_settings.py"):
+    for script in ("setup_environment.py", "host/index_settings.py", "host/shell_path.py"):
         shutil.copy(BUILD / script, folder / "build" / script)
     (folder / "pyproject.toml").write_text(PYPROJECT)
     (folder / "backend.py").write_text(BACKEND)
@@ -278,6 +279,88 @@ def test_ctrl_c_is_one_sentence(
     assert capsys.readouterr().err == "error: stopped; run the same command again to continue\n"
 
 
+# A venv that says when it works, and then works until it is killed.
+SLOW = """
+import subprocess, sys
+try:
+    pip = "import time; print('works', flush=True); time.sleep(60)"
+    subprocess.call([sys.executable, "-c", pip])
+finally:
+    sys.exit("a traceback")
+"""
+
+
+def test_ctrl_c_while_the_environment_is_made_is_one_sentence(
+    project: Project, tmp_path: Path
+) -> None:
+    """A terminal sends it to the whole process group, which venv and its pip must not be in."""
+    (tmp_path / "venv.py").write_text(SLOW)
+    script = [sys.executable, str(project.folder / "build" / "setup_environment.py")]
+    child = subprocess.Popen(
+        [*script, "--venv", str(tmp_path / "new")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        start_new_session=True,
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "works\n"
+    os.killpg(child.pid, signal.SIGINT)
+    said = child.communicate()  # ends only when every process that has the pipes has ended
+    assert said == ("", "error: stopped; run the same command again to continue\n")
+    assert child.returncode == 130
+
+
+def test_an_environment_of_another_python_is_refused_if_python_is_named(
+    project: Project, tmp_path: Path
+) -> None:
+    command = tmp_path / "bin" / "python"
+    command.parent.mkdir()
+    command.write_text("#!/bin/sh\necho 3.9\n")
+    command.chmod(0o755)
+    done = project.install("--venv", str(tmp_path), "--this-python")
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"error: {tmp_path} has Python 3.9, and PYTHON names {here} ({sys.executable}); "
+        "remove that folder ('make clean-venv') or leave out PYTHON\n",
+    )
+    assert project.install("--this-python").returncode == 0
+
+
+def test_make_passes_on_that_python_is_named() -> None:
+    def commands(*arguments: str, **more: str) -> str:
+        environment = {**os.environ, **more}
+        for name in ("MAKEFLAGS", "MFLAGS", "PYTHON") if not more else ():
+            environment.pop(name, None)
+        command = ["make", "--dry-run", "install", *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=ROOT, env=environment, check=True
+        ).stdout
+
+    assert "--this-python" not in commands()
+    assert "--this-python" in commands("PYTHON=python3")
+    assert "--this-python" in commands(PYTHON="python3")
+
+
+@pytest.mark.parametrize("name", ["two words", "Müller"])
+def test_a_path_that_triton_cannot_use_is_refused_first(
+    project: Project, tmp_path: Path, name: str
+) -> None:
+    """Only for the server: the load test and the client run anywhere."""
+    place = tmp_path / name
+    shutil.copytree(project.folder, place, ignore=shutil.ignore_patterns(".venv"))
+    moved = Project(place, project.wheels)
+    done = moved.install()
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {place} has ")
+    assert not (place / ".venv").exists()
+    moved.lock("loadtest", "small")
+    done = moved.install("--extras", "loadtest")
+    assert done.returncode == 0, done.stderr
+
+
 # What pip does and where to, and a time that uv would not take.
 ORDERS = {
     "user": "true",
@@ -315,7 +398,7 @@ def test_the_machine_decides_only_where_pip_looks(
 def test_a_moved_checkout_is_installed_again(project: Project, tmp_path: Path) -> None:
     """Its packages name their old place: the project's own path, and each script's Python."""
     assert project.install().returncode == 0
-    place = tmp_path / "moved #1 [here] é%20"
+    place = tmp_path / "moved#1[here]%20"
     shutil.copytree(project.folder, place, symlinks=True)
     moved = Project(place, project.wheels)
     project.uv_calls()

@@ -25,7 +25,7 @@ class Recorder:
         self.events: queue.SimpleQueue[RoomResponse | str] = queue.SimpleQueue()
         self._broken = broken
 
-    def send(self, responses: list[RoomResponse]) -> None:
+    def send(self, responses: list[RoomResponse], final: bool) -> None:
         if self._broken:
             raise RuntimeError("no shared memory left")
         for response in responses:

@@ -56,12 +56,13 @@ def first_stop(data: bytes, stops: list[str]) -> tuple[int, int] | None:
 def generate(
     table: Path, ids: list[int], chunks: list[int], takes: list[bool], stops: list[str]
 ) -> tuple[list[str], bool]:
-    """Feed `ids` in chunks, take a span where `takes` says; returns (texts, stopped)."""
+    """Feed `ids` in chunks, send a span where `takes` says; returns (texts, stopped)."""
     text, decoder = (
         OutputText(TokenBytes(table), [stop.encode() for stop in stops]),
         TokenText(table),
     )
     texts, since, position, turn, stopped = [], [], 0, 0, False
+    span = text.next_span()
     while position < len(ids) and not stopped:
         size = chunks[turn % len(chunks)]
         delta = ids[position : position + size]
@@ -69,12 +70,12 @@ def generate(
         since += delta
         stopped = text.feed(delta) is not None
         if takes[turn % len(takes)] and not stopped:
-            texts.append(span_text(decoder, since, text.next_span()))
-            since = []
+            texts.append(span_text(decoder, since, span))
+            since, span = [], text.next_span()
         turn += 1
     if not stopped:
         text.finish()
-    texts.append(span_text(decoder, since, text.next_span()))
+    texts.append(span_text(decoder, since, span))
     return texts, stopped
 
 
@@ -134,9 +135,9 @@ def test_only_what_may_still_change_is_held_back(
     """What is not sent is the longest end that begins a stop string, or an unfinished character."""
     text, sent = OutputText(TokenBytes(table), [stop.encode() for stop in stops]), 0
     for index, token in enumerate(ids):
+        span = text.next_span()
         if text.feed([token]) is not None:
             return
-        span = text.next_span()
         sent += len(span.carry) + len(plain_bytes([token])) - span.hold
         data = plain_bytes(ids[: index + 1])
         begins = (stop.encode()[:size] for stop in stops for size in range(1, len(stop.encode())))
@@ -177,10 +178,12 @@ def test_an_unknown_token_id_is_refused_by_name(table: Path) -> None:
 def test_stop_inside_a_token_and_across_tokens(table: Path) -> None:
     text = OutputText(TokenBytes(table), [b"ca", b"zz"])
     abc, a = VOCABULARY.index(b"abc"), VOCABULARY.index(b"a")
+    span = text.next_span()
     assert text.feed([abc]) is None
-    assert text.next_span() == TextSpan(b"", 1)  # "ab" goes out, "c" may begin "ca"
+    assert span == TextSpan(b"", 1)  # "ab" goes out, "c" may begin "ca"
+    span = text.next_span()
     assert text.feed([a]) == b"ca"
-    assert text.next_span() == TextSpan(b"", 1)  # neither the held "c" nor "a" is text
+    assert span == TextSpan(b"", 1)  # neither the held "c" nor "a" is text
 
 
 @given(ids=TOKENS, chunks=CHUNKS, stops=st.lists(st.sampled_from(STOPS), max_size=4))
@@ -200,8 +203,9 @@ def test_a_stop_word_counts_only_after_the_tokens_that_may_not_stop(
 ) -> None:
     """Nothing of the tokens before is part of a match, not even its beginning."""
     text, decoder = OutputText(TokenBytes(table), [b"ab", b"c"]), TokenText(table)
+    span = text.next_span()
     text.feed(ids[:early], may_stop=False)
-    before = span_text(decoder, ids[:early], text.next_span())
+    before = span_text(decoder, ids[:early], span)
     after = fed_in_chunks(text, decoder, ids[early:], chunks)
     found = first_stop(plain_bytes(ids[early:]), ["ab", "c"])
     end = len(plain_bytes(ids)) if found is None else len(plain_bytes(ids[:early])) + found[1]
@@ -229,12 +233,13 @@ def fed_in_chunks(
     while position < len(ids) and not stopped:
         delta = ids[position : position + chunks[turn % len(chunks)]]
         position, turn = position + len(delta), turn + 1
-        stopped = text.feed(delta) is not None
         span = text.next_span()
+        stopped = text.feed(delta) is not None
         joined += decoder.decode(delta, span.carry, span.hold, keep_special)
     if not stopped:
+        span = text.next_span()
         text.finish()
-        joined += span_text(decoder, [], text.next_span())
+        joined += span_text(decoder, [], span)
     return joined
 
 

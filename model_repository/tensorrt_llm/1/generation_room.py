@@ -238,11 +238,15 @@ class GenerationRoom:
                 request.failed = True
                 self._forget(request)
             else:
-                responses = request.responses(sequence)
+                due = request.sequences if request.one_response else [sequence]
+                responses = [one.unsent for one in due if one.unsent is not None]
+                for one in due:
+                    one.unsent = None
+                    request.unanswered -= one.finish_reason is not None
         if request.failed:
             request.reply.fail(*sequence.failure)
         else:
-            request.reply.send(responses)
+            request.reply.send(responses, final=request.unanswered == 0)
 
     # The watching thread.
 

@@ -124,10 +124,10 @@ class TritonReply:
         self._lock = threading.Lock()
         self._ended = False
 
-    def send(self, responses: list[RoomResponse]) -> None:
-        """Send them as one response, with the final flag if the last of them is final."""
+    def send(self, responses: list[RoomResponse], final: bool) -> None:
+        """Send them as one response."""
         arrays = stacked([response_arrays(response) for response in responses])
-        self.send_arrays(arrays, responses[-1].final)
+        self.send_arrays(arrays, final)
         self._count(responses)
 
     def send_arrays(self, arrays: dict[str, Any], final: bool) -> None:

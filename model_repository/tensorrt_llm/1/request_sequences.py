@@ -1,4 +1,4 @@
-"""A request in flight: its sequences, the tokens each has made, and the responses.
+"""A request in flight: its sequences, and the response that each of them is making.
 
 A request has a row for each prompt of its batch, and each row one sequence or more; the engine
 knows sequences only. All of this is touched under the room's lock.
@@ -6,7 +6,6 @@ knows sequences only. All of this is touched under the room's lock.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Set
@@ -21,7 +20,6 @@ from token_engine.interface import (
     FinishReason,
     GenerationRequest,
     TokenDelta,
-    TokenLogprob,
 )
 
 FAULT_CODES = {"engine": "UNAVAILABLE", "invalid": "INVALID_ARG", "unsupported": "UNSUPPORTED"}
@@ -30,7 +28,7 @@ FAULT_CODES = {"engine": "UNAVAILABLE", "invalid": "INVALID_ARG", "unsupported":
 class Reply(Protocol):
     """Where one request's responses go. Called from one thread at a time."""
 
-    def send(self, responses: list[RoomResponse]) -> None:
+    def send(self, responses: list[RoomResponse], final: bool) -> None:
         """Send one response, made of one or several sequences' parts."""
 
     def fail(self, message: str, code: str) -> None:
@@ -52,17 +50,9 @@ class Request:
     unanswered: int = 0  # sequences whose last response is not sent yet
     failed: bool = False  # an error was sent, so nothing more may follow
 
-    def responses(self, due: Sequence) -> list[RoomResponse]:
-        """The parts of one response, now that the sequence `due` has something to say."""
-        if self.one_response:
-            return [sequence.response(final=True) for sequence in self.sequences]
-        if due.finish_reason is not None:
-            self.unanswered -= 1
-        return [due.response(final=self.unanswered == 0)]
-
 
 class Sequence:
-    """One sequence: tokens come in through `add_delta`, responses go out through `response`."""
+    """One sequence: `add_delta` adds tokens to the response that is not sent yet, `unsent`."""
 
     def __init__(
         self,
@@ -83,16 +73,13 @@ class Sequence:
             token_bytes, stops, options.include_stop, not options.skip_special_tokens
         )
         self.queued = False  # whether it waits for the sender
+        self.unsent: RoomResponse | None = None  # the sender takes it
         self.deadline = time.monotonic() + (inputs.timeout_s or math.inf)
         self.finish_reason: FinishReason | None = None
         self.failure = ("", "")  # message and code, with finish_reason "error"
-        self._stop_reason = ""
-        self._tokens: list[int] = []  # made, not yet sent
-        self._logprobs: list[TokenLogprob] = []  # one for each of those
         self._made = 0
         self._cum_log_prob = 0.0
-        self._arrival_ns = time.time_ns()
-        self._first_token_ns = self._last_token_ns = self._first_scheduled_ns = 0
+        self._timing = Timing(time.time_ns())
 
     def engine_request(self, end_ids: list[int]) -> GenerationRequest:
         """The work for the engine; `end_ids` are the checkpoint's."""
@@ -113,15 +100,18 @@ class Sequence:
 
     def add_delta(self, delta: TokenDelta) -> bool:
         """Add what the engine made. Returns whether the engine must be stopped."""
+        response = self._open_response()
         self._count(delta)
+        response.token_ids += delta.token_ids
+        if delta.logprobs:
+            self._add_logprobs(response, delta)
         stop = self._feed(delta.token_ids)
         if stop is not None:
-            self.finish_reason, self._stop_reason = "stop", stop.decode(errors="replace")
+            self._finish(response, "stop", stop.decode(errors="replace"))
             return delta.finish_reason is None
         if delta.finish_reason is not None:
             self.failure = (delta.error, FAULT_CODES[delta.fault])
-            self._stop_reason = self._special_stops.get(delta.end_id, "")
-            self.end(delta.finish_reason)
+            self.end(delta.finish_reason, self._special_stops.get(delta.end_id, ""))
         return False
 
     @property
@@ -131,18 +121,39 @@ class Sequence:
             return all(other.finish_reason for other in self.request.sequences)
         return self.finish_reason is not None or self.inputs.output.streaming
 
-    def end(self, reason: FinishReason) -> None:
+    def end(self, reason: FinishReason, stop_reason: str = "") -> None:
         """No more tokens will come: the text that was held back goes out."""
-        self.finish_reason = reason
+        response = self._open_response()
         self._text.finish()
+        self._finish(response, reason, stop_reason)
+
+    def _finish(self, response: RoomResponse, reason: FinishReason, stop_reason: str) -> None:
+        self.finish_reason = response.finish_reason = reason
+        response.stop_reason = stop_reason
+
+    def _open_response(self) -> RoomResponse:
+        """The unsent response; a new one if the sender has taken the last."""
+        if self.unsent is None:
+            inputs, options = self.inputs, self.inputs.output
+            self.unsent = RoomResponse(
+                self.request.key,
+                options,
+                len(inputs.prompt_ids),
+                self.batch_index,
+                self.sequence_index if inputs.num_sequences > 1 else None,
+                self._timing,
+                self._cum_log_prob,
+                self._text.next_span(),
+                inputs.prompt_ids if options.echo_prompt and not options.streaming else (),
+            )
+        return self.unsent
 
     def _count(self, delta: TokenDelta) -> None:
-        self._tokens += delta.token_ids
-        self._logprobs += delta.logprobs
-        self._first_scheduled_ns = delta.first_scheduled_ns or self._first_scheduled_ns
+        timing = self._timing
+        timing.first_scheduled_ns = delta.first_scheduled_ns or timing.first_scheduled_ns
         if delta.token_ids:
-            self._last_token_ns = time.time_ns()
-            self._first_token_ns = self._first_token_ns or self._last_token_ns
+            timing.last_token_ns = time.time_ns()
+            timing.first_token_ns = timing.first_token_ns or timing.last_token_ns
 
     def _feed(self, token_ids: tuple[int, ...]) -> bytes | None:
         """Add to the text; the first `min_tokens` tokens cannot hold a stop word."""
@@ -152,47 +163,18 @@ class Sequence:
             self._text.feed(token_ids[:early], may_stop=False)
         return self._text.feed(token_ids[early:])
 
-    def response(self, final: bool) -> RoomResponse:
-        """Everything since the last response."""
-        made, logprobs = tuple(self._tokens), self._logprobs
-        self._tokens, self._logprobs = [], []
-        inputs, options = self.inputs, self.inputs.output
-        self._cum_log_prob += sum(item.logprob for item in logprobs)
-        echo = inputs.prompt_ids if options.echo_prompt and not options.streaming else ()
-        return RoomResponse(
-            key=self.request.key,
-            token_ids=echo + made,
-            span=self._text.next_span(),
-            options=options,
-            finish_reason=self.finish_reason,
-            stop_reason=self._stop_reason,
-            final=final,
-            num_input_tokens=len(inputs.prompt_ids),
-            num_output_tokens=len(made),
-            batch_index=self.batch_index,
-            sequence_index=self.sequence_index if inputs.num_sequences > 1 else None,
-            log_probs=tuple(item.logprob for item in logprobs),
-            cum_log_prob=self._cum_log_prob,
-            top_logprobs=self._as_json(made, logprobs) if options.top_logprobs else "",
-            timing=Timing(
-                self._arrival_ns,
-                self._first_scheduled_ns,
-                self._first_token_ns,
-                self._last_token_ns,
-            ),
-        )
-
-    def _as_json(self, made: tuple[int, ...], logprobs: list[TokenLogprob]) -> str:
-        return json.dumps(
-            [
+    def _add_logprobs(self, response: RoomResponse, delta: TokenDelta) -> None:
+        response.log_probs += [item.logprob for item in delta.logprobs]
+        self._cum_log_prob += sum(item.logprob for item in delta.logprobs)
+        response.cum_log_prob = self._cum_log_prob
+        if self.inputs.output.top_logprobs:
+            response.top_logprobs += [
                 {
                     **self._token_as_json(token_id, item.logprob),
                     "top_logprobs": [self._token_as_json(*pair) for pair in item.top],
                 }
-                for token_id, item in zip(made, logprobs, strict=False)
-            ],
-            ensure_ascii=False,
-        )
+                for token_id, item in zip(delta.token_ids, delta.logprobs, strict=False)
+            ]
 
     def _token_as_json(self, token_id: int, logprob: float) -> dict[str, object]:
         """As in OpenAI's API, and the id, because a token may be less than a character."""

@@ -5,7 +5,8 @@ A response has only the tensors that say something: each costs the server tens o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -47,40 +48,40 @@ class OutputOptions:
     token_ids: bool  # the new ones again, without an echoed prompt
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Timing:
     """Times of one sequence, in nanoseconds since the epoch; 0 for what has not happened yet."""
 
     arrival_ns: int
-    first_scheduled_ns: int
-    first_token_ns: int
-    last_token_ns: int
+    first_scheduled_ns: int = 0
+    first_token_ns: int = 0
+    last_token_ns: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RoomResponse:
-    """One response of one sequence. Token counts are of this response alone."""
+    """One response of one sequence. It grows with each delta of tokens until it is sent."""
 
     key: int  # the request's; `GenerationRoom.cancel` takes it
-    token_ids: tuple[int, ...]
-    span: TextSpan
     options: OutputOptions
-    finish_reason: FinishReason | None  # the sequence's
-    stop_reason: str
-    final: bool  # whether no other response of the request follows
     num_input_tokens: int
-    num_output_tokens: int
     batch_index: int | None  # None in a batch of one
     sequence_index: int | None  # None for a row's only sequence
-    log_probs: tuple[float, ...]
+    timing: Timing  # the whole sequence's so far
     cum_log_prob: float  # the whole sequence's so far
-    top_logprobs: str  # JSON; "" if the request does not want them
-    timing: Timing
+    span: TextSpan
+    echoed: tuple[int, ...] = ()  # the prompt, if it comes before the tokens
+    token_ids: list[int] = field(default_factory=list)  # of this response alone
+    log_probs: list[float] = field(default_factory=list)  # one for each of those, if wanted
+    top_logprobs: list[dict[str, object]] = field(default_factory=list)  # the same
+    finish_reason: FinishReason | None = None  # the sequence's
+    stop_reason: str = ""
 
 
 def response_arrays(response: RoomResponse) -> Named:
     """Every array begins with a batch dimension of 1, whatever the request's batch."""
-    ids, span, options = response.token_ids, response.span, response.options
+    made, span, options = response.token_ids, response.span, response.options
+    ids = [*response.echoed, *made]
     arrays = {
         "output_ids": _int32([[ids]]),  # [1, 1, tokens]: batch, beam
         "sequence_length": _int32([[len(ids)]]),
@@ -88,11 +89,10 @@ def response_arrays(response: RoomResponse) -> Named:
         "is_finished": np.array([[response.finish_reason is not None]]),
     }
     if options.num_output_tokens:
-        arrays["num_output_tokens"] = _int32([[response.num_output_tokens]])
+        arrays["num_output_tokens"] = _int32([[len(made)]])
     if options.token_ids:
         # Not `output_ids` itself: Triton 2.51 loses answers of an ensemble that gives out a tensor
         # which one of its steps takes too, if the client wants fewer outputs.
-        made = ids[len(ids) - response.num_output_tokens :]
         arrays["token_ids"] = _int32([made])
     if span.carry:
         arrays["text_carry"] = _string(span.carry)
@@ -132,7 +132,8 @@ def _log_probs(response: RoomResponse) -> Named:
         arrays["output_log_probs"] = np.array([[response.log_probs]], np.float32)
         arrays["cum_log_probs"] = np.array([[response.cum_log_prob]], np.float32)
     if response.options.top_logprobs:
-        arrays["top_logprobs"] = _string(response.top_logprobs.encode())
+        text = json.dumps(response.top_logprobs, ensure_ascii=False)
+        arrays["top_logprobs"] = _string(text.encode())
     return arrays
 
 

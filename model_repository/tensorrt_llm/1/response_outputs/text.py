@@ -3,8 +3,8 @@
 The engine makes token ids; a client reads text. Three things come between: a token may end
 inside a UTF-8 character, the end of the text so far may be the beginning of a stop string, and a
 stop string may begin and end anywhere inside tokens. `OutputText` follows the bytes of one
-sequence. For every delta of tokens it finds how many bytes at the end to hold back, and which
-bytes that were held back go out now. So room 3 (token ids -> text) needs no state.
+sequence. For every response it finds how many bytes at the end to hold back, and which bytes that
+were held back go out now. So room 3 (token ids -> text) needs no state.
 
 Cost per token does not grow with the text: only what is held back is kept and searched.
 """
@@ -18,8 +18,6 @@ from pathlib import Path
 
 import numpy as np
 from engine_config import EngineConfigError
-
-UTF8_LEAD_LENGTHS = ((0xF0, 4), (0xE0, 3), (0xC0, 2))  # first byte at least this -> length
 
 
 class TokenBytes:
@@ -92,16 +90,16 @@ def find_stops(
     return tuple(needle for needle in needles if needle), special
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TextSpan:
     """The text of one response: `carry + bytes_of_its_tokens[:-hold]`, `hold` 0 meaning all."""
 
-    carry: bytes  # held back by earlier responses, text now
-    hold: int  # bytes at the end of this response's tokens that are not sent with it
+    carry: bytes = b""  # held back by earlier responses, text now
+    hold: int = 0  # bytes at the end of this response's tokens that are not sent with it
 
 
 class OutputText:
-    """The text of one sequence: `feed` its deltas in order, `next_span` for each response."""
+    """The text of one sequence: `next_span` begins a response, `feed` adds the deltas to it."""
 
     def __init__(
         self,
@@ -115,9 +113,7 @@ class OutputText:
         self._include_stop = include_stop
         self._keep_special = keep_special
         self._held = b""  # fed and not text yet; the only part that is searched
-        self._carried = b""  # what was held when the last span was taken
-        self._fresh = 0  # bytes fed since then
-        self._released = 0  # bytes of carried + fresh that are text
+        self.next_span()
 
     def feed(self, token_ids: Sequence[int], may_stop: bool = True) -> bytes | None:
         """Add a delta. Returns the stop word that ends the text, if one is complete now.
@@ -134,23 +130,23 @@ class OutputText:
             cut = sendable(pending, stops)
         else:
             cut = found[0] + (len(found[1]) if self._include_stop else 0)
-        self._released += cut
-        self._held = pending[cut:]
+        self._hold(pending[cut:])
         return None if found is None else found[1]
 
     def finish(self) -> None:
         """The sequence ended without a stop string: what is held is text, whole or not."""
-        self._released += len(self._held)
-        self._held = b""
+        self._hold(b"")
 
     def next_span(self) -> TextSpan:
-        """The span of a response that carries the tokens fed since the last one."""
-        carried = len(self._carried)
-        span = TextSpan(
-            self._carried[: self._released], self._fresh - max(0, self._released - carried)
-        )
-        self._carried, self._fresh, self._released = self._held, 0, 0
-        return span
+        """The span of a new response, kept up to date until the next one begins."""
+        self._span, self._carried, self._fresh = TextSpan(), self._held, 0
+        return self._span
+
+    def _hold(self, held: bytes) -> None:
+        """Hold back these last bytes: of the response's tokens, or even of what it carries."""
+        self._held = held
+        hold = self._span.hold = min(len(held), self._fresh)
+        self._span.carry = self._carried[: len(self._carried) + hold - len(held)]
 
 
 def first_stop(pending: bytes, stops: Sequence[bytes]) -> tuple[int, bytes] | None:
@@ -185,7 +181,7 @@ def whole_characters(data: bytes, end: int) -> int:
     for back in range(1, min(4, end) + 1):
         byte = data[end - back]
         if byte & 0xC0 != 0x80:
-            length = next((n for lead, n in UTF8_LEAD_LENGTHS if byte >= lead), 1)
+            length = 1 + (byte >= 0xC0) + (byte >= 0xE0) + (byte >= 0xF0)
             return end - back if length > back and _may_continue(data[end - back : end]) else end
     return end
 

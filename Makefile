@@ -18,7 +18,7 @@ THIS_PYTHON = $(if $(filter-out file,$(origin PYTHON)),--this-python)
 SETUP = $(PYTHON) build/setup_environment.py $(THIS_PYTHON) --venv $(VENV) --extras
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve engine repository verify doctor install test coverage check lock table benchmark benchmark-client loadtest test-loadtest train-demo fuzz test-quantize test-vllm test-gpu clean clean-venv
+.PHONY: help demo serve engine repository verify doctor install test coverage check lock table benchmark benchmark-client bench-guides loadtest test-loadtest train-demo fuzz test-quantize test-vllm test-gpu clean clean-venv
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -78,6 +78,16 @@ benchmark: install  ## start-up seconds and tokens/s on this machine, as in buil
 
 benchmark-client: install  ## CPU time of a streamed response in our clients, beside the stubs that they are built on
 	@$(PY) -m tests.benchmarks.client
+
+bench-guides: install  ## `make bench-guides FILE.jsonl`: how many of its JSON schemas are served, and rightly (GUIDES_FLAGS)
+	@$(PY) -m tests.benchmarks.guides $(or $(FILE),$(GUIDES)) $(GUIDES_FLAGS)
+
+# The file beside the target is no target.
+ifeq ($(firstword $(MAKECMDGOALS)),bench-guides)
+GUIDES = $(wordlist 2,$(words $(MAKECMDGOALS)),$(MAKECMDGOALS))
+.PHONY: $(GUIDES)
+$(GUIDES): bench-guides ; @:
+endif
 
 loadtest:  ## one minute of load on the running server, and its table (LOADTEST_FLAGS=--help lists the options)
 	@$(SETUP) loadtest

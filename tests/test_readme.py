@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -102,6 +103,7 @@ def test_every_command_is_run_by_some_test() -> None:
             "-m tests.benchmarks.",
             "make benchmark",
             "make test-loadtest",
+            "make bench-guides",
             *NOT_RUN_HERE,
         )
         assert any(words in command for words in known), command
@@ -194,6 +196,28 @@ def test_a_benchmarks_options(command: str) -> None:
     usage = run(f"{sys.executable} -m {module} --help", free_ports())
     for option in re.findall(r"--[a-z-]+", command):
         assert option in usage
+
+
+def test_bench_guides(tmp_path: Path) -> None:
+    """Broken lines are left out; the last line of the output is one JSON object."""
+    (command,) = selected("make bench-guides")
+    lines = [
+        {"name": "x", "schema": {"type": "integer"}, "tests": [
+            {"valid": True, "data": 5}, {"valid": False, "data": "5"}]},
+        {"schema": {"type": "integer"}, "tests": [{"valid": False, "data": 5}]},
+        {"schema": {"type": "string"}, "tests": [{"valid": True, "data": 5}]},
+        {"schema": {"type": "strin"}},
+        {"tests": []},
+    ]  # fmt: skip
+    file = tmp_path / "some.jsonl"
+    file.write_text("{\n" + "\n".join(map(json.dumps, lines)))
+    last = run(command.replace("FILE.jsonl", str(file)), free_ports()).splitlines()[-1]
+    figures = json.loads(last)
+    assert figures.pop("compile_ms_p50") <= figures.pop("compile_ms_p99")
+    assert figures == {
+        "schemas": 4, "accepted": 3, "all_right": 1, "valid_missed": 1, "invalid_matched": 1,
+        "refused": 1,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("command", selected("-m pytest -q"))

@@ -146,6 +146,9 @@ def test_python_snippet(served: Ports, snippet: str) -> None:
         assert chunks
         assert last.endswith(" ms to the first token")
         return
+    if '"choice"' in snippet:
+        assert result.stdout in ("good\n", "bad\n")  # the demo model knows nothing of reviews
+        return
     expected = "The opposite of hot is cold. [stop]"
     if "FunctionTransport" in snippet:
         expected = "Hello!"
@@ -326,5 +329,8 @@ PRINTED = {
 @pytest.mark.parametrize("command", selected("llama-fp4 "))
 def test_command_line(served: Ports, command: str) -> None:
     output = run(command.replace(".venv", sys.prefix), served)
+    if "--choice" in command:
+        assert output in ("good\n", "bad\n")
+        return
     name = command.split("llama-fp4 ")[1].split()[0]
     assert PRINTED[name] in output

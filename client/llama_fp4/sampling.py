@@ -14,7 +14,7 @@ from llama_fp4.plain_values import as_json, plain, plain_list
 INT32_MAX = 2**31 - 1
 UINT64_MAX = 2**64 - 1
 SPELLED = {INT32_MAX: "2^31-1", UINT64_MAX: "2^64-1"}
-GUIDES = ("json", "json_schema", "regex", "ebnf_grammar")
+GUIDES = ("json", "json_schema", "regex", "ebnf_grammar", "choice")
 # name -> (lowest, highest), both allowed
 INTEGERS: dict[str, tuple[int, int]] = {
     "max_tokens": (1, INT32_MAX),
@@ -75,7 +75,8 @@ class SamplingParams:
     embedding_bias_words: Sequence[str] = ()
     embedding_bias_weights: Sequence[float] = ()  # one for each word
     guided_decoding_guide_type: str | None = None  # one of GUIDES
-    guided_decoding_guide: str | Mapping[str, Any] | None = None  # a mapping is sent as JSON
+    # A mapping (a schema) or a list (the strings of "choice") is sent as JSON.
+    guided_decoding_guide: str | Mapping[str, Any] | Sequence[str] | None = None
     tools: str | Sequence[Mapping[str, Any]] | None = None  # in OpenAI's form; with messages only
     logprobs: int | None = None
     return_log_probs: bool | None = None
@@ -85,8 +86,10 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         for name in NAMES:
-            read = plain_list if name in LISTS else plain
-            object.__setattr__(self, name, read(getattr(self, name)))
+            value = plain(getattr(self, name))
+            if name in LISTS or name == "guided_decoding_guide":
+                value = plain_list(value)
+            object.__setattr__(self, name, value)
         for name, (low, high) in INTEGERS.items():
             _check_number(name, getattr(self, name), low, high, integer=True)
         for name, (least, most) in NUMBERS.items():
@@ -121,8 +124,14 @@ class SamplingParams:
         kind, guide = self.guided_decoding_guide_type, self.guided_decoding_guide
         if kind is not None and kind not in GUIDES:
             raise must_be("guided_decoding_guide_type", f"one of {', '.join(GUIDES)}", kind)
-        if guide is not None and not isinstance(guide, str):
-            _check_json("guided_decoding_guide", guide)
+        if guide is None or isinstance(guide, str):
+            return
+        if not isinstance(guide, Mapping):
+            if kind != "choice":
+                needed = "choice where guided_decoding_guide is a list"
+                raise must_be("guided_decoding_guide_type", needed, kind)
+            _check_words("guided_decoding_guide", guide)
+        _check_json("guided_decoding_guide", guide)
 
     def merged(self, options: Mapping[str, Any]) -> SamplingParams:
         """A copy with some options replaced. Raises `UnknownOption` for any other name."""

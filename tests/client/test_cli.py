@@ -71,6 +71,18 @@ USAGE = {
         "temperature must be a finite number from 0 to 100, not nan",
     ),
     "guide type": (["generate", "x", "--guided-decoding-guide-type", "xml"], "'xml'"),
+    "choice and type": (
+        ["generate", "x", "--choice", "a", "--guided-decoding-guide-type", "regex"],
+        "guided_decoding_guide_type must be choice where guided_decoding_guide is a list",
+    ),
+    "choice and guide": (
+        ["generate", "x", "--guided-decoding-guide", "a", "--choice", "b"],
+        "--choice is a guide of its own, without --guided-decoding-guide",
+    ),
+    "type and choice": (
+        ["generate", "x", "--guided-decoding-guide-type", "json", "--choice", "b"],
+        "--choice is a guide of the type choice, without another type",
+    ),
     "tools": (["generate", "x", "--tools", "{"], "tools must be JSON, not '{'"),
     "no file": (["generate", "x", "--tools", "@/nowhere"], "@/nowhere"),
     "weights": (["generate", "x", "--embedding-bias-words", "a"], "embedding_bias_weights"),

@@ -55,7 +55,15 @@ ERRORS = [
         ),
         (
             {"guided_decoding_guide_type": "yaml"},
-            "must be one of json, json_schema, regex, ebnf_grammar, not 'yaml'",
+            "must be one of json, json_schema, regex, ebnf_grammar, choice, not 'yaml'",
+        ),
+        (
+            {"guided_decoding_guide_type": "choice", "guided_decoding_guide": ["a", 1]},
+            "each of guided_decoding_guide must be a string, not 1",
+        ),
+        (
+            {"guided_decoding_guide": ["a"]},
+            "guided_decoding_guide_type must be choice where guided_decoding_guide is a list",
         ),
         ({"tools": [object()]}, "tools must be what JSON can hold"),
         ({"temprature": 1}, "the option must be one of max_tokens, .*, not 'temprature'"),

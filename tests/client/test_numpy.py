@@ -77,6 +77,11 @@ def test_texts_and_lists() -> None:
     assert all(is_own(value) for values in given.values() for value in values)
     (guide,) = given["guided_decoding_guide"]
     assert json.loads(guide) == {"maxLength": 5, "x": [0.5, True]}
+    labels: Any = np.array(["é", '"'])
+    for choices in (labels, list(labels), ["é", '"'], ("é", '"')):
+        params = SamplingParams(guided_decoding_guide_type="choice", guided_decoding_guide=choices)
+        (guide,) = params.given()["guided_decoding_guide"]
+        assert json.loads(guide) == ["é", '"']
 
 
 @pytest.mark.parametrize(

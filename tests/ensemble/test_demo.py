@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from llama_fp4 import Client
 from serving.child_server import ServerProcess
@@ -99,11 +100,14 @@ def test_a_stop_word_of_several_tokens(demo_client: Client) -> None:
 SCHEMA = """{"type": "object", "properties": {"city": {"type": "string", "maxLength": 8},
     "capital": {"type": "boolean"}}, "required": ["city", "capital"],
     "additionalProperties": false}"""
+TEN_THOUSAND = [np.base_repr(number, 22) for number in range(10_000)]
 GUIDES: list[tuple[str, str, Callable[[str], object]]] = [
     ("json", "", lambda text: text[0] in "{["),
     ("json_schema", SCHEMA, lambda text: {"city", "capital"} == json.loads(text).keys()),
     ("regex", "(Paris|Rome), [0-9]{4}", re.compile("(Paris|Rome), [0-9]{4}").fullmatch),
     ("ebnf_grammar", 'root ::= "yes" | "no" | "日本"', ["yes", "no", "日本"].count),
+    ("choice", '["\\"Rome\\"", "Pa\\nris", "日本"]', ['"Rome"', "Pa\nris", "日本"].count),
+    ("choice", json.dumps(TEN_THOUSAND, separators=(",", ":")), TEN_THOUSAND.count),
 ]
 
 

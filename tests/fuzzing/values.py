@@ -51,13 +51,14 @@ TEXTS = [
 ]  # fmt: skip
 DEEP = [b"[" * 100_000, b'{"a":' * 50_000, b"[" * 500 + b"]" * 500, b'[{"a":' * 300 + b"1"]
 NUMBERS = [b"1" * 5000, b"-" + b"9" * 400, b"1e999", b"NaN", b"-Infinity", b"0x10", b"1.", b"01"]
-GUIDE_TYPES = [b"json", b"json_schema", b"regex", b"ebnf_grammar", b"structural_tag", b"xml", b""]
+GUIDE_TYPES = [b"json", b"json_schema", b"regex", b"ebnf_grammar", b"choice", b"xml", b""]
 GUIDES = [
     b'{"type": "object"}', b'{"type": "string", "pattern": "(a+)+$"}', b'{"$ref": "#"}',
     b'{"$ref": "http://localhost/x"}', b'{"enum": []}', b'{"type": "x"}', b"true", b"[ab]+", b"(",
     b"(a+)+$", b"a{1,100000}", b"((a{1,500}){1,500}){1,500}", b"(?<=a)b", b"\\p{L}", b"(?R)",
     b'root ::= "a" root | "b"', b"root ::= root", b"root ::=", b"x ::= y", b'root ::= "\\u{d800}"',
     b'{"allOf": [' * 200 + b"true" + b"]}" * 200, b"(" * 20_000, b"[" * 60_000, b"." * 70_000,
+    b'["a", "b"]', b'["a", 1]', b'[""]',
     json.dumps({"enum": [str(i) for i in range(3000)]}).encode(),
     json.dumps({"properties": {f"p{i}": {"type": "string"} for i in range(500)}}).encode(),
 ]  # fmt: skip

@@ -141,7 +141,15 @@ GRAMMARS: dict[str, str] = {
     "count of spaces": filled('root ::= ""{1', " ", "x}", ""),
     "count of digits": filled('root ::= ""{', "1", "}", ""),
 }  # fmt: skip
+CHOICES: dict[str, str] = {
+    "strings": filled("[", lambda n: f'"{n:x}"', "]"),
+    "empty strings": filled("[", '""', "]"),
+    "escapes": filled('["', "\\ud83d\\ude00", '"]', ""),
+    "lists": filled("[", "[]", "]"),
+    "one string": filled('["', "a", '"]', ""),
+}
 GUIDES = [
+    *(("choice", name, text) for name, text in CHOICES.items()),
     *(("json_schema", name, text) for name, text in SCHEMAS.items()),
     *(("regex", name, text) for name, text in REGEXES.items()),
     *(("ebnf_grammar", name, text) for name, text in GRAMMARS.items()),

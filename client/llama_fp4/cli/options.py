@@ -155,6 +155,33 @@ def add_sampling_options(parser: argparse.ArgumentParser, max_tokens: str = "") 
         kind = functools.partial(_option_value, name)
         action = "append" if name in LISTS else "store"
         group.add_argument(option, action=action, type=kind, metavar=_metavar(name), **more)
+    group.add_argument(
+        "--choice",
+        action=_AddChoice,
+        type=functools.partial(check_text, "a choice"),
+        metavar="TEXT",
+        default=argparse.SUPPRESS,
+        help="answer with exactly one of these texts; may be repeated",
+    )
+
+
+class _AddChoice(argparse.Action):
+    """Each one makes the guide of the type choice longer."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        choices = namespace.guided_decoding_guide or []
+        if not isinstance(choices, list):
+            parser.error("--choice is a guide of its own, without --guided-decoding-guide")
+        if namespace.guided_decoding_guide_type not in (None, "choice"):
+            parser.error("--choice is a guide of the type choice, without another type")
+        namespace.guided_decoding_guide_type = "choice"
+        namespace.guided_decoding_guide = [*choices, values]
 
 
 def allowed(name: str) -> str:

@@ -417,6 +417,10 @@ class AsyncLLM:
 
 def validate_guide(guide: Any) -> None:
     """`SamplingParams._validate_structured_outputs`: before the core gets the request."""
+    if guide.choice:  # `choice_as_grammar` of 0.32 escapes quotes and backslashes alone
+        if any("\n" in choice or "\r" in choice for choice in guide.choice):
+            raise ValueError("Failed to transform choices into a grammar: a string does not end")
+        return
     kind = "json_schema" if guide.json else "regex" if guide.regex else "ebnf_grammar"
     try:
         check_grammar(kind, guide_text(guide))
@@ -430,5 +434,5 @@ def guide_text(guide: Any) -> str:
 
 
 def guide_tokens(guide: Any) -> list[int]:
-    """The fake's grammars have one word each: the guide's own bytes."""
-    return list(guide_text(guide).encode())
+    """The fake's grammars have one word each: the guide's own bytes, or the first choice."""
+    return list((guide.choice[0] if guide.choice else guide_text(guide)).encode())

@@ -91,6 +91,7 @@ class TestSglang(RuntimeSuite, LibrarySuite):
             ("json_schema", '{"a": 1}', b'{"a": 1}'),
             ("regex", "[ab]+", b"[ab]+"),
             ("ebnf_grammar", "root ::= x", b"root ::= x"),
+            ("choice", '["a.", "c"]', b"(a\\.|c)"),
         ):
             guide = Guide(kind, text)  # type: ignore[arg-type]
             one = subject.request(prompt(5), 40, end_ids=subject.eos, guide=guide)

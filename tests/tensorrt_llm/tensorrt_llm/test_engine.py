@@ -76,6 +76,7 @@ class TestTensorRtLlm(RuntimeSuite, ReportedDeathSuite):
             ("json_schema", '{"type": "null"}', b'{"type": "null"}'),
             ("regex", "[ab]+", b"[ab]+"),
             ("ebnf_grammar", 'root ::= "a"', b'root ::= "a"'),
+            ("choice", '["a.", ""]', b"(a\\.)?"),
         ):
             guide = Guide(kind, text)  # type: ignore[arg-type]
             one = subject.request(prompt(9), 60, end_ids=subject.eos, guide=guide)

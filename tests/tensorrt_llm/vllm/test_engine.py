@@ -66,6 +66,8 @@ class TestVllm(RuntimeSuite, ReportedDeathSuite):
             ("json_schema", '{"a": 1}', b'{"a": 1}'),
             ("regex", "[ab]+", b"[ab]+"),
             ("ebnf_grammar", "root ::= x", b"root ::= x"),
+            ("choice", '["a \\"b\\"", "c"]', b'a "b"'),
+            ("choice", '["a.\\n", "c"]', b"(a\\.\n|c)"),  # vLLM would break the line
         ):
             guide = Guide(kind, text)  # type: ignore[arg-type]
             one = subject.request(prompt(5), 80, end_ids=subject.eos, guide=guide)

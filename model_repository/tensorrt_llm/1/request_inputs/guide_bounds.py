@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import Any, NoReturn, get_args
 
+from token_engine.choices import read_choices
 from token_engine.interface import Guide, GuideKind
 
 KINDS = get_args(GuideKind)
 MAX_BYTES = 64 * 1024
 # Of brackets. Each level of a JSON schema's properties is two.
-MAX_DEPTHS = {"json_schema": 128, "regex": 64, "ebnf_grammar": 64}
+MAX_DEPTHS = {"json_schema": 128, "regex": 64, "ebnf_grammar": 64, "choice": 64}
 MAX_DIGITS = 4300  # Python's own limit
 _NO_CHARACTER = re.compile("[\0\ud800-\udfff]")
 # All text but brackets. Strings, classes and comments hide theirs. Where one does not end, it
@@ -27,8 +28,10 @@ _STRING = r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)'
 _CLASS = r"\[(?:[^\]\\]|\\.)*(?:\]|\\?\Z)"
 _LINE_STRING = r'"(?:[^"\\\n]|\\.)*(?:"|\\?$)'
 _LINE_CLASS = r"\[(?:[^\]\\\n]|\\.)*(?:\]|\\?$)"
+_JSON = re.compile(rf'{_STRING}|[^"\[\]{{}}]+', re.DOTALL)
 _BESIDE = {
-    "json_schema": re.compile(rf'{_STRING}|[^"\[\]{{}}]+', re.DOTALL),
+    "json_schema": _JSON,
+    "choice": _JSON,
     "regex": re.compile(rf"\\.|\\\Z|{_CLASS}|[^()\[\\]+", re.DOTALL),
     "ebnf_grammar": re.compile(rf'{_LINE_STRING}|{_LINE_CLASS}|#[^\n]*|[^()\["#]+', re.MULTILINE),
 }
@@ -62,10 +65,19 @@ def check_bounds(guide: Guide) -> None:
     if kind == "json_schema":
         for pattern in _patterns(_json(text)):
             _check_depth("regex", pattern)
+    elif kind == "choice":
+        _check_choices(text)
 
 
 def _wrong(said: str) -> ValueError:
     return ValueError(f"guided_decoding_guide {said}")
+
+
+def _check_choices(text: str) -> None:
+    try:
+        read_choices(text)
+    except ValueError as error:
+        raise _wrong(str(error)) from None
 
 
 def _check_depth(kind: str, text: str) -> None:

@@ -19,7 +19,7 @@ from typing import Literal
 
 FinishReason = Literal["stop", "length", "cancelled", "timeout", "error"]
 Fault = Literal["engine", "invalid", "unsupported"]
-GuideKind = Literal["json", "json_schema", "regex", "ebnf_grammar"]
+GuideKind = Literal["json", "json_schema", "regex", "ebnf_grammar", "choice"]
 
 
 class UnsupportedParameter(ValueError):
@@ -64,10 +64,12 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Guide:
-    """What the whole output must match: any JSON value, a JSON schema, a regex or a grammar."""
+    """What the whole output must match: any JSON value, a JSON schema, a regex, a grammar, or one
+    of several strings."""
 
     kind: GuideKind
-    text: str = ""  # the schema, the regex, or the grammar in EBNF; nothing for "json"
+    # The schema, the regex, the grammar in EBNF, or the strings as a JSON list; nothing for "json".
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

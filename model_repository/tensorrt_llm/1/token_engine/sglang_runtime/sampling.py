@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from token_engine.choices import choice_as_regex
 from token_engine.interface import (
     GenerationRequest,
     Guide,
@@ -60,7 +61,7 @@ HONOURS = {
     ),
     "guide": (
         'json -> a schema of objects and arrays ("$$ANY$$" is for xgrammar alone), json_schema, '
-        "regex, ebnf_grammar -> ebnf. Refused with ignore_eos and with min_tokens"
+        "regex, ebnf_grammar -> ebnf, choice -> regex. Refused with ignore_eos and with min_tokens"
     ),
     "priority": "priority, with enable_priority_scheduling and schedule_low_priority_values_first",
 }
@@ -209,4 +210,5 @@ def _choice(sampling: SamplingParams, deterministic: bool) -> dict[str, Any]:
 def _guide(guide: Guide) -> dict[str, Any]:
     if guide.kind == "json":
         return {"json_schema": OBJECT_OR_ARRAY}
+    guide = choice_as_regex(guide)
     return {GUIDE_FIELDS[guide.kind]: guide.text}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 
+from token_engine.choices import choice_as_regex
 from token_engine.interface import Guide
 from token_engine.library_results import RefusedRequest, one_line
 
@@ -18,6 +19,7 @@ def check_guide(guide: Guide, backend: str) -> None:
     """Raise `RefusedRequest` if the backend, "xgrammar" or "llguidance", cannot read the guide."""
     if guide.kind == "json":
         return
+    guide = choice_as_regex(guide)
     try:
         read = _xgrammar_reader(guide) if backend == "xgrammar" else _llguidance_reader(guide)
     except (ImportError, AttributeError, OSError):  # not installed, too old or too new, or broken

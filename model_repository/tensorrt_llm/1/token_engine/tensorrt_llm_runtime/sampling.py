@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from token_engine.choices import choice_as_regex
 from token_engine.interface import GenerationRequest, Guide, UnsupportedParameter, lacks
 from token_engine.library_results import OBJECT_OR_ARRAY, seed_of_63_bits
 from token_engine.tensorrt_llm_runtime.versions import Library, SamplerAbilities, with_bad_sequences
@@ -48,8 +49,8 @@ HONOURS = {
     "logprobs": "logprobs: the number of likeliest tokens, and what asks for the chosen",
     "guide": (
         "guided_decoding: json -> json, a schema of objects and arrays (with llguidance, "
-        "json_object is objects alone), json_schema -> json, regex -> regex, ebnf_grammar -> "
-        "grammar (refused with llguidance, which takes the notation of Lark)"
+        "json_object is objects alone), json_schema -> json, regex -> regex, choice -> regex, "
+        "ebnf_grammar -> grammar (refused with llguidance, which takes the notation of Lark)"
     ),
     "priority": (
         "the runtime keeps its own queue (async_loop.py); with "
@@ -196,6 +197,7 @@ def _bias(request: GenerationRequest, library: Library, vocab_size: int) -> Any:
 def _guide(guide: Guide, library: Library) -> Any:
     if guide.kind == "json":
         return library.guided_decoding_params(json=OBJECT_OR_ARRAY)
+    guide = choice_as_regex(guide)
     return library.guided_decoding_params(**{GUIDE_FIELDS[guide.kind]: guide.text})
 
 
@@ -270,7 +272,11 @@ def _refused_guides(request: GenerationRequest, backend: str) -> Iterator[Refusa
     if not backend:
         yield "guided_decoding_guide_type", kind, "none: its engine has no backend"
     if kind == "ebnf_grammar" and backend == "llguidance":
-        yield "guided_decoding_guide_type", kind, "json, json_schema and regex with llguidance"
+        yield (
+            "guided_decoding_guide_type",
+            kind,
+            "json, json_schema, regex or choice with llguidance",
+        )
     if not request.end_ids:  # nothing holds the text to the guide after the guide's end
         yield "ignore_eos", "true", "false with a guide"
     if request.min_tokens:  # a second part would start the guide again

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from token_engine.choices import choice_as_regex, read_choices
 from token_engine.interface import GenerationRequest, Guide, UnsupportedParameter, lacks
 from token_engine.library_results import OBJECT_OR_ARRAY, seed_of_63_bits
 from token_engine.vllm_runtime.library import Library
@@ -43,7 +44,8 @@ HONOURS = {
     "logprobs": "logprobs: 0 is the chosen token's; of the raw logits (logprobs_mode)",
     "guide": (
         "structured_outputs: json -> a schema of objects and arrays (json_object leaves arrays "
-        "out), json_schema -> json, regex -> regex, ebnf_grammar -> grammar. Refused with "
+        "out), json_schema -> json, regex -> regex, ebnf_grammar -> grammar, choice -> choice (-> "
+        "regex, where a string has a control character, which it does not escape). Refused with "
         "ignore_eos and with min_tokens, which would let it go on, or forbid it to end"
     ),
     "priority": 'priority of `generate`, with scheduling_policy="priority"',
@@ -121,4 +123,9 @@ def _choice(request: GenerationRequest) -> dict[str, Any]:
 def _guide(guide: Guide, library: Library) -> Any:
     if guide.kind == "json":
         return library.structured_outputs_params(json=OBJECT_OR_ARRAY)
+    if guide.kind == "choice":
+        choices = read_choices(guide.text)
+        if "".join(choices).isprintable():
+            return library.structured_outputs_params(choice=list(choices))
+        guide = choice_as_regex(guide)
     return library.structured_outputs_params(**{GUIDE_FIELDS[guide.kind]: guide.text})

@@ -95,6 +95,14 @@ def test_named_modules_exist(text: Path) -> None:
     assert [name for name in names if importlib.util.find_spec(name) is None] == []
 
 
+def test_the_packages_page_has_no_link_into_the_checkout() -> None:
+    """A package index shows the long description alone."""
+    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (page,) = re.findall(r'^readme = "(.+)"', pyproject, re.MULTILINE)
+    links = re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text(encoding="utf-8"))
+    assert [link for link in links if not link.startswith(("https://", "#"))] == []
+
+
 def test_the_root_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Locust forgets the file's folder after the import, and a clone has no package installed.
 sys.path[:0] = [str(ROOT / "loadtest"), str(ROOT / "client")]
 
-from command_line.arguments import add_arguments, run_options, together  # noqa: E402
+from command_line.arguments import add_arguments, command_line, together  # noqa: E402
 from command_line.interrupts import NOTHING, leave_on_interrupt, master_port_problem  # noqa: E402
 from command_line.options import OptionError  # noqa: E402
 from command_line.wrong_options import refuse_plainly  # noqa: E402
@@ -71,7 +71,7 @@ def _attach(environment: Any, runner: Any, **_: Any) -> None:
 def _conduct(environment: Any, sender: SenderProcess) -> None:
     parsed = environment.parsed_options
     try:
-        run_options(parsed)
+        command_line(parsed)
     except OptionError as error:
         _refuse(str(error))
     # Locust's tables round to milliseconds, and would follow ours or an error message.

@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +39,28 @@ class GivenRate(float):
     """Marks a --rate from the command line, which may equal the default."""
 
 
-def run_options(parsed: argparse.Namespace) -> RunOptions:
+@dataclass(frozen=True)
+class CommandLine:
+    """The run's options, and one sentence for each given option that this run does not use."""
+
+    options: RunOptions
+    unused: tuple[str, ...]
+
+
+def command_line(parsed: argparse.Namespace) -> CommandLine:
     """From Locust's parsed options; raises `OptionError`."""
-    values = {
-        field.name: getattr(parsed, field.name)
-        for field in dataclasses.fields(RunOptions)
-        if hasattr(parsed, field.name)
-    }
-    values["url"] = (parsed.host or DEFAULT_URL).removeprefix("grpc://")
-    values["drain_s"] = float(parsed.stop_timeout or 0) or DRAIN_S
-    if parsed.closed_loop:
-        values["users"] = 1 if parsed.num_users is None else parsed.num_users
-        rate = parsed.spawn_rate or 0.0
+    given = vars(parsed)
+    return CommandLine(_run_options(given), tuple(_unused(given)))
+
+
+def _run_options(given: Mapping[str, Any]) -> RunOptions:
+    names = (field.name for field in dataclasses.fields(RunOptions))
+    values = {name: given[name] for name in names if name in given}
+    values["url"] = (given["host"] or DEFAULT_URL).removeprefix("grpc://")
+    values["drain_s"] = float(given["stop_timeout"] or 0) or DRAIN_S
+    if given["closed_loop"]:
+        values["users"] = 1 if given["num_users"] is None else given["num_users"]
+        rate = given["spawn_rate"] or 0.0
         values["spawn_rate"] = 0.0 if rate >= together(values["users"]) else rate
     else:
         values.pop("spawn_rate", None)  # Locust's own option has the same name
@@ -59,38 +70,36 @@ def run_options(parsed: argparse.Namespace) -> RunOptions:
         raise OptionError(str(error)) from error
     only = workloads[0] if len(workloads) == 1 else ""
     values["slos"] = values["slos"] or default_slos(only)
-    replayed = bool(only and parsed.replay)
-    values["rate"] = float(parsed.rate)
-    rated = isinstance(parsed.rate, GivenRate) or parsed.rate != DEFAULT_RATE
-    as_recorded = replayed and not rated and not parsed.closed_loop
-    values["arrivals"] = parsed.arrivals or ("trace" if as_recorded else "poisson")
-    _set_times(values, parsed, replayed)
+    replayed = bool(only and given["replay"])
+    values["rate"] = float(given["rate"])
+    rated = isinstance(given["rate"], GivenRate) or given["rate"] != DEFAULT_RATE
+    as_recorded = replayed and not rated and not given["closed_loop"]
+    values["arrivals"] = given["arrivals"] or ("trace" if as_recorded else "poisson")
+    _set_times(values, given["run_time"], replayed)
     return RunOptions(**values)
 
 
-def unused(parsed: argparse.Namespace) -> list[str]:
-    """One sentence for each given option that this run does not use."""
-    if parsed.closed_loop:
+def _unused(given: Mapping[str, Any]) -> Iterator[str]:
+    if given["closed_loop"]:
         defaults = {"rate": DEFAULT_RATE, "arrivals": "", "burstiness": 1.0, "speed": 1.0}
-        return [
-            f"--{name} {getattr(parsed, name)} is not used: a --closed-loop has no arrival rate, "
-            "its users (-u) ask again as soon as they are answered"
-            for name, default in defaults.items()
-            if getattr(parsed, name) != default
-        ]
-    if parsed.headless and parsed.users_given and parsed.num_users > 1:
-        return [
-            f"--users {parsed.num_users} is not used: an open loop has a --rate, only users of a "
+        for name, default in defaults.items():
+            if given[name] != default:
+                yield (
+                    f"--{name} {given[name]} is not used: a --closed-loop has no arrival rate, its "
+                    "users (-u) ask again as soon as they are answered"
+                )
+    elif given.get("headless") and given.get("users_given") and given["num_users"] > 1:
+        yield (
+            f"--users {given['num_users']} is not used: an open loop has a --rate, only users of a "
             "--closed-loop wait for their answers"
-        ]
-    return []
+        )
 
 
-def _set_times(values: dict[str, Any], parsed: argparse.Namespace, replayed: bool) -> None:
+def _set_times(values: dict[str, Any], run_time: Any, replayed: bool) -> None:
     """Set the load and warm-up times. A recording alone is sent whole and measured whole."""
-    given = parsed.run_time not in (None, "")  # 0 counts as given, and is refused
-    load_s = float(parsed.run_time if given else DEFAULT_DURATION_S)
-    if replayed and not parsed.closed_loop:
+    given = run_time not in (None, "")  # 0 counts as given, and is refused
+    load_s = float(run_time if given else DEFAULT_DURATION_S)
+    if replayed and not values["closed_loop"]:
         whole_s = _whole_s(values)
         if not given:
             load_s = whole_s

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gevent
-from command_line.arguments import run_options, unused
+from command_line.arguments import command_line
 from command_line.interrupts import EXIT_LEFT, NOTHING, StoppedEarly
 from command_line.options import OptionError, RunOptions
 from figures.results import RunResults
@@ -162,13 +162,14 @@ class Master:
 
     def _run_whole(self) -> None:
         try:
-            options = run_options(self.environment.parsed_options)
+            given = command_line(self.environment.parsed_options)
+            options, self._unused = given.options, given.unused
             if options.stall:
                 processes(options.stall_pid)
             prepared = self._sender.call("prepare", options, hear=self._show)
             self._show("the workers are making their prompts")
             self._workers.prepare(options)
-            for sentence in unused(self.environment.parsed_options):
+            for sentence in self._unused:
                 say(sentence)
             self._await_users(options)
             self.output = open_output(options.output, options.records)
@@ -356,7 +357,7 @@ class Master:
             self.results.note("no worker was left: nothing was sent", voids=True)
 
     def _note_circumstances(self, options: RunOptions, prepared: Prepared) -> None:
-        for sentence in [*unused(self.environment.parsed_options), prepared.unloaded.note]:
+        for sentence in [*self._unused, prepared.unloaded.note]:
             if sentence:
                 self.results.note(sentence)
         users = self.runner.user_count

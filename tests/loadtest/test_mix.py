@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from command_line.arguments import add_arguments, run_options
+from command_line.arguments import add_arguments, command_line
 from command_line.options import OptionError, RunOptions
 from figures.record import RequestRecord
 from figures.slo import good, parse_slo, parse_slos
@@ -171,7 +171,8 @@ def test_what_a_mix_leaves_unsaid(
     add_arguments(parser)
     parser.set_defaults(run_time=60, host=None, stop_timeout=None)  # Locust's own
     file = recording(tmp_path, 3)
-    options = run_options(parser.parse_args([file if each == "x" else each for each in arguments]))
+    parsed = parser.parse_args([file if each == "x" else each for each in arguments])
+    options = command_line(parsed).options
     assert (options.slos, options.arrivals) == (slos, arrivals)
 
 
@@ -184,8 +185,9 @@ def test_a_recording_of_other_units_is_named(at: float, tmp_path: Path) -> None:
     lines = ({"at": each, "prompt": "Hi"} for each in (0, at))
     file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     with pytest.raises(OptionError, match=r"--replay .* goes on for 1e\+\d+ s at --speed 1, must"):
-        run_options(parser.parse_args(["--replay", str(file)]))
-    assert run_options(parser.parse_args(["--replay", str(file), "--speed", "1e303"])).rate == 4
+        command_line(parser.parse_args(["--replay", str(file)]))
+    parsed = parser.parse_args(["--replay", str(file), "--speed", "1e303"])
+    assert command_line(parsed).options.rate == 4
 
 
 def test_an_objective_may_be_of_one_workload() -> None:

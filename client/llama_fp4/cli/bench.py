@@ -77,19 +77,23 @@ def add_bench_options(parser: argparse.ArgumentParser) -> None:
     add_sampling_options(parser)
 
 
-def run_bench(given: argparse.Namespace) -> int:
-    """Exit code 1 if a request failed (3 if all failures were timeouts).
-
-    Ctrl-C prints what has been measured. Raises `LlamaError` if the server cannot be asked, or
-    refuses the request as wrong.
-    """
-    options = BenchOptions(
+def bench_options(given: argparse.Namespace) -> BenchOptions:
+    """Raises `InvalidRequest`."""
+    return BenchOptions(
         server_options(given),
         sampling_params(given),
         given.requests,
         given.concurrency,
         check_text("--prompt", given.prompt),
     )
+
+
+def run_bench(options: BenchOptions) -> int:
+    """Exit code 1 if a request failed (3 if all failures were timeouts).
+
+    Ctrl-C prints what has been measured. Raises `LlamaError` if the server cannot be asked, or
+    refuses the request as wrong.
+    """
     measured, code = Measured(), OK
     try:
         asyncio.run(_ask_all(options, measured))

@@ -74,17 +74,21 @@ def add_chat_options(parser: argparse.ArgumentParser) -> None:
     add_sampling_options(parser, AS_MANY)
 
 
-def run_chat(given: argparse.Namespace) -> int:
-    """The session's exit code; in a script raises what its first wrong line raises."""
+def chat_options(given: argparse.Namespace) -> ChatOptions:
+    """Raises `InvalidRequest`."""
     if given.system is not None:
         check_text("--system", given.system)
-    options = ChatOptions(
+    return ChatOptions(
         server_options(given),
         sampling_params(given, open_ended=True),
         given.system,
         False if given.no_stream else None,
         given.metrics_url,
     )
+
+
+def run_chat(options: ChatOptions) -> int:
+    """The session's exit code; in a script raises what its first wrong line raises."""
     with options.server.client() as client:
         session = Session(client, options)
         try:

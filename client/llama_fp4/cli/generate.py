@@ -59,17 +59,17 @@ def add_generate_options(parser: argparse.ArgumentParser) -> None:
     add_sampling_options(parser, f"{DEFAULT_TOKENS}, with --chat {AS_MANY}")
 
 
-def run_generate(given: argparse.Namespace) -> int:
-    """Raises `LlamaError`; leaving in any way ends the request on the server."""
+def generate_options(given: argparse.Namespace) -> GenerateOptions:
+    """Raises `InvalidRequest`."""
     chat = given.chat or given.system is not None
     params = sampling_params(given, open_ended=chat)
     server = server_options(given)
     streamed = False if server.as_json and given.stream is None else given.stream
-    options = GenerateOptions(server, params, given.prompt, chat, given.system, streamed)
-    return _generate(options)
+    return GenerateOptions(server, params, given.prompt, chat, given.system, streamed)
 
 
-def _generate(options: GenerateOptions) -> int:
+def run_generate(options: GenerateOptions) -> int:
+    """Raises `LlamaError`; leaving in any way ends the request on the server."""
     as_json, streamed, params = options.server.as_json, options.streamed, options.params
     prompt = messages_or_text(options)
     with (

@@ -50,9 +50,11 @@ def add_health_options(parser: argparse.ArgumentParser) -> None:
     add_server_options(parser)
 
 
-def run_health(given: argparse.Namespace) -> int:
+health_options = server_options
+
+
+def run_health(options: ServerOptions) -> int:
     """Exit code 1 if one of the three is no. Raises `LlamaError` if nobody answers."""
-    options = server_options(given)
     with options.client() as client:
         health = client.health(options.ask_s)
         server = client.server(options.ask_s)
@@ -86,11 +88,23 @@ def add_models_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--inputs", action="store_true", help="also print each model's inputs")
 
 
-def run_models(given: argparse.Namespace) -> int:
+@dataclass(frozen=True)
+class ModelsOptions:
+    """`inputs`: print each model's inputs too."""
+
+    server: ServerOptions
+    inputs: bool
+
+
+def models_options(given: argparse.Namespace) -> ModelsOptions:
+    """Raises `InvalidRequest`."""
+    return ModelsOptions(server_options(given), given.inputs)
+
+
+def run_models(options: ModelsOptions) -> int:
     """Raises `LlamaError`."""
-    options = server_options(given)
-    found = _models(options)
-    if options.as_json:
+    found = _models(options.server)
+    if options.server.as_json:
         say_json([model_json(state, metadata) for state, metadata in found])
         return OK
     if not found:
@@ -107,7 +121,7 @@ def run_models(given: argparse.Namespace) -> int:
         for state, metadata in found
     ]
     say_table(rows, ["model", "version", "state", "contract", "inputs"])
-    _say_details(found, given.inputs)
+    _say_details(found, options.inputs)
     return OK
 
 
@@ -186,18 +200,31 @@ def add_metrics_url(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run_metrics(given: argparse.Namespace) -> int:
+@dataclass(frozen=True)
+class MetricsOptions:
+    """`url` None: where this server has its metrics unless it was started otherwise."""
+
+    server: ServerOptions
+    url: str | None
+
+
+def metrics_options(given: argparse.Namespace) -> MetricsOptions:
+    """Raises `InvalidRequest`."""
+    return MetricsOptions(server_options(given), given.metrics_url)
+
+
+def run_metrics(options: MetricsOptions) -> int:
     """Raises `LlamaError`."""
-    options = server_options(given)
-    url = given.metrics_url or metrics_url(options.url)
-    samples = list(parse(fetch(url, options.ask_s, options)))
+    server = options.server
+    url = options.url or metrics_url(server.url)
+    samples = list(parse(fetch(url, server.ask_s, server)))
     engine = [sample for sample in samples if sample.name.startswith(ENGINE)]
-    triton = list(of_model(samples, options.model))
+    triton = list(of_model(samples, server.model))
     if not engine and not triton:
         raise ServerFailed(
-            f"{url} has metrics of neither the engine nor the model {options.model}; {REMEDY}"
+            f"{url} has metrics of neither the engine nor the model {server.model}; {REMEDY}"
         )
-    if options.as_json:
+    if server.as_json:
         say_json({s.name: s.labels if s.name == INFO else s.value for s in [*engine, *triton]})
     else:
         say_table(rows(engine, triton))

@@ -30,8 +30,8 @@ from llama_fp4.sampling import ONE_ANSWER, SEVERAL
 
 WAKE = signal.SIGURG  # ignored by default, so a stray one does no harm
 AGAIN_S = 0.05
-# name -> (module, what it does); the module has `add_NAME_options(parser)` and `run_NAME(given)`,
-# which returns the exit code
+# name -> (module, what it does); the module has `add_NAME_options(parser)`, `NAME_options(given)`,
+# which makes a dataclass of what was parsed, and `run_NAME(options)`, which returns the exit code
 COMMANDS = {
     "generate": ("generate", "answer one prompt, from the command line or standard input"),
     "chat": ("chat", "hold a conversation; Ctrl-C cancels an answer, /help lists commands"),
@@ -81,9 +81,10 @@ def _run(given: list[str]) -> int:
     usage = f"llama-fp4 {name} [options]"
     parser = Parser(prog=f"llama-fp4 {name}", usage=usage, description=_sentence(summary))
     getattr(module, f"add_{name}_options")(parser)
-    options, extra = parser.parse_known_args(rest)
+    parsed, extra = parser.parse_known_args(rest)
     if extra:
         parser.error(_unknown(extra))
+    options = getattr(module, f"{name}_options")(parsed)
     code: int = getattr(module, f"run_{name}")(options)
     return code
 

@@ -1,0 +1,329 @@
+"""`tools` and `tool_choice` of a request: refusals, and guides under which an answer is a call."""
+
+from __future__ import annotations
+
+import json
+from random import Random
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from llama_fp4.gateway.tool_calls import (
+    ArgumentsDelta,
+    CallBegin,
+    CallEnd,
+    ToolCallParser,
+    ToolError,
+    ToolUse,
+    guides_for,
+    read_tool_use,
+    refusal_of,
+)
+
+from tests.support.guide_matching import check_guide, compiled, matches, write
+
+WEATHER = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string"},
+        "unit": {"type": "string", "enum": ["celsius", "fahrenheit"]},
+        "days": {"type": "integer", "minimum": 1, "maximum": 14},
+    },
+    "required": ["city"],
+    "additionalProperties": False,
+}
+# As pydantic writes a model that holds another one, and itself.
+TRIP = {
+    "$defs": {
+        "Stop": {
+            "properties": {
+                "city": {"type": "string"},
+                "then": {"anyOf": [{"$ref": "#/$defs/Stop"}, {"type": "null"}]},
+            },
+            "required": ["city", "then"],
+            "title": "Stop",
+            "type": "object",
+            "additionalProperties": False,
+        }
+    },
+    "properties": {"first": {"$ref": "#/$defs/Stop"}, "$ref": {"enum": [{"$ref": "#/x"}]}},
+    "required": ["first"],
+    "title": "Trip",
+    "type": "object",
+    "additionalProperties": False,
+}
+REFUSED = {"type": "object", "properties": {"x": {"$ref": "https://example.org/x"}}}
+
+
+def tool(name: Any = "weather", parameters: Any = WEATHER, **more: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": parameters, **more}}
+
+
+def read(*tools: dict[str, Any], **fields: Any) -> ToolUse:
+    return read_tool_use({"tools": list(tools), **fields})
+
+
+NAMED = {"type": "function", "function": {"name": "weather"}}
+WRONG_TOOLS: list[tuple[Any, str, str]] = [
+    ({}, "tools", "tools is {} and must be a list"),
+    ("x", "tools", "tools is 'x' and must be a list"),
+    ([tool()] * 129, "tools", "tools is a list of 129 and must hold at most 128"),
+    ([tool()] * 10_000, "tools", "tools is a list of 10000"),
+    ([None], "tools[0]", "tools[0] is missing and must be an object"),
+    ([5], "tools[0]", "tools[0] is 5 and must be an object"),
+    ([{}], "tools[0].type", "tools[0].type is missing and must be 'function'"),
+    ([{**tool(), "type": "custom"}], "tools[0].type", "is 'custom' and must be 'function'"),
+    ([{**tool(), "strict": True}], "tools[0].strict", "must have only type, function"),
+    ([{"type": "function"}], "tools[0].function", "is missing and must be an object"),
+    ([tool(None)], "tools[0].function.name", "is missing and must be 1 to 64 of the characters"),
+    ([tool("")], "tools[0].function.name", "is '' and must be"),
+    ([tool("a b")], "tools[0].function.name", "is 'a b' and must be"),
+    ([tool("é")], "tools[0].function.name", "and must be 1 to 64"),
+    ([tool("a\n")], "tools[0].function.name", "and must be 1 to 64"),
+    ([tool("a" * 65)], "tools[0].function.name", "and must be 1 to 64"),
+    ([tool(["a"])], "tools[0].function.name", "is ['a'] and must be"),
+    ([tool(), tool("b"), tool()], "tools[2].function.name", "the name of tools[0].function too"),
+    ([tool(parameters="{}")], "tools[0].function.parameters", "is '{}' and must be an object"),
+    ([tool(parameters=[])], "tools[0].function.parameters", "is [] and must be an object"),
+    (
+        [tool(parameters={"type": "string"})],
+        "tools[0].function.parameters.type",
+        "must be 'object'",
+    ),
+    ([tool(parameters={"type": ["object"]})], "tools[0].function.parameters.type", "'object'"),
+    ([tool(parameters={"properties": []})], "tools[0].function.parameters.properties", "an object"),
+    ([tool(parameters={"required": "city"})], "tools[0].function.parameters.required", "a list"),
+    ([tool(description=1)], "tools[0].function.description", "is 1 and must be a string"),
+    ([tool(strict="yes")], "tools[0].function.strict", "is 'yes' and must be true or false"),
+    ([tool(stict=True)], "tools[0].function.stict", "has the key 'stict' and must have only name"),
+]
+WRONG_CHOICES: list[tuple[Any, str, str]] = [
+    ("any", "tool_choice", "is 'any' and must be one of none, auto, required or an object"),
+    (5, "tool_choice", "is 5 and must be an object"),
+    ({}, "tool_choice.type", "is missing and must be 'function' or 'allowed_tools'"),
+    ({"type": "function"}, "tool_choice.function", "is missing and must be an object"),
+    ({"type": "function", "name": "weather"}, "tool_choice.function", "must be an object"),
+    (
+        {"type": "function", "function": {"name": "zip"}},
+        "tool_choice.function.name",
+        "is 'zip' and must be the name of one of the tools",
+    ),
+    ({"type": "allowed_tools"}, "tool_choice.allowed_tools", "must be an object"),
+    (
+        {"type": "allowed_tools", "allowed_tools": {"mode": "none", "tools": [NAMED]}},
+        "tool_choice.allowed_tools.mode",
+        "is 'none' and must be 'auto' or 'required'",
+    ),
+    (
+        {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}},
+        "tool_choice.allowed_tools.tools",
+        "is [] and must be a list of tools",
+    ),
+    (
+        {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [NAMED, {}]}},
+        "tool_choice.allowed_tools.tools[1].type",
+        "is missing and must be 'function'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("tools", "param", "said"), WRONG_TOOLS)
+def test_wrong_tools_are_refused(tools: Any, param: str, said: str) -> None:
+    """By the path of the field that is wrong."""
+    with pytest.raises(ToolError) as caught:
+        read_tool_use({"tools": tools})
+    assert caught.value.param == param
+    assert said in caught.value.message
+    assert len(caught.value.message) < 300
+
+
+@pytest.mark.parametrize(("choice", "param", "said"), WRONG_CHOICES)
+def test_wrong_choices_are_refused(choice: Any, param: str, said: str) -> None:
+    """By the path of the field that is wrong."""
+    with pytest.raises(ToolError) as caught:
+        read(tool(), tool_choice=choice)
+    assert caught.value.param == param
+    assert said in caught.value.message
+
+
+def test_a_choice_needs_tools() -> None:
+    """A call cannot be asked for without them; the other choices say nothing then."""
+    nothing: list[Any] = [None, []]
+    for tools in nothing:
+        with pytest.raises(ToolError, match="tool_choice asks for a call and tools is empty"):
+            read_tool_use({"tools": tools, "tool_choice": "required"})
+    harmless: list[dict[str, Any]] = [
+        {},
+        {"tools": None, "tool_choice": "auto"},
+        {"tools": [], "tool_choice": "none"},
+    ]
+    for fields in harmless:
+        use = read_tool_use(fields)
+        assert not use.prompt_tools
+        assert not use.names
+    with pytest.raises(ToolError, match="parallel_tool_calls is 1 and must be true or false"):
+        read(tool(), parallel_tool_calls=1)
+
+
+def test_what_each_choice_allows() -> None:
+    """The functions that an answer may call, and the tools that the model is shown."""
+    tools = (tool(), tool("b", None, description="x", strict=True))
+    allowed = {"mode": "required", "tools": [{"type": "function", "function": {"name": "b"}}]}
+    for choice, names, shown, guided in (
+        (None, {"weather", "b"}, 2, False),
+        ("auto", {"weather", "b"}, 2, False),
+        ("none", set(), 0, False),
+        ("required", {"weather", "b"}, 2, True),
+        (NAMED, {"weather"}, 2, True),
+        ({"type": "allowed_tools", "allowed_tools": allowed}, {"b"}, 2, True),
+    ):
+        use = read(*tools, tool_choice=choice)
+        assert use.names == names
+        assert len(use.prompt_tools) == shown
+        assert bool(guides_for(use)) == guided
+    assert read(*tools).prompt_tools == [
+        {"type": "function", "function": {"name": "weather", "parameters": WEATHER}},
+        {
+            "type": "function",
+            "function": {
+                "name": "b",
+                "description": "x",
+                "parameters": {"type": "object", "properties": {}},
+            },
+        },
+    ]
+
+
+def test_the_responses_api_writes_a_function_flat() -> None:
+    """The same tools and choices, with other paths."""
+    flat = {"type": "function", "name": "weather", "parameters": WEATHER, "strict": True}
+    body: dict[str, Any] = {"tools": [flat], "tool_choice": {"type": "function", "name": "weather"}}
+    use = read_tool_use(body, flat=True)
+    assert use.tools[0].strict
+    assert use.is_named
+    assert use.prompt_tools == read(tool()).prompt_tools
+    allowed = {"type": "allowed_tools", "mode": "required", "tools": [body["tool_choice"]]}
+    assert read_tool_use({**body, "tool_choice": allowed}, flat=True).mode == "required"
+    with pytest.raises(ToolError) as caught:
+        read_tool_use({"tools": [{**flat, "name": 1}]}, flat=True)
+    assert caught.value.param == "tools[0].name"
+    with pytest.raises(ToolError, match="is 'web_search' and must be 'function'"):
+        read_tool_use({"tools": [{"type": "web_search"}]}, flat=True)
+
+
+def answers_of(use: ToolUse, count: int) -> list[str]:
+    """Random texts that the OpenVINO runtime would let a model write under the first guide."""
+    guide = guides_for(use)[0]
+    check_guide(guide.kind, guide.text)
+    return [write(compiled(guide.kind, guide.text), Random(seed)) for seed in range(count)]
+
+
+def calls_in(use: ToolUse, text: str) -> list[tuple[str, Any]]:
+    """The calls of an answer that must be nothing but calls."""
+    parser = ToolCallParser(use.names, use.parallel)
+    names, arguments = list[str](), dict[int, str]()
+    for event in [*parser.feed(text), *parser.finish()]:
+        if isinstance(event, CallBegin):
+            names.append(event.name)
+            continue
+        assert isinstance(event, ArgumentsDelta | CallEnd), (event, text)
+        if isinstance(event, ArgumentsDelta):
+            arguments[event.index] = arguments.get(event.index, "") + event.text
+    assert parser.made_calls
+    return [(name, json.loads(arguments[index])) for index, name in enumerate(names)]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tool_choice": "required"},
+        {"tool_choice": "required", "parallel_tool_calls": False},
+        {"tool_choice": NAMED},
+    ],
+)
+def test_whatever_a_guide_lets_through_is_a_valid_call(fields: dict[str, Any]) -> None:
+    """jsonschema takes all arguments, and no text is left."""
+    schemas = {
+        "weather": WEATHER,
+        "trip": TRIP,
+        "now": {"type": "object", "properties": {}, "additionalProperties": False},
+        "find": {"properties": {"query": {"type": "string"}}, "required": ["query"]},
+    }
+    given = [tool(name, None if name == "now" else schema) for name, schema in schemas.items()]
+    use = read(*given, **fields)
+    called, most = set(), 0
+    for text in answers_of(use, 60):
+        calls = calls_in(use, text)
+        most = max(most, len(calls))
+        for name, arguments in calls:
+            called.add(name)
+            Draft202012Validator(schemas[name]).validate(arguments)
+    assert called == set(use.names)
+    assert (most > 1) == (fields == {"tool_choice": "required"})
+
+
+def test_a_guide_takes_the_calls_that_a_model_writes() -> None:
+    """Llama's own form, and a list of it; no other function, no other arguments."""
+    use = read(tool(), tool("trip", TRIP), tool_choice="required")
+    grammar = compiled(*guides_for(use)[0])
+    good = '{"name": "weather", "parameters": {"city": "Paris", "days": 3}}'
+    trip = '{"name": "trip", "parameters": {"first": {"city": "Rome", "then": null}}}'
+    for text in (good, trip, f"[{good}, {trip}]", f"[{good}]"):
+        assert matches(grammar, text), text
+    for text in (
+        "Paris",
+        "{}",
+        "[]",
+        good.replace("weather", "zip"),
+        good.replace("3", "15"),
+        good.replace("city", "town"),
+        trip.replace("null", "1"),
+        f"{good} {good}",
+    ):
+        assert not matches(grammar, text), text
+
+
+def test_without_strict_a_refused_schema_still_gives_a_call() -> None:
+    """The last guide holds the form, with any object for arguments; a strict tool has none such."""
+    use = read(tool("bad", REFUSED), tool_choice="required")
+    first, *_, last = guides_for(use)
+    with pytest.raises(ValueError, match="https:"):
+        check_guide(first.kind, first.text)
+    check_guide(last.kind, last.text)
+    assert matches(compiled(*last), '{"name": "bad", "parameters": {"x": [1, 1]}}')
+    mixed = read(tool("bad", REFUSED), tool(strict=True), tool_choice="required")
+    grammar = compiled(*guides_for(mixed)[-1])
+    assert matches(grammar, '{"name": "bad", "parameters": {"x": 1}}')
+    assert matches(grammar, '{"name": "weather", "parameters": {"city": "Paris"}}')
+    assert not matches(grammar, '{"name": "weather", "parameters": {"x": 1}}')
+
+
+def test_a_refused_strict_schema_is_named() -> None:
+    """The tool, the place in its schema and the keyword."""
+    use = read(tool(), tool("bad", REFUSED, strict=True), tool_choice="required")
+    for guide in guides_for(use):
+        with pytest.raises(ValueError, match="https:") as caught:
+            check_guide(guide.kind, guide.text)
+    error = refusal_of(str(caught.value), use)
+    assert error.param == "tools[1].function.parameters"
+    assert "of the tool 'bad' cannot be held" in error.message
+    assert "at #/properties/x" in error.message
+    assert "$ref 'https://example.org/x'" in error.message
+    other = refusal_of("guided_decoding_guide needs more than 10000 states", use)
+    assert other.param == "tools"
+    assert "10000 states" in other.message
+
+
+def test_many_tools_with_large_schemas() -> None:
+    """128 tools: a guide of bounded size, unless a strict one makes that impossible."""
+    wide = {
+        "type": "object",
+        "properties": {f"property_{n}": {"type": "string"} for n in range(40)},
+    }
+    tools = [tool(f"tool_{n}", wide) for n in range(128)]
+    guides = guides_for(read(*tools, tool_choice="required"))
+    assert all(len(guide.text.encode()) <= 64 * 1024 for guide in guides)
+    check_guide(*guides[-1])
+    strict = [tool(f"tool_{n}", wide, strict=True) for n in range(128)]
+    with pytest.raises(ToolError, match="make a guide of more than 65536 bytes"):
+        guides_for(read(*strict, tool_choice="required"))

@@ -27,7 +27,7 @@ class Input:
 # fmt: off
 INPUTS: dict[str, Input] = {
     "text_input": Input(ROOM, "", "UTF-8, not empty", "a raw prompt, trusted: special tokens in it are special. It gets a `<|begin_of_text|>` unless it begins with one, or the tokenizer uses none. Send this or `messages`"),
-    "messages": Input(ROOM, "", "JSON list of 1 to 1024 messages", "a chat in OpenAI's form, rendered with the checkpoint's chat template as transformers does. No text in it becomes a control token (an added token that is marked special, ends a generation or is written by the template itself). Keys that clients add for other servers are ignored; other unknown keys are refused. Refused if the checkpoint has no template"),
+    "messages": Input(ROOM, "", "JSON list of 1 to 1024 messages", "a chat in OpenAI's form, rendered with the checkpoint's chat template as transformers does. No text in it becomes a control token (an added token that is marked special, ends a generation or is written by the template itself). A message with several calls is rendered as one message for each call if the template takes no more. Keys that clients add for other servers are ignored; other unknown keys are refused. Refused if the checkpoint has no template"),
     "tools": Input(ROOM, "none", "JSON list of functions", "functions for the chat template, in OpenAI's form (the template named `tool_use`, if there is one, renders them); only with `messages`"),
     "decoder_text_input": Input(REFUSED, "", "empty", "encoder-decoder models"),
     "max_tokens": Input(ROOM, "required; with `messages`: as many as fit", "1 to the engine's `max_seq_len` less the prompt", "the largest number of tokens to generate"),

@@ -138,11 +138,6 @@ CONVERSATIONS: list[tuple[list[dict[str, Any]], list[Any], str]] = [
         [TOOL],
         "messages[1].role is 'tool' and must be 'user' with tools",
     ),
-    (
-        [USER, {"role": "assistant", "tool_calls": with_call()[0]["tool_calls"] * 2}],
-        [],
-        "messages[1].tool_calls is a list of 2 calls, which the chat template may not take: One c",
-    ),
 ]
 
 

@@ -23,6 +23,7 @@ from chat_messages import (
     parse_tools,
 )
 from jinja2 import Template, TemplateError, meta, nodes
+from single_calls import with_single_calls
 from tokenizer_files import DEFAULT, read_tokenizer_files
 from user_words import RenderedPrompt, shadow_of, text_of, words_of
 
@@ -131,7 +132,7 @@ class ChatTemplate:
         try:
             return self._rendered(template, messages, tools)
         except TEMPLATE_ERRORS as error:
-            refusal = InvalidMessages(_refusal(messages, error))
+            refusal = InvalidMessages(_refusal(error))
         for other_form in _other_forms(messages):
             with suppress(*TEMPLATE_ERRORS):
                 return self._rendered(template, other_form, tools)
@@ -210,12 +211,15 @@ def _as_words(message: Message) -> dict[str, Any]:
 def _other_forms(messages: Sequence[Message]) -> Iterator[list[Message]]:
     """Messages with calls in forms that some templates ask for: beside a call the null that
     OpenAI's clients send (transformers leaves it out since its version 5, DeepSeek's templates ask
-    for it) or an empty text, and arguments as the text of JSON."""
+    for it) or an empty text, arguments as the text of JSON, and one call in a message."""
     if not any("tool_calls" in message for message in messages):
         return
     contents: list[Message] = [{}, {"content": None}, {"content": ""}]
-    for as_text, content in itertools.islice(itertools.product((False, True), contents), 1, None):
-        yield [_in_form(message, content, as_text) for message in messages]
+    single = with_single_calls(messages)
+    for form in (messages, single) if len(single) > len(messages) else (messages,):
+        for as_text, content in itertools.product((False, True), contents):
+            if form is single or as_text or content:
+                yield [_in_form(message, content, as_text) for message in form]
 
 
 def _in_form(message: Message, content: Message, as_text: bool) -> Message:
@@ -230,15 +234,8 @@ def _with_text(call: dict[str, Any]) -> dict[str, Any]:
     return {**call, "function": {**function, "arguments": arguments_text(function["arguments"])}}
 
 
-def _refusal(messages: Sequence[Message], error: Exception) -> str:
+def _refusal(error: Exception) -> str:
     reason = text_of(" ".join(str(error).split()))[:MAX_REASON] or type(error).__name__
-    for index, message in enumerate(messages):
-        calls = message.get("tool_calls", ())
-        if len(calls) > 1:  # Llama 3.1's template takes one
-            return (
-                f"messages[{index}].tool_calls is a list of {len(calls)} calls, which the chat "
-                f"template may not take: {reason}"
-            )
     return f"the chat template refuses the messages: {reason}"
 
 

@@ -1,11 +1,12 @@
 """Ratios of two runs' statistics with confidence intervals, by bootstrap over requests.
 
-Requests of each run are drawn anew with replacement, as many as there were, `RESAMPLES` times with
-a fixed seed, the two runs apart from each other; the statistic of the second draw over that of the
-first gives a ratio, and the interval holds the middle 95 % of the ratios. A request is drawn with
-all of its gaps, as gaps within a request are not independent. Percentiles are of nearest rank, as
-everywhere here. What the method does not see: that requests of one run disturb each other, and
-what another run of the same load would bring. The interval is thus rather too narrow.
+Each of `RESAMPLES` resamples draws as many requests of each run as it has, with replacement, and
+divides the second run's statistic by the first's. The interval is the middle 95 % of these ratios.
+A request is drawn with all of its gaps, because the gaps of one request depend on each other.
+Percentiles are by nearest rank, and the seed is fixed.
+
+The intervals are rather too narrow: the method treats requests as independent, though requests of
+one run slow each other down, and it cannot know how much a second run of the same load would vary.
 """
 
 from __future__ import annotations
@@ -28,20 +29,20 @@ Floats = NDArray[np.float64]
 
 @dataclass
 class Values:
-    """A metric's values in seconds, and the number of the request that each is of."""
+    """One metric's values in seconds, and for each value the number of its request."""
 
     seconds: list[float] = field(default_factory=list)
     owners: list[int] = field(default_factory=list)
 
 
-Sample = tuple[dict[str, Values], int]  # by metric, and of how many requests
+Sample = tuple[dict[str, Values], int]  # the values by metric, the number of requests
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Second over first; `low` and `high` bound it, None without records of both.
+    """The second run's statistic over the first's, with its interval.
 
-    `workload`: of a mix, the one that it is of; "" of all.
+    `low` and `high` are None unless both runs have records. `workload` is "" for all requests.
     """
 
     metric: str
@@ -54,24 +55,24 @@ class Ratio:
 
     @property
     def ratio(self) -> float:
-        """nan where the first is zero."""
+        """nan if `first` is zero."""
         return self.second / self.first if self.first else float("nan")
 
     @property
     def changed(self) -> bool:
-        """Whether the interval leaves out 1."""
+        """Whether the interval excludes 1."""
         return self.low is not None and self.high is not None and not self.low <= 1 <= self.high
 
 
 def values_of(records: Iterable[RequestRecord]) -> Sample:
-    """Every metric's values of the measured normal requests, and the number of those."""
+    """The values of the normal requests after the warm-up, by metric, and their number."""
     return values_by_workload(records, ())[""]
 
 
 def values_by_workload(
     records: Iterable[RequestRecord], workloads: Collection[str]
 ) -> dict[str, Sample]:
-    """As `values_of`: of all under "", and of each of the workloads under its name."""
+    """As `values_of`, for each workload by its name, and for all requests under ""."""
     values = {each: {name: Values() for name in METRICS} for each in ("", *workloads)}
     counts = dict.fromkeys(values, 0)
     for record in records:
@@ -91,9 +92,9 @@ def values_by_workload(
 def statistics(
     values: Values, draws: NDArray[np.int64] | None, names: Sequence[str] = STATISTICS
 ) -> Floats:
-    """Shape [draws, names], seconds; `draws` [draws, requests] says how often each was drawn.
+    """Seconds, shape [draws, names]; nan for a draw without values.
 
-    None: each once, shape [1, names]. nan where nothing was drawn.
+    `draws` [draws, requests] says how often each request was drawn; None: every request once.
     """
     seconds = np.asarray(values.seconds, np.float64)
     order = np.argsort(seconds, kind="stable")
@@ -105,7 +106,7 @@ def statistics(
 def compare(
     first: Sample, second: Sample, names: Sequence[str] = STATISTICS, workload: str = ""
 ) -> list[Ratio]:
-    """Of every metric that both runs have values of."""
+    """The ratios of every metric that both runs have values for."""
     generator = np.random.default_rng(SEED)
     draws = [_draws(generator, count) for _, count in (first, second)]
     ratios = []
@@ -113,18 +114,20 @@ def compare(
         runs = [first[0][metric], second[0][metric]]
         if not all(run.seconds for run in runs):
             continue
-        told = [statistics(run, None, names)[0] for run in runs]
+        whole = [statistics(run, None, names)[0] for run in runs]
         drawn = [statistics(run, draw, names) for run, draw in zip(runs, draws, strict=True)]
         with np.errstate(divide="ignore", invalid="ignore"):
             spread = drawn[1] / drawn[0]
         for place, name in enumerate(names):
             low, high = _interval(spread[:, place])
-            ratios.append(Ratio(metric, name, told[0][place], told[1][place], low, high, workload))
+            ratios.append(
+                Ratio(metric, name, whole[0][place], whole[1][place], low, high, workload)
+            )
     return ratios
 
 
 def _draws(generator: np.random.Generator, count: int) -> NDArray[np.int64]:
-    """[RESAMPLES, count]: how often each request is in each draw."""
+    """How often each draw has each request, shape [RESAMPLES, count]."""
     return np.stack(
         [
             np.bincount(generator.integers(0, count, count), minlength=count)

@@ -1,7 +1,7 @@
-"""A histogram of times: exact to add up, percentiles within 0.05 percent.
+"""A histogram of times: sums and merges are exact, percentiles within 0.05 percent.
 
-HdrHistogram's buckets (eleven significant bits of whole nanoseconds), kept in a dict: the library's
-array takes 180 KB before the first value, and a run holds one histogram per metric and second.
+The buckets are HdrHistogram's: eleven significant bits of whole nanoseconds. They are in a dict,
+because a run has a histogram for each metric and second, and the library's array takes 180 KB.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any
 
 SIGNIFICANT_BITS = 11
 HALF = 1 << (SIGNIFICANT_BITS - 1)
-RELATIVE_ERROR = 0.5 / HALF  # of a bucket's middle against any value in it
+RELATIVE_ERROR = 0.5 / HALF  # how far a value may be from its bucket's middle
 NANOSECONDS = 1_000_000_000
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 
 
 class Histogram:
-    """Counts of values in seconds. Sums are of whole nanoseconds: merging has no order."""
+    """Counts of values in seconds. Sums are whole nanoseconds, so that merging is exact."""
 
     __slots__ = ("count", "counts", "largest_ns", "smallest_ns", "sum_ns")
 
@@ -30,7 +30,7 @@ class Histogram:
         self.smallest_ns = 0
 
     def add(self, seconds: float) -> None:
-        """Count one value; one below zero counts as zero."""
+        """Count one value; a negative one counts as zero."""
         value = max(int(seconds * NANOSECONDS), 0)
         bucket = _bucket(value)
         self.counts[bucket] = self.counts.get(bucket, 0) + 1
@@ -40,7 +40,7 @@ class Histogram:
         self.sum_ns += value
 
     def merge(self, other: Histogram) -> None:
-        """Add the other's values to these."""
+        """Add the other histogram's values."""
         if not other.count:
             return
         for bucket, count in other.counts.items():
@@ -63,13 +63,13 @@ class Histogram:
         return self.largest_ns / NANOSECONDS if self.count else math.nan
 
     def percentile(self, percent: float) -> float:
-        """Seconds: the nearest-rank percentile (of n values the ceil(n * percent / 100)-th).
+        """The nearest-rank percentile in seconds: the ceil(n * percent / 100)-th of n values.
 
-        Within `RELATIVE_ERROR` of it; 0 and 100 are exact; nan without values.
+        0 and 100 are exact, others within `RELATIVE_ERROR`. nan without values.
         """
         if not self.count:
             return math.nan
-        # A product of decimals: 99.9 percent of 1000 is 999, not 999.0000000000001 and so 1000.
+        # Rounded first: 99.9 * 1000 / 100 is 999.0000000000001, and the rank is 999, not 1000.
         rank = max(math.ceil(round(self.count * percent / 100, 6)), 1)
         if rank >= self.count:
             return self.largest
@@ -82,18 +82,18 @@ class Histogram:
         raise AssertionError("count is the sum of counts")
 
     def count_above(self, seconds: float) -> int:
-        """How many values are surely at least so large: those of buckets that begin there."""
+        """How many values are certainly above `seconds`: those in higher buckets."""
         limit = _bucket(int(seconds * NANOSECONDS)) + 1
         return sum(count for bucket, count in self.counts.items() if bucket >= limit)
 
     def values(self) -> Iterator[tuple[float, int]]:
-        """Seconds (a bucket's middle, no further than the extremes) and how many, rising."""
+        """Each bucket's middle in seconds, within the extremes, and its count; in rising order."""
         for bucket in sorted(self.counts):
             middle = min(max(_middle(bucket), self.smallest_ns), self.largest_ns)
             yield middle / NANOSECONDS, self.counts[bucket]
 
     def summary(self) -> dict[str, float | int | None]:
-        """count, mean, min, p50 ... p99.9 and max in seconds; None where there is no value."""
+        """count, and mean, min, p50 ... p99.9 and max in seconds; these are None without values."""
         if not self.count:
             names = ("mean", "min", *map(percentile_name, PERCENTILES), "max")
             return {"count": 0, **dict.fromkeys(names)}
@@ -106,7 +106,7 @@ class Histogram:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able, buckets as steps from the last one."""
+        """For JSON; each bucket as its distance from the one before."""
         buckets = sorted(self.counts)
         steps = [bucket - last for last, bucket in zip([0, *buckets], buckets, strict=False)]
         return {
@@ -119,7 +119,7 @@ class Histogram:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Histogram:
-        """The way back from `to_dict`."""
+        """Read what `to_dict` wrote."""
         histogram = cls()
         bucket = 0
         for step, count in zip(document["steps"], document["counts"], strict=True):
@@ -143,7 +143,7 @@ def _bucket(value: int) -> int:
 
 
 def _middle(bucket: int) -> float:
-    """Nanoseconds in the middle of a bucket."""
+    """The middle of a bucket in nanoseconds."""
     if bucket < 2 * HALF:
         return float(bucket)
     shift = bucket // HALF - 1

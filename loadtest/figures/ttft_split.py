@@ -1,20 +1,20 @@
-"""The mean TTFT, split into where it was spent. The parts add up to it exactly.
+"""The mean TTFT, split by where the time was spent. The parts add up exactly.
 
 | part | definition (means, seconds) |
 |---|---|
 | `client` | `send_lag`: actual send minus scheduled arrival |
-| `queue` | waiting on the server: Triton's queue before preprocessing, before tensorrt_llm and before postprocessing (one response), and the engine's: arrival in room 2 to first forward pass |
+| `queue` | Triton's queues before preprocessing, tensorrt_llm and postprocessing (one response), and the engine's, from arrival in room 2 to the first forward pass |
 | `tokenize` | preprocessing's compute: input, execute and output |
-| `prefill` | the engine's first forward pass: from its start until room 2 had the first token |
-| `detokenize` | postprocessing's compute, of one response |
-| `other` | what remains: both ways over the network, gRPC, Triton's steps from model to model, room 2's reading of the request |
+| `prefill` | from the start of the engine's first forward pass until room 2 has the first token |
+| `detokenize` | postprocessing's compute for one response |
+| `other` | the rest: the network both ways, gRPC, Triton's way from model to model, room 2's reading of the request |
 
-Server parts are quotients of differences between two samples: of the requests that the server
-ended between them, fault journeys' too. `ttft` and `client` are of the measured normal requests.
-With many requests the two sets are nearly the same; with few, `other` holds the difference and
-may come out below zero. A response of postprocessing is the mean one, not the first.
-Without the engine's sums, as of another server, `queue` is Triton's alone and what the engine
-takes stays in the remainder, then called `engine_and_other`.
+The server's parts are means over all requests that it ended between two samples of its counters,
+those with faults included; `ttft` and `client` are means over the measured normal requests. With
+few requests the two sets differ, and `other`, which absorbs the difference, may be negative.
+Postprocessing is charged with its mean response, not its first.
+A server that does not report the engine's times, such as another project's, has only Triton's
+queues in `queue`; the rest is called `engine_and_other`.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -29,13 +29,16 @@ NO_STEP = StepCounters()
 
 
 class SplitError(ValueError):
-    """One sentence: why there is no split."""
+    """There is no split; the message is one sentence that says why."""
 
 
 def split_ttft(
     first: ServerMetrics, last: ServerMetrics, ttft_s: float, send_lag_s: float
 ) -> dict[str, Any]:
-    """`ttft_s` (mean) as {"ttft_s", "requests", "parts": [{"part", "seconds", "share"}]}."""
+    """Split the mean `ttft_s`: {"ttft_s", "requests", "parts": [{"part", "seconds", "share"}]}.
+
+    Raises `SplitError`.
+    """
     means = {name: _means(first, last, name) for name in ("preprocessing", "tensorrt_llm")}
     if not means["preprocessing"][0]:
         raise SplitError("the server ended no request between the first and the last sample")
@@ -65,11 +68,11 @@ def split_ttft(
 
 
 def _means(first: ServerMetrics, last: ServerMetrics, model: str) -> tuple[float, float, float]:
-    """Requests, and seconds of queue and of compute per request, between the samples."""
+    """Between the samples: requests, and for each request seconds of queue and of compute."""
     before, after = first.steps.get(model, NO_STEP), last.steps.get(model, NO_STEP)
     requests = after.requests - before.requests
     if requests < 0:
-        raise SplitError("the server's counters fell during the run: it was started anew")
+        raise SplitError("the server's counters fell during the run: it was restarted")
     if not requests:
         return 0.0, 0.0, 0.0
     return (

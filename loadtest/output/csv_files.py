@@ -1,7 +1,7 @@
-"""A run as CSV (RFC 4180), for a spreadsheet: a row a run, or a row a request.
+"""A run as CSV (RFC 4180), for a spreadsheet: one row for each run, or for each request.
 
-Names are those of summary.json and records.jsonl, values the same; all times are in seconds.
-The rows of any two runs have the same columns, so that files can be put one below the other.
+Columns have the names and values of summary.json and records.jsonl; times are in seconds. All runs
+have the same columns, so that files can be appended.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ Cell = str | int | float | bool | None
 
 
 def summary_csv(summaries: Iterable[Mapping[str, Any]]) -> str:
-    """A row for each of `RunResults.summary()`, with the header; of a mix one more a workload,
-    whose name is in the column `part` ("all": of the whole run)."""
+    """The header, a row for each `RunResults.summary()`, and after a mix one for each workload.
+
+    The column `part` has the workload's name, or "all" for the whole run.
+    """
     rows = []
     for summary in summaries:
         rows.append(_of_run(summary) | {"part": "all"} | _of_traffic(summary) | _of_server(summary))
@@ -46,9 +48,9 @@ def summary_csv(summaries: Iterable[Mapping[str, Any]]) -> str:
 
 
 def write_records(records: Iterable[RequestRecord], file: TextIO) -> int:
-    """A row a request, in the order of `records`; how many. `itl_mean_s` is over its gaps.
+    """Write a row for each request, in order; returns how many. `itl_mean_s` is its mean gap.
 
-    `file` must not translate line ends (`newline=""`).
+    `file` must be open with `newline=""`, which keeps line ends.
     """
     count = 0
 
@@ -80,7 +82,9 @@ def _of_run(summary: Mapping[str, Any] | None) -> dict[str, Cell]:
     header = (summary or {}).get("header", {})
     served = header.get("served") or {}
     slos = (summary or {}).get("slos", [])
-    other = ("arrivals", "rate") if header.get("closed_loop") else ("users",)  # mean nothing here
+    other = (
+        ("arrivals", "rate") if header.get("closed_loop") else ("users",)
+    )  # without meaning here
     return {
         **{name: None if name in other else header.get(name) for name in OF_THE_RUN},
         **{name: served.get(name) for name in OF_THE_SERVER},
@@ -91,9 +95,9 @@ def _of_run(summary: Mapping[str, Any] | None) -> dict[str, Cell]:
 
 
 def _of_traffic(traffic: Mapping[str, Any] | None) -> dict[str, Cell]:
-    """`None`: only the names."""
-    told = traffic or {}
-    counts, rates, metrics = (told.get(name, {}) for name in ("counts", "rates", "metrics"))
+    """None: the columns' names, without values."""
+    figures = traffic or {}
+    counts, rates, metrics = (figures.get(name, {}) for name in ("counts", "rates", "metrics"))
     row: dict[str, Cell] = {name: counts.get(name) for name in COUNTS}
     row |= {name: rates.get(name) for name in RATES}
     for name in METRICS:

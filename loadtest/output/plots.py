@@ -1,4 +1,4 @@
-"""The plots of a report, from a run's summary and, for distributions, its histograms."""
+"""The plots of a report: distributions from a run's histograms, the others from its summary."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from figures.results import RunResults
 from output.svg import GREY, RED, Line, Mark, bar_plot, line_plot
 
 MS = 1e3
-PERCENTILES = {"p50": 1, "p90": 2, "p99": 3}  # and the colour of each
-# Few gaps of many are a stall: p99 of a second may not show it, the longest does. What is drawn
-# later lies on top, and in a second of few requests they are the same: dots come last.
+PERCENTILES = {"p50": 1, "p90": 2, "p99": 3}  # with their colours
+# `max` shows a stall that hits too few gaps for the second's p99. In a second of few requests the
+# lines coincide: `max`, drawn last and dotted, lets the others show.
 OVER_TIME = {**dict(reversed(PERCENTILES.items())), "max": 4}
 BINS = 60
 QUEUES = {"active_requests": ("in the engine", 0), "queued_requests": ("waiting for it", 3)}
 
 
 def plots(summary: Mapping[str, Any], results: RunResults | None) -> list[tuple[str, str]]:
-    """(title, SVG figure or a sentence) of a run; a plot with nothing to show says so."""
+    """(title, SVG) of each plot; the SVG is "" if there is nothing to show."""
     drawn = []
     for name in ("ttft", "itl"):
         if results is not None:
@@ -36,7 +36,7 @@ def plots(summary: Mapping[str, Any], results: RunResults | None) -> list[tuple[
 
 
 def distribution(histogram: Histogram, name: str) -> str:
-    """Counts over a logarithmic axis, between the smallest and the largest value."""
+    """A histogram over a logarithmic axis, from the smallest to the largest value."""
     if not histogram.count:
         return ""
     bins = log_bins(histogram)
@@ -49,11 +49,11 @@ def distribution(histogram: Histogram, name: str) -> str:
 
 
 def log_bins(histogram: Histogram, count: int = BINS) -> list[tuple[float, float, int]]:
-    """(from, to, values) in milliseconds; every value is in exactly one."""
+    """(from, to, number of values), in milliseconds; every value is in exactly one bin."""
     middles = [(value * MS, number) for value, number in histogram.values()]
     low = max(min(value for value, _ in middles), 1e-3)
     high = max(max(value for value, _ in middles), low)
-    if high / low < 1.5:  # one request, or a paced engine: a bar, not a wall
+    if high / low < 1.5:  # one request, or an engine with a fixed pace: keep the bar narrow
         low, high = low / 1.3, high * 1.3
     low, high = low / 1.01, high * 1.01
     step = math.log(high / low) / count
@@ -66,7 +66,7 @@ def log_bins(histogram: Histogram, count: int = BINS) -> list[tuple[float, float
 
 
 def over_time(summary: Mapping[str, Any], name: str) -> str:
-    """Each second's percentiles and longest, by the time of schedule, with the SLO's limit."""
+    """Percentiles and maximum of each second, by scheduled arrival, with the SLO's limit."""
     lines = [
         Line(
             percentile,
@@ -84,14 +84,14 @@ def over_time(summary: Mapping[str, Any], name: str) -> str:
 
 
 def tokens(summary: Mapping[str, Any]) -> str:
-    """Output tokens/s, where they arrived."""
+    """Output tokens/s, by arrival."""
     points = [(at, rate) for at, rate in _rates(summary, "output_tokens")]
     lines = [Line("output tokens/s", points, 0, mean=True)]
     return line_plot(lines, "seconds since the start", "tokens/s", _warm(summary))
 
 
 def requests(summary: Mapping[str, Any]) -> str:
-    """What was offered, completed, good and failed in each second."""
+    """Requests/s that were offered, completed, good and failed."""
     lines = [
         Line(title, _rates(summary, name), colour, mean=True)
         for name, title, colour in (
@@ -106,7 +106,7 @@ def requests(summary: Mapping[str, Any]) -> str:
 
 
 def server_queue(summary: Mapping[str, Any]) -> str:
-    """The engine's and Triton's waiting requests, once a second."""
+    """Requests in the engine, waiting for it and waiting in Triton, once a second."""
     lines = [
         Line(title, points, colour, step=True)
         for name, (title, colour) in QUEUES.items()
@@ -118,7 +118,7 @@ def server_queue(summary: Mapping[str, Any]) -> str:
 
 
 def _limits(summary: Mapping[str, Any], name: str) -> list[Mark]:
-    """The SLOs' limits on a metric; not those of one workload of a mix, as the lines are of all."""
+    """The SLOs' limits on a metric, without those of a single workload: the lines show all."""
     return [
         Mark(slo["limit_s"] * MS, slo["slo"], RED, across=True)
         for slo in summary["slos"]
@@ -129,10 +129,9 @@ def _limits(summary: Mapping[str, Any], name: str) -> list[Mark]:
 def load_curves(
     trials: Sequence[Mapping[str, Any]], users: Sequence[float] | None = None
 ) -> list[tuple[str, str]]:
-    """Latency against throughput, and both against the load; [] of fewer than two `trials`.
+    """Latency against throughput, and both against the load; [] for fewer than two `trials`.
 
-    `trials`: of each round its summary, by rising load, which is the rate, or a closed loop's
-    `users`.
+    `trials` has each round's summary, by rising load. The load is the rate, or `users` if given.
     """
     if len(trials) < 2:
         return []
@@ -161,11 +160,11 @@ def load_curves(
             ("goodput_per_s", "every SLO held", 3),
         )
     ]
-    return [*drawn, (f"What came of the {load}", line_plot(rates, axis, "requests/s"))]
+    return [*drawn, (f"Throughput against the {load}", line_plot(rates, axis, "requests/s"))]
 
 
 def latency(trials: Sequence[Mapping[str, Any]], loads: Sequence[float], name: str) -> str:
-    """Percentiles over output tokens/s, joined by rising load, which is written at each point."""
+    """Percentiles over output tokens/s; the points are joined by rising load, which labels them."""
     throughput = [trial["rates"]["output_tokens_per_s"] or 0.0 for trial in trials]
     labels = tuple(f"{load:.3g}" for load in loads)
     lines = [
@@ -185,13 +184,13 @@ def latency(trials: Sequence[Mapping[str, Any]], loads: Sequence[float], name: s
 def _over(
     trials: Sequence[Mapping[str, Any]], at: Sequence[float], name: str, percentile: str
 ) -> list[tuple[float, float | None]]:
-    """(x, milliseconds) of each, None where there is no value."""
+    """(x, milliseconds) for each trial; None without a value."""
     values = [trial["metrics"][name].get(percentile) for trial in trials]
     return [(x, None if v is None else v * MS) for x, v in zip(at, values, strict=True)]
 
 
 def seconds(summary: Mapping[str, Any]) -> list[tuple[float, Mapping[str, Any]]]:
-    """The timeline's buckets by their start; stretches without any are in it, empty."""
+    """(start, bucket) along the timeline; times without a bucket get an empty one."""
     timeline = summary["timeline"]
     buckets = {int(each["start_s"]): each for each in timeline["buckets"]}
     if not buckets:
@@ -202,7 +201,7 @@ def seconds(summary: Mapping[str, Any]) -> list[tuple[float, Mapping[str, Any]]]
 
 
 def sample_values(summary: Mapping[str, Any], name: str) -> list[tuple[float, float | None]]:
-    """A gauge's samples; `pending` is the sum over the models behind the ensemble."""
+    """(second, value) of a gauge's samples; `pending` is summed over the ensemble's models."""
     samples = (summary.get("server") or {}).get("samples", [])
     if name == "pending":
         return [
@@ -219,7 +218,7 @@ def _rates(summary: Mapping[str, Any], name: str) -> list[tuple[float, float | N
 
 
 def _warm(summary: Mapping[str, Any]) -> list[Mark]:
-    """Where the warm-up ended, where the load did."""
+    """Where the warm-up and the load ended."""
     start = float(summary["header"].get("warmup_s") or 0)
     end = start + float(summary["header"].get("duration_s") or 0)
     starts = [at for at, _ in seconds(summary)] or [0.0]

@@ -1,7 +1,4 @@
-"""Plots as inline SVG: lines over x, and bars of a distribution. Colours come from the page's CSS.
-
-Numbers in, text out: no clock, no file, no network.
-"""
+"""Line and bar plots as inline SVG. The page's CSS has the colours."""
 
 from __future__ import annotations
 
@@ -12,8 +9,8 @@ from html import escape
 
 WIDTH, HEIGHT = 520, 270
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 14, 44
-MAX_POINTS = 300  # of a line: more cannot be told apart
-GREY, RED = 6, 5  # of the page's --c0 ... --c6
+MAX_POINTS = 300  # of a line; more look the same
+GREY, RED = 6, 5  # numbers of the page's --c0 ... --c6
 SLACK = 1e-9
 
 Point = tuple[float, float | None]  # y None: a gap in the line
@@ -21,9 +18,11 @@ Point = tuple[float, float | None]  # y None: a gap in the line
 
 @dataclass(frozen=True)
 class Line:
-    """Points in the order in which they are joined. `step` draws each value until the next; `dots`
-    marks the points, with `labels` beside them; of too many points the highest of each stretch is
-    drawn, or else their `mean`."""
+    """Points, joined in this order.
+
+    `step` holds each value until the next. `dots` marks the points, and `labels` names them. If
+    there are too many points, each stretch shows its highest one, or its mean if `mean` is set.
+    """
 
     name: str
     points: Sequence[Point]
@@ -31,12 +30,12 @@ class Line:
     dots: bool = False
     step: bool = False
     mean: bool = False
-    labels: tuple[str, ...] = ()  # one a point, or none
+    labels: tuple[str, ...] = ()  # one for each point, or none
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A dashed line across: at an x, or at a y where `across`."""
+    """A dashed line: vertical at an x, or horizontal at a y if `across`."""
 
     at: float
     name: str
@@ -46,7 +45,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Scale:
-    """Values of an axis to pixels."""
+    """Maps the values of an axis to pixels."""
 
     low: float
     high: float
@@ -55,7 +54,7 @@ class Scale:
     log: bool = False
 
     def pixel(self, value: float) -> float:
-        """Of a value, kept inside the axis."""
+        """The pixel of a value; one outside the axis is moved to its end."""
         low, high, at = self.low, self.high, min(max(value, self.low), self.high)
         if self.log:
             low, high, at = math.log(low), math.log(high), math.log(at)
@@ -84,7 +83,7 @@ def even_ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten; powers of ten alone where those are many.
+    """1, 2 and 5 times powers of ten, or powers of ten alone over a wide range.
 
     >>> log_ticks(1, 10)
     [1.0, 2.0, 5.0, 10.0]
@@ -117,16 +116,16 @@ def line_plot(
     log: bool = False,
     least: float = 0.0,
 ) -> str:
-    """A `<figure>`; "" where no line has a value.
+    """A `<figure>`, or "" if no line has a value.
 
-    `log`: the y axis is logarithmic where values differ much; it reaches to `least` at least.
+    `log` makes the y axis logarithmic if the values differ much. The axis reaches at least `least`.
     """
     lines = [_thinned(line) for line in lines]
     xs = [x for line in lines for x, y in line.points if y is not None]
     ys = [y for line in lines for _, y in line.points if y is not None]
     if not ys:
         return ""
-    # A limit far above everything would flatten the lines: it is then left out of the scale.
+    # A limit far above the lines would flatten them: the scale ignores it.
     near = [mark.at for mark in marks if mark.across and mark.at <= 3 * max(ys)]
     x = Scale(min(xs), max(max(xs), min(xs) + 1), LEFT, WIDTH - RIGHT)
     y = _y_scale([*ys, *near, *([least] if least else [])], log)
@@ -141,11 +140,11 @@ def line_plot(
 def bar_plot(
     bins: Sequence[tuple[float, float, int]], x_title: str, y_title: str, marks: Sequence[Mark] = ()
 ) -> str:
-    """Bars (from, to, count) over a logarithmic x axis; "" without any count."""
+    """Bars (from, to, count) over a logarithmic x axis; "" if all counts are 0."""
     if not sum(count for _, _, count in bins):
         return ""
     x = Scale(bins[0][0], bins[-1][1], LEFT, WIDTH - RIGHT, log=True)
-    # At least 5, so that the axis has whole numbers of things.
+    # At least 5, so that the ticks are whole numbers.
     highest = max(5, *(count for _, _, count in bins)) * 1.05
     y = Scale(0, highest, HEIGHT - BOTTOM, TOP)
     bars = []
@@ -163,7 +162,7 @@ def bar_plot(
 
 
 def _thinned(line: Line) -> Line:
-    """At most `MAX_POINTS`; the highest of a stretch, as a spike of a latency must not get lost."""
+    """Keep at most `MAX_POINTS` points: the highest of each stretch, to keep latency spikes."""
     size = math.ceil(len(line.points) / MAX_POINTS)
     if size <= 1:
         return line
@@ -233,7 +232,7 @@ def _line(line: Line, x: Scale, y: Scale) -> str:
 
 
 def _alone(points: Sequence[Point]) -> set[int]:
-    """Which have no neighbour: a path does not show them."""
+    """The numbers of points without a neighbour, which a path does not show."""
     there = [value is not None for _, value in points]
     padded = [False, *there, False]
     return {n for n in range(len(there)) if there[n] and not padded[n] and not padded[n + 2]}
@@ -252,7 +251,7 @@ def _mark(mark: Mark, x: Scale, y: Scale) -> str:
 
 
 def _named(marks: Sequence[Mark]) -> list[tuple[str, str]]:
-    """For the legend: name and class; two of one name are one thing, those across are labelled."""
+    """(name, class) for the legend, each once. Horizontal marks have labels of their own."""
     return list(dict.fromkeys((m.name, f"mark s{m.colour}") for m in marks if not m.across))
 
 

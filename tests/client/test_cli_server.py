@@ -221,6 +221,8 @@ def test_bench(replay_server: ServerProcess, replay_client: Client) -> None:
     assert found["output_tokens_per_s"] * found["seconds"] == pytest.approx(found["output_tokens"])
     for name in ("ttft_s", "itl_s", "e2e_s"):
         spread = found[name]
+        if name == "itl_s" and spread["p50"] is None:  # on a busy machine one chunk has all tokens
+            continue
         assert 0 < spread["p50"] <= spread["p90"] <= spread["p99"]
     assert found["ttft_s"]["p50"] < found["e2e_s"]["p50"]
     text = answer(replay_server, "bench", *options)

@@ -29,7 +29,7 @@ def nearest_rank(values: list[float], percent: float) -> float:
     return sorted(values)[math.ceil(round(len(values) * percent / 100, 6)) - 1]
 
 
-def test_weighted_statistics_are_those_of_the_repeated_values() -> None:
+def test_weighted_statistics_equal_those_of_repeated_values() -> None:
     values = Values([0.5, 0.1, 0.9, 0.3, 0.3], [0, 0, 1, 2, 2])
     draws = np.array([[1, 1, 1], [0, 3, 0], [2, 0, 1]])
     told = statistics(values, draws, ("mean", "p50", "p99"))
@@ -43,7 +43,7 @@ def test_weighted_statistics_are_those_of_the_repeated_values() -> None:
         assert list(row) == pytest.approx(plain)
 
 
-def test_ratios_are_of_measured_requests() -> None:
+def test_ratios_use_measured_requests_only() -> None:
     first, second = made_up(200, seed=1), made_up(200, seed=2, ttft_s=0.15)
     ratios = {
         (each.metric, each.statistic): each for each in compare(values_of(first), values_of(second))
@@ -64,7 +64,7 @@ def test_ratios_are_of_measured_requests() -> None:
     assert again == list(ratios.values()), "the same seed makes the same intervals"
 
 
-def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
+def test_intervals_contain_the_true_ratio_as_often_as_stated() -> None:
     def ttfts(seed: int) -> tuple[dict[str, Values], int]:
         values, count = values_of(made_up(120, seed))
         return {name: values[name] if name == "ttft" else Values() for name in values}, count
@@ -77,7 +77,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     assert 33 <= hits <= 40  # of 40, at 95 %
 
 
-def test_fail_if_ends_with_one(tmp_path: Path) -> None:
+def test_fail_if_sets_exit_code_1(tmp_path: Path) -> None:
     first = write_run(tmp_path / "a", made_up(200))
     second = write_run(tmp_path / "b", made_up(200, seed=1, ttft_s=0.2))
     assert compared(first, second, "--fail-if", "ttft:p99>2.5, itl:p50>1.1").returncode == 0
@@ -120,7 +120,7 @@ def test_different_runs_are_not_comparable(
     assert compared(first, second, "--fail-if", "ttft:p99>9").returncode == 3
 
 
-def test_wrong_inputs_get_one_sentence(tmp_path: Path) -> None:
+def test_wrong_input_gets_one_sentence(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a", made_up(100))
     empty = write_run(tmp_path / "empty", [])
     for other, sentence in [
@@ -150,7 +150,7 @@ def test_wrong_conditions_are_named(text: str, sentence: str) -> None:
         parse_conditions(text)
 
 
-def test_a_gap_is_drawn_with_its_request() -> None:
+def test_gaps_are_resampled_with_their_request() -> None:
     records = made_up(60)
     values, count = values_of(records)
     assert count == 40

@@ -56,7 +56,7 @@ def assert_same(row: dict[str, str], traffic: dict[str, Any]) -> None:
                 assert told == ("" if value is None else str(value)), (name, statistic)
 
 
-def test_the_summarys_row_is_the_summary(tmp_path: Path) -> None:
+def test_summary_row_has_the_summarys_values(tmp_path: Path) -> None:
     served = {"runtime": "replay", "checkpoint_sha256": "c33f", "server": "triton 2.51.0"}
     folder = write_run(
         tmp_path / "run", made_up(120, failed=3), served=served, model='a "model", ours\nnew'
@@ -103,7 +103,7 @@ def test_a_mix_has_a_row_for_each_workload(tmp_path: Path) -> None:
         assert part["rate"] == whole["rate"]
 
 
-def test_what_the_server_took_is_in_the_row(tmp_path: Path) -> None:
+def test_row_has_the_servers_times(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", made_up(120))
     summary = json.loads((folder / "summary.json").read_text())
     times = {"request_s": 0.5, "queue_s": 0.25, "input_s": 0.125, "infer_s": 0.5, "output_s": 0.125}
@@ -117,7 +117,7 @@ def test_what_the_server_took_is_in_the_row(tmp_path: Path) -> None:
     assert row["tensorrt_llm_queue_s"] == ""
 
 
-def test_a_search_has_a_row_a_rate(tmp_path: Path) -> None:
+def test_a_search_has_a_row_for_each_rate(tmp_path: Path) -> None:
     folder = tmp_path / "search"
     folder.mkdir()
     for rate in (16.0, 4.0):
@@ -157,7 +157,7 @@ def test_a_run_writes_csv_and_json(tmp_path: Path) -> None:
         assert_same(read(output.folder / f"summary{suffix}.csv")[0], summary)
 
 
-def test_rows_of_any_two_runs_have_the_same_columns(tmp_path: Path) -> None:
+def test_all_runs_have_the_same_columns(tmp_path: Path) -> None:
     plain = json.loads((write_run(tmp_path / "a", made_up(60)) / "summary.json").read_text())
     other = {**plain, "header": {**HEADER, "rate": 3, "more": 1}, "server": {"models": []}}
     heads = {summary_csv([each]).partition("\r\n")[0] for each in (plain, other)}

@@ -48,7 +48,7 @@ def histogram(values: list[float]) -> Histogram:
     return made
 
 
-def test_a_records_metrics_are_those_of_the_definitions() -> None:
+def test_record_metrics_follow_their_definitions() -> None:
     record = request(5.0)
     assert record.ttft == pytest.approx(0.05)
     assert record.ttft_from_send == pytest.approx(0.049)
@@ -59,7 +59,7 @@ def test_a_records_metrics_are_those_of_the_definitions() -> None:
     assert [tokens for _, tokens in record.token_times()] == [1, 1, 2]
 
 
-def test_a_record_is_read_back_from_its_line() -> None:
+def test_a_record_survives_its_line_of_json() -> None:
     record = request(5.0, error="a\nb", journey="slow_reader")
     assert "\n" not in record.to_json()
     assert RequestRecord.from_json(record.to_json()) == record
@@ -68,14 +68,14 @@ def test_a_record_is_read_back_from_its_line() -> None:
 
 
 @given(st.lists(SECONDS, min_size=1, max_size=300), st.sampled_from([50.0, 90.0, 99.0, 99.9, 100]))
-def test_percentiles_are_those_of_the_sorted_values(values: list[float], percent: float) -> None:
+def test_percentiles_equal_those_of_sorted_values(values: list[float], percent: float) -> None:
     true = sorted(values)[max(math.ceil(round(len(values) * percent / 100, 6)), 1) - 1]
     said = histogram(values).percentile(percent)
     assert said == pytest.approx(true, rel=0.0005, abs=2e-9)
 
 
 @given(st.lists(st.lists(SECONDS, max_size=30), max_size=6))
-def test_merging_has_no_order_and_loses_nothing(parts: list[list[float]]) -> None:
+def test_merging_works_in_any_order_and_loses_nothing(parts: list[list[float]]) -> None:
     whole = histogram([value for part in parts for value in part])
     for order in (parts, parts[::-1]):
         merged = Histogram()
@@ -85,7 +85,7 @@ def test_merging_has_no_order_and_loses_nothing(parts: list[list[float]]) -> Non
         assert merged.counts == whole.counts
 
 
-def test_workers_results_merge_to_those_of_one() -> None:
+def test_merged_workers_equal_one_worker() -> None:
     generator = random.Random(0)
     one, parts = RunResults(HEADER), [RunResults(HEADER) for _ in range(3)]
     for number in range(500):
@@ -101,7 +101,7 @@ def test_workers_results_merge_to_those_of_one() -> None:
     assert merged.summary() == one.summary()
 
 
-def test_rates_are_of_the_window_alone() -> None:
+def test_rates_count_the_measured_window_only() -> None:
     results = RunResults(HEADER)
     results.add(request(0.5, phase="warmup"))  # ends in the warm-up
     results.add(request(0.96, phase="warmup"))  # its end and its tokens are in the window
@@ -115,7 +115,7 @@ def test_rates_are_of_the_window_alone() -> None:
     assert summary["metrics"]["ttft"]["count"] == 2
 
 
-def test_faulty_clients_are_in_none_of_the_normal_figures() -> None:
+def test_normal_figures_exclude_faulty_clients() -> None:
     results = RunResults(HEADER)
     results.add(request(2.0))
     results.add(request(2.0, journey="slow_reader", ended_at=9.0))
@@ -124,7 +124,7 @@ def test_faulty_clients_are_in_none_of_the_normal_figures() -> None:
     assert summary["journeys"]["slow_reader"]["metrics"]["e2e"]["max"] == pytest.approx(7.0)
 
 
-def test_goodput_asks_every_objective_of_every_request() -> None:
+def test_goodput_needs_every_objective_of_a_request() -> None:
     slos = parse_slos("ttft:p99<60ms,tpot:p99<20ms")
     assert good(request(1.0), slos)
     assert not good(request(1.0, first_token_at=1.07), slos)
@@ -133,7 +133,7 @@ def test_goodput_asks_every_objective_of_every_request() -> None:
     assert not good(request(1.0, error_class="ServerBusy"), slos)
 
 
-def test_an_objective_is_of_a_percentile() -> None:
+def test_an_objective_limits_a_percentile() -> None:
     slo = parse_slo("ttft:p90 < 1.5s")
     assert (slo.metric, slo.percent, slo.limit_s) == ("ttft", 90.0, 1.5)
     assert slo.held_in(histogram([0.1] * 90 + [9.0] * 10))
@@ -182,7 +182,7 @@ def test_a_late_client_makes_the_run_invalid() -> None:
     assert exit_code(summary) == EXIT_INVALID
 
 
-def test_the_reported_tail_says_how_late_a_client_may_be() -> None:
+def test_allowed_client_lag_grows_with_the_reported_tail() -> None:
     """Not a limit of minutes on it: of a ttft of 50 ms no 40 may be the client's."""
     results = RunResults({**HEADER, "slos": ["ttft:p99<1000s"]})
     results.add(request(2.0, sent_at=2.03))
@@ -206,7 +206,7 @@ def test_a_loop_that_wakes_late_makes_the_run_invalid() -> None:
     assert "give the load test a machine, or cores, of its own" in reason
 
 
-def test_a_valid_run_says_what_its_tails_are_exact_to() -> None:
+def test_a_valid_run_states_the_precision_of_its_tails() -> None:
     """To 2 ms or 3 % of what is reported; a gap of 20 ms read 5 ms late is not."""
     results = RunResults({**HEADER, "slos": ["ttft:p99<1000s"]})
     results.add(request(2.0, sent_at=2.001, first_token_at=2.5, gaps=((0.02, 1),)))
@@ -224,7 +224,7 @@ def test_a_valid_run_says_what_its_tails_are_exact_to() -> None:
     assert results.validity()["doubts"] == []
 
 
-def test_rates_of_a_running_round_are_of_the_time_so_far() -> None:
+def test_rates_of_a_running_round_use_the_elapsed_time() -> None:
     results = RunResults(HEADER)
     for at in (1.5, 2.0, 2.5):
         results.add(request(at))
@@ -252,7 +252,7 @@ def test_a_saturated_or_dead_worker_makes_the_run_invalid() -> None:
     assert RunResults.decode(results.encode()).validity()["reasons"] == ["worker 0 died at 3 s"]
 
 
-def test_a_broken_objective_and_a_wrong_answer_end_with_one() -> None:
+def test_a_broken_objective_or_wrong_answer_sets_exit_code_1() -> None:
     for broken in ({"first_token_at": 2.5}, {"correct": False}, {"error_class": "ServerBusy"}):
         results = RunResults(HEADER)
         results.add(request(2.0, **broken))

@@ -75,7 +75,7 @@ def errors(done: Done) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["records", "two processes"])
-def test_a_run_goes_on_without_its_records(
+def test_a_run_continues_without_its_records(
     runs: dict[str, Future[tuple[Done, Path]]], name: str
 ) -> None:
     done, folder = runs[name].result()
@@ -97,7 +97,7 @@ def test_a_run_goes_on_without_its_records(
     assert load(folder).values is None, "no intervals from some of the requests"
 
 
-def test_a_run_without_space_for_any_file_prints_its_table(
+def test_a_run_that_can_write_no_file_prints_its_table(
     runs: dict[str, Future[tuple[Done, Path]]],
 ) -> None:
     done, folder = runs["everything"].result()
@@ -127,7 +127,7 @@ def test_a_full_disk_is_reported_before_the_load(
     assert not list(folder.iterdir())
 
 
-def test_a_search_goes_on_to_its_end(runs: dict[str, Future[tuple[Done, Path]]]) -> None:
+def test_a_search_completes_on_a_full_disk(runs: dict[str, Future[tuple[Done, Path]]]) -> None:
     done, folder = runs["search"].result()
     (sentence,) = errors(done)
     assert "records-60.jsonl cannot be written" in sentence
@@ -149,7 +149,7 @@ def test_a_rate_without_its_summary_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("both", [False, True])
-def test_a_log_on_a_full_disk_ends_no_run(
+def test_a_run_survives_a_log_on_a_full_disk(
     replay_server: ServerProcess, tmp_path: Path, both: bool
 ) -> None:
     asked = command(replay_server.ports.url("grpc"), tmp_path / "run", *LOAD)
@@ -176,7 +176,7 @@ def test_exit_code_of_a_missing_file() -> None:
     assert exit_code(results.summary(), whole=False) == EXIT_INVALID
 
 
-def test_what_comes_after_a_cut_line_is_not_written(
+def test_nothing_is_written_after_a_cut_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There may be space again: a line in the middle of another would spoil the file."""

@@ -33,7 +33,9 @@ llama_fp4.AsyncClient = Elsewhere
 
 
 @pytest.mark.parametrize(("ahead", "there", "back"), [(5.0, 0.01, 0.01), (-3.0, 0.0, 0.2)])
-def test_an_offset_is_within_half_the_way(ahead: float, there: float, back: float) -> None:
+def test_clock_offset_error_is_at_most_half_the_round_trip(
+    ahead: float, there: float, back: float
+) -> None:
     offset = Offset.of(100.0, 100.0 + there + ahead, 100.0 + there + back)
     assert offset.within == pytest.approx((there + back) / 2)
     assert abs(offset.seconds - ahead) <= offset.within + 1e-9
@@ -73,7 +75,9 @@ def run(server: ServerProcess, folder: Path, second: str) -> tuple[int, str]:
             each.wait()
 
 
-def test_another_host_s_clock_moves_nothing(replay_server: ServerProcess, tmp_path: Path) -> None:
+def test_another_hosts_clock_does_not_shift_times(
+    replay_server: ServerProcess, tmp_path: Path
+) -> None:
     code, text = run(replay_server, tmp_path, OTHER_CLOCK)
     assert code == 0, text
     assert f"clock is {AHEAD_S:g} s ahead of the master's; the schedule allows for it" in text

@@ -45,7 +45,7 @@ def texts(conversation: Conversation) -> list[str]:
 
 
 @pytest.mark.parametrize(("seed", "every"), [(0, 1), (1, 1), (2, 1), (0, 2), (1, 3)])
-def test_the_shares_are_the_weights_also_in_a_workers_part(seed: int, every: int) -> None:
+def test_each_workers_shares_match_the_weights(seed: int, every: int) -> None:
     shares = parse_mix("mlperf-server=7, chat=2, 128/128=1")
     assert shares == pytest.approx({"mlperf-server": 0.7, "chat": 0.2, "128/128": 0.1})
     numbers = range(0, COUNT * every, every)
@@ -58,7 +58,7 @@ def test_the_shares_are_the_weights_also_in_a_workers_part(seed: int, every: int
     assert again != seen
 
 
-def test_neighbours_are_chosen_apart_from_each_other() -> None:
+def test_consecutive_choices_are_independent() -> None:
     shares = parse_mix("chat,128/128")
     names = [chosen(number, 5, shares) for number in range(COUNT)]
     same = sum(a == b for a, b in itertools.pairwise(names))
@@ -105,7 +105,7 @@ def test_keys_and_words_of_a_mix_do_not_collide() -> None:
     assert drawn == {each.turns[0].key for each in everything}
 
 
-def test_a_single_workload_is_what_it_was() -> None:
+def test_a_single_workload_makes_the_same_requests_as_without_a_weight() -> None:
     alone, weighted = mixed("chat"), mixed("chat=3")
     assert [alone.mix.conversation(number) for number in range(9)] == [
         weighted.mix.conversation(number) for number in range(9)
@@ -163,7 +163,7 @@ def test_a_wrong_mix_is_named(changed: dict[str, str], named: str) -> None:
         (["--replay", "x", "--workload", "chat,replay"], DEFAULT_SLOS, "poisson"),
     ],
 )
-def test_what_a_mix_leaves_unsaid(
+def test_defaults_of_mixes_and_recordings(
     arguments: list[str], slos: str, arrivals: str, tmp_path: Path
 ) -> None:
     """Limits of MLPerf are of its workload alone, and a recording's times of it alone."""
@@ -177,7 +177,7 @@ def test_what_a_mix_leaves_unsaid(
 
 
 @pytest.mark.parametrize("at", [1e9, 1e308])
-def test_a_recording_of_other_units_is_named(at: float, tmp_path: Path) -> None:
+def test_a_recording_in_other_units_is_refused(at: float, tmp_path: Path) -> None:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     parser.set_defaults(run_time=None, host=None, stop_timeout=None)
@@ -190,7 +190,7 @@ def test_a_recording_of_other_units_is_named(at: float, tmp_path: Path) -> None:
     assert command_line(parsed).options.rate == 4
 
 
-def test_an_objective_may_be_of_one_workload() -> None:
+def test_an_objective_may_name_one_workload() -> None:
     (bound,) = parse_slos("chat:ttft:p99 < 50ms", ["chat"])
     assert (bound.workload, bound.metric, bound.percent) == ("chat", "ttft", 99.0)
     assert parse_slo("128/128:itl<1s").workload == "128/128"
@@ -217,7 +217,7 @@ def late_plan(options: RunOptions, slos: list[str]) -> RoundPlan:
 
 
 @pytest.mark.parametrize("closed_loop", [True, False])
-def test_a_closed_loop_whose_plan_comes_late_loads_for_its_whole_time(closed_loop: bool) -> None:
+def test_a_closed_loop_with_a_late_plan_still_runs_its_full_time(closed_loop: bool) -> None:
     """An open loop has arrivals to catch up with; a closed one only begins later."""
     options = RunOptions(warmup_s=0.0, closed_loop=closed_loop)
     current = LoadRound(late_plan(options, []), mixed(), cast(Any, None))
@@ -228,7 +228,7 @@ def test_a_closed_loop_whose_plan_comes_late_loads_for_its_whole_time(closed_loo
     )
 
 
-def test_what_waits_is_late_for_its_own_workloads_limit_alone() -> None:
+def test_a_waiting_request_is_judged_by_its_own_workloads_limit() -> None:
     """A request that has waited for a second is not late for a limit of a minute."""
     slos = ["ttft:p50<1s", "ttft:p99<60s", "chat:ttft<2s", "e2e<1s"]
     plan = late_plan(RunOptions(warmup_s=0.0), slos)

@@ -30,7 +30,7 @@ def mixed_records(count: int = 150) -> list[RequestRecord]:
     ]
 
 
-def test_workers_workloads_merge_to_those_of_one() -> None:
+def test_merged_workloads_equal_those_of_one_worker() -> None:
     header = {**HEADER, "workloads": {"chat": 0.6, "128/128": 0.4}, "slos": ["chat:ttft<100ms"]}
     one, parts = RunResults(header), [RunResults(header) for _ in range(3)]
     for number, record in enumerate(mixed_records()):
@@ -47,7 +47,7 @@ def test_workers_workloads_merge_to_those_of_one() -> None:
 
 
 @pytest.mark.parametrize("header", [True, False])
-def test_a_killed_mix_is_read_back_by_workload(tmp_path: Path, header: bool) -> None:
+def test_a_killed_mix_is_read_by_workload(tmp_path: Path, header: bool) -> None:
     made = mixed_records()
     folder = write_run(tmp_path / "run", made, finished=False)
     if header:
@@ -97,7 +97,7 @@ def test_mixes_are_compared_workload_by_workload(tmp_path: Path, with_records: b
     ]
 
 
-def test_a_condition_on_a_workload_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_condition_on_an_unknown_workload_is_refused(tmp_path: Path) -> None:
     path = write_run(tmp_path / "a", made_up(60))
     script = [sys.executable, str(ROOT / "loadtest" / "compare.py"), str(path), str(path)]
     done = subprocess.run([*script, "--fail-if", "chat:ttft:p99>2"], capture_output=True, text=True)
@@ -106,7 +106,7 @@ def test_a_condition_on_a_workload_that_is_not_there_is_named(tmp_path: Path) ->
     assert "is of the workload 'chat', must be one that both runs are mixes of" in done.stderr
 
 
-def test_a_limit_of_one_workload_is_in_no_plot_of_all(tmp_path: Path) -> None:
+def test_plots_of_all_requests_omit_one_workloads_limit(tmp_path: Path) -> None:
     workloads = {"chat": 2.0, "128/128": 1.0}
     slos = ["ttft:p99<150ms", "chat:ttft:p99<160ms"]
     write_run(tmp_path / "run", mixed_records(), workloads=workloads, slos=slos)
@@ -117,7 +117,7 @@ def test_a_limit_of_one_workload_is_in_no_plot_of_all(tmp_path: Path) -> None:
     assert "chat:ttft:p99&lt;160ms" in page
 
 
-def test_one_workload_has_no_figures_apart(tmp_path: Path) -> None:
+def test_a_single_workload_has_no_separate_figures(tmp_path: Path) -> None:
     run_ = read_run(write_run(tmp_path / "run", made_up(60), workloads={"128/128": 1.0}))
     assert run_.summary["workloads"] == {}
     assert "By workload" not in write_report(tmp_path / "run").read_text(encoding="utf-8")

@@ -92,7 +92,7 @@ def assert_told(told: dict[str, Any], ours: list[RequestRecord], header: dict[st
 
 
 @pytest.mark.parametrize("name", ["one process", "two processes", "replayed", "closed", "bound"])
-def test_each_workloads_figures_are_those_of_its_records(
+def test_each_workloads_figures_match_its_records(
     loads: dict[str, Future[Ended]], name: str
 ) -> None:
     code, text, folder = loads[name].result()
@@ -131,7 +131,7 @@ def test_one_and_two_processes_send_the_same(loads: dict[str, Future[Ended]]) ->
         assert workload == chosen(int(number), int(seed), shares)
 
 
-def test_locusts_own_statistics_have_a_row_for_each(loads: dict[str, Future[Ended]]) -> None:
+def test_locusts_statistics_have_a_row_for_each_workload(loads: dict[str, Future[Ended]]) -> None:
     _, _, folder = loads["one process"].result()
     entries = json.loads((folder / "locust.json").read_text(encoding="utf-8"))
     told = {entry["name"]: entry["num_requests"] for entry in entries}
@@ -144,7 +144,9 @@ def test_every_workloads_texts_are_checked(loads: dict[str, Future[Ended]]) -> N
     assert summary(folder)["header"]["texts_compared"] == 4 + 4 * 2 + 4
 
 
-def test_an_objective_of_one_workload_breaks_alone(loads: dict[str, Future[Ended]]) -> None:
+def test_an_objective_of_one_workload_does_not_break_others(
+    loads: dict[str, Future[Ended]],
+) -> None:
     code, text, folder = loads["bound"].result()
     assert code == 1, text
     assert "held    ttft:p99<1000s" in text
@@ -153,7 +155,7 @@ def test_an_objective_of_one_workload_breaks_alone(loads: dict[str, Future[Ended
     assert [told[name]["rates"]["goodput_share"] for name in parse_mix(MIX)] == [0.0, 1.0, 1.0]
 
 
-def test_a_hopeless_objective_of_one_workload_ends_the_load(
+def test_an_unreachable_objective_of_one_workload_ends_the_load(
     loads: dict[str, Future[Ended]],
 ) -> None:
     code, text, folder = loads["hopeless"].result()
@@ -169,7 +171,7 @@ def test_a_hopeless_objective_of_one_workload_ends_the_load(
     assert sum(each.workload == "32/6" for each in records(folder)) > late
 
 
-def test_a_search_judges_the_workload_alone(loads: dict[str, Future[Ended]]) -> None:
+def test_a_search_can_judge_one_workload(loads: dict[str, Future[Ended]]) -> None:
     code, text, folder = loads["search"].result()
     assert code == 1, text
     assert "no rate held the SLOs" in text

@@ -69,7 +69,7 @@ def test_make_prints_the_same_page() -> None:
     assert told.endswith(page(sys.executable, str(LOCUSTFILE), "--help"))
 
 
-def test_every_example_is_made_of_options_that_there_are() -> None:
+def test_every_example_uses_existing_options() -> None:
     told = page(sys.executable, str(LOCUSTFILE), "-h")
     options, _, examples = told.partition("\nexamples:\n")
     named = set(re.findall(r"(?<![\w-])-{1,2}[a-z][a-z-]*", examples)) - {"-f", "--help", "--rates"}
@@ -91,14 +91,14 @@ def test_a_wrong_option_is_one_sentence(
     assert str(refused.value) == WRONG[arguments]
 
 
-def test_a_wrong_option_ends_the_run_with_2() -> None:
+def test_a_wrong_option_sets_exit_code_2() -> None:
     command = [sys.executable, str(LOCUSTFILE), "--headless", "--rte", "4"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: there is no option --rte; did you mean --rate?\n"
 
 
-def test_a_python_without_locust_names_the_one_that_has_it() -> None:
+def test_a_python_without_locust_names_one_with_it() -> None:
     command = [sys.executable, "-S", str(LOCUSTFILE), "--rate", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
@@ -106,6 +106,6 @@ def test_a_python_without_locust_names_the_one_that_has_it() -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_any_python_prints_the_options_of_a_sweep() -> None:
+def test_a_sweeps_help_needs_no_packages() -> None:
     told = page(sys.executable, "-S", str(LOCUSTFILE.parent / "sweep.py"), "--help")
     assert "--concurrencies LIST" in told

@@ -26,6 +26,6 @@ def test_only_the_steady_part_is_counted() -> None:
     assert figures.cpu_s == pytest.approx(5.0), "of all whole answers, the slow ones too"
 
 
-def test_too_few_answers_say_nothing() -> None:
+def test_too_few_answers_give_no_figures() -> None:
     with pytest.raises(BuildError, match="1 whole answers came, expected 4 at least"):
         _figures([answered(0.0, 0.1), answered(6.0, 0.1)], LOAD, cpu_s=1.0)

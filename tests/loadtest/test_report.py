@@ -48,7 +48,7 @@ def figures(page: str) -> list[ElementTree.Element]:
     return [ElementTree.fromstring(text) for text in re.findall(r"<svg.*?</svg>", page, re.S)]
 
 
-def test_a_report_needs_nothing_from_outside(tmp_path: Path) -> None:
+def test_a_report_is_self_contained(tmp_path: Path) -> None:
     page = page_of(write_run(tmp_path / "run", made_up(120, failed=3)))
     assert not re.search(r"<script|<link|<img|@import|url\(|(src|href)=", page)
     assert len(figures(page)) >= 6
@@ -57,7 +57,7 @@ def test_a_report_needs_nothing_from_outside(tmp_path: Path) -> None:
     parser.close()
 
 
-def test_its_numbers_are_the_summarys(tmp_path: Path) -> None:
+def test_a_report_has_the_summarys_numbers(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", made_up(120, failed=3))
     page = page_of(folder)
     summary = json.loads((folder / "summary.json").read_text())
@@ -67,7 +67,7 @@ def test_its_numbers_are_the_summarys(tmp_path: Path) -> None:
     assert "INVALID" not in page
 
 
-def test_its_header_says_what_was_served(tmp_path: Path) -> None:
+def test_a_reports_header_names_the_engine(tmp_path: Path) -> None:
     served = {"runtime": "openvino", "model": "demo", "checkpoint_sha256": "c33fc1d4" * 8,
               "precision": "f32", "server": "triton 2.51.0"}  # fmt: skip
     page = page_of(write_run(tmp_path / "run", made_up(120), served=served))
@@ -78,7 +78,7 @@ def test_its_header_says_what_was_served(tmp_path: Path) -> None:
     assert "runtime openvino, checkpoint demo (sha256 c33fc1d4c33f), precision f32" in table
 
 
-def test_verdicts_come_first_and_options_are_folded(tmp_path: Path) -> None:
+def test_verdicts_come_first_and_options_are_collapsed(tmp_path: Path) -> None:
     page = page_of(write_run(tmp_path / "run", made_up(120)))
     order = ["ttft:p99&lt;2000ms", 'class="cards"', "<svg", "<details><summary>Options"]
     places = [page.index(each) for each in order]
@@ -88,7 +88,7 @@ def test_verdicts_come_first_and_options_are_folded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_its_colours_can_be_told_apart(dark: bool) -> None:
+def test_colours_can_be_told_apart(dark: bool) -> None:
     light_rules, _, dark_rules = STYLE.partition("prefers-color-scheme:dark")
     rules = dark_rules if dark else light_rules
     ground = re.search(r"--bg:(#[0-9a-f]{6})", rules)
@@ -150,7 +150,7 @@ def test_each_model_of_the_server_is_reported(tmp_path: Path) -> None:
     assert tab["server: preprocessing compute"] == "11.6"
 
 
-def test_an_invalid_run_says_so_above_everything(tmp_path: Path) -> None:
+def test_an_invalid_run_says_so_at_the_top(tmp_path: Path) -> None:
     page = page_of(write_run(tmp_path / "run", made_up(120), cpu=0.99))
     assert page.index("INVALID") < page.index("Objectives")
     assert "used 99% of its core" in page
@@ -181,7 +181,7 @@ def test_a_killed_run_has_a_report_from_its_records(tmp_path: Path) -> None:
     assert json.loads((folder / "so-far.json").read_text())["counts"]["scheduled"] == 79
 
 
-def test_rates_against_latency_of_a_search(tmp_path: Path) -> None:
+def test_a_search_plots_latency_against_rate(tmp_path: Path) -> None:
     folder = tmp_path / "search"
     folder.mkdir()
     for rate in (2.0, 4.0, 8.0):
@@ -211,7 +211,7 @@ def test_wrong_files_get_one_sentence(tmp_path: Path, name: str, text: str, sent
     assert not (tmp_path / "report.html").exists()
 
 
-def test_a_search_shows_the_highest_rate_that_held(tmp_path: Path) -> None:
+def test_a_search_shows_the_highest_rate_within_the_objectives(tmp_path: Path) -> None:
     folder = tmp_path / "search"
     folder.mkdir()
     for rate, held in ((4.0, True), (8.0, True), (16.0, False)):
@@ -243,7 +243,9 @@ def test_a_missing_folder_gets_one_sentence(tmp_path: Path) -> None:
         read_run(tmp_path / "nowhere")
 
 
-def test_a_page_is_written_whole_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = tmp_path / "page.html"
     write_whole(target, "first")
 
@@ -302,7 +304,7 @@ def test_unreadable_metrics_are_reported_with_the_option() -> None:
     assert line in {row["value"] for row in rows(summary)}
 
 
-def test_the_web_tabs_rows_are_the_summarys(tmp_path: Path) -> None:
+def test_the_web_tab_has_the_summarys_rows(tmp_path: Path) -> None:
     summary = read_run(write_run(tmp_path / "run", made_up(120, failed=3), cpu=0.99)).summary
     table = {row["metric"]: row for row in rows(summary)}
     assert all(set(row) == {*COLUMNS, "safe_name"} for row in table.values())

@@ -229,14 +229,14 @@ def loads(
         yield futures
 
 
-def test_locust_is_not_imported_here() -> None:
+def test_tests_do_not_import_locust() -> None:
     """It would make this process's standard library gevent's."""
     assert "locust" not in sys.modules
     assert importlib.util.find_spec("locust") is not None
     assert "built-in" in repr(os.fork)
 
 
-def test_no_arrival_is_lost_of_a_rate_far_too_high(
+def test_no_arrival_is_lost_at_a_rate_far_too_high(
     replay_server: ServerProcess, tmp_path: Path
 ) -> None:
     fast = ("-t", "1s", "--rate", "4000", "-s", "1", "--max-in-flight", "100")
@@ -292,7 +292,7 @@ def test_faulty_clients_are_counted_apart(loads: dict[str, Future[Ended]]) -> No
     assert "in no figure above" in text
 
 
-def test_a_chat_and_a_closed_loop(loads: dict[str, Future[Ended]]) -> None:
+def test_chats_are_answered_correctly(loads: dict[str, Future[Ended]]) -> None:
     code, text, folder = loads["chat"].result()
     assert code == 0, text
     whole = [record for record in records(folder) if not record.cancelled]
@@ -308,7 +308,7 @@ def most_at_once(kept: list[RequestRecord]) -> int:
 
 
 @pytest.mark.parametrize(("name", "users"), [("six users", 6), ("one user", 1)])
-def test_a_closed_loop_has_its_users_from_the_start(
+def test_a_closed_loop_starts_with_all_users(
     loads: dict[str, Future[Ended]], name: str, users: int
 ) -> None:
     """Locust starts one a second, and as many as there are processes where none are given."""
@@ -328,20 +328,20 @@ def test_users_that_come_later_are_reported(loads: dict[str, Future[Ended]]) -> 
     assert most_at_once(records(folder)) < 300
 
 
-def test_loops_of_other_users_are_not_comparable(loads: dict[str, Future[Ended]]) -> None:
+def test_loops_with_different_users_are_not_comparable(loads: dict[str, Future[Ended]]) -> None:
     six, one = (load(loads[name].result()[2]) for name in ("six users", "one user"))
     told = differences(six, one)
     assert [each.partition(" in ")[0] for each in told] == ["users is 6"]
     assert six.summary["header"]["requests_sha256"] == one.summary["header"]["requests_sha256"]
 
 
-def test_a_broken_objective_is_the_exit_code(loads: dict[str, Future[Ended]]) -> None:
+def test_a_broken_objective_sets_the_exit_code(loads: dict[str, Future[Ended]]) -> None:
     code, text, _ = loads["broken"].result()
     assert "BROKEN  e2e:p50<1us" in text
     assert code == 1, text
 
 
-def test_the_highest_rate_is_searched(loads: dict[str, Future[Ended]]) -> None:
+def test_a_search_finds_the_highest_rate(loads: dict[str, Future[Ended]]) -> None:
     code, text, folder = loads["search"].result()
     assert code == 1, text
     assert "no rate held the SLOs" in text
@@ -363,7 +363,9 @@ def test_a_recording_is_measured_whole(loads: dict[str, Future[Ended]]) -> None:
     assert "--users 5 is not used: an open loop has a --rate" in text
 
 
-def test_what_is_left_out_of_a_recording_is_reported(loads: dict[str, Future[Ended]]) -> None:
+def test_requests_of_a_recording_without_figures_are_reported(
+    loads: dict[str, Future[Ended]],
+) -> None:
     code, text, folder = loads["part of a recording"].result()
     assert code == 0, text
     kept = records(folder)
@@ -375,7 +377,7 @@ def test_what_is_left_out_of_a_recording_is_reported(loads: dict[str, Future[End
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_one_sentence(loads: dict[str, Future[Ended]], name: str) -> None:
+def test_bad_input_gets_one_sentence(loads: dict[str, Future[Ended]], name: str) -> None:
     code, text, folder = loads[name].result()
     assert code == 2, text
     assert BAD[name][1] in text
@@ -385,7 +387,7 @@ def test_bad_input_is_one_sentence(loads: dict[str, Future[Ended]], name: str) -
     assert not (folder / "summary.json").exists()
 
 
-def test_what_was_measured_outlives_a_dead_worker(loads: dict[str, Future[Ended]]) -> None:
+def test_a_dead_worker_loses_no_results(loads: dict[str, Future[Ended]]) -> None:
     code, text, folder = loads["dead worker"].result()
     assert code == 3, text
     assert text.count("died at") == 1
@@ -395,7 +397,7 @@ def test_what_was_measured_outlives_a_dead_worker(loads: dict[str, Future[Ended]
     assert summary(folder)["counts"]["completed"] > 20
 
 
-def test_what_was_measured_outlives_a_dead_sender(loads: dict[str, Future[Ended]]) -> None:
+def test_a_dead_sender_loses_no_results(loads: dict[str, Future[Ended]]) -> None:
     code, text, folder = loads["dead sender"].result()
     assert code == EXIT_INVALID, text
     assert text.count("the process that sends the requests ended by SIGKILL") == 1
@@ -404,7 +406,7 @@ def test_what_was_measured_outlives_a_dead_sender(loads: dict[str, Future[Ended]
     assert summary(folder)["counts"]["completed"] > 0
 
 
-def test_the_sender_is_free_of_gevent() -> None:
+def test_the_sender_does_not_use_gevent() -> None:
     """It would take the requests' sockets and threads for greenlets."""
     script = (
         "import sending.sender, sys; print(sorted({'gevent', 'locust', 'zmq'} & set(sys.modules)))"
@@ -419,7 +421,7 @@ def test_the_sender_is_free_of_gevent() -> None:
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
-def test_a_worker_that_stands_still_for_a_while_is_not_dead(
+def test_a_worker_that_pauses_is_not_dead(
     loads: dict[str, Future[Ended]],
 ) -> None:
     _, text, folder = loads["paused worker"].result()
@@ -430,7 +432,7 @@ def test_a_worker_that_stands_still_for_a_while_is_not_dead(
     assert told["counts"]["completed"] == told["counts"]["scheduled"] > 0
 
 
-def test_an_interrupted_run_keeps_what_it_has(loads: dict[str, Future[Ended]]) -> None:
+def test_an_interrupted_run_keeps_its_results(loads: dict[str, Future[Ended]]) -> None:
     _, text, folder = loads["interrupted"].result()
     assert "the load was ended at" in text
     assert "Traceback" not in text
@@ -440,7 +442,7 @@ def test_an_interrupted_run_keeps_what_it_has(loads: dict[str, Future[Ended]]) -
     assert told["counts"]["failed"] == 0
 
 
-def test_a_killed_run_knows_where_its_ttft_was_spent(loads: dict[str, Future[Ended]]) -> None:
+def test_a_killed_run_keeps_its_ttft_split(loads: dict[str, Future[Ended]]) -> None:
     _, _, folder = loads["killed"].result()
     assert not (folder / "summary.json").exists()
     with (folder / "server.jsonl").open("a", encoding="utf-8") as file:
@@ -508,7 +510,7 @@ Worker._prepare = deaf
 """
 
 
-def test_a_worker_that_did_not_hear_is_asked_again(
+def test_a_lost_message_to_a_worker_is_sent_again(
     replay_server: ServerProcess, tmp_path: Path
 ) -> None:
     """Locust connects a worker before it lets us listen; a busy machine can be between the two."""
@@ -522,7 +524,7 @@ def test_a_worker_that_did_not_hear_is_asked_again(
     assert summary(folder)["counts"]["completed"] > 0
 
 
-def test_an_interruption_while_workers_are_waited_for_is_one_sentence(tmp_path: Path) -> None:
+def test_ctrl_c_while_waiting_for_workers_gives_one_sentence(tmp_path: Path) -> None:
     ports = free_ports()
     arguments = command("127.0.0.1:1", tmp_path / "out", *SHORT, "--loglevel", "INFO")
     arguments += ["--master", "--expect-workers", "1", "--master-bind-port", str(ports.grpc)]
@@ -540,13 +542,13 @@ def test_an_interruption_while_workers_are_waited_for_is_one_sentence(tmp_path: 
     assert not any("Traceback" in line for line in lines)
 
 
-def test_a_number_of_processes_is_checked() -> None:
+def test_the_number_of_processes_is_checked() -> None:
     parser = argparse.ArgumentParser()
     assert master_port_problem(parser, ["--processes", "-2"]).startswith("--processes is -2, must")
     assert master_port_problem(parser, ["--processes", "-1"]) == ""
 
 
-def test_an_interruption_before_the_load_ends_at_once(tmp_path: Path) -> None:
+def test_ctrl_c_before_the_load_ends_at_once(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"127.0.0.1:{silent.getsockname()[1]}"
         process = subprocess.Popen(

@@ -36,7 +36,7 @@ def gaps(process: str, burstiness: float = 1.0) -> list[float]:
     ("process", "burstiness", "variance"),
     [("constant", 1.0, 0.0), ("poisson", 1.0, 1.0), ("gamma", 0.25, 4.0), ("gamma", 4.0, 0.25)],
 )
-def test_gaps_have_the_processes_mean_and_variance(
+def test_arrival_gaps_have_the_right_mean_and_variance(
     process: str, burstiness: float, variance: float
 ) -> None:
     values = gaps(process, burstiness)
@@ -51,7 +51,7 @@ def test_poisson_gaps_follow_the_exponential_distribution() -> None:
     assert max(map(abs, steps)) < 1.63 / math.sqrt(COUNT)  # Kolmogorov-Smirnov, 1 percent
 
 
-def test_the_workers_parts_make_the_one_schedule() -> None:
+def test_the_workers_schedules_add_up_to_one() -> None:
     def part(index: int, count: int) -> Iterator[tuple[int, float]]:
         units = itertools.islice(unit_arrivals("poisson", 5), 300)
         return Schedule(units, index, count).arrivals()
@@ -62,7 +62,7 @@ def test_the_workers_parts_make_the_one_schedule() -> None:
     assert [number for number, _ in whole] == list(range(300))
 
 
-def test_a_changed_rate_moves_only_what_is_to_come() -> None:
+def test_a_changed_rate_moves_only_later_arrivals() -> None:
     curve = RateCurve(10.0)
     before = [curve.seconds(unit) for unit in (10, 20, 30, 40)]
     curve.change(2.5, 20.0)
@@ -73,7 +73,7 @@ def test_a_changed_rate_moves_only_what_is_to_come() -> None:
 
 
 @pytest.mark.parametrize("workload", ["64/8", "mlperf-server", "shared-prefix"])
-def test_prompts_have_exactly_the_length_that_was_asked(workload: str) -> None:
+def test_prompts_have_exactly_the_requested_length(workload: str) -> None:
     options = RunOptions(
         workload=workload, tokenizer=TOKENIZER, max_input_tokens=256, prefix_tokens=128
     )
@@ -91,7 +91,7 @@ def test_prompts_have_exactly_the_length_that_was_asked(workload: str) -> None:
         assert 64 <= min(counts) <= max(counts) <= 256
 
 
-def test_a_seed_makes_the_same_prompts_and_another_makes_others() -> None:
+def test_a_seed_determines_the_prompts() -> None:
     def texts(seed: int) -> list[str]:
         source = LoadSource(RunOptions(workload="chat", tokenizer=TOKENIZER, seed=seed))
         return [
@@ -102,7 +102,7 @@ def test_a_seed_makes_the_same_prompts_and_another_makes_others() -> None:
     assert texts(1) != texts(2)
 
 
-def test_faults_have_their_shares_whatever_the_worker() -> None:
+def test_faults_have_their_shares_on_every_worker() -> None:
     shares = parse_faults("cancel_storm=0.2, slow_reader=0.1")
     names = [journeys_of(number, 3, shares)[0].name for number in range(5000)]
     assert names.count("cancel_storm") / 5000 == pytest.approx(0.2, abs=0.03)
@@ -113,7 +113,7 @@ def test_faults_have_their_shares_whatever_the_worker() -> None:
             parse_faults(text)
 
 
-def test_a_recording_is_played_in_its_order(tmp_path: Path) -> None:
+def test_a_recording_is_replayed_in_order(tmp_path: Path) -> None:
     path = tmp_path / "traffic.jsonl"
     lines = [
         {"timestamp": 7000, "input_length": 20, "output_length": 3},
@@ -155,7 +155,7 @@ def test_a_wrong_recording_is_named(tmp_path: Path, text: str, named: str) -> No
         read_recording(path)
 
 
-def test_lines_of_a_recording_end_as_json_lines_do(tmp_path: Path) -> None:
+def test_a_recordings_lines_end_like_json_lines(tmp_path: Path) -> None:
     # All but the last of these end a line for str.splitlines; the file begins with a mark.
     prompts = ["a\u2028b", "c\u0085d", "e\u2029f", "plain"]
     lines = [json.dumps({"prompt": each}, ensure_ascii=False) + "\r\n" for each in prompts]
@@ -190,7 +190,7 @@ def test_default_slos_of_one_token_have_no_tpot() -> None:
     assert default_slos("mlperf-interactive") == "ttft:p99<500ms,tpot:p99<30ms"
 
 
-def test_a_wrong_answer_is_seen() -> None:
+def test_a_wrong_answer_is_detected() -> None:
     right = Answer(text="Hi", finals=1, finish_reason="length", num_output_tokens=4)
     assert wrong(right, 4, {"ignore_eos": True}, digest("Hi")) == ""
     assert "unloaded" in wrong(right, 4, {}, digest("Ho"))

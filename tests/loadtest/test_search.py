@@ -61,7 +61,7 @@ def step(ttfts: list[float], *slos: str) -> Trial:
         (2, 100, True, False),
     ],
 )
-def test_a_step_decides_what_its_requests_can_show(
+def test_a_step_decides_only_what_its_requests_show(
     late: int, requests: int, decided: bool, held: bool
 ) -> None:
     tried = step([2.0] * late + [0.1] * (requests - late))
@@ -76,13 +76,13 @@ def test_a_step_decides_what_its_requests_can_show(
     ("slo", "requests"),
     [("e2e:p50<1s", 2), ("ttft:p90<1s", 10), ("itl<1s", 100), ("tpot:p99.9<1s", 1000)],
 )
-def test_every_percentile_has_its_requests(slo: str, requests: int) -> None:
+def test_each_percentile_needs_enough_requests(slo: str, requests: int) -> None:
     assert needed(parse_slo(slo)) == requests
     assert step([0.1] * requests, slo).held
     assert not step([0.1] * (requests - 1), slo).decided
 
 
-def test_arrivals_that_were_not_offered_hold_nothing() -> None:
+def test_a_rate_that_was_not_offered_does_not_hold() -> None:
     made = [record(number, number / 20, 0.1) for number in range(150)]
     results = results_of(made, "ttft:p99<1s")
     assert Trial.of(20.0, results, planned=150).held
@@ -91,7 +91,7 @@ def test_arrivals_that_were_not_offered_hold_nothing() -> None:
 
 
 @pytest.mark.parametrize(("capacity", "behind"), [(8.0, True), (15.0, True), (20.0, False)])
-def test_a_queue_that_grows_is_no_rate_that_is_completed(capacity: float, behind: bool) -> None:
+def test_a_rate_with_a_growing_queue_does_not_hold(capacity: float, behind: bool) -> None:
     """20 requests/s to a server of that capacity; no objective would show it."""
     free, made = 0.0, []
     for number, unit in zip(range(200), unit_arrivals("constant", 0), strict=False):
@@ -105,7 +105,7 @@ def test_a_queue_that_grows_is_no_rate_that_is_completed(capacity: float, behind
     assert ("less is completed than is offered" in tried.outcome) == behind
 
 
-def test_answers_that_take_as_long_as_the_step_are_no_growing_queue() -> None:
+def test_answers_as_long_as_the_step_do_not_count_as_a_growing_queue() -> None:
     made = [record(number, number / 20, 0.1, answer_s=8.0 + number % 7) for number in range(200)]
     assert sum(each.phase == MEASURED for each in made) < 30
     results = results_of(made, "ttft:p99<1s")
@@ -115,7 +115,7 @@ def test_answers_that_take_as_long_as_the_step_are_no_growing_queue() -> None:
     assert "10 s are short beside an e2e of" in tried.why
 
 
-def test_a_rate_of_which_little_was_completed_is_not_held() -> None:
+def test_a_rate_with_few_completed_requests_does_not_hold() -> None:
     """All slots of a server fill up in the first seconds: a queue grows only after them."""
     slots: list[float] = [0.0] * 64  # when each is free again; a request takes 4 s: 16 a second
     made = []
@@ -139,7 +139,7 @@ def test_a_step_lasts_much_longer_than_a_request() -> None:
     assert lengthened(options, 100.0, 3.0)[0].load_s == pytest.approx(60.4)
 
 
-def test_a_step_is_lengthened_until_its_percentiles_say_something() -> None:
+def test_a_step_is_lengthened_until_its_percentiles_are_meaningful() -> None:
     options = RunOptions(load_s=4.0, warmup_s=0.4, slos="ttft:p99<1s", seed=3)
     seconds = step_seconds(options, 0.5)
     due = [unit / 0.5 for _, unit in zip(range(1000), unit_arrivals("poisson", 3), strict=False)]
@@ -188,7 +188,7 @@ def server(
 
 @pytest.mark.parametrize("capacity", [0.3, 1.1, 40.0])
 @pytest.mark.parametrize(("start", "seconds"), [(0.05, 4.0), (0.2, 30.0), (4.0, 1.0)])
-def test_the_search_tells_no_rate_that_no_step_has_shown(
+def test_the_search_reports_only_rates_that_a_step_has_shown(
     capacity: float, start: float, seconds: float
 ) -> None:
     found = find_max_rate(server(capacity, seconds), start)
@@ -198,7 +198,7 @@ def test_the_search_tells_no_rate_that_no_step_has_shown(
     assert shown[-1].requests >= 100
 
 
-def test_where_no_step_can_be_long_enough_it_says_so() -> None:
+def test_the_search_says_if_no_step_can_be_long_enough() -> None:
     found = find_max_rate(server(0.1, 4.0, most_s=600.0), 0.05)
     assert (found.rate, found.told) == (None, False)
     assert "(-t)" in found.why
@@ -217,7 +217,7 @@ def test_a_step_that_was_too_short_is_repeated_once() -> None:
     assert steps[:5] == [(1, False), (2, False), (4, False), (2, True), (2, True)]
 
 
-def test_one_late_request_is_looked_at_again() -> None:
+def test_a_step_with_one_late_request_is_repeated() -> None:
     tried: list[tuple[float, bool]] = []
 
     def trial(rate: float, whole: bool) -> Trial:

@@ -114,7 +114,7 @@ def test_the_metrics_are_read() -> None:
         parse_metrics("<html>hello</html>")
 
 
-def test_the_parts_add_up_and_are_what_they_are_called() -> None:
+def test_the_parts_add_up_and_match_their_names() -> None:
     split = split_ttft(NOTHING, parse_metrics(PAGE), 0.2, 0.003)
     parts = {each["part"]: each["seconds"] for each in split["parts"]}
     assert sum(parts.values()) == pytest.approx(0.2, abs=1e-12)
@@ -126,7 +126,7 @@ def test_the_parts_add_up_and_are_what_they_are_called() -> None:
     assert list(parts) == ["client", "queue", "tokenize", "prefill", "detokenize", "other"]
 
 
-def test_each_models_means_are_of_the_requests_between_the_samples() -> None:
+def test_each_models_means_cover_the_requests_between_the_samples() -> None:
     first, last = ServerMetrics(steps={}), parse_metrics(PAGE)
     told = {each["model"]: each for each in server_models(first, last)}
     assert list(told) == ["preprocessing", "tensorrt_llm", "postprocessing"]
@@ -142,10 +142,10 @@ def test_each_models_means_are_of_the_requests_between_the_samples() -> None:
     )
     assert (half["requests"], half["queue_s"]) == (5, pytest.approx(0.002))
     assert server_models(last, last) == [], "a model without a request has no mean"
-    assert server_models(last, NOTHING) == [], "the server was started anew"
+    assert server_models(last, NOTHING) == [], "the server was restarted"
 
 
-def test_what_the_engine_says_of_itself_is_for_the_header() -> None:
+def test_the_header_gets_the_engines_description() -> None:
     engine = parse_metrics(PAGE).engine
     assert engine["runtime"] == "replay"
     served = {"server": "triton 2.51.0", **engine, "model": "demo", "kv_cache_type": "u8"}
@@ -158,7 +158,7 @@ def test_what_the_engine_says_of_itself_is_for_the_header() -> None:
     assert described({}) == []
 
 
-def test_a_server_that_tells_less_keeps_the_remainder_honest() -> None:
+def test_without_engine_times_the_remainder_is_named_so() -> None:
     text = "\n".join(line for line in PAGE.splitlines() if "llama_fp4" not in line)
     split = split_ttft(NOTHING, parse_metrics(text), 0.2, 0.0)
     parts = {each["part"]: each["seconds"] for each in split["parts"]}
@@ -169,7 +169,7 @@ def test_a_server_that_tells_less_keeps_the_remainder_honest() -> None:
 
 
 def test_a_restart_and_no_requests_have_no_split() -> None:
-    with pytest.raises(SplitError, match="started anew"):
+    with pytest.raises(SplitError, match="restarted"):
         split_ttft(parse_metrics(PAGE), NOTHING, 0.2, 0.0)
     with pytest.raises(SplitError, match="no request"):
         split_ttft(parse_metrics(PAGE), parse_metrics(PAGE), 0.2, 0.0)
@@ -189,7 +189,7 @@ def test_the_metrics_address(text: str, server: str, url: str) -> None:
     assert metrics_url(text, server) == url
 
 
-def test_an_unreachable_endpoint_costs_one_sentence() -> None:
+def test_an_unreachable_endpoint_gets_one_sentence() -> None:
     sampler = ServerSampler("http://127.0.0.1:9/metrics")
     sampler.start()
     sampler.stop()
@@ -235,7 +235,7 @@ def told_twice(server: ServerProcess) -> list[tuple[StepCounters, Any]]:
     return pairs
 
 
-def test_the_endpoint_has_what_the_statistics_have(paced_server: ServerProcess) -> None:
+def test_the_metrics_match_the_statistics(paced_server: ServerProcess) -> None:
     ask(paced_server, 0, 0.0)
 
     def settled() -> bool:  # a model is counted a moment after its last response

@@ -59,7 +59,7 @@ def sweep_of(folder: Path, by: str, values: list[float], **header: Any) -> Sweep
         ("1:8:3,20,20", [1, 4, 7, 20]),
     ],
 )
-def test_the_steps_that_are_asked_for(text: str, values: list[float]) -> None:
+def test_requested_steps_are_parsed(text: str, values: list[float]) -> None:
     assert [step.value for step in parse_steps(RATES, text)] == values
 
 
@@ -70,7 +70,7 @@ def test_wrong_steps_get_one_sentence(text: str) -> None:
     assert str(refused.value).startswith(WRONG[text])
 
 
-def test_users_are_whole() -> None:
+def test_users_must_be_whole_numbers() -> None:
     with pytest.raises(SweepError, match=r"--concurrencies has '1\.5', must be whole numbers"):
         parse_steps(CONCURRENCIES, "1,1.5")
     (step,) = parse_steps(CONCURRENCIES, "8")
@@ -80,12 +80,12 @@ def test_users_are_whole() -> None:
 
 
 @pytest.mark.parametrize("name", ["--rate", "--rate=4", "-u", "--find-max-rate", "--csv=all"])
-def test_what_a_step_sets_is_no_option_of_a_sweep(name: str) -> None:
+def test_a_sweep_refuses_options_that_its_steps_set(name: str) -> None:
     with pytest.raises(SweepError, match=f"^{name} is not an option of a sweep"):
         parse(["--rates", "1,2", "-t", "10s", name])
 
 
-def test_other_options_are_the_load_tests() -> None:
+def test_other_options_go_to_the_load_test() -> None:
     options = parse(["-t", "10s", "--rates", "1", "-H", "a:1", "--slo", "ttft<1s"])
     assert (options.by, options.steps) == ("rates", "1")
     assert options.load_test == ["-t", "10s", "-H", "a:1", "--slo", "ttft<1s"]
@@ -100,7 +100,7 @@ def test_other_options_are_the_load_tests() -> None:
         (["--rates", "1", "--rte", "4"], "error: there is no option --rte; did you mean --rate?"),
     ],
 )
-def test_bad_input_is_one_sentence(arguments: list[str], sentence: str, tmp_path: Path) -> None:
+def test_bad_input_gets_one_sentence(arguments: list[str], sentence: str, tmp_path: Path) -> None:
     output = [] if "--output" in arguments or not arguments else ["--output", str(tmp_path)]
     command = [sys.executable, str(SCRIPT), *arguments, *output]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -123,7 +123,7 @@ def test_another_sweeps_folder_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("by", [RATES, CONCURRENCIES])
-def test_the_table_and_the_page_are_the_steps(tmp_path: Path, by: str) -> None:
+def test_the_table_and_the_page_show_the_steps(tmp_path: Path, by: str) -> None:
     sweep = sweep_of(tmp_path / "sweep", by, [8.0, 1.0, 2.0], slos=["ttft:p99<500ms"])
     head, *rows = (line.split() for line in sweep_table(sweep).splitlines())
     assert head[0] == ("rate/s" if by == RATES else "users")
@@ -163,7 +163,7 @@ def start(url: str, folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_a_sweep_that_is_interrupted_goes_on(replay_server: ServerProcess, tmp_path: Path) -> None:
+def test_an_interrupted_sweep_continues(replay_server: ServerProcess, tmp_path: Path) -> None:
     url, folder = replay_server.ports.url("grpc"), tmp_path / "sweep"
     with start(url, folder) as process:
         assert process.stdout is not None
@@ -197,7 +197,9 @@ def test_a_sweep_that_is_interrupted_goes_on(replay_server: ServerProcess, tmp_p
     assert 'href="rate-40/report.html"' in (folder / "sweep.html").read_text()
 
 
-def test_a_done_sweep_asks_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_sweep_sends_no_requests(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Its server may be gone: the table and the page are made from what is there."""
     sweep = sweep_of(tmp_path / "sweep", RATES, [1.0, 8.0])
     options = parse(["--rates", "1,8", "-t", "12s", "--output", str(sweep.folder)])

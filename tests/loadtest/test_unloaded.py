@@ -43,7 +43,7 @@ def key_of(conversation: Conversation) -> list[str]:
     return [turn.key for turn in conversation.turns]
 
 
-def test_few_are_asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_requests_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     running: list[int] = [0]
 
     async def answer(conversation: Conversation) -> list[str]:
@@ -68,7 +68,7 @@ def test_missing_unloaded_texts_are_reported(monkeypatch: pytest.MonkeyPatch) ->
     assert "5 of 20 prompts were answered within 0 s before the load" in found.note
 
 
-def test_the_first_error_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_error_ends_the_preparation(monkeypatch: pytest.MonkeyPatch) -> None:
     async def answer(conversation: Conversation) -> list[str]:
         if conversation.turns[0].key == "9":
             raise ValueError("prompt 9 has no answer")
@@ -89,7 +89,7 @@ def counted(calls: list[str], text: str = "") -> Answer:
 
 
 @pytest.mark.parametrize("workload", ["32/4", "chat"])
-def test_a_running_server_is_asked_once(
+def test_unloaded_texts_are_asked_for_once_per_server(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, workload: str
 ) -> None:
     path, calls = tmp_path / "unloaded.json", list[str]()
@@ -102,7 +102,7 @@ def test_a_running_server_is_asked_once(
     assert len(calls) == 41
 
 
-def test_a_server_that_answers_otherwise_is_asked_everything(
+def test_changed_answers_are_asked_for_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path, calls = tmp_path / "unloaded.json", list[str]()
@@ -126,7 +126,7 @@ def test_another_request_has_another_text(
     assert len(calls) == 40
 
 
-def test_a_cut_file_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_cut_file_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path, calls = tmp_path / "unloaded.json", list[str]()
     for text in ("", '{"server": "one", "te', '{"server": "one", "texts": [1]}', "[]"):
         path.write_text(text, encoding="utf-8")
@@ -135,7 +135,7 @@ def test_a_cut_file_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         assert len(calls) == 20
 
 
-def test_a_server_is_known_by_its_engine_and_its_start(replay_server: ServerProcess) -> None:
+def test_a_server_is_identified_by_its_engine_and_start(replay_server: ServerProcess) -> None:
     ports = replay_server.ports
     options = RunOptions(url=ports.url("grpc"), metrics_url=ports.url("metrics"))
     identity = server_identity(options)

@@ -78,7 +78,7 @@ def test_the_tab_shows_the_running_test(
     assert (tmp_path / "run" / "records.jsonl").stat().st_size > 0
 
 
-def test_the_ui_counts_the_run_time_from_the_load_on(
+def test_the_ui_counts_the_run_time_from_the_start_of_the_load(
     replay_server: ServerProcess, replay_repository: Path, tmp_path: Path
 ) -> None:
     """Its own timer runs while the run is prepared, and would leave that much less of the load."""

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Write what a served model is verified against: the dequantized checkpoint's own answers.
+"""Write the reference for verifying a served model: the dequantized checkpoint's own answers.
 
     python build/make_reference.py --checkpoint DIR --output FILE
 
-Plain numpy in f32, no code of any engine. Every pass reads the weights from the mapped files, so 8B
-parameters need no more memory than 1B; all prompts share a pass. FILE.partial keeps what is
-computed, and after an interruption the same command continues there.
+It is computed in f32 with plain numpy, without any engine's code. Each forward pass serves all
+prompts and reads the weights from the mapped files, so 8B parameters need no more memory than 1B.
+FILE.partial keeps the finished positions: after an interruption the same command continues.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Progress:
     """The finished positions, saved after every pass."""
 
     path: Path
-    identity: dict[str, object]  # of the work that they belong to
+    identity: dict[str, object]  # checkpoint, prompts and number of tokens
     tops: list[list[Top]] = field(default_factory=list)
 
     def load(self) -> None:
@@ -253,7 +253,7 @@ def main() -> None:
     except KeyboardInterrupt:
         if not _work_folder(options.output).exists():
             raise
-        stop_resumable("what is computed", _work_folder(options.output))
+        stop_resumable("the work so far", _work_folder(options.output))
 
 
 if __name__ == "__main__":

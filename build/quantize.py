@@ -7,7 +7,7 @@
 The layout is that of nvidia/Llama-3.1-8B-Instruct-FP4: NVFP4 weights and activations in blocks of
 16, FP8 scales for the KV cache. The result is checked like a fetched checkpoint and measured
 (weight error of every layer, perplexity before and after) before it appears; a result that is up to
-date is left alone. A calibration that was killed goes on where it stopped.
+date is left alone. After a kill the calibration continues where it stopped.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def quantize(job: Job) -> Report:
 
 
 def check_extra() -> None:
-    """Raise `BuildError` unless the packages of the `quantize` extra are there."""
+    """Raise `BuildError` unless the packages of the `quantize` extra are installed."""
     missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
     if missing:
         raise BuildError(

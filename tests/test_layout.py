@@ -1,4 +1,4 @@
-"""The READMEs name only what is there, and the code keeps the layout that they describe."""
+"""The READMEs name only what exists, and the code keeps the layout that they describe."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WRITTEN_BY_THE_BUILD = re.compile(r"(build/out|model_repository/\w+/1/engine)(/|
 
 
 def files(pattern: str, *folders: str) -> list[Path]:
-    """The project's own, relative to the checkout."""
+    """The project's own files, relative to the checkout."""
     found = (path.relative_to(ROOT) for top in folders for path in (ROOT / top).rglob(pattern))
     return sorted(path for path in found if not WRITTEN_BY_THE_BUILD.match(path.as_posix()))
 
@@ -32,7 +32,7 @@ each_text = pytest.mark.parametrize("text", TEXTS, ids=str)
 
 
 def code(text: Path) -> list[str]:
-    """Every line of code in a text: those of its blocks, and what stands in backticks."""
+    """Every line of code in a text: in its code blocks, and in backticks."""
     content = (ROOT / text).read_text(encoding="utf-8")
     block = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
     lines = [line for lines in block.findall(content) for line in lines.splitlines()]
@@ -54,13 +54,13 @@ def test_links_lead_somewhere(text: Path) -> None:
 
 @each_text
 def test_named_files_exist(text: Path) -> None:
-    """Relative to the text or the checkout; Python files and packages by their last parts too."""
+    """Paths may be relative to the text or the checkout, or the end of a Python file's path."""
     words = [word.strip("\"',;:()") for line in code(text) for word in line.split()]
     assert [word for word in words if is_path(word) and not exists(word, text.parent)] == []
 
 
 def is_path(word: str) -> bool:
-    """Whether a word of code names a file or folder of the checkout, which is not built."""
+    """Whether a word of code names a committed file or folder."""
     if not re.fullmatch(r"[a-z][\w./<>*-]*", word) or WRITTEN_BY_THE_BUILD.match(word):
         return False
     inside = word.partition("/")[0] in (*PRODUCT, "tests") and "/" in word
@@ -124,14 +124,14 @@ def test_functions_are_at_most_40_lines() -> None:
 
 
 def test_one_module_changes_the_import_path() -> None:
-    """Beside the load test's entry scripts, which Locust's own loader starts."""
+    """Except the load test's entry scripts, which Locust's loader starts."""
     statement = re.compile(r"sys\.path\s*(\[.*\]\s*=|\+=|=|\.(append|extend|insert)\()")
     changing = [path for path in MODULES if statement.search((ROOT / path).read_text("utf-8"))]
     entry = [path for path in changing if path.parent == Path("loadtest")]
     assert [path for path in changing if path not in entry] == [Path("build/host/room_paths.py")]
 
 
-# Where imports begin, and the libraries that most of the modules there import.
+# Folders on the import path, and the libraries that most of their modules import.
 ROOTS = {
     "build": "numpy tritonclient.grpc tokenizers openvino huggingface_hub",
     "client": "tritonclient.grpc",

@@ -1,8 +1,8 @@
-"""Whether a folder is an NVFP4 checkpoint that every runtime can take, down to every value.
+"""Check that a folder is an NVFP4 checkpoint that every runtime can load, down to each value.
 
-Checked without a hash: NaN and infinity, a block scale below 0, bytes that were never written (a
+Found without a hash: NaN and infinity, a block scale below 0, bytes that were never written (a
 file of the right size with a hole of zeros), weight_scale_2 and input_scale swapped or inverted.
-Not detected: a wrong value among good ones, k_scale and v_scale swapped. The values are read in
+Not found: a wrong value among good ones, k_scale and v_scale swapped. The values are read in
 chunks, not through the mapping, so that memory stays bounded.
 """
 
@@ -44,7 +44,7 @@ from checkpoints.safetensors_file import (
 CHUNK_BYTES = 2**20  # what a core's cache holds together with the intermediate results
 BLOCK_BYTES = BLOCK // 2  # a block's sixteen codes are one u64
 MAGNITUDES = np.uint64(0x7777777777777777)  # of sixteen codes, without their signs
-HOLE_BLOCKS = 64  # 512 bytes of codes: nothing less than a disk's sector goes missing at once
+HOLE_BLOCKS = 64  # 512 bytes of codes: a disk loses whole sectors
 # Scales that a block whose codes are all zero may have: Model Optimizer gives a block of zeros 1.0;
 # a tiny one gets the least e4m3 value, or 0 where the division by 6 * weight_scale_2 underflows.
 SCALES_OF_ZERO = np.isin(np.arange(256), (0x00, 0x01, 0x38))
@@ -137,7 +137,7 @@ def _kv_scales(checkpoint: Checkpoint) -> str:
 
 @dataclass(frozen=True)
 class LinearScales:
-    """What shows whether a linear's scales were swapped."""
+    """The numbers that show whether a linear's scales were swapped."""
 
     name: str
     weight_scale_2: float

@@ -50,7 +50,7 @@ class HubFiles:
     files: dict[str, StatedFile]
 
     def total(self, names: Iterable[str]) -> int:
-        """Their bytes; raises `BuildError` for a file that could not be checked after download."""
+        """The files' bytes; raises `BuildError` for a file that could not be checked afterwards."""
         total = 0
         for name in names:
             stated = self.files.get(name)
@@ -89,7 +89,7 @@ def download(source: HubFiles, name: str, folder: Path) -> None:
     downloads end, and it returns without an error if the hub is gone and the folder is not empty.
     """
     hub = _huggingface_hub()
-    cache = folder / ".cache"  # the user's own may hold a damaged file, which would be taken
+    cache = folder / ".cache"  # a damaged file in the user's own cache would be used
     with _one_sentence(source.repo, source.commit, name):
         hub.hf_hub_download(
             source.repo, name, revision=source.commit, local_dir=folder, cache_dir=cache

@@ -106,8 +106,10 @@ def check_quantization(directory: Path) -> None:
 
 
 def exclusion_faults(checkpoint: Checkpoint) -> list[str]:
-    """Entries that exclude a linear which is stored as NVFP4, one sentence each: the runtimes on
-    GPUs would load it as unquantized."""
+    """One sentence for each entry that excludes a linear which is stored as NVFP4.
+
+    The runtimes on GPUs would load that linear as unquantized.
+    """
     return [
         f"{where} has {shown(pattern)}, but {linear} is quantized"
         for where, pattern in _excluded(checkpoint.directory)

@@ -1,4 +1,4 @@
-"""Writes `engine.json`; the door from build/ to room 2's modules, which the server runs."""
+"""Writes `engine.json`. Through this module the build uses room 2's modules."""
 
 from __future__ import annotations
 

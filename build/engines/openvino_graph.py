@@ -9,15 +9,15 @@ Model Optimizer's. The CPU plugin computes on the 4-bit weights as long as the p
 `Convert(e2m1) * Convert(e4m3) -> Reshape -> Convert -> MatMul` stands. `weight_scale_2` multiplies
 the MatMul's result: exact, where folding it into the e4m3 scales would round or underflow.
 
-The alarm. OpenVINO GenAI (2026.4) chooses token 0 where all logits are NaN, as if it were the
-likeliest. So the graph replaces a row of hidden states that is not finite by one whose logits are,
-and whose alarm always wins: greedily, and when drawn with any temperature, penalty, top_k or
-top_p. The engine then reads the token id `vocab_size`, which no checkpoint has. The alarm
-is a row of the LM head and an entry of its bias, so it takes no operation of its own:
+The alarm shows the engine that a forward pass overflowed. Without it, OpenVINO GenAI (2026.4) picks
+token 0 if all logits are NaN. It is one more token, with the id `vocab_size`:
 
-    alarm = WEIGHT * hidden[0] - HEIGHT
+    alarm logit = WEIGHT * hidden[0] - HEIGHT
 
-That is at most -HEIGHT / 2 for a sound row, and HEIGHT for the row that replaces an unsound one.
+The graph replaces every unsound row of hidden states (not finite, or too large) by `unsound_row`.
+For that row the alarm's logit is HEIGHT, so high that the alarm is always chosen, with any
+temperature, penalty, top_k or top_p. For a sound row it is at most -HEIGHT / 2: never chosen.
+WEIGHT is in an additional row of the LM head and HEIGHT in its bias, so it costs no operation.
 
 `openvino.serialize` writes both files in one call that can neither be interrupted nor report, and
 says "iostream error" for a full disk. So it writes the XML alone here, and this module lays out and
@@ -48,11 +48,11 @@ ALL = -1  # "whatever is left" in a reshape
 KEEP = 0  # "as in the input" in a reshape
 ALIGNMENT = 64  # bytes; a cache line
 CHUNK_BYTES = 16 * 2**20
-ALARMS = 1  # rows of the LM head, and logits, beside the vocabulary's
-# Powers of two: exact in BF16. HEIGHT times 1e15, the engine's widest factor, is finite in F32; an
-# alarm divided by as much still outweighs everything else.
+ALARMS = 1  # additional rows of the LM head, and additional logits
+# Powers of two are exact in BF16. The engine scales logits by at most 1e15: HEIGHT times that is
+# finite in F32, and HEIGHT divided by that is still above every other logit.
 HEIGHT = 2.0**76
-LARGEST = 2.0**22  # of a sound row's absolute values, summed up; real models have about 1e4
+LARGEST = 2.0**22  # the largest sum of a sound row's absolute values; real models have about 1e4
 INSTEAD = 2.0**24  # the first value of the row that replaces an unsound one; the others are 0
 WEIGHT = 2 * HEIGHT / INSTEAD
 
@@ -85,7 +85,7 @@ def build_graph(checkpoint: Checkpoint, max_seq_len: int) -> ov.Model:
 
 
 def with_alarm(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with the alarm's row below its LM head (or the embedding that is its head)."""
+    """The checkpoint with the alarm's row at the end of its LM head (or of its tied embedding)."""
     name = EMBEDDING if checkpoint.config.tie_word_embeddings else HEAD
     head = checkpoint.tensors[name]
     rows, columns = head.shape
@@ -102,14 +102,14 @@ def alarm_bias(rows: int) -> npt.NDArray[np.float32]:
 
 
 def unsound_row(columns: int) -> npt.NDArray[np.float32]:
-    """The hidden states that stand in for a row that is not finite: [columns]."""
+    """The hidden states that replace an unsound row: [columns]."""
     row = np.zeros(columns, np.float32)
     row[0] = INSTEAD
     return row
 
 
 def _alarm_row(columns: int) -> Bytes:
-    """In BF16, the upper half of F32."""
+    """The alarm's row of the LM head in BF16, which is the upper half of F32."""
     row = np.zeros(columns, np.float32)
     row[0] = WEIGHT
     return (row.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
@@ -264,8 +264,8 @@ class _GraphBuilder:
     def _logits(self, hidden: Node, head: Node) -> Node:
         """[B, S, hidden] -> [B, S, vocab + 1].
 
-        OpenVINO GenAI computes them for the sampled positions alone as long as they are one MatMul,
-        with or without a bias behind it.
+        OpenVINO GenAI computes them only for the sampled positions, provided that they are one
+        MatMul, with or without a bias behind it.
         """
         size = op.reduce_sum(op.abs(hidden), _i64([-1]), True)
         is_sound = op.less_equal(size, _f32(LARGEST))  # false for NaN too

@@ -34,7 +34,7 @@ IMAGE = "nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3"
 LAST_WITH_ENGINES = (1, 2)
 ENGINE_FOLDER = "tensorrt_engine"
 BUILDER = Path(__file__).with_name("build_tensorrt_engine.py")
-LARGEST_GRAPH = 256  # arithmetic bounds a larger batch, not the launch of kernels
+LARGEST_GRAPH = 256  # for larger batches arithmetic takes longer than launching kernels
 
 
 class CompileStepTensorRtLlm(GpuCompileStep[TensorRtLlmOptions]):
@@ -93,7 +93,7 @@ class CompileStepTensorRtLlm(GpuCompileStep[TensorRtLlmOptions]):
 
 
 def _build_engine(checkpoint: Path, plan: Plan, folder: Path, python: str) -> None:
-    """In a child process: it frees the GPU's memory when it ends, and may die."""
+    """Build in a child process, which frees the GPU's memory when it ends and may crash."""
     limits, options = plan.limits, plan.runtime_options
     job: dict[str, Any] = {
         "checkpoint": str(checkpoint.resolve()),

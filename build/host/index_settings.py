@@ -1,6 +1,6 @@
 """Translates pip's settings for uv, which reads neither pip's files nor PIP_*.
 
-A machine behind a mirror is set up for pip, and uv must use the same index. UV_* variables of the
+On a machine behind a mirror pip is set up to use it, and uv must use it too. UV_* variables of the
 environment take precedence.
 """
 
@@ -24,10 +24,11 @@ VARIABLES = (
     ("client-cert", "SSL_CLIENT_CERT", " "),
     ("proxy", "ALL_PROXY", " "),
 )
-# uv takes a package from the first index that knows its name, pip from any: hashes make it safe.
+# By default uv takes a package only from the first index that has it, pip from any index. Taking it
+# from any is safe, because its hash is checked.
 ANY_INDEX = {"UV_INDEX_STRATEGY": "unsafe-best-match"}
-# The machine decides where pip finds packages, but not what it installs, or where to. (NVIDIA's
-# images set PIP_CONSTRAINT.)
+# The machine's settings decide where pip finds packages, not what it installs or where to. (For
+# example, NVIDIA's images set PIP_CONSTRAINT.)
 NOT_OURS = (
     *("user", "target", "prefix", "root", "python", "dry-run", "editable", "requirement"),
     *("constraint", "require-hashes", "quiet", "verbose", "config-file"),
@@ -37,7 +38,7 @@ ON = ("1", "true", "yes", "on")
 
 
 def pip_settings(python: Path) -> dict[str, str]:
-    """The settings of this interpreter's pip: its files, and PIP_*, which override them."""
+    """The settings of this interpreter's pip, from its files and, with precedence, from PIP_*."""
     command = [str(python), "-m", "pip", "config", "list"]
     environment = {name: text for name, text in os.environ.items() if name != "PIP_PYTHON"}
     environment.update({"PIP_QUIET": "0", "PIP_VERBOSE": "0"})
@@ -53,11 +54,11 @@ def pip_settings(python: Path) -> dict[str, str]:
     return {key: value for (_, key), value in sorted(found.items())}
 
 
-SECTIONS = ("global", "install", ":env:")  # the later ones are stronger
+SECTIONS = ("global", "install", ":env:")  # the later ones take precedence
 
 
 def pip_environment(settings: dict[str, str]) -> dict[str, str]:
-    """An environment in which pip finds packages by these settings, and installs what we name."""
+    """An environment in which pip looks for packages by these settings and ignores all others."""
     environment = {name: text for name, text in os.environ.items() if not name.startswith("PIP_")}
     environment["PIP_CONFIG_FILE"] = os.devnull  # no file is read
     for key, value in settings.items():

@@ -123,7 +123,7 @@ class Values:
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of a repeated key, one reader takes the first value and another the last."""
+    """Refuse a key with two values: some readers take the first, others the last."""
     document = dict(pairs)
     if len(document) < len(pairs):
         for key, value in pairs:

@@ -4,8 +4,8 @@
     ├── InvalidRequest            the request is wrong; also a ValueError
     │   ├── UnknownModel          the server has no such model
     │   ├── UnknownOption         the model has no such input
-    │   └── UnsupportedRequest    the model has it, and its runtime does not do it
-    ├── Unauthenticated           credentials are missing, wrong, or not enough
+    │   └── UnsupportedRequest    the model has it, but its runtime lacks it
+    ├── Unauthenticated           credentials are missing, wrong or insufficient
     ├── ConnectionFailed          the connection failed
     │   ├── ConnectError          nobody listens, or no such host    (retryable)
     │   ├── TlsError              the two ends do not trust each other
@@ -73,7 +73,7 @@ class UnsupportedRequest(InvalidRequest):
 
 
 class Unauthenticated(LlamaError):
-    """Credentials are missing or wrong, or not enough (PERMISSION_DENIED)."""
+    """Credentials are missing, wrong or insufficient (PERMISSION_DENIED)."""
 
     code = "UNAUTHENTICATED"
 
@@ -95,7 +95,7 @@ class TlsError(ConnectionFailed):
 
 
 class ConnectionLost(ConnectionFailed):
-    """The connection broke while the request ran. Whether the server did it is unknown."""
+    """The connection broke while the request ran. The server may have completed it."""
 
     retryable = True
 
@@ -125,7 +125,7 @@ class TotalTimeout(RequestTimeout):
 
 
 class ServerBusy(LlamaError):
-    """The server refuses for now: its queue is full, or its engine restarts."""
+    """The server is temporarily unable: its queue is full, or its engine restarts."""
 
     code = "UNAVAILABLE"
     retryable = True
@@ -181,8 +181,8 @@ def error_of(code: str, message: str, request_id: str = "") -> LlamaError:
 def error_of_message(message: str, request_id: str = "") -> LlamaError:
     """The error of a message in a stream, which carries no status.
 
-    Our rooms put Triton's code before the message (`named_errors`). Upstream's do not, so there
-    everything but Triton's own sentences is a `ServerFailed` with the code UNKNOWN.
+    Our rooms put Triton's code before the message (`named_errors`). From upstream's, which do not,
+    only Triton's own sentences are recognised; all others become `ServerFailed` with UNKNOWN.
     """
     _, bracket, named = message.partition("[")
     code, end, text = named.partition("] ")

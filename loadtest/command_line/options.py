@@ -24,7 +24,7 @@ DEFAULT_DURATION_S = 60
 DEFAULT_RATE = 4.0
 DRAIN_S = 60.0
 WARMUP_MOST_S = 5.0
-MOST_ARRIVALS = 10_000_000  # every worker iterates over all of them
+MOST_ARRIVALS = 10_000_000  # every worker iterates over all
 ABOVE_0: tuple[str, ...] = ("rate", "burstiness", "load_s", "speed", "turns", "max_in_flight")
 ABOVE_0 += ("over_long_tokens", "users")
 FROM_0: tuple[str, ...] = ("warmup_s", "drain_s", "distinct_prompts", "max_input_tokens")
@@ -103,7 +103,7 @@ class RunOptions:
         for name in (*ABOVE_0, *FROM_0):
             value = getattr(self, name)
             least = "above 0" if name in ABOVE_0 else "from 0 on"
-            # nan is neither. json and float() accept inf, which no clock reaches.
+            # NaN fails both comparisons, and json and float() accept infinity.
             if not (value > 0 or (value == 0 and name in FROM_0)) or math.isinf(value):
                 raise OptionError(f"--{_dashed(name)} is {value}, must be a number {least}")
         timed = self.closed_loop or self.arrivals == "trace"  # not --rate

@@ -139,7 +139,7 @@ def test_an_interrupted_run_continues(tiny: Path, tmp_path: Path, number: signal
         said = process.communicate()[1]
     if number == signal.SIGINT:
         assert process.returncode == 130
-        kept = f"interrupted; what is computed is kept in {work}, the same command continues "
+        kept = f"interrupted; the work so far is kept in {work}, the same command continues "
         assert said == f"{kept}there\n"
     else:
         assert process.returncode == -signal.SIGKILL

@@ -87,7 +87,7 @@ def event(text: str, final: bool = False, ascii_only: bool = True) -> bytes:
     return f"data: {json.dumps(said, ensure_ascii=ascii_only)}\n\n".encode()
 
 
-def test_the_connection_is_closed_when_its_call_is_left() -> None:
+def test_leaving_a_call_closes_its_connection() -> None:
     """Before it is read, while a thread waits for its first token, and after that token."""
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
         connection = Connection(f"127.0.0.1:{server.getsockname()[1]}")
@@ -111,7 +111,7 @@ def test_the_connection_is_closed_when_its_call_is_left() -> None:
             assert accepted.recv(1) == b""
 
 
-def test_the_connection_is_closed_when_its_async_call_is_left() -> None:
+def test_leaving_an_async_call_closes_its_connection() -> None:
     async def main() -> None:
         transport = HttpAioTransport(Connection(f"127.0.0.1:{server.getsockname()[1]}"))
         call = await transport.start(REQUEST, None)
@@ -269,7 +269,7 @@ def plain(status: str, body: bytes) -> bytes:
     ],
 )
 def test_answers_that_are_not_the_ensembles(answer: bytes, kind: type[LlamaError]) -> None:
-    """To the call for the metadata and, with the metadata known, to a request."""
+    """In answer to the call for the metadata and, once that is known, to a request."""
     once = Retries(attempts=1)
     with sending(answer) as url:
         for known in (False, True):

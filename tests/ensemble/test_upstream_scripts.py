@@ -2,8 +2,8 @@
 
 They are not part of this repository: UPSTREAM_CLIENTS names a folder that has upstream's `tools/`
 and `inflight_batcher_llm/client/` (tensorrtllm_backend, tried with v0.16 and v0.19). Without it
-these tests are skipped, and test_unary_repository.py, where the same scripts are retold, stands for
-them. The scripts need pandas and tabulate.
+these tests are skipped; test_unary_repository.py imitates the same scripts. The scripts need pandas
+and tabulate.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def unary_server(make_repository: MakeRepository, folder: Path) -> Iterator[Serv
 
 
 def run(script: Path, folder: Path, *arguments: str) -> str:
-    """What it prints; it must end with 0."""
+    """The script's output; its exit code must be 0."""
     environment = {**os.environ, "PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}"}
     done = subprocess.run(
         [sys.executable, str(script), *arguments],
@@ -87,7 +87,7 @@ def test_end_to_end_test(unary_server: ServerProcess, folder: Path, protocol: st
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_benchmark_core_model(unary_server: ServerProcess, folder: Path, protocol: str) -> None:
-    """Its other workloads draw ids of up to 2^31, which are no tokens, and are refused."""
+    """Its other workloads are refused: they draw ids up to 2^31, which are no tokens."""
     address = ("-i", protocol, "-u", unary_server.ports.url(protocol), "--max-input-len", "300")
     data = ("--dataset", str(folder / "dataset.json"), "--tokenizer-dir", str(DEMO_CHECKPOINT))
     said = run(TOOLS / "benchmark_core_model.py", folder, *address, "dataset", *data)

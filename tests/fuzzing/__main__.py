@@ -1,8 +1,7 @@
-"""Seeded malformed requests to every entry of a real server, and what each answer must be.
+"""Send seeded malformed requests to every entry of a real server, and check each answer.
 
-A request is made out of a seed, its number and the committed config.pbtxt files alone, so that a
-new tensor is fuzzed without more code, and a failed request can be sent again, to a server that is
-started for it unless one is named:
+A request depends only on a seed, its number and the committed config.pbtxt files, so new tensors
+are fuzzed without more code. A failed request can be repeated, on a new server or a given one:
 
     .venv/bin/python -m tests.fuzzing --seed 1 --index 17 --url HOST:GRPC --http-url HOST:HTTP
 """
@@ -41,7 +40,7 @@ def serve_own(runtime: str, folder: Path) -> ServerProcess:
 
 
 def main() -> int:
-    """The command line; the exit code is 1 if anything was wrong."""
+    """The command line; the exit code is 1 if any answer was wrong."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--index", type=int, default=0, help="number of the first case")

@@ -1,4 +1,4 @@
-"""A request before it is serialized, and the entries to which it can be sent."""
+"""Requests before they are serialized, and the entries that they can be sent to."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONTENTS = {
 
 @dataclass
 class Tensor:
-    """An input as it will be sent, whatever the configuration says about it."""
+    """An input as it will be sent; it may contradict the configuration."""
 
     name: str
     datatype: str
@@ -50,10 +50,10 @@ class Tensor:
 
 @dataclass
 class Draft:
-    """A request before it is bytes."""
+    """A request before it is serialized."""
 
     model: str  # whose inputs it has
-    target: str  # the model that is asked
+    target: str  # the model that it is sent to
     version: str
     rows: int
     tensors: list[Tensor]
@@ -61,8 +61,8 @@ class Draft:
     outputs: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     id: str = ""
     typed: bool = False  # values in `contents` fields, not raw
-    raw_change: int = 0  # raw contents more (1) or fewer (-1) than inputs
-    binary_change: int = 0  # bytes that HTTP's binary_data_size is wrong by
+    raw_change: int = 0  # the number of raw contents minus that of inputs: 1, 0 or -1
+    binary_change: int = 0  # error of HTTP's binary_data_size, in bytes
     mangle: Callable[[bytes], bytes] = bytes
     headers: dict[str, str] = field(default_factory=dict)
     method: str = "POST"
@@ -98,13 +98,13 @@ class Case:
     entry: Entry
     what: tuple[str, ...]  # the changes that were made
     expect: str
-    sequences: int  # how many the answer has, if `expect` is "answer"
-    named: bool  # whether an error's message is to hold its code
+    sequences: int  # in the answer, if `expect` is "answer"
+    named: bool  # whether an error's message must begin with its code
     payload: bytes
     path: str
     headers: dict[str, str]
     method: str
-    leave_after: int | None  # responses, after which the client goes away
+    leave_after: int | None  # the client leaves after so many responses
 
     def __str__(self) -> str:
         return f"{self.entry.model} {self.entry.wire}: {', '.join(self.what) or 'nothing changed'}"

@@ -106,7 +106,7 @@ def test_rates_count_the_measured_window_only() -> None:
     results.add(request(0.5, phase="warmup"))  # ends in the warm-up
     results.add(request(0.96, phase="warmup"))  # its end and its tokens are in the window
     results.add(request(2.0))
-    results.add(request(10.95, phase="drained"))  # nothing of it is in the window but its arrival
+    results.add(request(10.95, phase="drained"))  # only its arrival is in the window
     summary = results.summary()
     assert summary["counts"]["scheduled"] == 2
     assert summary["counts"]["warmup"] == 2
@@ -183,7 +183,7 @@ def test_a_late_client_makes_the_run_invalid() -> None:
 
 
 def test_allowed_client_lag_grows_with_the_reported_tail() -> None:
-    """Not a limit of minutes on it: of a ttft of 50 ms no 40 may be the client's."""
+    """The SLO's limit is irrelevant: of a TTFT of 50 ms the client may not add 40."""
     results = RunResults({**HEADER, "slos": ["ttft:p99<1000s"]})
     results.add(request(2.0, sent_at=2.03))
     assert not results.validity()["valid"]
@@ -207,7 +207,7 @@ def test_a_loop_that_wakes_late_makes_the_run_invalid() -> None:
 
 
 def test_a_valid_run_states_the_precision_of_its_tails() -> None:
-    """To 2 ms or 3 % of what is reported; a gap of 20 ms read 5 ms late is not."""
+    """Precise is within 2 ms or 3 % of the figure; a gap of 20 ms read 5 ms late is not."""
     results = RunResults({**HEADER, "slos": ["ttft:p99<1000s"]})
     results.add(request(2.0, sent_at=2.001, first_token_at=2.5, gaps=((0.02, 1),)))
     health = results.workers["0"] = WorkerHealth()

@@ -67,7 +67,7 @@ class Measured:
 
 
 def add_bench_options(parser: argparse.ArgumentParser) -> None:
-    """Those of `llama-fp4 bench`."""
+    """Add the options of `llama-fp4 bench`."""
     parser.add_argument("--requests", type=_count, default=32, metavar="N", help="default: 32")
     parser.add_argument(
         "--concurrency", type=_count, default=4, metavar="N", help="at once (default: 4)"

@@ -64,7 +64,7 @@ class ChatOptions:
 
 
 def add_chat_options(parser: argparse.ArgumentParser) -> None:
-    """Those of `llama-fp4 chat`."""
+    """Add the options of `llama-fp4 chat`."""
     parser.add_argument("--system", metavar="TEXT", help="system message of the conversation")
     parser.add_argument(
         "--no-stream", action="store_true", help="print an answer when it is complete"

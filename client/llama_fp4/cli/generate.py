@@ -31,7 +31,7 @@ ENDS = {"length": "the answer ended at --max-tokens", "timeout": "the answer end
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """`prompt` None or "-" is standard input; `streamed` None is as the model does."""
+    """`prompt` None or "-" is standard input; `streamed` None: if the model does."""
 
     server: ServerOptions
     params: SamplingParams
@@ -42,7 +42,7 @@ class GenerateOptions:
 
 
 def add_generate_options(parser: argparse.ArgumentParser) -> None:
-    """Those of `llama-fp4 generate`."""
+    """Add the options of `llama-fp4 generate`."""
     parser.usage = f"{parser.prog} [options] [PROMPT]"
     parser.add_argument(
         "prompt", nargs="?", metavar="PROMPT", help="raw text; standard input if missing or -"

@@ -46,7 +46,7 @@ Found = list[tuple[ModelState, ModelMetadata | None]]
 
 
 def add_health_options(parser: argparse.ArgumentParser) -> None:
-    """Those of `llama-fp4 health`."""
+    """Add the options of `llama-fp4 health`."""
     add_server_options(parser)
 
 
@@ -83,7 +83,7 @@ def run_health(options: ServerOptions) -> int:
 
 
 def add_models_options(parser: argparse.ArgumentParser) -> None:
-    """Those of `llama-fp4 models`."""
+    """Add the options of `llama-fp4 models`."""
     add_server_options(parser, model=False)
     parser.add_argument("--inputs", action="store_true", help="also print each model's inputs")
 
@@ -185,7 +185,7 @@ class Sample:
 
 
 def add_metrics_options(parser: argparse.ArgumentParser) -> None:
-    """Those of `llama-fp4 metrics`."""
+    """Add the options of `llama-fp4 metrics`."""
     add_metrics_url(parser)
     add_server_options(parser)
 

@@ -1,8 +1,8 @@
-"""Jinja as transformers sets it up for chat templates, over words that remember who wrote them.
+"""Jinja as transformers sets it up for chat templates, with text that knows its author.
 
-Jinja itself makes text in four places: what a template writes, the operator `~`, filters and
-calls. This file follows each of them, and user_words.py the methods of `str`. Text whose origin is
-lost counts as a user's.
+Jinja makes text in four places: output of a template, the operator `~`, filters and calls. This
+file keeps track of users' words through each of them, user_words.py through the methods of `str`.
+Text of unknown origin counts as a user's.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from user_words import (
     text_of,
 )
 
-# Filters that return parts of their arguments, and make no text.
+# Filters that return parts of their arguments and make no text.
 PASSING = frozenset((
     "attr", "batch", "d", "default", "dictsort", "first", "groupby", "items", "last", "list",
     "map", "max", "min", "random", "reject", "rejectattr", "select", "selectattr", "slice", "sort",
@@ -45,18 +45,18 @@ PASSING = frozenset((
 ))  # fmt: skip
 # Filters that only call methods of `Words`.
 FOLLOWING = frozenset(("capitalize", "center", "lower", "reverse", "trim", "truncate", "upper"))
-# Callables, or owners of methods, that follow their text already or return parts of it.
+# These, and methods of these, already keep track of their text or return parts of it.
 TRUSTED = (
     BlockReference, Cycler, Extension, Joiner, LoopContext, Macro, Namespace, Words, dict, list,
     tuple,
 )  # fmt: skip
-# Forms that make characters of numbers, which may be a user's: "%c", "{:c}" and "{:{kind}}".
+# Formats that turn numbers, perhaps a user's, into characters: "%c", "{:c}" and "{:{kind}}".
 FROM_NUMBERS = re.compile(r"%(\([^)]*\))?[-#+ *.\dhlL]*c|:[^{}]*(c\}|\{)")
 CALLED_IN_LOOPS = ("_loop_vars", "_block_vars")  # Jinja's own arguments
 
 
 def as_text(value: Any) -> str:
-    """What a template writes for a value: `str`, of a list or an object too."""
+    """The text that a template writes for any value."""
     if isinstance(value, str):
         return value
     return Words(str(value)) if holds_words(value) else str(value)
@@ -68,7 +68,7 @@ def str_join(values: Iterable[Any]) -> str:
 
 
 def filled(make: Callable[..., str], form: str, *values: Any) -> str:
-    """What a form such as "%s" or "{}" makes of values, by `make`."""
+    """Fill a format such as "%s" or "{}" with values, by calling `make`."""
     if FROM_NUMBERS.search(text_of(form).replace("%%", "")):
         return Words(make(form, *values))
     if holds_words((form, values)):
@@ -110,8 +110,10 @@ class _Namespace(Namespace):
 
 
 class ChatEnvironment(ImmutableSandboxedEnvironment):
-    """Compile templates with `from_string`; their render gives `Words`, or a plain `str` where no
-    word of a user is in it."""
+    """Compiles templates with `from_string`.
+
+    They render to `Words`, or to a plain `str` if it has no user's words.
+    """
 
     code_generator_class = _Generator
     concat = staticmethod(concatenated)
@@ -135,7 +137,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         )
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """`%`: a plain text with words in it makes words."""
+        """The operator `%`: a format filled with users' words gives `Words`."""
         if isinstance(left, str):
             return filled(self.binop_table[operator], left, right)
         return super().call_binop(context, operator, left, right)
@@ -167,19 +169,19 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         if isinstance(__function, BuiltinMethodType) and isinstance(owner, str):
             if __function.__name__ == "join" and len(arguments) == 1:
                 return joined(owner, arguments[0])
-            if holds_words(given):  # the same method, which follows the origin
+            if holds_words(given):  # the method of the same name, which keeps track
                 owner = Words(owner, shadow_of(owner))
                 __function = getattr(owner, __function.__name__)
         result = super().call(__context, __function, *arguments, **named)
         if isinstance(result, str) and getattr(__function, "__name__", "") == "translate":
-            return Words(result)  # by a table of numbers, which may be those of words
+            return Words(result)  # its table has numbers, perhaps of users' characters
         if type(result) is not str or isinstance(__function, TRUSTED) or isinstance(owner, TRUSTED):
             return result
         return Words(result) if isinstance(owner, bytes) or holds_words(given) else result
 
 
 def _origin_kept(function: Callable[..., Any], follows: bool) -> Callable[..., Any]:
-    """A filter whose text is a user's where a user's was given; HTML's safe text is plain text."""
+    """A filter whose result is a user's if an argument is; HTML's safe text becomes plain."""
 
     @functools.wraps(function)
     def filtered(*arguments: Any, **named: Any) -> Any:

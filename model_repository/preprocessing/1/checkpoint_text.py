@@ -1,7 +1,7 @@
 """A checkpoint's tokenizer and chat templates, loaded as this room serves them.
 
-The build loads every checkpoint through `load_checkpoint_text` too, so that this room accepts
-whatever the build calls ready. Nothing here knows Triton or an engine.
+The build loads every checkpoint through `load_checkpoint_text` too, so that this room can
+serve everything that the build accepts. This module needs neither Triton nor an engine.
 """
 
 from __future__ import annotations
@@ -22,19 +22,18 @@ from tokenizer_files import (
 )
 
 TOKENIZER = "tokenizer.json"
-# What `load_checkpoint_text` reads of a folder; all but tokenizer.json may be absent.
+# The files that `load_checkpoint_text` reads; all but tokenizer.json are optional.
 FILES_READ = (TOKENIZER, CONFIG, TOKENS_MAP, TEMPLATE)
 FOLDERS_READ = (TEMPLATE_FOLDER,)  # of *.jinja
 
 
 class CheckpointTextError(ValueError):
-    """The checkpoint's tokenizer or a chat template cannot be served; one sentence names the file,
-    the fault and the remedy."""
+    """The tokenizer or a chat template cannot be served; names file, fault and remedy."""
 
 
 @dataclass(frozen=True)
 class CheckpointText:
-    """`template` is None for a checkpoint without one, which serves raw prompts alone."""
+    """`template` is None for a checkpoint without one, which can only serve raw prompts."""
 
     encoder: PromptEncoder
     template: ChatTemplate | None
@@ -43,9 +42,9 @@ class CheckpointText:
 def load_checkpoint_text(
     folder: Path, bos_token_id: int, end_token_ids: Collection[int]
 ) -> CheckpointText:
-    """Load `FILES_READ` and `FOLDERS_READ` of a folder; the ids are those of its config files.
+    """Load `FILES_READ` and `FOLDERS_READ` from a folder. `ids` come from its config files.
 
-    Raises `CheckpointTextError`, and nothing else, for whatever is wrong with the files.
+    Raises `CheckpointTextError` for anything that is wrong with the files.
     """
     try:
         files = read_tokenizer_files(folder)

@@ -3,9 +3,9 @@
 It knows the tokenizer, the chat template and the engine's limits, but no engine. Every refusal
 is one sentence that names the input, its value and what it must be.
 
-Banned and favoured words become the token ids that the model normally writes for them: the word
-alone and after a space, each as the tokenizer encodes it. Not covered: other letter case,
-the word inside a longer one's token, and spellings that the tokenizer itself would not choose.
+Banned and favoured words become the token ids that the model normally writes for them: those of
+the word alone and those of the word after a space, as the tokenizer encodes them. Other letter
+case, tokens of longer words that contain the word, and unusual tokenizations are not covered.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class RequestPreparation:
         self._encoder, self._template = text.encoder, text.template
 
     def prepare(self, arrays: Arrays, wanted: Set[str]) -> Outputs:
-        """The output tensors (names and dtypes as in config.pbtxt) that are `wanted`.
+        """Returns the `wanted` output tensors, with names and dtypes as in config.pbtxt.
 
         Each row has QUERY (a trusted raw prompt) or MESSAGES (JSON), exactly one of them. Raises
         `InvalidPrompt` and `UnsupportedPrompt`.
@@ -66,7 +66,7 @@ class RequestPreparation:
         prompts, limits = list[list[int]](), list[int]()
         for row, max_tokens in zip(rows, asked, strict=True):
             prompts.append(self._prompt(row))
-            # Before the next one is encoded.
+            # Here, so that a prompt that is too long is refused before the next one is encoded.
             limits.append(self._limit(len(prompts[-1]), max_tokens))
         pads = [self._token_id(row, "PAD_ID", self._end_id) for row in rows]
         outputs: Outputs = {
@@ -77,9 +77,10 @@ class RequestPreparation:
         return outputs | self._words(rows, wanted) | self._for_steps_alone(rows, pads, wanted)
 
     def _words(self, rows: list[PromptRow], wanted: Set[str]) -> Outputs:
-        """The ensemble, which wants no STOP_WORDS_IDS, gets only lists that hold something.
+        """Bad words, embedding bias and stop words.
 
-        Other callers get empty ones too, as from upstream's step.
+        The ensemble does not want STOP_WORDS_IDS, and it gets no empty lists. Other callers get
+        empty lists too, as upstream's step gives them.
         """
         outputs: Outputs = {}
         empty = "STOP_WORDS_IDS" in wanted
@@ -110,7 +111,7 @@ class RequestPreparation:
         return outputs
 
     def _max_tokens(self, row: PromptRow) -> int | None:
-        """None for messages without it: then as many as the context has room for."""
+        """None if messages come without it: as many as fit the context."""
         max_tokens = row.integer("REQUEST_OUTPUT_LEN")
         if max_tokens is None and row.data("QUERY") is not None:
             raise InvalidPrompt("max_tokens is missing, it is required with text_input")
@@ -159,7 +160,7 @@ class RequestPreparation:
 
     def _text(self, data: bytes, called: str) -> str:
         at_least = len(data) // (JSON_ESCAPE * self._encoder.longest_token)
-        if at_least > self._max_seq_len:  # refused before the cost of encoding it
+        if at_least > self._max_seq_len:  # refused before it is encoded, which costs more
             raise InvalidPrompt(
                 f"{called} has {len(data)} bytes and must have no more than {self._max_seq_len} "
                 "tokens can hold"
@@ -175,7 +176,7 @@ class RequestPreparation:
         return value
 
     def _limit(self, prompt_tokens: int, max_tokens: int | None) -> int:
-        """Tokens that the answer may have."""
+        """The most tokens that the answer may have."""
         longest = self._max_seq_len
         if max_tokens is None:
             if prompt_tokens >= longest:
@@ -218,7 +219,7 @@ MAX_BAD_IDS = 2048  # the same as in tensorrt_llm/1/request_inputs/generation.py
 
 
 def bad_words(row: PromptRow, encoder: PromptEncoder) -> list[list[int]]:
-    """Every tokenization of the row's bad words that is banned, without repeats."""
+    """Every banned tokenization of the row's bad words, without repeats."""
     words = row.words("BAD_WORDS_DICT", MAX_WORDS, MAX_WORD_BYTES)
     spellings = _spellings(words, encoder)
     count = sum(map(len, spellings))
@@ -231,13 +232,13 @@ def bad_words(row: PromptRow, encoder: PromptEncoder) -> list[list[int]]:
 
 
 def stop_words(row: PromptRow, encoder: PromptEncoder) -> list[list[int]]:
-    """The row's stop words, each alone; room 2 matches them as text."""
+    """The row's stop words without the spaced form; room 2 matches them as text."""
     words = row.words("STOP_WORDS_DICT", MAX_WORDS, MAX_WORD_BYTES)
     return [encoder.encode_plain(word) for word in words if word]
 
 
 def embedding_bias(row: PromptRow, encoder: PromptEncoder, vocab_size: int) -> Float32:
-    """What is added to each token's logit [vocab_size]: each weight to all tokens of its word."""
+    """The bias of each logit, [vocab_size]: a word's weight is added to each of its tokens."""
     words = row.words("EMBEDDING_BIAS_WORDS", MAX_BIAS_WORDS, MAX_WORD_BYTES)
     weights = row.numbers("EMBEDDING_BIAS_WEIGHTS", MAX_BIAS_WORDS)
     words_given = [word for word in words if word]
@@ -269,8 +270,10 @@ def _spellings(words: list[str], encoder: PromptEncoder) -> list[list[int]]:
 
 
 def word_list(rows: list[list[list[int]]]) -> Int32:
-    """Upstream's wire format, int32 [n, 2, longest]: ids one after the other, and where each word
-    ends, filled up with -1 (tensorrtllm_backend, `_to_word_list_format`)."""
+    """Upstream's wire format, int32 [n, 2, longest]: all ids, and the end of each word.
+
+    Both are padded with -1 (tensorrtllm_backend, `_to_word_list_format`).
+    """
     longest = max(sum(map(len, words)) for words in rows)
     lists = np.zeros((len(rows), 2, longest), np.int32)
     lists[:, 1] = -1

@@ -2,7 +2,7 @@
 
 Triton never restarts a dead Python stub and never ends its streams, so the engine computes in a
 child of the stub (`engine_process.py`). One thread here starts the child, reads what it sends,
-sees its death or its hang, reports both, and starts the next one after a growing pause. Another
+notices when it dies or hangs, reports that, and starts the next one after a growing pause. Another
 writes to it: a request of a hundred thousand tokens does not fit the pipe while a step runs, and
 neither a caller nor the reader may wait for that.
 """
@@ -30,7 +30,7 @@ ENGINE_PROGRAM = Path(__file__).with_name("engine_process.py")
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 SHUTDOWN_GRACE_S = 10.0
-LONGEST_STOP_S = SHUTDOWN_GRACE_S + 5.0  # includes the time to kill it at last
+LONGEST_STOP_S = SHUTDOWN_GRACE_S + 5.0  # includes the time to kill it
 POLL_S = 0.5  # how often the watchdog looks at a silent engine
 
 
@@ -44,7 +44,7 @@ class EngineListener(Protocol):
         """Every request that was submitted and is not finished is lost."""
 
     def has_open_requests(self) -> bool:
-        """Whether the engine owes anyone a token: only then can it hang."""
+        """Whether any request is unfinished. Without one, a silent engine does not hang."""
 
 
 Message = GenerationRequest | Cancel | Shutdown
@@ -153,7 +153,7 @@ class EngineSupervisor:
         threading.Thread(target=child.write_outbox, name="engine-writer", daemon=True).start()
         self._child = child
         self._starting = None
-        if self._stopping.is_set():  # stopped a moment ago, perhaps before either of them knew
+        if self._stopping.is_set():  # `stop` may have run before `_child` was set
             child.outbox.put(Shutdown())
         return child
 
@@ -262,7 +262,7 @@ def _death(process: subprocess.Popen[bytes], patience_s: float = SHUTDOWN_GRACE_
 
 
 def _end(child: _Child) -> bool:
-    """Clean up after it; returns whether it had to be killed."""
+    """Close the pipe and wait for the process; returns whether it had to be killed."""
     child.outbox.put(None)
     with contextlib.suppress(OSError):
         child.connection.close()

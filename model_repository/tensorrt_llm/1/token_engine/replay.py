@@ -1,11 +1,10 @@
 """A runtime without a model: it plays a request's own prompt back, cyclically, at a set pace.
 
-For tests of everything but the model, and to measure the serving path: what a token costs when
-the forward pass costs nothing. Requests are batched in flight as a real
-engine batches them: one step advances `max_batch_size` requests by one token each, the others
-wait in the queue. It samples nothing: the sampling parameters are ignored, and what has no
-meaning without a model is refused. The prompt's end ids are left out of the playback, so that a
-chat prompt plays to `max_tokens` too, and past any `min_tokens`.
+It is for tests of everything but the model, and to measure what a token costs outside the forward
+pass. Requests are batched in flight, as in a real engine: one step advances `max_batch_size`
+requests by one token each, and the others wait in the queue. Sampling parameters are ignored, and
+parameters that need a model are refused. The playback skips the prompt's end ids, so that a chat
+prompt too is played to `max_tokens`, and past any `min_tokens`.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from token_engine.interface import (
     lacks,
 )
 
-# What becomes of each field of a request; model_repository/TENSORS.md shows it. "refused" or
+# What happens to each field of a request; shown in model_repository/TENSORS.md. "refused" or
 # "no effect" at the beginning means every value but the default.
 HONOURS = {
     "greedy": "no effect",
@@ -38,7 +37,7 @@ HONOURS = {
     "presence_penalty": "no effect",
     "frequency_penalty": "no effect",
     "max_tokens": "the length of the playback",
-    "end_ids": "left out of the playback; nothing left ends it at once",
+    "end_ids": "left out of the playback; it ends at once if nothing is left",
     "min_tokens": "no effect: no end id is played",
     "bad_words": "refused: without a model",
     "token_bias": "refused: without a model",
@@ -113,7 +112,7 @@ class ReplayEngine(TokenEngine):
         pace = self._options.step_seconds
         if pace:
             now = time.monotonic()
-            # Late by less than one step is caught up; after an idle time the pace starts again.
+            # A delay of less than one step is made up for; after idle time the pace starts anew.
             start = self._next_step if now - self._next_step < pace else now
             self._next_step = start + pace
             time.sleep(max(0.0, self._next_step - now))

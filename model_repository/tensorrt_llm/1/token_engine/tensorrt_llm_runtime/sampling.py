@@ -1,11 +1,11 @@
-"""A request as TensorRT-LLM's `SamplingParams`. Knows no running engine.
+"""A request as TensorRT-LLM's `SamplingParams`. Needs no running engine.
 
-Nothing is tokenized or put into text: prompts go as ids, detokenize=False, and stop words of text
-are room 2's. Sources: tensorrt_llm/sampling_params.py, executor/base_worker.py,
+The library neither tokenizes nor detokenizes: prompts are ids, detokenize=False, and room 2 matches
+stop words. Sources: tensorrt_llm/sampling_params.py, executor/base_worker.py,
 _torch/pyexecutor/sampler.py, cpp/tensorrt_llm/kernels/penaltyKernels.cu and layerUtils.h.
 
-The library ignores most of what it does not support without a word (issue 9442 of its repository).
-So `versions.py` names what each sampler honours, and everything else is refused here.
+The library silently ignores most of what it does not support (issue 9442 of its repository). So
+`versions.py` lists what each sampler honours, and everything else is refused here.
 """
 
 from __future__ import annotations
@@ -70,15 +70,15 @@ class Part:
     """One generation of the library."""
 
     request: GenerationRequest
-    prompt_length: int  # the caller's prompt's, which this part may continue
+    prompt_length: int  # of the caller's prompt, which this part may continue
 
 
 def first_part(request: GenerationRequest) -> Part:
     """The whole request, or what comes before its `min_tokens`.
 
-    The library's `min_tokens` bans the one `end_id`; the `stop_token_ids` stop a generation at any
-    time, and an 8B Llama has three end ids. So the first `min_tokens` tokens are generated with a
-    bias against all of them, and `next_part` goes on from there out of the prefix cache.
+    The library's `min_tokens` bans only the `end_id`, not the `stop_token_ids`, and an 8B Llama has
+    three end ids. So the first `min_tokens` tokens are generated with a bias against all end ids,
+    and `next_part` continues from there with the prompt in the prefix cache.
     """
     length = len(request.prompt_ids)
     if not request.min_tokens or not request.end_ids:
@@ -97,12 +97,12 @@ def first_part(request: GenerationRequest) -> Part:
 
 
 def next_part(request: GenerationRequest, made: Sequence[int]) -> Part | None:
-    """What follows a first part that made these tokens; None if nothing does."""
+    """The part after a first part that made these tokens; None if there is none."""
     if not request.min_tokens or not request.end_ids or len(made) >= request.max_tokens:
         return None
     seed = request.sampling.seed
     if seed is not None:
-        seed = (seed + len(made)) % 2**64  # not the same draws once more
+        seed = (seed + len(made)) % 2**64  # or the same draws would come again
     rest = replace(
         request,
         prompt_ids=request.prompt_ids + tuple(made),
@@ -167,7 +167,7 @@ def _choice(
 
 
 def limited_top_k(request: GenerationRequest, vocab_size: int) -> int:
-    """0 for no limit."""
+    """The request's top_k; 0 for no limit."""
     sampling = request.sampling
     return 0 if sampling.greedy or sampling.top_k >= vocab_size else sampling.top_k
 
@@ -277,14 +277,14 @@ def _refused_guides(request: GenerationRequest, backend: str) -> Iterator[Refusa
             kind,
             "json, json_schema, regex or choice with llguidance",
         )
-    if not request.end_ids:  # nothing holds the text to the guide after the guide's end
+    if not request.end_ids:  # without an end id the text goes on after the guide's end
         yield "ignore_eos", "true", "false with a guide"
     if request.min_tokens:  # a second part would start the guide again
         yield "min_tokens", request.min_tokens, "0 with a guide"
 
 
 def _refused_logprobs(request: GenerationRequest, sampler: SamplerAbilities) -> Iterator[Refusal]:
-    """They must be of the model's own logits; whatever changes those changes what is reported."""
+    """Log-probabilities must be of the model's own logits: what changes logits is refused."""
     if request.logprobs is None:
         return
     if not sampler.logprobs:

@@ -1,7 +1,7 @@
 """`runtime_options` of a vLLM engine. Imports no vLLM: the build reads it too.
 
-Names are those of vLLM's `EngineArgs`, so that its documentation applies; what is left out here
-keeps the library's default. 0, "", [] and {} leave a number, a word, a list or a table to it.
+Names are those of vLLM's `EngineArgs`, so that its documentation applies. Arguments that are not
+listed keep the library's default, as do the values 0, "", [] and {}.
 `limits` of engine.json go to `max_model_len`, `max_num_seqs` and `max_num_batched_tokens`.
 """
 
@@ -16,7 +16,7 @@ DTYPES = ("auto", "bfloat16", "float16", "float32")
 QUANTIZATIONS = ("", "modelopt_fp4")
 KV_CACHE_DTYPES = ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "nvfp4")
 STRUCTURED_OUTPUTS_BACKENDS = ("", "auto", "xgrammar", "guidance", "outlines")
-# Arguments that the runtime sets itself: from `limits`, or because room 2 needs them so.
+# Arguments that the runtime sets itself: from `limits`, or because room 2 depends on the value.
 RESERVED_ARGUMENTS = (
     "model",
     "tokenizer",
@@ -56,9 +56,9 @@ class VllmOptions:
     linear_backend: str = "auto"  # kernel of the linear layers: "marlin", "cutlass", ...
     structured_outputs_backend: str = "auto"  # "": requests with a guide are refused
     stream_interval: int = 1  # tokens in one response
-    speculative_config: dict[str, Any] = field(default_factory=dict)  # passed to the library unread
-    compilation_config: dict[str, Any] = field(default_factory=dict)  # passed to the library unread
-    more_engine_args: dict[str, Any] = field(default_factory=dict)  # passed to the library unread
+    speculative_config: dict[str, Any] = field(default_factory=dict)  # passed on unchecked
+    compilation_config: dict[str, Any] = field(default_factory=dict)  # passed on unchecked
+    more_engine_args: dict[str, Any] = field(default_factory=dict)  # passed on unchecked
 
     def __post_init__(self) -> None:
         require_one_of(DTYPES, self, "", "dtype")

@@ -1,9 +1,9 @@
 """Put a compiled engine into a model repository: every room gets the files that it reads.
 
 Without --output the engine goes into this checkout's own model_repository/. With --output DIR the
-result is a repository that needs nothing of this checkout, with a manifest of hashes; --check DIR
-compares such a repository, wherever it was copied, with its manifest. With --unary its `ensemble`
-and `tensorrt_llm` give one response a request and echo the prompt, as upstream's default does: for
+result is a repository that needs nothing from this checkout, with a manifest of hashes; --check DIR
+compares such a repository, or a copy, with its manifest. With --unary its `ensemble` and
+`tensorrt_llm` give one response per request and echo the prompt, as upstream's do by default, for
 clients that call unary infer() on them.
 """
 
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument(
         "--unary",
         action="store_true",
-        help="one response a request and the prompt echoed, as upstream's default; with --output",
+        help="one response per request and the prompt echoed, as upstream's default; with --output",
     )
     options = parser.parse_args()
     if options.check:
@@ -85,13 +85,13 @@ def _copy_rooms(output: Path) -> None:
     ours = (output / "ensemble" / "config.pbtxt").is_file() or (output / MANIFEST).is_file()
     if output.is_dir() and any(output.iterdir()) and not ours:
         raise BuildError(f"{output} is not empty and not a model repository; give another --output")
-    # Until its manifest is back, the repository is not whole. A killed run leaves half a manifest.
+    # Without its manifest a repository counts as incomplete, as after a kill.
     for left in output.glob(f"{MANIFEST}*"):
         left.unlink()
     for room in SOURCE.iterdir():
         shutil.rmtree(output / room.name, ignore_errors=True)
     ignored = shutil.ignore_patterns("engine", "engine.partial", "engine.old", "__pycache__")
-    # An object store keeps no empty folder; the ensemble's version folder holds .gitkeep for it.
+    # Object stores drop empty folders, so the ensemble's version folder has a .gitkeep.
     shutil.copytree(SOURCE, output, ignore=ignored, dirs_exist_ok=True)
 
 
@@ -108,7 +108,7 @@ def _check_complete(engine: Path) -> None:
 def _install(
     engine: Path, names: tuple[str, ...] | None, optional: tuple[str, ...], target: Path
 ) -> None:
-    """Fill a folder aside and swap it for `target`, so that a room never sees it half filled."""
+    """Fill a folder beside `target` and swap the two, so that a room never sees it half filled."""
     aside, old = target.with_name("engine.partial"), target.with_name("engine.old")
     for folder in (aside, old):
         shutil.rmtree(folder, ignore_errors=True)

@@ -167,9 +167,10 @@ def _write_json(path: Path, document: dict[str, Any]) -> None:
 
 
 def parse_arguments(arguments: list[str] | None = None) -> CompileRequest[Any]:
-    """The command line over its profile; `None` stands for the process's own arguments.
+    """Read the command line, and from the profile what it omits; None: the process's arguments.
 
-    Raises `BuildError` for a profile that is wrong."""
+    Raises `BuildError` for a wrong profile.
+    """
     parser = _parser()
     options = parser.parse_args(arguments)
     profile = load_profile(options.profile) if options.profile else None
@@ -209,7 +210,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """None stands for every option that is not given."""
+    """Options that are not given are None."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if importlib.util.find_spec("hypothesis"):  # `make test-gpu` has none
         from hypothesis import settings
 
-        # Its limit of 200 ms an example is reached on any busy machine.
+        # A busy machine exceeds its limit of 200 ms per example.
         settings.register_profile("any machine", deadline=None)
         settings.load_profile("any machine")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -60,8 +60,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)  # an engine's own interpreter has no xdist
 def pytest_xdist_auto_num_workers() -> int:
-    """`-n auto`: one more than there are cores, since many tests wait for a process; not more than
-    a few, since each may hold a few servers."""
+    """`-n auto`: one more than the cores, because many tests wait for a process.
+
+    But only a few, because each worker may hold several servers.
+    """
     return min(len(os.sched_getaffinity(0)) + 1, MOST_WORKERS)
 
 
@@ -140,8 +142,8 @@ def demo_client(demo_server: ServerProcess) -> Iterator[Client]:
         yield client
 
 
-# What needs torch or vLLM has an environment and a target of its own: `make test-quantize`, and
-# `make test-vllm`, which names vLLM's interpreter to the tests that run beside the server.
+# Tests that need torch or vLLM have their own environments and targets: `make test-quantize`, and
+# `make test-vllm`, which passes vLLM's interpreter to the tests of the server.
 collect_ignore = [] if importlib.util.find_spec("modelopt") else ["quantize"]
 collect_ignore += [] if importlib.util.find_spec("vllm") else ["with_vllm/test_vllm_itself.py"]
 collect_ignore += [] if "VLLM_PYTHON" in os.environ else ["with_vllm/test_ensemble_vllm.py"]

@@ -179,7 +179,7 @@ def test_make_engine_and_make_serve() -> None:
 
 
 def test_a_benchmark(make_repository: MakeRepository) -> None:
-    """The one that takes seconds; the others' commands are held against their options."""
+    """The one that takes seconds; the other commands are only checked against their options."""
     (command,) = selected("tests.benchmarks.precisions")
     repository = make_repository("--runtime", "openvino", "--precision", "f32")
     engine = repository / "tensorrt_llm" / "1" / "engine"

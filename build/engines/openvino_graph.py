@@ -1,7 +1,7 @@
 """A Llama 3.x forward pass as an OpenVINO graph over a checkpoint's own packed bytes; its files.
 
 Inputs: `input_ids` i64 [B, S], `attention_mask` i64 [B, T], `position_ids` i64 [B, S], `beam_idx`
-i32 [B]; output `logits` f32 [B, S, vocab + 1], of which the last one is the alarm. The KV cache is
+i32 [B]; output `logits` f32 [B, S, vocab + 1]; the last one is the alarm. The KV cache is
 the model's state, in the form in which OpenVINO GenAI finds it and replaces it by paged attention.
 
 Each linear's e2m1 and e4m3 constants are the checkpoint's mapped bytes: OpenVINO's nibble order is

@@ -1,5 +1,5 @@
-"""The BF16 Llama 3.x that is quantized: its tensors' names, dtypes and shapes and its tokenizer are
-checked before anything expensive. The weights' values are not read here.
+"""Checks the BF16 Llama 3.x before it is quantized: its tensors' names, dtypes and shapes, and its
+tokenizer. The weights' values are not read here.
 """
 
 from __future__ import annotations

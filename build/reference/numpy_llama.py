@@ -1,6 +1,6 @@
 """The independent truth: an NVFP4 Llama checkpoint dequantized and run in plain numpy, f32.
 
-Reads what nvidia-modelopt exports (and unquantized checkpoints too) with nothing but numpy: no
+Reads what nvidia-modelopt exports (and unquantized checkpoints too) with numpy alone: no
 torch, no safetensors, no code shared with any engine. Slow and short on purpose. It knows no
 text: token ids in, logits or token ids out. Weights only are dequantized; activations and the
 KV cache stay f32, which is what the OpenVINO engine computes in its f32 mode. What does not fit

@@ -54,7 +54,7 @@ class Ports:
 
 
 def free_ports() -> Ports:
-    """Ports that are free, from a range in which the system opens no outgoing connections."""
+    """Free ports, from a range that the system does not use for outgoing connections."""
     found: list[int] = []
     while len(found) < 3:
         port = random.SystemRandom().randrange(LOWEST_PORT, _first_ephemeral_port())
@@ -65,7 +65,7 @@ def free_ports() -> Ports:
 
 
 def _first_ephemeral_port() -> int:
-    """The first port that the system gives to outgoing connections."""
+    """The first port that the system uses for outgoing connections."""
     with contextlib.suppress(OSError, ValueError):
         first = int(EPHEMERAL.read_text(encoding="ascii").split()[0])
         if first > LOWEST_PORT + 1000:

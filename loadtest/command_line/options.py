@@ -194,7 +194,7 @@ class RunOptions:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
+        """For JSON."""
         return dataclasses.asdict(self)
 
     @classmethod

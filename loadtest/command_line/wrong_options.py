@@ -29,7 +29,7 @@ def refuse_plainly(parser: argparse.ArgumentParser, refuse: Callable[[str], obje
 
     parser.error = error  # type: ignore[method-assign, assignment]
     for action in parser._actions:
-        if action.dest == "user_classes":  # Locust takes every word without a dash for a user class
+        if action.dest == "user_classes":  # for Locust every word without a dash is a user class
             action.type = _user_class
 
 

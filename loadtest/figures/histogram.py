@@ -119,7 +119,7 @@ class Histogram:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Histogram:
-        """Read what `to_dict` wrote."""
+        """The inverse of `to_dict`."""
         histogram = cls()
         bucket = 0
         for step, count in zip(document["steps"], document["counts"], strict=True):

@@ -25,7 +25,7 @@ INCORRECT = "Incorrect"  # among the failures: a whole answer, but not the right
 
 @dataclass
 class RunResults:
-    """A run so far. `header` is the run's: JSON-able, the same on every worker.
+    """A run so far. `header` is for JSON and the same on every worker.
 
     The header's fields that are read here: `warmup_s` and `duration_s` (the measured window begins
     where the warm-up ends, and lasts `duration_s`), `slos` (texts), `workloads` (shares by
@@ -41,7 +41,7 @@ class RunResults:
     examples: dict[str, str] = field(default_factory=dict)  # the first message of each
     workers: dict[str, WorkerHealth] = field(default_factory=dict)
     incidents: list[str] = field(default_factory=list)  # sentences: a worker died, ...
-    voided: list[str] = field(default_factory=list)  # those of them that make the run invalid
+    voided: list[str] = field(default_factory=list)  # the notes that make the run invalid
 
     def __post_init__(self) -> None:
         self._slos = tuple(parse_slo(text) for text in self.header.get("slos", ()))
@@ -139,7 +139,7 @@ class RunResults:
         return self.workloads.get(workload, TrafficResults())
 
     def summary(self, so_far_s: float | None = None) -> dict[str, Any]:
-        """Everything, JSON-able; times in seconds, None where there is no value.
+        """Everything, for JSON; times in seconds, None without a value.
 
         `so_far_s`: how much of the measured window has passed, if not all; rates are over that.
 

@@ -1,9 +1,9 @@
 """Reads Triton's metrics endpoint: the counters and gauges that a load test needs.
 
-One answer has what ModelStatistics (gRPC) and /v2/models/M/stats (HTTP) have for all models, in
-whole microseconds, and the engine's own sums and gauges. `response_stats`, which would say when a
-decoupled model's first response came, stays empty for models of the Python backend (seen on 2.51):
-hence the engine's sums.
+One answer has the figures of ModelStatistics (gRPC) and /v2/models/M/stats (HTTP) for all models,
+in whole microseconds, and the engine's own sums and gauges. The engine's sums are needed because
+`response_stats`, which would time the first response of a decoupled model, stays empty for models
+of the Python backend (seen on 2.51).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ US = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class StepCounters:
-    """One model's, since the server's start; seconds."""
+    """One model's sums since the server's start, times in seconds."""
 
     requests: float = 0.0  # successful ones; of postprocessing: one per response
     executions: float = 0.0  # batches
@@ -53,26 +53,26 @@ class StepCounters:
 
 @dataclass(frozen=True, slots=True)
 class ServerMetrics:
-    """One answer of the endpoint. `sequences` and the two sums are None where there are none.
+    """One answer of the endpoint. `sequences` and the two sums are None if the engine reports none.
 
-    `engine`: the labels of llama_fp4_engine_info: runtime, model, checkpoint_sha256, ...
+    `engine` has the labels of llama_fp4_engine_info: runtime, model, checkpoint_sha256, ...
     """
 
     steps: Mapping[str, StepCounters] = field(default_factory=dict)  # by model
-    pending: Mapping[str, float] = field(default_factory=dict)  # requests that wait, by model
-    sequences: float | None = None  # that ended, in the two sums
+    pending: Mapping[str, float] = field(default_factory=dict)  # waiting requests, by model
+    sequences: float | None = None  # the number of finished sequences in the two sums
     engine_queue_s: float | None = None  # from the arrival at the engine to its first forward pass
     engine_prefill_s: float | None = None  # from there to the first token
     gauges: Mapping[str, float] = field(default_factory=dict)  # ENGINE_GAUGES, where given
     engine: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able, what changes over a run."""
+        """The figures that change during a run, for JSON."""
         return {"pending": dict(self.pending), **self.gauges}
 
     @classmethod
     def from_fields(cls, document: Mapping[str, Any]) -> ServerMetrics:
-        """The way back from `dataclasses.asdict`; raises TypeError, KeyError or AttributeError."""
+        """The inverse of `dataclasses.asdict`; raises TypeError, KeyError or AttributeError."""
         steps = {model: StepCounters(**each) for model, each in document["steps"].items()}
         return cls(**{**document, "steps": steps})
 
@@ -130,7 +130,7 @@ def _read(text: str) -> tuple[dict[tuple[str, str], float], dict[str, str]]:
 
 
 def server_models(first: ServerMetrics, last: ServerMetrics) -> list[dict[str, Any]]:
-    """What each model took per request between two samples, from Triton's own counters.
+    """Mean times of each model between two samples, from Triton's own counters.
 
     Returns [{"model", "requests", "executions", "request_s", "queue_s", "input_s", "infer_s",
     "output_s"}], the ensemble first: means per request, in seconds, as perf_analyzer prints them.

@@ -1,6 +1,6 @@
 """The results of some of a run's requests, and the run second by second.
 
-Merging is exact and has no order.
+Results can be merged in any order, exactly.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from figures.record import DRAINED, WARMUP, RequestRecord
 from figures.slo import Slo, good
 
 METRICS = ("ttft", "ttft_from_send", "itl", "tpot", "e2e", "send_lag")
-OF_A_WORKLOAD = ("ttft", "itl", "tpot", "e2e")  # those shown for each workload
+OF_A_WORKLOAD = ("ttft", "itl", "tpot", "e2e")  # shown for each workload
 COUNTS = (
     "scheduled",
     "completed",
@@ -37,11 +37,11 @@ MAX_BUCKETS = 1200
 
 @dataclass
 class TrafficResults:
-    """Histograms of the measured requests, counts of all.
+    """Histograms of the measured requests, counts of all requests.
 
     Counts: scheduled (measured and drained), completed, failed, cancelled, incorrect, good,
-    drained, warmup, input_tokens, output_tokens; in_window: completed between the end of the
-    warm-up and of the load, whenever they were scheduled; tokens_in_window likewise.
+    drained, warmup, input_tokens, output_tokens. in_window and tokens_in_window count completed
+    requests and tokens between the warm-up's end and the load's, whenever they were scheduled.
     """
 
     histograms: dict[str, Histogram] = field(
@@ -50,7 +50,7 @@ class TrafficResults:
     counts: Counter[str] = field(default_factory=Counter)
 
     def add(self, record: RequestRecord, slos: Sequence[Slo], window: tuple[float, float]) -> None:
-        """Count a request that has ended; `window`: start and end of the measured seconds."""
+        """Count a finished request; `window` is the start and end of the measured time."""
         start, end = window
         ended = record.ended_at
         if ended is not None and start <= ended < end and not record.error_class:
@@ -74,7 +74,7 @@ class TrafficResults:
 
     @property
     def requests(self) -> int:
-        """All of them, the warm-up's included."""
+        """All requests, with those of the warm-up."""
         return self.counts["scheduled"] + self.counts["warmup"]
 
     def merge(self, other: TrafficResults) -> None:
@@ -84,7 +84,7 @@ class TrafficResults:
             self.histograms[name].merge(histogram)
 
     def summary(self, seconds: float) -> dict[str, Any]:
-        """counts, metrics and rates, JSON-able; rates are over `seconds` of the measured window."""
+        """counts, metrics and rates for JSON; rates are over `seconds` of the measured window."""
         counts = self.counts
 
         def rate(count: int) -> float | None:
@@ -105,7 +105,7 @@ class TrafficResults:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
+        """For JSON."""
         return {
             "counts": self.counts,
             "histograms": {
@@ -132,9 +132,10 @@ def _outcome(record: RequestRecord) -> str:
 
 @dataclass
 class Bucket:
-    """A stretch of time. A request's metrics count where it was scheduled, so that a stall shows.
+    """The figures of some seconds. Metrics count at a request's scheduled time, to show stalls.
 
-    Counts: scheduled, good; completed, failed (where it ended); output_tokens (where each arrived).
+    Counts: scheduled and good, at the scheduled time; completed and failed, at the end;
+    output_tokens, at the arrival of each.
     """
 
     histograms: dict[str, Histogram] = field(default_factory=dict)
@@ -174,7 +175,7 @@ class Timeline:
             self._bucket(record.ended_at).counts[outcome] += 1
 
     def merge(self, other: Timeline) -> None:
-        """Add the other's figures; the finer timeline becomes as coarse as the other."""
+        """Add the other's figures; the timeline with shorter buckets is coarsened first."""
         while self.width_s < other.width_s:
             self._halve()
         factor = self.width_s // other.width_s
@@ -207,7 +208,7 @@ class Timeline:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
+        """For JSON."""
         return {
             "width_s": self.width_s,
             "buckets": {

@@ -12,7 +12,7 @@ from typing import Any
 
 from figures.histogram import Histogram
 
-MAX_CPU = 0.9  # of one core, over the measured window: a Python process has no more than one
+MAX_CPU = 0.9  # of one core, over the measured window: Python code uses at most one
 MAX_LAG_S = 0.02  # p99, of sends and of the event loop
 MAX_LAG_SHARE = 0.05  # of the reported tail that the lag is part of, where that allows more
 SURE_S, SURE_SHARE = (
@@ -64,7 +64,7 @@ class WorkerHealth:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
+        """For JSON."""
         return {
             "cpu_s": self.cpu_s,
             "wall_s": self.wall_s,
@@ -75,7 +75,7 @@ class WorkerHealth:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> WorkerHealth:
-        """The way back from `to_dict`."""
+        """The inverse of `to_dict`."""
         return cls(**{**document, "loop_lag": Histogram.from_dict(document["loop_lag"])})
 
 

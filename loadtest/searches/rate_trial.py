@@ -48,7 +48,7 @@ class Trial:
     ) -> Trial:
         """From a round's results; with a failed or wrong answer, the SLOs do not hold.
 
-        `planned`: arrivals that the rate stands for, 0 if unknown.
+        `planned`: the arrivals that belong to the rate, 0 if unknown.
         """
         summary = results.summary()
         counts, rates = summary["counts"], summary["rates"]

@@ -5,7 +5,7 @@
 Each line of FILE is an object with `name`, `schema` and `tests`, a list of `{"valid", "data"}`, as
 in MaskBench (github.com/guidance-ai/jsonschemabench). Every schema goes through the guide prover,
 as a request's guide does: within its limits, and compiled by the library. The instances, as
-`json.dumps` writes them, are held against the grammar that the library gets
+`json.dumps` writes them, are matched against the grammar that the library gets
 (`tests/support/guide_matching.py`); `--library` asks the library itself too.
 
 The last line is one JSON object. A schema is all right if it is accepted and every test is right.
@@ -50,7 +50,7 @@ REASONS_SHOWN = 25
 
 
 class BrokenLine(ValueError):
-    """A line of the file that is no schema with tests."""
+    """A line of the file that has no schema with tests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a case."""
+    """The result of a case."""
 
     case: Case
     ms: float
@@ -165,7 +165,7 @@ def _dumped(value: Any) -> str:
 
 
 def _demo_guides(folder: Path) -> Path:
-    """What the library needs of an engine, for the demo checkpoint's vocabulary."""
+    """The parts of an engine that the library needs, for the demo checkpoint's vocabulary."""
     size = json.loads((DEMO_CHECKPOINT / "config.json").read_text("utf-8"))["vocab_size"]
     table = read_token_table(DEMO_CHECKPOINT / "tokenizer.json", size)
     write_guide_files(table, 0, folder)
@@ -173,7 +173,7 @@ def _demo_guides(folder: Path) -> Path:
 
 
 def _run(cases: list[Case], guides: Path, jobs: int, stop: threading.Event) -> Iterator[Outcome]:
-    """Prove them, several at once; each of the threads has a prover."""
+    """Prove the cases, several at once; each thread has a prover."""
     local = threading.local()
     provers: list[ProverProcess] = []
 
@@ -181,7 +181,7 @@ def _run(cases: list[Case], guides: Path, jobs: int, stop: threading.Event) -> I
         if not hasattr(local, "prover"):
             local.prover = ProverProcess(guides, ProverLimits())
             provers.append(local.prover)
-            _prove(local.prover, '{"type": "null"}', stop)  # the start is no guide's time
+            _prove(local.prover, '{"type": "null"}', stop)  # the start must not count for a guide
         return _outcome(case, *_prove(local.prover, case.schema, stop))
 
     executor = ThreadPoolExecutor(max(1, jobs))
@@ -201,7 +201,7 @@ def _run(cases: list[Case], guides: Path, jobs: int, stop: threading.Event) -> I
 def _prove(
     prover: ProverProcess, schema: str, stop: threading.Event
 ) -> tuple[Proof | Disproof, float]:
-    """What the prover says, and the milliseconds until then."""
+    """The prover's answer, and how many milliseconds it took."""
     started = time.perf_counter()
     guide = Guide("json_schema", schema)
     try:
@@ -297,7 +297,7 @@ def _print_table(outcomes: list[Outcome], has_engine: bool) -> None:
 
 
 def _reason(refusal: str) -> str:
-    """A refusal without its place, its value and what it must be."""
+    """A refusal's reason without place, value and range, to count equal ones."""
     reason = re.sub(r" at #.*", "", refusal.split(";")[0])
     return re.sub(r"\b[0-9]+\b", "N", reason)[:100]
 

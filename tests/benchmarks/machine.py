@@ -1,6 +1,6 @@
 """Measure this machine: start-up, memory, the serving path's cost, and batching.
 
-Every ratio is of two figures from this one run. Absolute figures say little on a busy machine.
+Every ratio compares two figures of this one run. Absolute figures say little on a busy machine.
 `--install` also times `make demo ONCE=1` in a clean clone, with and without pip's cache.
 """
 

@@ -1,5 +1,5 @@
 """A gRPC server that plays a recorded response of the ensemble at an exact pace, and writes down
-when: the truth that the load test's figures are held against.
+when: the truth that the load test's figures are compared with.
 
 Triton's own times depend on the machine's other work; here the server says what each request got.
 """

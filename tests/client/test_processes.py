@@ -39,7 +39,7 @@ from tests.support.processes import PATIENCE_S, eventually
 
 
 class Player(grpc.GenericRpcHandler):
-    """A small KServe server: it sends one word, and ends or hangs."""
+    """A small KServe server that sends one word, then ends or hangs."""
 
     def __init__(self) -> None:
         self.cancelled = threading.Event()
@@ -115,7 +115,7 @@ def test_ipv6() -> None:
 
 
 class Wire:
-    """Forwards a connection's bytes until it is cut, which neither end can see."""
+    """Forwards a connection's bytes until it is cut; neither end notices that."""
 
     def __init__(self, port: int) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -267,7 +267,7 @@ except InvalidRequest as error:
 
 @pytest.mark.parametrize("script", [FORK, PATCHED_LATE], ids=["fork", "gevent"])
 def test_a_client_that_cannot_work_raises(playing: tuple[Player, str], script: str) -> None:
-    """After a fork two processes would share a connection; patched too late, all would hang."""
+    """After a fork two processes would share a connection; gevent patched too late would hang."""
     if script == PATCHED_LATE:
         pytest.importorskip("gevent")
     result = subprocess.run(

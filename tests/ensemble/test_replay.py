@@ -47,7 +47,7 @@ def test_exactly_one_final_chunk_with_reason_and_counts(replay_client: Client) -
     assert chunks[-1].num_input_tokens > 1
 
 
-def test_the_final_flag_rides_on_tensors(replay_server: ServerProcess) -> None:
+def test_the_final_flag_comes_with_tensors(replay_server: ServerProcess) -> None:
     arrays = {
         "text_input": np.array([["Hello"]], object),
         "max_tokens": np.array([[3]], np.int32),
@@ -63,7 +63,7 @@ def test_the_final_flag_rides_on_tensors(replay_server: ServerProcess) -> None:
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(text=st.text(min_size=1, max_size=60))
-def test_any_text_comes_back_whole(replay_client: Client, text: str) -> None:
+def test_any_text_comes_back_unchanged(replay_client: Client, text: str) -> None:
     prompt = next(iter(replay_client.stream(text, max_tokens=1, stream=False)))
     chunks = list(replay_client.stream(text, max_tokens=prompt.num_input_tokens))
     assert joined(chunks) == text
@@ -75,7 +75,7 @@ def test_a_stop_word_ends_the_text_before_it(replay_client: Client) -> None:
     assert (chunks[-1].finish_reason, chunks[-1].stop_reason) == ("stop", "京 😀")
 
 
-def test_a_held_back_beginning_comes_out_when_it_is_no_stop_word(replay_client: Client) -> None:
+def test_text_held_back_for_a_stop_word_is_sent_if_it_is_none(replay_client: Client) -> None:
     first = next(iter(replay_client.stream("abcabd", max_tokens=1, stream=False)))
     chunks = list(
         replay_client.stream("abcabd", max_tokens=first.num_input_tokens, stop_words=["abdx"])
@@ -83,7 +83,7 @@ def test_a_held_back_beginning_comes_out_when_it_is_no_stop_word(replay_client: 
     assert joined(chunks) == "abcabd"
 
 
-def test_empty_stop_words_are_none(replay_client: Client) -> None:
+def test_empty_stop_words_have_no_effect(replay_client: Client) -> None:
     assert "Hello" in replay_client.generate("Hello", max_tokens=20, stop_words=[""]).text
 
 
@@ -121,7 +121,7 @@ def test_http_generate_and_generate_stream(
 
 @pytest.mark.parametrize("model", ["ensemble", "tensorrt_llm_bls"])
 def test_messages_need_no_max_tokens(replay_server: ServerProcess, model: str) -> None:
-    """The answer is as long as the context of 2048 tokens has room for."""
+    """The answer then fills the context of 2048 tokens."""
     messages = json.dumps([{"role": "user", "content": TEXT}])
     arrays = {"messages": np.array([[messages]], object)}
     (last,) = (tensors for tensors, final in stream(replay_server, model, arrays) if final)
@@ -289,7 +289,7 @@ def test_ids_outside_the_vocabulary_are_refused(replay_server: ServerProcess) ->
             list(stream(replay_server, "tensorrt_llm", arrays))
 
 
-def test_many_streams_at_once_keep_apart(replay_client: Client) -> None:
+def test_simultaneous_streams_do_not_mix(replay_client: Client) -> None:
     texts = [f"stream number {index} says {'la ' * index}" for index in range(32)]
     answers: dict[int, str] = {}
 

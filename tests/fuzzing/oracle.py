@@ -128,7 +128,7 @@ def answer_faults(case: Case, outcome: Outcome) -> Iterator[str]:
     if case.expect == "refusal":
         yield "it is not refused"
     if case.entry.wire == "stream" and "mangled_bytes" in case.what and not outcome.responses:
-        return  # Triton ends what is no protobuf without a word
+        return  # Triton silently ends what is no protobuf
     if not outcome.responses:
         yield "success without a response"
     if case.entry.wire != "generate_stream" and (outcome.finals != 1 or outcome.after_final):

@@ -1,4 +1,4 @@
-"""The load test's CSV files, read by Python's csv module and held against the JSON files."""
+"""The load test's CSV files, read by Python's csv module and compared with the JSON files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A mix of workloads: who gets which arrival, what is refused, which objective is of whom."""
+"""A mix of workloads: who gets which arrival, what is refused, which objectives apply."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_a_wrong_mix_is_named(changed: dict[str, str], named: str) -> None:
 def test_defaults_of_mixes_and_recordings(
     arguments: list[str], slos: str, arrivals: str, tmp_path: Path
 ) -> None:
-    """Limits of MLPerf are of its workload alone, and a recording's times of it alone."""
+    """MLPerf's limits apply to its workload alone, recorded times to a recording alone."""
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     parser.set_defaults(run_time=60, host=None, stop_timeout=None)  # Locust's own

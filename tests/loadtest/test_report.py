@@ -1,4 +1,4 @@
-"""The load test's report: what it shows of which run, and that it needs nothing but itself."""
+"""The load test's report: what it shows for which run, and that it is self-contained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tokenizers and chat templates room 1 loads, held against transformers."""
+"""Which tokenizers and chat templates room 1 loads, compared with transformers."""
 
 from __future__ import annotations
 

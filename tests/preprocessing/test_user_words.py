@@ -1,4 +1,4 @@
-"""`Words` is the `str` that it stands for, and knows of each character whether a user wrote it.
+"""`Words` behaves as the `str` it replaces, and knows which characters a user wrote.
 
 Users write capital letters here and templates small ones, so that a character tells its origin.
 """

@@ -130,7 +130,7 @@ class LibrarySuite:
     def test_a_failed_abort_does_not_end_the_engine(
         self, started: Start, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Nobody waits for that request any more."""
+        """That request has no listener left."""
         rig = started(behaviour=self.behaviour(step_seconds=0.002))
         engine: Any = rig.engine
         failed: list[Exception] = []
@@ -154,7 +154,7 @@ class LibrarySuite:
     def test_a_failing_health_check_ends_the_engine(
         self, started: Start, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Otherwise nothing would check any more, and a hang would go unnoticed."""
+        """Otherwise the checks would stop, and a hang would go unnoticed."""
         monkeypatch.setattr(async_loop, "WATCH_S", 0.05)
 
         def broken() -> bool:
@@ -166,7 +166,7 @@ class LibrarySuite:
             eventually(lambda: bool(rig.engine.step()) and False, "the failure is noticed")
 
     def test_an_ended_loop_ends_the_engine(self, started: Start) -> None:
-        """Whatever ended it: no request would get an answer any more."""
+        """However the loop ended: requests would get no answer."""
         rig = started()
         loop = rig.engine._loop._loop  # type: ignore[attr-defined]
         loop.call_soon_threadsafe(loop.stop)

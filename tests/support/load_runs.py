@@ -1,6 +1,6 @@
 """Runs the load test as a person does, and reads the run's folder.
 
-`--max-lag` lets the client be late: nothing here depends on the machine.
+`--max-lag` lets the client be late, so that nothing depends on the machine's speed.
 """
 
 from __future__ import annotations

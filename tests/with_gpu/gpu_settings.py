@@ -71,7 +71,7 @@ class Setting:
     figures: str  # folder for what is measured
 
     def is_exact(self, size: str) -> bool:
-        """Whether its arithmetic is of 16 bits at least: then all golden prompts are met."""
+        """Whether it computes with 16 bits or more; then all golden prompts must match."""
         return not (self.computes_in_fp4 or keeps_kv_in_fp8(self.runtime, size))
 
     def engine(self, size: str) -> Path:

@@ -1,6 +1,6 @@
 """Wraps an answer at the terminal's margin, word by word, as it streams.
 
-A word is held back until it is complete, so that nothing on the screen ever moves. Text that does
+A word is held back until it is complete, so that nothing on the screen moves. Text that does
 not go to a terminal is not changed.
 """
 
@@ -22,7 +22,7 @@ NOT_FIRST = frozenset("、。，．：；！？）」』】》〉〕…ー々ぁ
 
 
 def char_width(character: str, before: str = "") -> int:
-    """Columns that a terminal needs for a character after another one (Unicode's UAX 11)."""
+    """Columns that a character takes after the character before it (Unicode's UAX 11)."""
     if before == JOINER or ord(character) in SKIN_TONES or ord(character) in JOINED_JAMO:
         return 0
     if character == EMOJI_STYLE:  # makes a narrow character before it wide
@@ -56,7 +56,7 @@ class Wrapped:
         self._put(self.rest())
 
     def feed(self, text: str) -> str:
-        """What can be written now, of this text and of what was held back."""
+        """Add text; returns what can be written now."""
         text = shown(self._stream, text)
         limit = self._limit() if self._wraps else 0
         if not limit:
@@ -80,7 +80,7 @@ class Wrapped:
             columns = os.get_terminal_size(self._stream.fileno()).columns
         except OSError:
             return 0
-        # The last column stays free: after it, terminals differ in where the cursor is.
+        # The last column stays free, because terminals differ in where the cursor is after it.
         return columns - 1 if columns >= NARROWEST else 0
 
     def _add(self, character: str, limit: int) -> str:
@@ -106,7 +106,7 @@ class Wrapped:
         return 2 in (char_width(character), text_width(self._word[-1]))
 
     def _word_out(self, limit: int) -> str:
-        """The word after its blanks, or after a newline in their place."""
+        """The word after its blanks, or after a newline instead of them."""
         word, blanks = self._word, self._blanks
         if not word:
             return ""
@@ -120,7 +120,7 @@ class Wrapped:
 
 
 def wrapped(stream: TextIO, text: str) -> str:
-    """A whole text, wrapped for that stream."""
+    """A whole text, wrapped for the terminal of that stream."""
     lines = Wrapped(stream)
     return lines.feed(text) + lines.rest()
 

@@ -1,4 +1,4 @@
-"""Requests, responses and errors as gRPC carries them; no I/O, so both clients share it."""
+"""Requests, responses and errors in gRPC's messages, without I/O, for both clients."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ SERVICE = "/inference.GRPCInferenceService/"
 MAX_MESSAGE_BYTES = 64 * 2**20
 PACKED = {"FP32": "f", "FP64": "d", "INT32": "i", "INT64": "q", "UINT32": "I", "UINT64": "Q"}
 PACKED |= {"BOOL": "?", "FP16": "e", "INT8": "b", "UINT8": "B", "INT16": "h", "UINT16": "H"}
-# gRPC's own words, in lower case, for an UNAVAILABLE that no server has sent.
+# gRPC's own words, in lower case, for UNAVAILABLE without a server's answer.
 NAME_WORDS = ("errors resolving", "dns resolution", "lookup")  # tried first: a host may be "tls"
 TLS_WORDS = ("ssl", "tls", "certificate", "handshake", "verification check")
-# gRPC names the last of several addresses; the failure of a name is in brackets.
+# gRPC names the last of several addresses, and puts the failure of a name in brackets.
 NOT_CONNECTED = re.compile(
     r"last error: \w+: ipv[46]:(?P<address>\S+): (?:Failed to connect to remote host: )?(?P<why>.+)"
     r"|errors resolving (?P<name>\S+): .*: (?P<reason>[^:\]]+)\]?$"
@@ -67,13 +67,13 @@ def options(connection: Connection) -> list[tuple[str, Any]]:
         # A restarted server is found within 2 s; gRPC's own pauses grow to 120 s.
         "grpc.initial_reconnect_backoff_ms": 100,
         "grpc.max_reconnect_backoff_ms": 2000,
-        # As over HTTP: a proxy in the environment is for the web, not for inference servers.
+        # As over HTTP, proxies in the environment are for the web, not for inference servers.
         "grpc.enable_http_proxy": 0,
     }
     if connection.keepalive.every_s is not None:
         named["grpc.keepalive_time_ms"] = round(connection.keepalive.every_s * 1000)
         named["grpc.keepalive_timeout_ms"] = round(connection.keepalive.timeout_s * 1000)
-        # gRPC's own ping, which measures the connection, delays ours for as long as this.
+        # gRPC's own ping, which measures the connection, delays ours by this long.
         named["grpc.http2.ping_timeout_ms"] = round(connection.keepalive.timeout_s * 1000)
         named["grpc.http2.max_pings_without_data"] = 0
     if connection.tls is not None and connection.tls.server_name:
@@ -141,13 +141,13 @@ def packed(tensor: Tensor) -> bytes:
 
 
 class Reader:
-    """Makes chunks of one request's responses."""
+    """Turns the responses of one request into chunks."""
 
     __slots__ = ("_cumulative", "_finish", "_index", "_inputs", "_layouts", "_stop", "_text")
 
     def __init__(self, cumulative: bool) -> None:
         self._cumulative = cumulative
-        # By the names of the outputs in their order, as a response leaves out what it lacks.
+        # By the outputs' names in order, because responses omit outputs.
         self._layouts: dict[tuple[str, ...], tuple[int, int, int, int, int, int]] = {}
         self._index = 0
         self._text = ""
@@ -186,7 +186,7 @@ class Reader:
         )
 
     def _new(self, text: str, final: bool) -> str:
-        """What this whole text adds to the last; an incomplete character is held back."""
+        """The text that is new since the last one; an incomplete character is held back."""
         if not final:
             text = text.rstrip("\ufffd")
         new = text[len(self._text) :]
@@ -211,7 +211,7 @@ def _layout(names: tuple[str, ...]) -> tuple[int, int, int, int, int, int]:
 
 
 def error_of_rpc(code: str, details: str, request_id: str = "") -> LlamaError:
-    """The error of an RPC's status, which the server or gRPC itself has set."""
+    """The error for an RPC's status, set by the server or by gRPC itself."""
     words = details.lower()
     if code == "UNAVAILABLE":
         if any(word in words for word in NAME_WORDS):

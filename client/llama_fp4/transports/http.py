@@ -1,9 +1,9 @@
 """HTTP by httpx2, for both clients.
 
 Each call has its own connection: no call waits for another, and none reuses a connection that the
-server may have closed. A call runs in a thread (for `AsyncClient` in a task), because httpx2
-returns only with the first token, while a read must end on `cancel` and at the deadline. httpx2's
-transports do this, not its clients, which would also keep cookies and log a line for each request.
+server may have closed. A call runs in a thread (for `AsyncClient` in a task), because httpx2 blocks
+until the first token, while a read must end on `cancel` and at the deadline. The module uses
+httpx2's transports, because its clients also keep cookies and log a line for each request.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from llama_fp4.transports import http_messages as wire
 Answer = TypeVar("Answer")
 Part = TypeVar("Part")  # of a response: a chunk, or status and body
 LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
-# How h11 and httpx2 begin when a connection ended early; any other protocol error means that the
-# answer is not HTTP.
+# How the messages of h11 and httpx2 begin when a connection ended early. Any other protocol error
+# means that the answer is not HTTP.
 ENDED_EARLY = ("Server disconnected", "peer closed connection")
 
 
 class _Messages:
-    """What both transports do without I/O. Raises `InvalidRequest`."""
+    """The parts of both transports that need no I/O. Raises `InvalidRequest`."""
 
     def __init__(self, connection: Connection) -> None:
         self._address, self._connect_s = connection.address, connection.connect_timeout_s
@@ -100,7 +100,7 @@ class _Messages:
         )
 
     def error(self, error: Exception) -> Exception:
-        """The error that a call raises for this one; one of httpx2 becomes one of ours."""
+        """Turn an exception, perhaps one of httpx2, into the error that the call raises."""
         if self._closed:
             return ClientClosed("the client was closed")
         if isinstance(error, LlamaError):
@@ -163,7 +163,7 @@ def _has_events(response: httpx2.Response) -> bool:
 
 
 def _events(response: httpx2.Response) -> httpx2.EventSource:
-    response.encoding = "utf-8-sig"  # whatever a proxy says; a mark at the start is no text
+    response.encoding = "utf-8-sig"  # whatever a proxy says; drops a byte order mark
     return httpx2.EventSource(response, max_event_size=None)
 
 
@@ -261,8 +261,8 @@ class HttpTransport(_Messages):
 class HttpCall(Generic[Part]):
     """One request in a thread of its own, which fills the queue that `read` empties.
 
-    `receive` gives the parts of a response as they come, `end` the last one once the connection is
-    closed; a None of either is no part.
+    `receive` yields the parts of a response as they come, and `end` returns the last one after the
+    connection is closed. None of either means: no part.
     """
 
     def __init__(
@@ -275,10 +275,10 @@ class HttpCall(Generic[Part]):
     ) -> None:
         self._owner, self._message, self._receive, self._end = owner, message, receive, end
         self._ends_at = math.inf if timeout_s is None else perf_counter() + timeout_s
-        # By its module's name: gevent puts another class there.
+        # Looked up in its module, where gevent puts another class.
         self._results: queue.SimpleQueue[Part | Exception | None] = queue.SimpleQueue()
         self._cancelled = False
-        self._lock = threading.Lock()  # of the socket, which two threads close
+        self._lock = threading.Lock()  # for the socket, which two threads close
         self._socket: socket.socket | None = None
         message.extensions["trace"] = self._keep_socket
 
@@ -328,7 +328,7 @@ class HttpCall(Generic[Part]):
 
     def _keep_socket(self, event: str, info: dict[str, Any]) -> None:
         if event == "connection.connect_tcp.complete":
-            # A duplicate, since TLS takes the socket itself away.
+            # A duplicate, because TLS detaches the socket itself.
             self._socket = info["return_value"].get_extra_info("socket").dup()
             if self._cancelled:
                 self._shut_down()

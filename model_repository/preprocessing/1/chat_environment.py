@@ -101,7 +101,7 @@ class _Generation(Extension):
 
 
 class _Namespace(Namespace):
-    """Without the names through which a template could reach Python's own parts."""
+    """Refuses the names through which a template could reach Python's internals."""
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name.startswith("_"):

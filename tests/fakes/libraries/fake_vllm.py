@@ -36,11 +36,11 @@ class VLLMValidationError(VLLMClientError):
 
 
 class GenerationError(Exception):
-    """Of one request: its engine could not go on with it. 0.33 raises it as it is."""
+    """The engine could not continue one request. 0.33 raises it unwrapped."""
 
 
 class GracefulHTTPError(Exception):
-    """Of one request: it is not admitted."""
+    """One request was not admitted."""
 
 
 class EngineGenerateError(Exception):
@@ -94,7 +94,7 @@ class Package:
     def __init__(self, version: str, behaviour: Behaviour) -> None:
         self.signatures = load_signatures(f"vllm_{version}")
         self.behaviour = behaviour
-        self.llms: list[Any] = []  # in order of their making
+        self.llms: list[Any] = []  # in the order of creation
         self.raised_as_they_are: tuple[type[Exception], ...] = (VLLMClientError, GracefulHTTPError)
         if version != "0_32":
             self.raised_as_they_are += (GenerationError,)
@@ -126,7 +126,7 @@ class Package:
         return {"type": "token", "prompt_token_ids": given["prompt_token_ids"]}
 
     def modules(self) -> dict[str, ModuleType]:
-        """By the name they are imported under."""
+        """The fake modules by name."""
         package = self
 
         class BoundAsyncLLM(AsyncLLM):
@@ -175,7 +175,7 @@ class Package:
 
 
 class Collector:
-    """`RequestOutputCollector`: what comes before it is taken is joined, in the kind DELTA."""
+    """`RequestOutputCollector` for the kind DELTA: outputs that wait are joined into one."""
 
     def __init__(self) -> None:
         self._output: Any = None
@@ -266,12 +266,12 @@ class AsyncLLM:
             raise
         except Exception as error:
             raise EngineGenerateError() from error
-        await asyncio.sleep(0.002)  # it asks its core first: an abort finds nothing yet
+        await asyncio.sleep(0.002)  # it asks its core first, and until then an abort finds nothing
         if self.errored:
             raise EngineDeadError("EngineCore encountered an issue.")
         self._collectors[key] = collector
         if guide_text(given["sampling_params"].structured_outputs) == UNCOMPILABLE:
-            # `grammar_compile_error_reqs`: the scheduler ends it, and says no more than that.
+            # `grammar_compile_error_reqs`: the scheduler ends the request without a reason.
             collector.put(self._output(Emission(work, None, finish="error")))
         else:
             self.worker.submit(work)
@@ -329,7 +329,7 @@ class AsyncLLM:
         )
 
     def _hold_bad_words(self, words: Sequence[Sequence[int]]) -> None:
-        """In buffers of a fixed size; what does not fit ends the worker (sample/bad_words.py)."""
+        """More than the worker's fixed buffers hold kills it (sample/bad_words.py)."""
         most = int(os.environ.get("VLLM_MAX_NUM_BAD_WORDS", "128"))
         tokens = int(os.environ.get("VLLM_MAX_BAD_WORDS_TOTAL_TOKENS", "1024"))
         if len(words) > most or sum(map(len, words)) > tokens:

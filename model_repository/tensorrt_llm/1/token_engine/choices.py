@@ -1,4 +1,4 @@
-"""A guide of the kind "choice": a JSON list of strings, of which the output is exactly one."""
+"""A guide of the kind "choice": a JSON list of strings. The output is exactly one of them."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ class EngineStats:
     kv_blocks_total: int = 0
     kv_blocks_used: int = 0
     prefix_tokens_looked_up: int = 0  # prompt tokens looked up in the prefix cache
-    prefix_tokens_found: int = 0  # those of them that it had
+    prefix_tokens_found: int = 0  # of these, those that it had
 
     @property
     def is_idle(self) -> bool:

@@ -128,7 +128,7 @@ class OpenVinoEngine(TokenEngine):
         for request in self._ready():
             taken += _most_blocks(request)
             if taken > self._options.num_kv_blocks or len(self._running) == self._max_batch_size:
-                return  # nor does a smaller one overtake it: it would wait forever
+                return  # a smaller one must not overtake it, or it could wait forever
             prompt = self._ov.Tensor(np.array([request.prompt_ids], np.int64))
             watch = self._watch(request)
             config = generation_config(self._genai, request)

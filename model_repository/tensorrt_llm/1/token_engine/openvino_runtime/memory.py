@@ -155,7 +155,7 @@ def release_mapped_file(path: Path) -> int:
     """Drop this process's pages of a file; returns how many bytes of mappings were dropped.
 
     Only mappings that cannot be written are touched: theirs are the file's own bytes. A system
-    that cannot do it loses nothing but the memory: 0 bytes.
+    that cannot do it only keeps the memory: 0 bytes.
     """
     if not sys.platform.startswith("linux"):
         return 0

@@ -38,7 +38,7 @@ class SglangLoop(AsyncLoop):
         self.tokens_used = 0
         self.tokens_total = 0
         self.prefix_queries = 0  # tokens of ended requests' prompts, since the start
-        self.prefix_hits = 0  # those of them whose KV was there
+        self.prefix_hits = 0  # of these, those found in the cache
         super().__init__(UNLIMITED, hang_timeout_s)
 
     # From here on everything runs on the loop's thread.

@@ -59,7 +59,7 @@ class KvBlocks:
     total: int = 0
     used: int = 0
     prefix_queries: int = 0  # tokens of prompts that were looked up, since the start
-    prefix_hits: int = 0  # those of them whose KV was there
+    prefix_hits: int = 0  # of these, those found in the cache
 
 
 class GenerationLoop(AsyncLoop):

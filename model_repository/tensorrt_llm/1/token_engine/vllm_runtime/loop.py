@@ -25,7 +25,7 @@ FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 
 
 class StepStats:
-    """What the scheduler said of its last step; one of vLLM's stat loggers.
+    """The scheduler's figures of its last step; one of vLLM's stat loggers.
 
     It does not inherit from vLLM's `StatLoggerBase`, so that this file imports without vLLM.
     """
@@ -33,12 +33,12 @@ class StepStats:
     def __init__(self) -> None:
         self.running = 0
         self.kv_usage = 0.0
-        self.prefix_queries = 0  # tokens of prompts that were looked up, since the start
-        self.prefix_hits = 0  # those of them whose KV blocks were there
+        self.prefix_queries = 0  # prompt tokens that were looked up, since the start
+        self.prefix_hits = 0  # of these, those found in the cache
         self.last_sign = time.monotonic()
 
     def __call__(self, vllm_config: Any, engine_index: int = 0) -> StepStats:
-        """The factory that vLLM is given."""
+        """vLLM calls it as a factory of stat loggers."""
         return self
 
     def record(
@@ -82,8 +82,8 @@ class VllmLoop(AsyncLoop):
     def load(self, arguments: dict[str, Any]) -> Any:
         """Make the `AsyncLLM`; raises whatever it raises.
 
-        Not on the loop's thread: its processes end with the thread that started them
-        (`engine_process.py`), which ends before they are stopped.
+        Not on the loop's thread: vLLM's processes die with the thread that started them
+        (`engine_process.py`), and the loop's thread ends before they are stopped.
         """
         self._llm = self._library.async_llm.from_engine_args(
             self._library.engine_args(**arguments), stat_loggers=[self.step_stats]
@@ -125,7 +125,7 @@ class VllmLoop(AsyncLoop):
             str(request.key),
             priority=request.priority,
         )
-        async with contextlib.aclosing(stream):  # closed early, it aborts the request
+        async with contextlib.aclosing(stream):  # closing it early aborts the request
             async for output in stream:
                 self._last_sign = time.monotonic()
                 job.accepted = True
@@ -134,7 +134,7 @@ class VllmLoop(AsyncLoop):
                 gain = readable(self.library, read_gain, output, request)
                 job.made += gain.token_ids
                 if gain.finish_reason == "error" and request.guide and not job.made:
-                    # The scheduler says no more of a guide that does not compile.
+                    # The scheduler reports no reason for a guide that does not compile.
                     raise RefusedRequest("guided_decoding_guide cannot be compiled by vLLM")
                 if gain.token_ids or gain.finish_reason is not None:
                     self._put(job, gain.as_delta(request.key, gain.first_scheduled_ns))

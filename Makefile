@@ -18,7 +18,7 @@ THIS_PYTHON = $(if $(filter-out file,$(origin PYTHON)),--this-python)
 SETUP = $(PYTHON) build/setup_environment.py $(THIS_PYTHON) --venv $(VENV) --extras
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve engine repository verify doctor install test coverage check lock table benchmark benchmark-client bench-guides loadtest test-loadtest train-demo fuzz test-quantize test-vllm test-gpu clean clean-venv
+.PHONY: help demo serve engine repository verify doctor install test coverage check lock table benchmark benchmark-client bench-guides loadtest test-loadtest train-demo fuzz fuzz-guides test-quantize test-vllm test-gpu clean clean-venv
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -100,6 +100,10 @@ test-loadtest:  ## the load test's own figures against servers whose times are k
 fuzz:  ## 50,000 malformed requests with a new seed; every answer is checked
 	@$(SETUP) server,fetch,dev
 	@$(PY) -m tests.fuzzing --count 50000
+
+fuzz-guides:  ## 20,000 random JSON schemas as guides; jsonschema judges what their grammars match
+	@$(SETUP) server,fetch,dev
+	@$(PY) -m tests.fuzzing.guides
 
 train-demo:  ## make the demo checkpoint anew: train, quantize, evaluate (hours; installs torch)
 	@$(PYTHON) build/setup_environment.py $(THIS_PYTHON) --venv .venv-quantize --extras quantize

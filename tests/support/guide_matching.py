@@ -7,7 +7,6 @@ the definition of a grammar says. `library_matching.py` holds them against the l
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from functools import lru_cache
 from random import Random
 from typing import cast
@@ -32,9 +31,14 @@ class Place:
     def __init__(self, items: Alternative, number: int, after: Place | None) -> None:
         self.items, self.number, self.after = items, number, after
 
+    def holds(self, character: int) -> bool:
+        """Whether it reads this character first; only for a place before one."""
+        ranges = cast(Ranges, self.items[self.number])
+        return any(first <= character <= last for first, last in ranges)
+
 
 class Recognizer:
-    """A grammar; `readings` is the most that were open at once in all texts that were read."""
+    """A grammar; `readings` is the most that one character of all texts went on in."""
 
     def __init__(self, ebnf: str) -> None:
         self.rules = parse_rules(ebnf)
@@ -45,16 +49,12 @@ class Recognizer:
     def after(self, text: str) -> list[Place | None]:
         """The open readings behind a text; None among them is the end of the output."""
         places = self._ready(Place((ROOT,), 0, None))
-        for character in text:
-            places = list(self._read(places, ord(character)))
-            self.readings = max(self.readings, len(places))
+        for character in map(ord, text):
+            holding = [place for place in places if place and place.holds(character)]
+            self.readings = max(self.readings, len(holding))
             assert self.readings < MOST_READINGS, "the grammar has too many readings"
+            places = [ready for place in holding for ready in self._ready(_next(place))]
         return places
-
-    def _read(self, places: list[Place | None], character: int) -> Iterator[Place | None]:
-        for place in places:
-            if place is not None and _holds(place.items[place.number], character):
-                yield from self._ready(_next(place))
 
     def _ready(self, place: Place | None) -> list[Place | None]:
         """The places before a character to which this one leads without reading."""
@@ -102,10 +102,6 @@ def _next(place: Place) -> Place | None:
     if place.number + 1 < len(place.items):
         return Place(place.items, place.number + 1, place.after)
     return place.after
-
-
-def _holds(element: Element, character: int) -> bool:
-    return any(first <= character <= last for first, last in cast(Ranges, element))
 
 
 def _any_of(ranges: Ranges, random: Random) -> int:

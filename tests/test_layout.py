@@ -143,6 +143,7 @@ ROOTS = {
 # Each module in a process of its own, forked after the libraries are loaded: they cost most.
 IMPORTER = """
 import importlib, os, sys
+sys.modules["openvino_telemetry"] = None  # it imports on a thread, whose locks a fork would keep
 for library in sys.argv[1].split():
     importlib.import_module(library)
 for name in sys.argv[2:]:

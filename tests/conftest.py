@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,6 +30,7 @@ LONG_FILES = (
     "tests/serving/test_serve_start.py",
 )
 MakeRepository = Callable[..., Path]
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # it forks, on a thread
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from request_inputs.guide_bounds import MAX_BYTES
 
+from tests.support import hostile_schemas
+
 SIZE = 16 * 1024  # enough to tell quadratic from linear
 Part = str | Callable[[int], str]
 
@@ -151,6 +153,7 @@ CHOICES: dict[str, str] = {
 GUIDES = [
     *(("choice", name, text) for name, text in CHOICES.items()),
     *(("json_schema", name, text) for name, text in SCHEMAS.items()),
+    *(("json_schema", name, text) for name, text in hostile_schemas.TEXTS.items()),
     *(("regex", name, text) for name, text in REGEXES.items()),
     *(("ebnf_grammar", name, text) for name, text in GRAMMARS.items()),
 ]

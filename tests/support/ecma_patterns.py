@@ -6,9 +6,17 @@ import re
 from typing import Any
 
 SPACES = r"\t-\r \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
-CLASSES = {"d": "0-9", "w": "A-Za-z0-9_", "s": SPACES}
+CLASSES = {
+    "d": "0-9",
+    "w": "A-Za-z0-9_",
+    "s": SPACES,
+    "D": r"\x00-/:-\U0010ffff",
+    "W": r"\x00-/:-@\[-\^`{-\U0010ffff",
+    "S": r"\x00-\x08\x0e-\x1f!-\x9f\xa1-\u167f\u1681-\u1fff\u200b-\u2027\u202a-\u202e"
+    r"\u2030-\u205e\u2060-\u2fff\u3001-\ufefe\uff00-\U0010ffff",
+}
 TOKEN = re.compile(
-    r"\\u\{(?P<point>[0-9A-Fa-f]+)\}|\\(?P<class>[dws])|\\(?P<other>[DWS])|\\c(?P<control>[A-Za-z])"
+    r"\\u\{(?P<point>[0-9A-Fa-f]+)\}|\\(?P<class>[dwsDWS])|\\c(?P<control>[A-Za-z])"
     r"|\\k<(?P<back>\w+)>|\\(?P<kept>u[0-9A-Fa-f]{4}|x[0-9A-Fa-f]{2}|[bBnrtvf1-9]|[^A-Za-z0-9])"
     r"|\\(?P<letter>.)|\(\?<(?P<group>[A-Za-z]\w*)>|(?P<empty>\[\^?\])|(?P<plain>.)",
     re.S,
@@ -20,10 +28,12 @@ NAMED = frozenset(("properties", "$defs", "definitions", "dependencies", "depend
 
 def to_python(pattern: str) -> str:
     """A pattern of `re` that finds the same."""
-    parts, in_class = [], False
+    parts: list[str] = []
+    in_class = False
     for match in TOKEN.finditer(pattern):
         if match["plain"]:
-            parts.append(_plain(match["plain"], in_class))
+            begins = bool(parts) and (parts[-1] in ("[", "-") or parts[-2:] == ["[", "^"])
+            parts.append(_plain(match["plain"], in_class, begins))
             in_class = match["plain"] != "]" if in_class else match["plain"] == "["
         elif match["empty"] and not in_class:
             parts.append("(?!)" if match["empty"] == "[]" else r"[\s\S]")
@@ -35,9 +45,10 @@ def to_python(pattern: str) -> str:
     return "".join(parts)
 
 
-def _plain(character: str, in_class: bool) -> str:
+def _plain(character: str, in_class: bool, begins: bool) -> str:
     if in_class:
-        return "\\" + character if character in "[&|~" else character
+        is_meant = character in "[&|~" or (character == "-" and begins)
+        return "\\" + character if is_meant else character
     return {"$": r"\Z", ".": r"[^\n\r\u2028\u2029]"}.get(character, character)
 
 
@@ -47,8 +58,6 @@ def _escape(match: re.Match[str], in_class: bool) -> str:
         return re.escape(chr(point))
     if match["class"]:
         return CLASSES[match["class"]] if in_class else f"[{CLASSES[match['class']]}]"
-    if match["other"]:
-        return match[0] if in_class else f"[^{CLASSES[match['other'].lower()]}]"
     if match["back"]:
         return f"(?P={match['back']})"
     if match["group"]:

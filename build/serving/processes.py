@@ -15,7 +15,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-SERVER = "tritonserver"
 STUB = "triton_python_backend_stub"
 DEFAULT_PREFIX = "triton_python_backend_shm_region_"
 SHARED_MEMORY = Path("/dev/shm")
@@ -61,14 +60,6 @@ def _arguments(pid: int) -> list[str]:
 
 def _pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
-
-
-def server_of(serve_pid: int) -> int | None:
-    """The pid of the tritonserver that the serve.py `serve_pid` runs; None if there is none."""
-    for process in filter(None, map(process_of, _pids())):
-        if process.parent == serve_pid and Path(*_arguments(process.pid)[:1]).name == SERVER:
-            return process.pid
-    return None
 
 
 @dataclass(frozen=True)

@@ -64,15 +64,13 @@ class Ratio:
         return self.low is not None and self.high is not None and not self.low <= 1 <= self.high
 
 
-def values_of(records: Iterable[RequestRecord]) -> Sample:
-    """The values of the normal requests after the warm-up, by metric, and their number."""
-    return values_by_workload(records, ())[""]
-
-
 def values_by_workload(
     records: Iterable[RequestRecord], workloads: Collection[str]
 ) -> dict[str, Sample]:
-    """As `values_of`, for each workload by its name, and for all requests under ""."""
+    """The values of the normal requests after the warm-up, by metric, and their number.
+
+    For each workload by its name, and for all requests under "".
+    """
     values = {each: {name: Values() for name in METRICS} for each in ("", *workloads)}
     counts = dict.fromkeys(values, 0)
     for record in records:

@@ -6,13 +6,14 @@ import dataclasses
 import math
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from compare import parse_conditions
-from figures.bootstrap import Values, compare, statistics, values_of
-from figures.record import WARMUP
+from figures.bootstrap import Sample, Values, compare, statistics, values_by_workload
+from figures.record import WARMUP, RequestRecord
 
 from tests.support.paths import LOADTEST
 from tests.support.run_folders import made_up, write_run
@@ -27,6 +28,10 @@ def compared(first: Path, second: Path, *options: str) -> subprocess.CompletedPr
 
 def nearest_rank(values: list[float], percent: float) -> float:
     return sorted(values)[math.ceil(round(len(values) * percent / 100, 6)) - 1]
+
+
+def values_of(records: Iterable[RequestRecord]) -> Sample:
+    return values_by_workload(records, ())[""]
 
 
 def test_weighted_statistics_equal_those_of_repeated_values() -> None:

@@ -23,13 +23,13 @@ from serving import find_triton as triton_installation
 from serving import run as triton_run
 from serving.child_server import ServerProcess, free_ports
 from serving.find_triton import TritonNotFound
-from serving.processes import server_of
 
 from tests.support.paths import BUILD, ROOT
 from tests.support.processes import (
     PATIENCE_S,
     Remains,
     eventually,
+    server_of,
     wait_until_the_engine_works,
 )
 from tests.support.triton_calls import post

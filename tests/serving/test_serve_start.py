@@ -17,11 +17,11 @@ from llama_fp4 import Client
 from serve_signals import OPEN, SIGNS
 from serving import child_server, start_stop
 from serving.child_server import ServerProcess, free_ports
-from serving.processes import Stub, server_of, stubs_of
+from serving.processes import Stub, stubs_of
 from serving.start_stop import StartWatch
 
 from tests.support.fake_clock import Clock
-from tests.support.processes import eventually, is_alive, regions
+from tests.support.processes import eventually, is_alive, regions, server_of
 
 LIMIT_S = "5"
 HANGS = '''

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from serving.child_server import ServerProcess
-from serving.processes import SHARED_MEMORY, Stub, server_of, stubs_of
+from serving.processes import SHARED_MEMORY, Stub, process_of, stubs_of
 
 PATIENCE_S = 120.0  # an upper bound for things that happen at once; never waited for in full
 STEP_S = 0.03  # of the paced replay engines
@@ -37,6 +37,14 @@ def descendants(pid: int) -> list[int]:
     """Its children, their children and so on."""
     found = children(pid)
     return found + [one for child in found for one in descendants(child)]
+
+
+def server_of(serve_pid: int) -> int | None:
+    """The tritonserver that a serve.py runs, or None."""
+    for pid in filter(process_of, children(serve_pid)):  # without zombies
+        if b"tritonserver" in Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0]:
+            return pid
+    return None
 
 
 def triton_of(serve_pid: int) -> int:

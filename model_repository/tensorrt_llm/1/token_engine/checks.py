@@ -20,6 +20,11 @@ def require(condition: bool, name: str, value: object, needed: str) -> None:
         raise EngineConfigError(f"runtime_options.{name} is {value!r} and must be {needed}")
 
 
+def model_directory(directory: Path, named: str) -> Path:
+    """The checkpoint's (or TensorRT engine's) folder: `named`, relative to the engine's own."""
+    return directory / named if named else directory
+
+
 def require_one_of(allowed: Collection[str], options: object, where: str, name: str) -> None:
     """The field `name` of `options`, which is the table `where` ("": runtime_options itself)."""
     value = getattr(options, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine_config import EngineConfigError
+from token_engine.checks import require
 
 KV_BLOCK_TOKENS = 32  # fixed by OpenVINO GenAI on the CPU
 AUTO = "auto"  # settled at load by what the CPU has: precision.py
@@ -28,16 +28,11 @@ class OpenVinoOptions:
     enable_prefix_caching: bool = False
 
     def __post_init__(self) -> None:
-        _require(self.num_kv_blocks >= 1, "num_kv_blocks", self.num_kv_blocks, "at least 1")
+        require(self.num_kv_blocks >= 1, "num_kv_blocks", self.num_kv_blocks, "at least 1")
         for name, known in (
             ("precision", PRECISIONS),
             ("kv_cache_precision", KV_CACHE_PRECISIONS),
         ):
             words = f"one of {', '.join(map(repr, known))}"
-            _require(getattr(self, name) in known, name, getattr(self, name), words)
-        _require(self.num_threads >= 0, "num_threads", self.num_threads, "0 or more")
-
-
-def _require(condition: bool, name: str, value: object, needed: str) -> None:
-    if not condition:
-        raise EngineConfigError(f"runtime_options.{name} is {value!r} and must be {needed}")
+            require(getattr(self, name) in known, name, getattr(self, name), words)
+        require(self.num_threads >= 0, "num_threads", self.num_threads, "0 or more")

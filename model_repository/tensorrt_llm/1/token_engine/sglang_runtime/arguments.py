@@ -11,6 +11,7 @@ from token_engine.checks import (
     REBUILD,
     check_fp4,
     longest_context,
+    model_directory,
     quantization_algorithm,
     require_known_arguments,
 )
@@ -23,16 +24,11 @@ LEAST_FOR_MARLIN = (8, 0)
 NO_PREEMPTION = 1000  # more than the largest difference of two priorities in room 2
 
 
-def model_directory(directory: Path, options: SglangOptions) -> Path:
-    """Where the checkpoint lies."""
-    return directory / options.model_directory if options.model_directory else directory
-
-
 def check_deployment(
     directory: Path, config: EngineConfig, options: SglangOptions, library: Library
 ) -> None:
     """Raise `EngineLoadError` for faults that SGLang would report late, unclearly or not at all."""
-    checkpoint = model_directory(directory, options)
+    checkpoint = model_directory(directory, options.model_directory)
     algorithm = quantization_algorithm(checkpoint)
     if options.quantization == "modelopt_fp4" and algorithm != "NVFP4":
         raise EngineLoadError(
@@ -64,7 +60,7 @@ def server_arguments(
     """Keyword arguments of `Engine`; raises `EngineLoadError` for one it does not have."""
     limits = config.limits
     arguments: dict[str, Any] = {
-        "model_path": str(model_directory(directory, options)),
+        "model_path": str(model_directory(directory, options.model_directory)),
         "skip_tokenizer_init": False,  # min_new_tokens needs the tokenizer, and guides do
         "context_length": limits.max_seq_len + CONTEXT_RESERVE,
         "max_running_requests": limits.max_batch_size,

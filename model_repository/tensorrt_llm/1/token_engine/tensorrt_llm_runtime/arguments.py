@@ -12,7 +12,7 @@ from typing import Any
 
 from engine_config import EngineConfig
 
-from token_engine.checks import require_known_arguments
+from token_engine.checks import model_directory, require_known_arguments
 from token_engine.interface import EngineLoadError
 from token_engine.library_results import one_line
 from token_engine.tensorrt_llm_runtime.options import (
@@ -26,16 +26,11 @@ from token_engine.tensorrt_llm_runtime.versions import Library, speculative_conf
 REBUILD = "rebuild the engine with 'make engine'"
 
 
-def model_directory(directory: Path, options: TensorRtLlmOptions) -> Path:
-    """Where the checkpoint, or the TensorRT engine, lies."""
-    return directory / options.model_directory if options.model_directory else directory
-
-
 def check_deployment(
     directory: Path, config: EngineConfig, options: TensorRtLlmOptions, library: Library
 ) -> None:
     """Raise `EngineLoadError` for faults that it would report late, unclearly or not at all."""
-    path = model_directory(directory, options) / "config.json"
+    path = model_directory(directory, options.model_directory) / "config.json"
     if not path.is_file():
         raise EngineLoadError(f"{path} does not exist; {REBUILD}")
     wanted = options.tensor_parallel_size * options.pipeline_parallel_size
@@ -80,7 +75,7 @@ def llm_arguments(
     """Keyword arguments of `LLM`."""
     limits = config.limits
     arguments: dict[str, Any] = {
-        "model": str(model_directory(directory, options)),
+        "model": str(model_directory(directory, options.model_directory)),
         # Only guided decoding needs the tokenizer, to know what text a token is.
         "skip_tokenizer_init": not options.guided_decoding_backend,
         "tensor_parallel_size": options.tensor_parallel_size,

@@ -8,7 +8,13 @@ from typing import Any
 
 from engine_config import EngineConfig
 
-from token_engine.checks import REBUILD, check_fp4, quantization_algorithm, require_known_arguments
+from token_engine.checks import (
+    REBUILD,
+    check_fp4,
+    model_directory,
+    quantization_algorithm,
+    require_known_arguments,
+)
 from token_engine.interface import EngineLoadError
 from token_engine.vllm_runtime.library import Library
 from token_engine.vllm_runtime.options import VllmOptions
@@ -17,14 +23,9 @@ LEAST_FOR_MARLIN = (7, 5)
 MOST_LOGPROBS = 20  # as room 2 admits
 
 
-def model_directory(directory: Path, options: VllmOptions) -> Path:
-    """Where the checkpoint lies."""
-    return directory / options.model_directory if options.model_directory else directory
-
-
 def check_deployment(directory: Path, options: VllmOptions, library: Library) -> None:
     """Raise `EngineLoadError` for faults that vLLM would report late, unclearly or not at all."""
-    algorithm = quantization_algorithm(model_directory(directory, options))
+    algorithm = quantization_algorithm(model_directory(directory, options.model_directory))
     if options.quantization == "modelopt_fp4" and algorithm != "NVFP4":
         raise EngineLoadError(
             f"runtime_options.quantization is 'modelopt_fp4' and the checkpoint's quant_algo is "
@@ -56,7 +57,7 @@ def engine_arguments(
     """Keyword arguments of `AsyncEngineArgs`; raises `EngineLoadError` for one it does not have."""
     limits = config.limits
     arguments: dict[str, Any] = {
-        "model": str(model_directory(directory, options)),
+        "model": str(model_directory(directory, options.model_directory)),
         # Only guided decoding needs the tokenizer, to know what text a token is.
         "skip_tokenizer_init": not options.structured_outputs_backend,
         "max_model_len": limits.max_seq_len,

@@ -170,8 +170,8 @@ def test_what_each_choice_allows() -> None:
     tools = (tool(), tool("b", None, description="x", strict=True))
     allowed = {"mode": "required", "tools": [{"type": "function", "function": {"name": "b"}}]}
     for choice, names, shown, guided in (
-        (None, {"weather", "b"}, 2, False),
-        ("auto", {"weather", "b"}, 2, False),
+        (None, {"weather", "b"}, 2, True),  # as b is strict
+        ("auto", {"weather", "b"}, 2, True),
         ("none", set(), 0, False),
         ("required", {"weather", "b"}, 2, True),
         (NAMED, {"weather"}, 2, True),
@@ -327,3 +327,97 @@ def test_many_tools_with_large_schemas() -> None:
     strict = [tool(f"tool_{n}", wide, strict=True) for n in range(128)]
     with pytest.raises(ToolError, match="make a guide of more than 65536 bytes"):
         guides_for(read(*strict, tool_choice="required"))
+
+
+STRICT = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "description": "where"},
+        "unit": {"type": ["string", "null"], "enum": ["celsius", 'fahr"e\n', None]},
+        "days": {"type": ["integer", "null"]},
+        "near": {"type": "array", "items": {"type": "number"}, "minItems": 1, "maxItems": 3},
+        "all": {"type": "array", "items": {"anyOf": [{"type": "boolean"}, {"const": "é"}]}},
+    },
+    "required": ["city", "unit", "days", "near", "all"],
+    "additionalProperties": False,
+}
+STRICT_TRIP = {**TRIP, "properties": {"first": {"$ref": "#/$defs/Stop"}}}
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+def test_a_free_answer_that_begins_with_a_call_of_a_strict_tool_is_right(parallel: bool) -> None:
+    """Words stay free; jsonschema takes the arguments of each call."""
+    schemas = {"weather": STRICT, "trip": STRICT_TRIP, "free": {"type": "object"}}
+    given = [tool(name, schema, strict=name != "free") for name, schema in schemas.items()]
+    use = read(*given, tool("now", None, strict=True), parallel_tool_calls=parallel)
+    [guide] = guides_for(use)
+    check_guide(*guide)
+    grammar = compiled(*guide)
+    seen, most = set(), 0
+    for seed in range(80):
+        text = write(grammar, Random(seed))
+        if text.lstrip()[:1] in ("{", "["):
+            calls = calls_in(use, text)
+            most = max(most, len(calls))
+            for name, arguments in calls:
+                seen.add(name)
+                Draft202012Validator(schemas.get(name, {"maxProperties": 0})).validate(arguments)
+    assert seen == {"weather", "trip", "free", "now"}
+    assert (most > 1) == parallel
+    for text in ("It is 5 < 6 {now}, [a](b).", "", "\n", "<b>x</b>", "<", "```json\n{}\n```"):
+        assert matches(grammar, text)
+    right = '{"name": "now", "parameters": {}}'
+    assert matches(grammar, right)
+    assert matches(grammar, f"[{right}]") == parallel
+    assert matches(grammar, f"{right}; {right}") == parallel
+    for text in (right.replace("now", "zip"), '{"a": 1}', "[1]", "<function=now>{}", right[:-1]):
+        assert not matches(grammar, text)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"city": {"type": "string", "pattern": "x"}},
+        {"city": {"type": "integer", "minimum": 1}},
+        {"city": {"$ref": "https://example.org"}},
+        {"city": {"$ref": "#/$defs/none"}},
+        {"city": {"type": "string", "enum": [1]}},
+        {"city": {"enum": []}},
+        {"city": {"type": "array", "items": {"type": "string"}, "minItems": 3, "maxItems": 2}},
+        {"city": {"type": "zip"}},
+        {"city": True},
+        {"city": {"type": "string"}, "more": {"type": "string"}},
+    ],
+)
+def test_other_strict_schemas_leave_a_free_answer_free(schema: dict[str, Any]) -> None:
+    """They hold where a call is asked for, if the server can."""
+    parameters = {"type": "object", "properties": schema, "required": ["city"]}
+    use = read(tool(parameters=parameters, strict=True))
+    assert guides_for(use) == ()
+    assert guides_for(read(tool(parameters=parameters, strict=True), tool_choice="required"))
+
+
+def test_a_free_answer_without_strict_tools_is_free() -> None:
+    assert guides_for(read(tool())) == ()
+    assert guides_for(read(tool(), tool_choice="none"), answer={"type": "object"}) == ()
+
+
+def test_an_answer_in_json_or_a_call() -> None:
+    """`response_format` beside tools: one or the other, each as its schema says."""
+    answer = {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, "home": {"$ref": "#/$defs/home"}},
+        "required": ["name", "home"],
+        "additionalProperties": False,
+        "$defs": {"home": {"type": "string", "enum": ["Rome", "Bern"]}},
+    }
+    use = read(tool(), tool("trip", TRIP))
+    guide = guides_for(use, answer)[0]
+    check_guide(*guide)
+    grammar = compiled(*guide)
+    call = '{"name": "weather", "parameters": {"city": "Paris"}}'
+    for text in ('{"name": "weather", "home": "Rome"}', '{"name":"x","home":"Bern"}', call):
+        assert matches(grammar, text), text
+    assert matches(grammar, f"[{call}, {call}]")
+    for text in ('{"name": "weather", "home": "Oslo"}', "words", call.replace("city", "town")):
+        assert not matches(grammar, text)

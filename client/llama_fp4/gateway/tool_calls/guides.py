@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from llama_fp4.gateway.tool_calls.request import Tool, ToolError, ToolUse
+from llama_fp4.gateway.tool_calls.strict_grammar import strict_grammar
 
 MAX_BYTES = 64 * 1024  # the server's bound of a guide
 NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
@@ -51,28 +52,50 @@ class Guide(NamedTuple):
     text: str
 
 
-def guides_for(use: ToolUse) -> tuple[Guide, ...]:
-    """The guides of a request that must be answered with a call, the one that holds most first;
-    none for other requests. Raises `ToolError` if a strict tool's schema is too large."""
-    if use.mode != "required":
+def guides_for(use: ToolUse, answer: Any = None) -> tuple[Guide, ...]:
+    """The guides of a request, the one that holds most first; none if nothing is to be held.
+
+    They hold a call where `tool_choice` asks for one. Where the model may choose, they hold either
+    calls or the schema `answer` of `response_format`, or strict tools' arguments; if the server
+    refuses these, the request goes without them. Raises `ToolError` if a strict tool's schema is
+    too large.
+    """
+    if not use.names:
         return ()
-    tools = use.allowed
-    several = use.parallel and not use.is_named
+    tools, several = use.allowed, use.parallel and not use.is_named
+    if use.mode == "auto" and answer is None:
+        strict = any(tool.strict for tool in tools)
+        grammar = strict_grammar(tools, several) if strict else None
+        return _small_enough("ebnf_grammar", [grammar] if grammar else [])
     schemas = [_schema(tool.parameters, f"#/$defs/{n}") for n, tool in enumerate(tools)]
+    least = [s if t.strict else ANY_ARGUMENTS for s, t in zip(schemas, tools, strict=True)]
     documents = [_document(tools, schemas, several)]
     if several:
         documents.append(_document(tools, schemas, False))
-    least = [s if t.strict else ANY_ARGUMENTS for s, t in zip(schemas, tools, strict=True)]
     documents.append(_document(tools, least, several))
-    texts = dict.fromkeys(json.dumps(d, ensure_ascii=False) for d in documents)
-    guides = tuple(Guide("json_schema", t) for t in texts if len(t.encode()) <= MAX_BYTES)
-    if not guides:
+    if use.mode == "auto":
+        documents = [_with_answer(document, answer) for document in documents]
+    guides = _small_enough("json_schema", [json.dumps(d, ensure_ascii=False) for d in documents])
+    if not guides and use.mode == "required":
         raise ToolError(
             "tools",
             f"the schemas of tools make a guide of more than {MAX_BYTES} bytes, and must make a "
             "smaller one where a tool is strict",
         )
     return guides
+
+
+def _small_enough(kind: str, texts: Sequence[str]) -> tuple[Guide, ...]:
+    once = dict.fromkeys(texts)
+    return tuple(Guide(kind, text) for text in once if len(text.encode()) <= MAX_BYTES)
+
+
+def _with_answer(document: dict[str, Any], answer: Any) -> dict[str, Any]:
+    """A schema of calls, or of an answer in JSON."""
+    definitions = {**document.pop("$defs"), "calls": document}
+    definitions["answer"] = _moved(answer, "#/$defs/answer")
+    either = [{"$ref": "#/$defs/answer"}, {"$ref": "#/$defs/calls"}]
+    return {"$defs": definitions, "anyOf": either}
 
 
 def refusal_of(message: str, use: ToolUse) -> ToolError:

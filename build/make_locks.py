@@ -1,8 +1,8 @@
 """Lock the packages of each set-up: exact versions and hashes, within pyproject.toml's ranges.
 
-What `make lock` runs; it needs a package index. A locked version that still fits its range stays
-(`--upgrade`: the newest of everything). The locks name no index, so that any can serve them, and
-hold for Python 3.10 to 3.12.
+`make lock` runs it; it needs a package index. Locked versions that still fit their range stay, or
+with `--upgrade` all become the newest. The locks name no index, so that any index can serve them,
+and are valid for Python 3.10 to 3.12.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from setup_environment import ALL, INSTALLER, LOCKS, ROOT, lock_of
 
 # uv resolves for this version of Python and all later ones.
 OLDEST_PYTHON = "3.10"
-# The first holds the packages of all others, which take its versions.
+# The first has the packages of all others, and the others take its versions.
 SETUPS = {
     ALL: ("server", "fetch", "dev", "loadtest"),
     "server": ("server",),

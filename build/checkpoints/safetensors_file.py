@@ -20,7 +20,7 @@ from host.console import BuildError
 from host.json_document import LFS_POINTER, Values, read_json
 
 DTYPE_BYTES = {"U8": 1, "F8_E4M3": 1, "BF16": 2, "F16": 2, "F32": 4}
-FETCH_AGAIN = "fetch the checkpoint again"  # if bytes contradict the file's own header
+FETCH_AGAIN = "fetch the checkpoint again"  # for bytes that contradict the file's own header
 QUANTIZE = "quantize the BF16 model with build/quantize.py"
 # For wrong values in a whole file: no reader can tell damage from a wrong export.
 AS_WRITTEN_OR_DAMAGED = (

@@ -1,13 +1,12 @@
-"""`guides/` in an OpenVINO engine's folder: what guided decoding needs, but no tokenizer library.
+"""Writes `guides/` in an OpenVINO engine's folder, with which guided decoding needs no tokenizer.
 
-`openvino_detokenizer.*` maps token ids to bytes. OpenVINO GenAI reads the vocabulary out of its
-constants, for the matcher of grammars. Special tokens are empty there, so that none can match a
-grammar's text.
+`openvino_detokenizer.*` maps token ids to bytes. From its constants OpenVINO GenAI reads the
+vocabulary for matching grammars. Special tokens are empty there, so that they match no text.
 
 `openvino_model.*` is a language model without weights that finds all tokens equally likely. The
-engine tries a guide on it, in a process of its own, before the guide meets other requests. It has
-as many logits as the engine's model, the alarm included: the library keeps compiled grammars for
-one number of them.
+engine tries each guide on it, in a separate process, before it uses the guide beside other
+requests. It has as many logits as the engine's model, with the alarm, because the library keeps
+compiled grammars for one number of logits.
 """
 
 from __future__ import annotations

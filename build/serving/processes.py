@@ -19,7 +19,7 @@ STUB = "triton_python_backend_stub"
 DEFAULT_PREFIX = "triton_python_backend_shm_region_"
 SHARED_MEMORY = Path("/dev/shm")
 POLL_S = 0.05
-DEATH_S = 30.0  # what the kernel may take to free a killed process's memory, also a GPU's
+DEATH_S = 30.0  # the kernel may need so long to free a killed process's memory, the GPU's included
 PR_SET_PDEATHSIG = 1
 
 
@@ -84,8 +84,8 @@ def stubs_of(server_pid: int) -> set[Stub]:
 def region_prefix(name: str) -> str:
     """The prefix of the regions in /dev/shm of a server started with `region_option(name)`.
 
-    Each server has its own, since a killed one may have made a region that no stub has yet. It
-    begins with Triton's default prefix, because Triton refuses clients the regions that do.
+    Each server has its own prefix, because a killed one may have made a region that no stub uses
+    yet. It begins with Triton's default prefix, because Triton refuses clients such regions.
     """
     return f"{DEFAULT_PREFIX}{name}_"
 
@@ -102,7 +102,7 @@ def regions_of(name: str) -> list[Path]:
 
 
 def remove_leftovers(server_pid: int, name: str, grace_s: float) -> None:
-    """When the server is gone: wait for its processes, kill those that stay, free their memory."""
+    """After a server's end, wait for its processes, kill what stays and free their memory."""
     for process in _remaining(server_pid, grace_s):
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
@@ -125,6 +125,6 @@ def free_regions(name: str) -> None:
 
 
 def _members_of(server_pid: int) -> list[Process]:
-    """The processes that the server started, and theirs: stubs, engine processes."""
+    """The processes that the server and its stubs started: stubs and engine processes."""
     processes = filter(None, map(process_of, _pids()))
     return [one for one in processes if one.session == server_pid != one.pid]

@@ -64,7 +64,7 @@ class AsyncStream:
         self._leave()
 
     async def __aiter__(self) -> AsyncIterator[Chunk]:
-        if self._in_loop:  # one that was left, which asyncio closes a little later
+        if self._in_loop:  # the last loop was left, and asyncio closes it a little later
             self._leave()
         self._check_not_left()
         self._in_loop = True
@@ -199,7 +199,7 @@ class AsyncStream:
             self._stop()
 
     def _ended(self) -> AsyncCall | None:
-        """Take the call away; None if it has ended."""
+        """Take the call away; None if it has already ended."""
         call, self._call = self._call, None
         if call is not None:
             self._state.end()

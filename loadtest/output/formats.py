@@ -1,4 +1,4 @@
-"""How figures read: the same on the terminal, in the report and in the web UI."""
+"""How figures are written on the terminal, in the report and in the web UI."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def milliseconds(seconds: float | None) -> str:
-    """`1,234.5`, more digits where it is small, `-` where there is no value.
+    """`1,234.5`, with more decimals for small values; `-` without a value.
 
     >>> milliseconds(1.2345), milliseconds(0.009876), milliseconds(0.0001234), milliseconds(None)
     ('1,234.5', '9.88', '0.123', '-')
@@ -37,7 +37,7 @@ def share(value: float | None) -> str:
 
 
 def verdict(held: bool) -> str:
-    """Of an objective."""
+    """The verdict on an objective."""
     return "held" if held else "BROKEN"
 
 
@@ -50,7 +50,7 @@ def when(header: Mapping[str, Any]) -> str:
 def described(served: Mapping[str, str]) -> list[str]:
     """["runtime openvino", "checkpoint demo (sha256 c33fc1d48829)", "triton 2.51.0"].
 
-    Whatever else the engine says of itself comes between, as "precision f32".
+    The engine's other facts, such as "precision f32", come in between.
     """
     rest = dict(served)
     checkpoint = rest.pop("model", "")

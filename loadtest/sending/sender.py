@@ -61,18 +61,18 @@ class Sender:
             self._tell((number, FAILED, f"{type(error).__name__}: {error}"))
 
     async def cancel(self, hear: Hear, number: int) -> None:
-        """Cancel a command that nobody waits for any more."""
+        """Cancel a command whose result is no longer wanted."""
         if task := self._tasks.get(number):
             task.cancel()
 
     async def prepare(self, hear: Hear, options: RunOptions) -> Prepared:
-        """The master's preparation; raises ValueError, one sentence. `hear` gets each step."""
+        """Prepare the master; `hear` gets each step. Raises ValueError with one sentence."""
         hear("making the prompts")
         self._source = LoadSource(options)
         return await prepare(self._source, await self._connected(options), options, hear)
 
     async def make_ready(self, hear: Hear, options: RunOptions) -> str:
-        """A worker's preparation: why it cannot load, one sentence, or ""."""
+        """Prepare a worker; returns "" or the sentence that says why it cannot load."""
         try:
             self._source = LoadSource(options)
         except ValueError as error:
@@ -110,7 +110,7 @@ class Sender:
             self._round.stop(drain)
 
     async def close(self) -> None:
-        """Cancel everything, and let the server know, before the process ends."""
+        """Cancel everything and tell the server, before the process ends."""
         for task in self._tasks.values():
             task.cancel()
         with contextlib.suppress(asyncio.TimeoutError):
@@ -138,7 +138,7 @@ async def _report_on(current: LoadRound, hear: Callable[[Report], None]) -> None
 
 
 async def main() -> None:
-    """Run until standard input ends, as it does with the Locust process, however that ends."""
+    """Run until standard input ends, which it does when the Locust process has ended in any way."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not mix with the answers
     told: queue.SimpleQueue[tuple[int, str, Any]] = queue.SimpleQueue()
@@ -152,7 +152,7 @@ async def main() -> None:
         loop.call_soon_threadsafe(sender.ended.set)
 
     def answer() -> None:
-        # In a thread: a Locust process that reads late must not hold up the load.
+        # In a thread, so that a Locust process that reads late does not delay the load.
         with contextlib.suppress(BrokenPipeError):
             while True:
                 pickle.dump(told.get(), answers, pickle.HIGHEST_PROTOCOL)

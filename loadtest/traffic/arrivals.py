@@ -1,7 +1,7 @@
 """When requests arrive: one seeded schedule for the whole run, whatever the number of workers.
 
-A process draws arrivals at one per unit of time; a rate curve turns units into seconds. So a rate
-that changes while the load runs moves the arrivals that are still to come, and no others.
+A process draws arrivals at one per unit of time, and a rate curve turns units into seconds. So a
+change of the rate moves only later arrivals.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class RateCurve:
     steps: list[tuple[float, float]] = field(default_factory=list)
 
     def change(self, at: float, rate: float) -> None:
-        """From `at` on it is `rate`; changes come in order of time."""
+        """Set the rate from the second `at` on. Changes must be in order of time."""
         if rate <= 0:
             raise ValueError(f"the rate is {rate:g} requests/s, must be above 0")
         if self.steps and at < self.steps[-1][0]:
@@ -51,7 +51,7 @@ class RateCurve:
         self.steps.append((at, rate))
 
     def seconds(self, unit: float) -> float:
-        """When the arrival at `unit` is due: where the integral of the rate is `unit`."""
+        """The second at which the arrival at `unit` is due: where the rate's integral is `unit`."""
         start, rate, left = 0.0, self.rate, unit
         for at, following in self.steps:
             passed = (at - start) * rate
@@ -72,14 +72,14 @@ class RateCurve:
 
 @dataclass
 class Schedule:
-    """Every `count`-th arrival from the `index`-th on: a worker's part of the run's."""
+    """A worker's part of the arrivals: every `count`-th from the `index`-th on."""
 
     units: Iterator[float]
     index: int = 0
     count: int = 1
 
     def arrivals(self) -> Iterator[tuple[int, float]]:
-        """(number in the whole schedule, units of time at which it is due)."""
+        """(number in the whole schedule, units of time until it is due)."""
         for number, unit in enumerate(self.units):
             if number % self.count == self.index:
                 yield number, unit

@@ -1,6 +1,6 @@
-"""Clients of text that were written for upstream's ensemble, against the real server.
+"""Text clients that were written for upstream's ensemble, against the real server.
 
-They are retold in upstream_text_clients.py.
+upstream_text_clients.py imitates them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SHORT = "The capital of France is"  # the demo answers with 2 tokens, and ends
 
 @pytest.mark.parametrize("streaming", [True, False])
 def test_text_client(replay_server: ServerProcess, replay_client: Client, streaming: bool) -> None:
-    """end_to_end_grpc_client.py --check-outputs: the prompt comes back only where not streamed."""
+    """end_to_end_grpc_client.py --check-outputs: the prompt is echoed only without streaming."""
     request = end_to_end_request(TEXT, 20, streaming)
     results = answers(replay_server, "ensemble", request, outputs=["text_output"])
     answer = replay_client.generate(TEXT, max_tokens=20).text
@@ -68,7 +68,7 @@ def test_text_client_on_bls(
 def test_text_client_sends_a_batch(
     replay_server: ServerProcess, replay_client: Client, streaming: bool
 ) -> None:
-    """end_to_end_grpc_client.py --batch-inputs -n 2: rows told by two indices."""
+    """end_to_end_grpc_client.py --batch-inputs -n 2: two indices identify each response."""
     prompts = ["This is a test", "I want you to", "The cat is"]
     request = stacked(
         [
@@ -137,7 +137,7 @@ def test_perf_analyzer_finds_its_way(replay_server: ServerProcess) -> None:
     assert config["model_transaction_policy"]["decoupled"] is True
     described = {tensor["name"]: tensor for tensor in metadata["inputs"]}
     assert {tensor["name"] for tensor in config["input"]} == set(described)
-    # genai-perf gives these one value each, and no other input any: all others are optional.
+    # genai-perf gives each of these one value, and treats all other inputs as optional.
     for name, datatype in genai_perf_tensors().items():
         assert (described[name]["datatype"], described[name]["shape"]) == (datatype, ["-1", "1"])
     optional = {tensor["name"] for tensor in config["input"] if tensor.get("optional")}

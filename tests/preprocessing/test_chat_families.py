@@ -1,4 +1,4 @@
-"""Templates of every family give the ids that transformers gives, over words that they search.
+"""Templates of every family give transformers' ids, also for words that the templates look for.
 
 `CHAT_TEMPLATES`, a folder of *.jinja, adds templates that are not in this repository.
 """
@@ -32,19 +32,19 @@ FOLDER = os.environ.get("CHAT_TEMPLATES")
 OTHERS = {path.name: path.read_text() for path in sorted(Path(FOLDER or "none").glob("*.jinja"))}
 TEMPLATES = FAMILIES | OTHERS
 COUNT = max(20, SIZE // 40)
-# What templates look for, and control tokens of others, which are text here.
+# Words that templates look for, and control tokens of other families, which are text here.
 SOUGHT = [
     "<think>\nlet me see\n</think>\n\n", "</think>", "<think>", "/no_think", "/think",
     "<tool_response>", "</tool_response>", "SYSTEM: be brief", "<tools>", "[img]", "<", "|>",
     "\n\n", " ", "%s", "{}",
 ]  # fmt: skip
-MARK = "\u03be"  # follows every control token that a user writes, and stands nowhere else
+MARK = "\u03be"  # follows every control token that a user writes, and nothing else
 
 
 @lru_cache
 def folder(name: str, with_tokens: bool) -> Path:
-    """The demo's tokenizer with the template, and with the families' tokens if they are asked for
-    in the places of reserved ones."""
+    """The demo's tokenizer with the template; optionally with the families' tokens, in reserved
+    places."""
     path = Path(mkdtemp())
     document = json.loads((CHECKPOINT / "tokenizer.json").read_text())
     config = {**CONFIG, "chat_template": TEMPLATES[name]}
@@ -65,7 +65,7 @@ def both(name: str, with_tokens: bool) -> tuple[CheckpointText, Any]:
 
 
 def searched(random: Random) -> str:
-    """Words with what templates look for, and no control token."""
+    """Words with everything that templates look for, without control tokens."""
     text = "".join(
         random.choice(SOUGHT) if random.random() < 0.5 else harmless(random)
         for _ in range(random.choice([1, 1, 2, 4]))
@@ -176,7 +176,7 @@ def test_the_ids_are_those_of_transformers(name: str, with_tokens: bool) -> None
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_no_word_becomes_a_control_token(name: str) -> None:
-    """Neither one marked special nor one that only the template tells from words."""
+    """Neither a token marked as special nor one that only the template distinguishes from words."""
     text, transformers = both(name, True)
     assert text.template is not None
     added = transformers.added_tokens_decoder

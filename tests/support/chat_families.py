@@ -1,7 +1,7 @@
 """Chat templates of the field's families, small and written for these tests.
 
-Each does to the messages what the templates of its family do: examines, splits, trims, compares,
-slices and counts them. The control tokens have the demo's reserved places in the vocabulary.
+Each treats messages as its family's templates do: it examines, splits, trims, compares, slices and
+counts them. The control tokens have the demo's reserved places in the vocabulary.
 """
 
 from __future__ import annotations
@@ -356,7 +356,7 @@ FAMILIES = {
     "phi": PHI, "granite": GRANITE, "hermes tools": HERMES_TOOLS, "command r": COMMAND_R,
     "gpt-oss": GPT_OSS, "nemotron": NEMOTRON, "smollm 3": SMOLLM3, "everything": EVERYTHING,
 }  # fmt: skip
-# What the families' tokenizers have; False as in fine-tunes, which mark theirs `special: false`.
+# The families' control tokens; False as in fine-tunes, which mark theirs `special: false`.
 TOKENS = {
     "<|im_start|>": True, "<|im_end|>": False, "<|user|>": True, "<|assistant|>": True,
     "<|system|>": True, "<|end|>": False, "<|tool|>": True, "<|/tool|>": False,

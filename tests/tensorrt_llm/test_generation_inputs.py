@@ -60,7 +60,7 @@ def test_sampling(config: EngineConfig, given: dict[str, Any], sampling: Samplin
 
 
 def test_no_seed_is_made_up(config: EngineConfig) -> None:
-    """A runtime that cannot keep a seed's promise must know whether the client gave one."""
+    """A runtime that cannot honour seeds must know whether the client gave one."""
     sampling = read(config, temperature=1.0).sampling
     assert sampling.seed is None
     assert with_seed_of(sampling, 3).seed is None
@@ -128,7 +128,7 @@ def test_bias_and_logprobs(config: EngineConfig) -> None:
     assert dict(read(config, embedding_bias=bias).token_bias)[7] == -1e30
 
 
-def test_the_echo_that_a_deployment_chose_yields_to_the_request(config: EngineConfig) -> None:
+def test_the_request_overrides_the_deployments_echo(config: EngineConfig) -> None:
     def echoes(deployment: bool, **given: Any) -> bool:
         return read_inputs(arrays(**given), config, deployment)[0].output.echo_prompt
 

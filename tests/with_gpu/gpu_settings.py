@@ -19,12 +19,12 @@ LIMITS = {
         "max_queue_size": 2 * max(STREAMS),
     },
 }
-# Of the GPU's memory for weights and KV cache; the reference of the large one lies beside it.
+# The share of the GPU's memory for weights and KV cache; the rest is for the large reference.
 SHARES = {"demo": 0.3, "large": 0.4}
 BF16 = "bfloat16"
 
 
-# The demo's longest context less the positions that SGLang keeps for itself.
+# The demo's longest context without the positions that SGLang reserves.
 LONGEST_DEMO_OF_SGLANG = 2048 - 7
 
 
@@ -36,16 +36,18 @@ def limits(runtime: str, size: str) -> dict[str, int]:
 
 
 def keeps_kv_in_fp8(runtime: str, size: str) -> bool:
-    """Where a cache of 16 bits is not offered, or would be wrong: the demo's KV scales are not 1,
-    which SGLang applies on one side alone."""
+    """Whether a cache of 16 bits is impossible or wrong.
+
+    The demo's KV scales are not 1, and SGLang applies them on one side only.
+    """
     return runtime == "tensorrt_llm" or (runtime, size) == ("sglang", "demo")
 
 
 def runtime_options(runtime: str, size: str) -> dict[str, Any]:
     """A share of the memory, and a KV cache of 16 bits where the runtime offers it.
 
-    One in FP8 moves the random model's logits by more than its best tokens lead by. On that model
-    no prefix cache either, so that the same prompt is computed in the same shapes again.
+    A cache in FP8 changes the random model's logits by more than its best tokens lead. That model
+    has no prefix cache either, so that a repeated prompt is computed in the same shapes.
     """
     share, cache = SHARES[size], size == "demo"
     if runtime == "vllm":
@@ -86,6 +88,6 @@ class Setting:
 
 
 def load_setting() -> Setting:
-    """The one that GPU_SETTING names."""
+    """The setting that GPU_SETTING names."""
     document = json.loads(Path(os.environ["GPU_SETTING"]).read_text(encoding="utf-8"))
     return Setting(**document)

@@ -36,7 +36,7 @@ REMEDY = "name the server's metrics with --metrics-url"
 ENGINE = "llama_fp4_"
 INFO = "llama_fp4_engine_info"  # its labels are the information, its value is 1
 BANNER_S = 1.0  # `chat` does not wait longer for the engine's name
-# Triton's own, of the model that clients call.
+# Triton's own counters, for the model that clients call.
 TRITON = {
     "nv_inference_request_success": "requests answered",
     "nv_inference_request_failure": "requests failed",
@@ -54,7 +54,7 @@ health_options = server_options
 
 
 def run_health(options: ServerOptions) -> int:
-    """Exit code 1 if one of the three is no. Raises `LlamaError` if nobody answers."""
+    """Exit code 1 if one of the three answers is no. Raises `LlamaError` without an answer."""
     with options.client() as client:
         health = client.health(options.ask_s)
         server = client.server(options.ask_s)
@@ -191,7 +191,7 @@ def add_metrics_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_metrics_url(parser: argparse.ArgumentParser) -> None:
-    """`--metrics-url`, for the commands that read the metrics."""
+    """Add `--metrics-url`, for commands that read the metrics."""
     parser.add_argument(
         "--metrics-url",
         metavar="URL",
@@ -202,7 +202,7 @@ def add_metrics_url(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class MetricsOptions:
-    """`url` None: where this server has its metrics unless it was started otherwise."""
+    """`url` None: where serve.py has the metrics by default."""
 
     server: ServerOptions
     url: str | None
@@ -271,7 +271,7 @@ def fetch(url: str, timeout_s: float, options: ServerOptions) -> str:
 def _connection(
     scheme: str, address: str, timeout_s: float, tls: Tls
 ) -> http.client.HTTPConnection:
-    """By the standard library: over gRPC the client needs no HTTP library."""
+    """The standard library's, because a client over gRPC needs no HTTP library."""
     if scheme == "http":
         return http.client.HTTPConnection(address, timeout=timeout_s)
     try:

@@ -21,7 +21,7 @@ from llama_fp4.transports.base import Transport
 from llama_fp4.transports.choose import open_transport
 
 URL_VARIABLE = "LLAMA_FP4_URL"
-CONNECT_S = 10.0  # for the first call, where --timeout leaves as much
+CONNECT_S = 10.0  # for the first call, unless --timeout is less
 DEFAULT_URL = "127.0.0.1:8001"
 HEADER_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 # What each does, in a few words; model_repository/TENSORS.md says more.
@@ -53,7 +53,7 @@ OPTIONS = {"stop_words": "--stop"}
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """Where the server is, who asks it, how long to wait, and in which form to print."""
+    """Where the server is, how to connect and how long to wait, and whether to print JSON."""
 
     url: str
     model: str = "ensemble"
@@ -64,7 +64,7 @@ class ServerOptions:
 
     @property
     def ask_s(self) -> float:
-        """Seconds that a call which generates nothing may take."""
+        """The limit, in seconds, of a call that generates nothing."""
         return self.timeout_s or ASK_S
 
     def arguments(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class ServerOptions:
 
 
 def server_options(given: argparse.Namespace) -> ServerOptions:
-    """Those of `add_server_options`. Raises `InvalidRequest`."""
+    """Read the options of `add_server_options`. Raises `InvalidRequest`."""
     files = {"ca": given.tls_ca, "cert": given.tls_cert, "key": given.tls_key}
     secured = any(files.values()) or given.tls_name
     return ServerOptions(
@@ -108,7 +108,7 @@ def server_options(given: argparse.Namespace) -> ServerOptions:
 
 
 def add_server_options(parser: argparse.ArgumentParser, model: bool = True) -> None:
-    """The options of `ServerOptions`; without `model` for a command that asks of all models."""
+    """Add the options of `ServerOptions`, without `model` for a command about all models."""
     group = parser.add_argument_group("server")
     address = f"host:port (gRPC) or http://host:port (default: ${URL_VARIABLE} or {DEFAULT_URL})"
     group.add_argument("--url", metavar="URL", help=address)
@@ -140,7 +140,7 @@ def add_server_options(parser: argparse.ArgumentParser, model: bool = True) -> N
 
 
 def add_sampling_options(parser: argparse.ArgumentParser, max_tokens: str = "") -> None:
-    """One option for each field of `SamplingParams`; `max_tokens` describes its default."""
+    """Add an option for each field of `SamplingParams`; `max_tokens` describes its default."""
     group = parser.add_argument_group("sampling, left to the server if not given")
     for each in fields(SamplingParams):
         name = each.name
@@ -214,7 +214,7 @@ def parse_value(name: str, text: str) -> Any:
 
 
 def check_text(what: str, text: str) -> str:
-    """The text. Raises `InvalidRequest` if the command line had other bytes than UTF-8 in it."""
+    """Returns the text. Raises `InvalidRequest` if the command line was not valid UTF-8."""
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise must_be(what, "UTF-8", text)
     return text
@@ -232,9 +232,9 @@ def read_text(path: Path, what: str) -> str:
 
 
 def sampling_params(given: argparse.Namespace, open_ended: bool = False) -> SamplingParams:
-    """Those that were given. Raises `InvalidRequest` for a value out of range.
+    """Read the options of `add_sampling_options`. Raises `InvalidRequest` for a wrong value.
 
-    `open_ended`: without --max-tokens an answer is as long as the context has room for.
+    `open_ended`: without --max-tokens an answer may fill the context.
     """
     names = (each.name for each in fields(SamplingParams))
     values = {name: getattr(given, name) for name in names}
@@ -275,7 +275,7 @@ def _seconds(text: str) -> float:
 
 
 def _header(text: str) -> tuple[str, str]:
-    # A mistyped header may be all secret: no message repeats it.
+    # No message repeats a mistyped header: it may be a secret.
     name, mark, value = text.partition("=")
     if not mark:
         raise argparse.ArgumentTypeError("must be NAME=VALUE, and one has no =")

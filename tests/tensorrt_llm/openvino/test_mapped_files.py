@@ -1,4 +1,4 @@
-"""A mapped file's pages are given back, and what is read afterwards is the same."""
+"""A mapped file's pages are released, and later reads give the same bytes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("access", [mmap.MAP_SHARED, mmap.MAP_PRIVATE])
-def test_pages_are_given_back(file: Path, access: int, tmp_path: Path) -> None:
+def test_pages_are_released(file: Path, access: int, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(file)
     with file.open("rb") as opened:
         mapped = mmap.mmap(opened.fileno(), 0, access, mmap.PROT_READ)
@@ -79,10 +79,10 @@ def test_without_madvise_nothing_happens(
     assert release_mapped_file(file) == 0
 
 
-def test_an_engine_gives_back_the_checkpoints_bytes(
+def test_an_engine_releases_the_checkpoints_pages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After its first request, which is the warm-up's; and answers as one that keeps them."""
+    """After the warm-up's request; its answers are those of an engine that keeps them."""
     checkpoint = write_checkpoint(tmp_path / "checkpoint", hidden_size=128, intermediate_size=512)
     folder = build_engine(checkpoint, tmp_path / "engine")
     weights = folder / "openvino_model.bin"

@@ -1,9 +1,9 @@
 """The memory of an OpenVINO engine: what it takes, what is free, and what it can give back.
 
-Free is what the machine has, or less where a cgroup (version 1 or 2) limits this process. Any group
+Free memory is the machine's, or less if a cgroup (version 1 or 2) limits this process. Any group
 above the process may have a limit. A container often sees its own group as the root, while
-`/proc/self/cgroup` names the host's path to it: so the root and every part of that path are looked
-at, and what does not exist is skipped.
+`/proc/self/cgroup` names the host's path to it. So this module looks at the root and at every part
+of that path, and skips what does not exist.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from token_engine.openvino_runtime.precision import Settled
 WEIGHTS_FILE = "openvino_model.bin"
 MODEL_FILES = ("openvino_model.xml", WEIGHTS_FILE, "config.json", "generation_config.json")
 
-# Measured: the anonymous memory of loaded and warm engines of four shapes, from 60 million to 7
-# billion 4-bit weights, in both precisions and on what three kinds of CPU have; within 2 %.
+# Measured within 2 %: the anonymous memory of warm engines of four shapes, with 60 million to 7
+# billion 4-bit weights, in both precisions and with the instructions of three kinds of CPU.
 LINEAR_BYTES = 1.04  # of a 4-bit weight: itself, repacked, with its block's scale in f32
 VOCABULARY_BYTES = {"bf16": 6, "f32": 8}  # of a value of the LM head and one of the embedding
 
@@ -59,9 +59,9 @@ class ModelShape:
         )
 
     def weight_bytes(self, precision: str) -> int:
-        """Bytes of the repacked weights, where the arithmetic is in `precision`.
+        """Bytes of the repacked weights for arithmetic in `precision`.
 
-        The mapped file that they are made of does not count: the system reclaims it when it must.
+        The mapped file that they are made from does not count: the system can reclaim it.
         """
         vocabulary = self.vocabulary_values * VOCABULARY_BYTES[precision]
         return int(self.linear_values * LINEAR_BYTES + vocabulary)
@@ -103,10 +103,10 @@ VERSIONS = (
 
 @dataclass(frozen=True)
 class MemoryLimit:
-    """One group's, in bytes."""
+    """The limit of one group, in bytes."""
 
     limit: int
-    free: int  # of the limit: what is used and cannot be dropped is taken off
+    free: int  # the limit without the memory that is in use and cannot be dropped
 
 
 def memory_limits(cgroups: Path = CGROUPS, own: Path = OWN_GROUPS) -> Iterator[MemoryLimit]:
@@ -121,7 +121,7 @@ def memory_limits(cgroups: Path = CGROUPS, own: Path = OWN_GROUPS) -> Iterator[M
 
 
 def _groups(version: _Version, root: Path, own: Path) -> Iterator[Path]:
-    """From the root down to the process's own."""
+    """The groups from the root down to the process's own."""
     yield root
     try:
         lines = own.read_text(encoding="utf-8").splitlines()
@@ -154,7 +154,7 @@ MAPS = Path("/proc/self/maps")
 def release_mapped_file(path: Path) -> int:
     """Drop this process's pages of a file; returns how many bytes of mappings were dropped.
 
-    Only mappings that cannot be written are touched: theirs are the file's own bytes. A system
+    Only read-only mappings are touched, whose bytes are the file's own. A system
     that cannot do it only keeps the memory: 0 bytes.
     """
     if not sys.platform.startswith("linux"):
@@ -183,8 +183,10 @@ def _read_only_mappings(maps: list[str], name: str) -> Iterator[tuple[int, int]]
 
 
 def has_memory(directory: Path, options: OpenVinoOptions) -> Callable[[str, str], bool]:
-    """Whether the engine, in the precisions of its arithmetic and its KV cache, fits into what is
-    free; `check_memory` says what is missing."""
+    """Whether the engine with these precisions fits the free memory.
+
+    `check_memory` says what is missing.
+    """
 
     def fits(precision: str, kv_cache_precision: str) -> bool:
         shape, free = read_shape(directory), available_bytes()

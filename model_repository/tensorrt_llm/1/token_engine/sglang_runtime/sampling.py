@@ -1,4 +1,4 @@
-"""A request as SGLang's arguments. Knows no running engine.
+"""A request as SGLang's arguments. Needs no running engine.
 
 Prompts go as input_ids; stop words of text are room 2's. Sources: sglang/srt of 0.5.23:
 sampling/sampling_params.py, sampling/penaltylib, layers/sampler.py, managers/schedule_batch.py,
@@ -107,7 +107,7 @@ def _refused_draws(sampling: SamplingParams, deterministic: bool) -> Iterator[Re
 
 
 def _refused_with_drafts(sampling: SamplingParams) -> Iterator[Refusal]:
-    """Parameters that `eagle_sample` leaves out, or applies as they were before the first draft."""
+    """Parameters that `eagle_sample` ignores, or applies as before the first draft."""
     needed = "0 with a speculative_algorithm"
     if sampling.min_p and not sampling.greedy:
         yield "min_p", f"{sampling.min_p:g}", needed
@@ -152,8 +152,8 @@ def _refused_logprobs(request: GenerationRequest) -> Iterator[Refusal]:
 
 
 def _request_id(key: int) -> str:
-    """All ids have one length, because an abort ends every request whose id begins with the given
-    one (`Scheduler.abort_request`)."""
+    """All ids have the same length, because an abort ends every request whose id begins with the
+    given id (`Scheduler.abort_request`)."""
     return f"{key:020d}"
 
 

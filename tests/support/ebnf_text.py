@@ -14,7 +14,7 @@ ROOT = "root"
 Ranges = tuple[tuple[int, int], ...]
 Element = str | Ranges  # the name of a rule, or one character
 Alternative = tuple[Element, ...]
-LAST = 0x10FFFF
+LAST = 0x10FFFF  # the first is U+0001: no text holds U+0000
 TOKEN = re.compile(
     r"""\s*(?:(?P<mark>\(=)|(?P<name>[A-Za-z_.-][\w.-]*)(?P<is>\s*::=)?
     |(?P<string>"(?:[^"\\\n]|\\.)*")|(?P<class>\[(?:[^\]\\\n]|\\.)*\])
@@ -148,7 +148,7 @@ def _class(text: str) -> Ranges:
         place += 1
     if not is_negated:
         return tuple(sorted(spans))
-    edges = [-1, *(edge for span in _merged(spans) for edge in span), LAST + 1]
+    edges = [0, *(edge for span in _merged(spans) for edge in span), LAST + 1]
     gaps = [(low + 1, high - 1) for low, high in list(pairwise(edges))[::2]]
     return tuple(gap for gap in gaps if gap[0] <= gap[1])
 

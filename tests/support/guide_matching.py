@@ -45,31 +45,49 @@ class Recognizer:
         self.readings = 0
         self._cost = _shortest(self.rules)
         self._used: Counter[tuple[str, int]] = Counter()
+        self._start: Alternative = (ROOT,)
+        self._places: dict[tuple[int, int, int], Place] = {}
 
     def after(self, text: str) -> list[Place | None]:
         """The open readings behind a text; None among them is the end of the output."""
-        places = self._ready(Place((ROOT,), 0, None))
+        self._places.clear()
+        places = self._ready([self._place(self._start, 0, None)])
         for character in map(ord, text):
             holding = [place for place in places if place and place.holds(character)]
             self.readings = max(self.readings, len(holding))
             assert self.readings < MOST_READINGS, "the grammar has too many readings"
-            places = [ready for place in holding for ready in self._ready(_next(place))]
+            places = self._ready([self._next(place) for place in holding])
         return places
 
-    def _ready(self, place: Place | None) -> list[Place | None]:
-        """The places before a character to which this one leads without reading."""
+    def _ready(self, waiting: list[Place | None]) -> list[Place | None]:
+        """The places before a character to which these lead without reading, each once."""
         found: list[Place | None] = []
-        waiting = [place]
-        for _ in range(MOST_STEPS):
-            if not waiting:
-                return found
+        seen: set[Place | None] = set()
+        while waiting:
             place = waiting.pop()
+            if place in seen:
+                continue
+            seen.add(place)
             if place is None or not isinstance(name := place.items[place.number], str):
                 found.append(place)
             else:
-                after = _next(place)
-                waiting += [Place(one, 0, after) if one else after for one in self.rules[name]]
-        raise AssertionError("the grammar reads itself without a character")
+                after = self._next(place)
+                waiting += [
+                    self._place(one, 0, after) if one else after for one in self.rules[name]
+                ]
+            assert len(seen) < MOST_STEPS, "the grammar begins a rule with itself"
+        return found
+
+    def _next(self, place: Place) -> Place | None:
+        """Behind the first item; nothing is kept of an alternative that is read to its end."""
+        if place.number + 1 < len(place.items):
+            return self._place(place.items, place.number + 1, place.after)
+        return place.after
+
+    def _place(self, items: Alternative, number: int, after: Place | None) -> Place:
+        """One object for all that are alike."""
+        key = id(items), number, id(after)
+        return self._places.setdefault(key, Place(items, number, after))
 
     def write(self, random: Random, eager: int) -> str:
         """A random text, rather by ways not taken before; short ones after `eager` characters."""
@@ -95,13 +113,6 @@ class Recognizer:
 
     def _sum(self, items: Alternative) -> int:
         return sum(self._cost[item] if isinstance(item, str) else 1 for item in items)
-
-
-def _next(place: Place) -> Place | None:
-    """Behind the first item; nothing is kept of an alternative that is read to its end."""
-    if place.number + 1 < len(place.items):
-        return Place(place.items, place.number + 1, place.after)
-    return place.after
 
 
 def _any_of(ranges: Ranges, random: Random) -> int:

@@ -59,7 +59,7 @@ def parse(arguments: Sequence[str]) -> Options:
     parser = argparse.ArgumentParser(
         prog="python loadtest/sweep.py",
         usage="%(prog)s (--rates LIST | --concurrencies LIST) [--output DIR] [OPTION ...]",
-        description="Load a running server at one rate after the other; one table and one plot.",
+        description="Load a running server at several rates; make one table and one plot.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -119,7 +119,7 @@ def run(options: Options) -> int:
 
 
 class _Runner:
-    """Runs the load test; Ctrl-C and SIGTERM end it in good order, and then the sweep."""
+    """Runs the load test; Ctrl-C and SIGTERM end it properly, and then the sweep."""
 
     def __init__(self) -> None:
         self.stopped = False
@@ -130,7 +130,7 @@ class _Runner:
     def run(self, arguments: Sequence[str]) -> int:
         """Run it to its end; returns its exit code."""
         command = [sys.executable, str(LOCUSTFILE), "--headless", "--loglevel", "WARNING"]
-        # A session of its own: otherwise a terminal's Ctrl-C would arrive twice, which kills it.
+        # In a session of its own, or a terminal's Ctrl-C would arrive twice, which kills it.
         self._process = subprocess.Popen(
             [*command, *arguments],
             stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""What every runtime's compile step has in common: the request, the plan, and the seam itself.
+"""The common parts of all compile steps: the request, the plan and the interface.
 
 A runtime's step is one class in `<runtime>_step.py`; `compile_engine.py` finds it by name.
 """
@@ -65,14 +65,14 @@ class Plan:
 class CompileStep(Generic[Options]):
     """One runtime's way from a checkpoint to an engine; each step must have a `plan`."""
 
-    options_type: ClassVar[type]  # the dataclass that `Options` stands for
+    options_type: ClassVar[type]  # the dataclass of `Options`
     flags: ClassVar[tuple[str, ...]] = ()  # its fields that the command line can set
     reads_weights: ClassVar[bool] = True  # false: it needs the tokenizer alone
     needs_gpu_scales: ClassVar[bool] = False  # of activations and KV cache, one for fused weights
 
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
-        """Add the runtime's `flags`; None must stand for one that is not given."""
+        """Add the runtime's `flags`; those that are not given must be None."""
 
     @classmethod
     def parse(cls, runtime_options: dict[str, Any]) -> Options:
@@ -99,11 +99,11 @@ class CompileStep(Generic[Options]):
         """Write the runtime's files into `folder`, beside the common ones."""
 
     def prove(self, folder: Path) -> None:
-        """Run the engine in `folder` once, where only a run shows that it works."""
+        """Run the engine in `folder` once, if only a run shows that it works."""
 
 
 def plan_limits(wanted: ProfileLimits, llama: LlamaConfig, **chosen: int) -> Limits:
-    """The limits that are wanted; where one is left open, `chosen`'s or the default."""
+    """The wanted limits; one that is left open is `chosen`'s or the default."""
     longest = llama.max_position_embeddings
     defaults = {
         "max_seq_len": min(DEFAULT_MAX_SEQ_LEN, longest),
@@ -130,7 +130,7 @@ def plan_limits(wanted: ProfileLimits, llama: LlamaConfig, **chosen: int) -> Lim
 
 
 def validated(section: Callable[..., Section], **values: Any) -> Section:
-    """Make a section of engine.json; raises `BuildError` with the message of its own check."""
+    """Make a section of engine.json; raises `BuildError` with its own check's message."""
     try:
         return section(**values)
     except EngineConfigError as error:
@@ -172,7 +172,7 @@ def _version_elsewhere(python: str, names: tuple[str, ...]) -> str | None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Hard-link, for 6 GB of weights take long to copy; on another file system, copy."""
+    """Hard-link, because copying 6 GB takes long; copy to another file system."""
     try:
         os.link(source.resolve(), target)
     except OSError:

@@ -40,8 +40,8 @@ def read_token_table(
 ) -> TokenTable:
     """Build the table from a byte-level BPE `tokenizer.json`; raises `BuildError`.
 
-    Special, and not text, are the tokens that the file marks, `special_tokens` (named by the
-    files beside it; special in transformers too) and the end tokens.
+    Special tokens, which are not text, are those that the file marks as special, the end tokens and
+    `special_tokens` (which the files beside it name, and transformers treats as special too).
     """
     document = read_json(tokenizer)
     added_tokens = document.get("added_tokens") or []
@@ -94,8 +94,10 @@ def _check_id(tokenizer: Path, text: str, token_id: object, vocab_size: int) -> 
 
 
 def _byte_of_character() -> dict[str, int]:
-    """The inverse of GPT-2's `bytes_to_unicode`: printable bytes stand for themselves, the other 68
-    take the characters from U+0100 on, in order."""
+    """The inverse of GPT-2's `bytes_to_unicode`.
+
+    Printable bytes are their own characters; the other 68 have those from U+0100 on, in order.
+    """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {

@@ -1,4 +1,4 @@
-"""The texts that a quantization is calibrated on, and the held-out texts that it is measured on.
+"""The texts for calibrating a quantization, and the held-out texts for measuring it.
 
 They come from JSON-lines files of {"text": ...}, or are the first articles of cnn_dailymail 3.0.0's
 training part, as in Model Optimizer's own recipe.
@@ -30,7 +30,7 @@ class TextOptions:
     eval_samples: int = 64  # at most
 
     def fingerprint(self) -> dict[str, Any]:
-        """What determines the tokens that are read, to compare with an earlier run."""
+        """Everything that determines the tokens, to compare with an earlier run."""
         return {
             "calibration": _digest(self.calib_data) if self.calib_data else f"{DATASET}@{COMMIT}",
             "evaluation": _digest(self.eval_data) if self.eval_data else "held out",
@@ -89,7 +89,7 @@ def _text(path: Path, number: int, line: bytes) -> str:
     try:
         text = json.loads(line)["text"]
         if isinstance(text, str) and text.strip():
-            text.encode()  # a lone surrogate, as "\ud800" is read, has no UTF-8
+            text.encode()  # fails for a lone surrogate, such as "\ud800"
             return text
     except (ValueError, KeyError, TypeError, RecursionError):
         pass

@@ -1,10 +1,10 @@
 """The independent truth: an NVFP4 Llama checkpoint dequantized and run in plain numpy, f32.
 
 Reads what nvidia-modelopt exports (and unquantized checkpoints too) with numpy alone: no
-torch, no safetensors, no code shared with any engine. Slow and short on purpose. It knows no
-text: token ids in, logits or token ids out. Weights only are dequantized; activations and the
-KV cache stay f32, which is what the OpenVINO engine computes in its f32 mode. What does not fit
-in memory in f32, `streamed.py` reads piece by piece.
+torch, no safetensors, no code shared with any engine. It is short rather than fast. It takes
+token ids and gives logits or token ids, no text. Only weights are dequantized; activations and the
+KV cache stay f32, as in the OpenVINO engine's f32 mode. `streamed.py` reads checkpoints piece by
+piece that do not fit in memory in f32.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ E4M3 = _e4m3_table()
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint in memory: everything f32, names as in the file without quantization parts."""
+    """A checkpoint in memory: everything in f32, with the file's names of the weights."""
 
     config: dict[str, Any]  # config.json
     weights: dict[str, F32]  # "model....weight" -> dequantized values
@@ -66,7 +66,7 @@ class Stored:
         return _decode(self.name, self.dtype, self.data.reshape(self.shape[0], -1)[which])
 
     def values(self) -> NDArray[Any]:
-        """The whole tensor, decoded likewise."""
+        """The whole tensor, decoded in the same way."""
         return _decode(self.name, self.dtype, self.data).reshape(self.shape)
 
 
@@ -166,7 +166,7 @@ def rope_frequencies(config: dict[str, Any]) -> F32:
     if kind != "llama3":
         raise ValueError(f"rope_type {kind!r} is not one of default, llama3")
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-    # Turns that a pair makes within the original context: many -> kept, few -> slowed down.
+    # Turns of a pair within the original context: fast pairs are kept, slow ones slowed down.
     longest = config["max_position_embeddings"]
     original = scaling.get("original_max_position_embeddings", longest)
     turns = original * frequencies / (2 * np.pi)
@@ -182,14 +182,14 @@ def head_dim(config: dict[str, Any]) -> int:
 
 
 def softmax(values: F32) -> F32:
-    """Over the last axis, shifted by its maximum."""
+    """Softmax over the last axis, shifted by its maximum."""
     exponents: F32 = np.exp(values - values.max(axis=-1, keepdims=True))
     shares: F32 = exponents / exponents.sum(axis=-1, keepdims=True)
     return shares
 
 
 class ReferenceLlama:
-    """A Llama decoder with its KV cache, of one sequence or of several at a time."""
+    """A Llama decoder with its KV cache, for one sequence or several at a time."""
 
     def __init__(self, checkpoint: Checkpoint, sequences: int = 1) -> None:
         self._weights = checkpoint.weights
@@ -203,7 +203,7 @@ class ReferenceLlama:
         self._epsilon = np.float32(config["rms_norm_eps"])
         self._frequencies = rope_frequencies(config)
         # Tied weights are one matrix, under either name. A head that is stored beside the embedding
-        # is used, whatever the config says: so does transformers 5.
+        # is used, whatever the config says, as in transformers 5.
         tied = config.get("tie_word_embeddings", False)
         names = ("model.embed_tokens", "lm_head")
         self._embedding, self._head = names
@@ -245,7 +245,7 @@ class ReferenceLlama:
     def generate(
         self, prompt_ids: Sequence[int], max_new_tokens: int, eos_ids: Collection[int] = ()
     ) -> list[int]:
-        """Greedy tokens after the prompt; the end token, where one came, is the last of them."""
+        """Greedy tokens after the prompt; if an end token comes, it is the last one."""
         self.reset()
         fed, generated = list(prompt_ids), list[int]()
         while len(generated) < max_new_tokens:

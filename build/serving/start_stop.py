@@ -7,10 +7,9 @@ new stub, or a room's file in the folder of serve_signals.py. Only the load of a
 long as it likes.
 
 A stop. Triton 2.51 unloads no model while an HTTP client is connected, idle or not. Then it waits
-for requests that its gRPC frontend has lost, whose models it keeps, and at last, forever, for a
-client that keeps a stream open. By then it serves nobody, and the engine has ended by itself. All
-of this can be seen from outside, except that Triton waits for HTTP clients: that is in its log,
-once a second.
+for requests that its gRPC frontend has lost, and keeps their models. Finally it waits forever for
+clients that keep a stream open, although it serves nobody and the engine has ended. All of this can
+be seen from outside, except that Triton waits for HTTP clients: that is in its log, once a second.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ from serve_signals import ENDED, ENGINE_ROOM, KILLED, OPEN, SIGNS
 from serving.processes import Stub
 
 CONNECT_S = 1.0
-# Triton's own limit, after the drain. Above what the engine may take: what it ends then, it kills.
+# Triton's own limit after the drain. Then it kills, so the engine must have ended before.
 UNLOAD_S = int(LONGEST_STOP_S) + 5
-CLIENTS_S = 3.0  # what an HTTP client gets to take its last answer and leave
-ROOMS_S = 5.0  # what the rooms may take to end after the engine; 1.5 s on an idle machine
+CLIENTS_S = 3.0  # for an HTTP client to read its last answer and leave
+ROOMS_S = 5.0  # for the rooms to end after the engine; 1.5 s on an idle machine
 LONGEST_S = UNLOAD_S + 10.0  # Triton counts its own limit in pauses of a second
 
 
@@ -55,7 +54,7 @@ class StartWatch:
         for room in SIGNS.keys() & self._last_sign.keys():
             if not self._has(SIGNS[room]) and self._is_late(room):
                 return f"its model {room} made no progress in {self._limit_s:g} s"
-        others = {stub.model for stub in stubs} - SIGNS.keys()  # they may well take their time
+        others = {stub.model for stub in stubs} - SIGNS.keys()  # no limit applies to them
         if not others and not self._loads_engine() and self._is_late(""):
             return f"none of its models made progress in {self._limit_s:g} s"
         return ""
@@ -109,11 +108,11 @@ class StopWatch:
         engine_is_gone = not stubs or any(
             (self._folder / sign).exists() for sign in (ENDED, KILLED)
         )
-        # The clients' time runs beside the engine's.
+        # The clients' time runs at the same time as the engine's.
         state = (stubs, found, engine_is_gone and not of_http)
         if state != self._seen:
             self._seen, self._last_change = state, now
-        # Our models end at once; somebody else's may take its time.
+        # Our models end at once; others' may need longer.
         self.waits_for_clients = engine_is_gone and (of_http or SIGNS.keys() >= set(self.models))
         waited = now - self._last_change
         if self.waits_for_clients and of_http and waited > CLIENTS_S:

@@ -82,7 +82,7 @@ class RequestState:
         return None if seconds == math.inf else seconds
 
     def ask_error(self, error: LlamaError, seconds: float | None) -> LlamaError:
-        """The error of a call for the metadata: it hit the limit for connecting, or the total."""
+        """The error of a call for the metadata that hit the limit for connecting, or the total."""
         if not isinstance(error, TotalTimeout) or seconds is None:
             return error
         if seconds != self.timeouts.connect:
@@ -122,7 +122,7 @@ class RequestState:
             )
 
     def shown_error(self, error: LlamaError) -> LlamaError:
-        """The error that the caller sees for this one of the transport."""
+        """The error that the caller sees for this error of the transport."""
         if self.expired is not None:
             return self.expired
         if isinstance(error, TotalTimeout) and self.timeouts.total is not None:

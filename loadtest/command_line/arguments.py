@@ -1,4 +1,4 @@
-"""The load test's command line, on top of Locust's own.
+"""The load test's command line, in addition to Locust's.
 
 Locust's own options keep their meaning: `-H` is the server (`host:port` of its gRPC endpoint),
 `-t` the load's duration, `-u` the users of a closed loop, `-s` how long a drain may take.
@@ -30,7 +30,7 @@ from command_line.options import (
 )
 
 WARMUP_SHARE = 0.1
-MOST_RECORDED_S = 30 * 24 * 3600  # longer recordings have other units, or dates
+MOST_RECORDED_S = 30 * 24 * 3600  # longer ones use other units, or dates
 ONLY_S = 1.0  # for a recording whose requests all come at once
 MOST_SPAWNED = 100  # users a second: Locust warns of more
 
@@ -116,7 +116,7 @@ def _set_times(values: dict[str, Any], run_time: Any, replayed: bool) -> None:
 
 
 def _whole_s(values: Mapping[str, Any]) -> float:
-    """Until one mean gap after the last request, so that the rates are those recorded."""
+    """The recording's length, until one mean gap after the last request: this keeps its rates."""
     if not all(values[name] > 0 for name in ("rate", "speed", "burstiness")):
         return float(DEFAULT_DURATION_S)  # RunOptions refuses them
     try:
@@ -144,7 +144,7 @@ def together(users: int) -> float:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Locust's `init_command_line_parser`; help_page.py prints the same groups."""
+    """A listener of Locust's `init_command_line_parser`; help_page.py prints the same groups."""
     _add_load(parser.add_argument_group("llama: load"))
     _add_requests(parser.add_argument_group("llama: requests"))
     _add_faults(parser.add_argument_group("llama: faults"))
@@ -154,7 +154,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add(group: Any, flag: str, metavar: str, help: str, **more: Any) -> None:
-    """An option that has a value; its default and type are those of `RunOptions`."""
+    """Add an option with a value; its default and type are those of `RunOptions`."""
     field = more.get("dest", flag[2:].replace("-", "_"))
     default = more.setdefault("default", getattr(RunOptions(), field))
     more.setdefault("type", type(default))

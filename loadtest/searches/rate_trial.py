@@ -1,4 +1,4 @@
-"""What a round at one arrival rate shows: the SLOs held, broken, or nothing at all."""
+"""What a round at one arrival rate shows: that the SLOs hold, that they break, or nothing."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from traffic.arrivals import unit_arrivals
 from traffic.faults import journeys_of, parse_faults
 from traffic.mix import chosen
 
-LONGEST_S = 600.0  # that a step is made last for its percentiles; -t may ask for more
+LONGEST_S = 600.0  # a step is lengthened up to this for its percentiles; -t may ask for more
 MOST_NEEDED = 10_000  # requests of a step: p99.99
-KEPT_UP = 0.95  # of the arrivals, completed in the same seconds
-SHORT, LONG = 5.0, 20.0  # e2e's in a window: in fewer no queue shows; in more all is completed
-GROWTH = 0.05  # s of e2e a second: a queue that grows so is no rate that the server completes
+KEPT_UP = 0.95  # share of the arrivals that must be completed in the same seconds
+SHORT, LONG = 5.0, 20.0  # in a window of fewer e2e no queue shows, in one of more all is completed
+GROWTH = 0.05  # s of e2e per second: above it the queue grows, and the server does not keep up
 SURE = 2.0  # standard errors
 LEAST = 10  # requests, for a mean
 
@@ -46,7 +46,7 @@ class Trial:
     def of(
         cls, rate: float, results: RunResults, planned: int = 0, stopped_early: bool = False
     ) -> Trial:
-        """From a round's results; with a failed or wrong answer, the SLOs do not hold.
+        """Judge a round by its results. With a failed or wrong answer the SLOs do not hold.
 
         `planned`: the arrivals that belong to the rate, 0 if unknown.
         """
@@ -88,7 +88,7 @@ class Trial:
 
     @property
     def outcome(self) -> str:
-        """For a table."""
+        """The outcome for a table."""
         if not self.valid:
             return "INVALID"
         if not self.decided:
@@ -99,13 +99,13 @@ class Trial:
 
 
 def needed(slo: Slo) -> int:
-    """How many requests a percentile needs, so that one alone does not make it: 100 for p99."""
+    """How many requests a percentile needs to depend on more than one: 100 for p99."""
     share = 1 - slo.percent / 100
     return min(math.ceil(round(1 / share, 6)), MOST_NEEDED) if share > 0 else 100
 
 
 def allowed_late(slo: Slo, requests: int) -> int:
-    """How many may be late without breaking the (nearest-rank) percentile."""
+    """How many requests may be late without breaking the (nearest-rank) percentile."""
     return requests - math.ceil(round(requests * slo.percent / 100, 6))
 
 
@@ -136,9 +136,9 @@ def step_seconds(options: RunOptions, rate: float) -> float:
 
 
 def lengthened(options: RunOptions, rate: float, e2e_s: float = 0.0) -> tuple[RunOptions, float]:
-    """The options of a step that decides, `LONGEST_S` or -t at most, and the seconds it needs.
+    """The options of a step that decides, at most `LONGEST_S` or -t, and the seconds it needs.
 
-    `e2e_s`: what a request takes, as far as is known.
+    `e2e_s`: how long a request takes, as far as known.
     """
     needed_s = max(step_seconds(options, rate), options.warmup_s + LONG * e2e_s)
     load_s = max(options.load_s, min(needed_s, LONGEST_S))
@@ -166,7 +166,7 @@ def keeps_up(results: RunResults) -> tuple[bool | None, str]:
     apart_s = (end - start) / 2
     growth = (second - first) / apart_s if apart_s else math.nan
     error = math.hypot(first_error, second_error) / apart_s if apart_s else math.nan
-    if growth - SURE * error > GROWTH:  # nan, where there is no telling, is neither
+    if growth - SURE * error > GROWTH:  # NaN, if it cannot be told, fails both comparisons
         return False, f"e2e grows by {growth:.2g} s a second: less is completed than is offered"
     e2e_s = results.journey().histograms["e2e"].mean
     if end - start >= SHORT * e2e_s and growth + SURE * error < GROWTH:
@@ -178,7 +178,7 @@ def keeps_up(results: RunResults) -> tuple[bool | None, str]:
 
 
 def _mean(histograms: list[Histogram | None]) -> tuple[float, float]:
-    """Mean and its standard error; nan of a few values."""
+    """The mean and its standard error; NaN for too few values."""
     values = [each for histogram in histograms if histogram for each in histogram.values()]
     count = sum(number for _, number in values)
     if count < LEAST:
@@ -200,7 +200,7 @@ def _late(slo: Slo, results: RunResults) -> int:
 
 
 def _breaks(slo: Slo, results: RunResults) -> bool:
-    """Whether it is broken, even if all requests still missing were in time."""
+    """Whether the SLO is broken, even if all missing requests were in time."""
     if _values(slo, results) >= needed(slo):
         return not slo.held_in(results.normal(slo.workload).histograms[slo.metric])
     return slo.metric != "itl" and _late(slo, results) > allowed_late(slo, needed(slo))

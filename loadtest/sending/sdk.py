@@ -19,7 +19,7 @@ def open_client(url: str, model: str) -> Client:
 
 
 def open_stream(client: Client, turn: Turn, history: Messages, request_id: str) -> AsyncStream:
-    """The request is sent on entering the block, and cancelled on leaving it early."""
+    """A stream that sends its request on entering the block; leaving early cancels it."""
     prompt: Any = list(history) if history else turn.prompt
     more: dict[str, Any] = {"stream": True, **turn.options}
     return client.stream(prompt, max_tokens=turn.max_tokens, request_id=request_id, **more)

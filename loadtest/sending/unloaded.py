@@ -1,11 +1,11 @@
-"""The texts of an unloaded server: what greedy answers must equal under load.
+"""The greedy answers of an unloaded server, which answers under load must equal.
 
-A few prompts are asked at a time, as many as any server batches, and for a bounded time; the
-answers to the others are checked for everything but their text.
+Before the load, a few prompts are asked at a time, for a bounded time. Answers to prompts that were
+not reached are checked for everything but their text.
 
-The digests are kept between runs, under what the engine says of itself and when it was loaded:
-another checkpoint, runtime, precision or version of this project may write another text. A server
-that does not say is asked every time.
+Digests of the texts are kept between runs, under the engine's description and the time of its load,
+because another checkpoint, runtime, precision or version may write another text. A server without
+such a description is asked every time.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ async def unloaded_texts(
     asked = [each for each in mix.distinct_conversations() if _keys(each)]
     known = [each for each in asked if cache.get(each)]
     if known and await _texts(known[0], client) != cache.get(known[0]):
-        cache.clear()  # the server is another one, whatever it says
+        cache.clear()  # it is another server, though it has the same description
         known = []
     for each in known:
         found.references |= dict(zip(_keys(each), cache.get(each), strict=True))
@@ -81,7 +81,7 @@ async def _ask(
     keep: Callable[[Conversation, list[str]], None],
     most_s: float,
 ) -> None:
-    """Ask `AT_ONCE` at a time until all are answered or time is up; the first error is raised."""
+    """Ask `AT_ONCE` at a time until all are answered or time is up; raises the first error."""
     left: Iterator[Conversation] = iter(conversations)
 
     async def ask() -> None:
@@ -100,7 +100,7 @@ async def _ask(
 
 
 async def _texts(conversation: Conversation, client: sdk.Client) -> list[str]:
-    """Digests of the greedy turns' texts; each is asked with the answers before it."""
+    """Digests of the greedy turns' texts; each turn is sent with the answers before it."""
     digests = []
     clock = Clock(time.time())
     history: list[dict[str, str]] = []
@@ -155,7 +155,7 @@ class UnloadedCache:
 
 
 def server_identity(options: RunOptions) -> str:
-    """What identifies the running server and its engine; "" if the metrics do not say."""
+    """Identifies the running server and its engine; "" if the metrics do not."""
     try:
         text = fetch_metrics(metrics_url(options.metrics_url, options.url))
     except (OSError, http.client.HTTPException, ValueError):

@@ -21,7 +21,7 @@ Saved = list[dict[str, str]]
 
 @pytest.fixture
 def session(narrow_server: ServerProcess, tmp_path: Path) -> Iterator[Terminal]:
-    """At its first prompt, with a history file of its own."""
+    """A session at its first prompt, with its own history file."""
     url = narrow_server.ports.url("grpc")
     more = {"NO_COLOR": "1", "XDG_STATE_HOME": str(tmp_path / "state"), "TERM": "dumb"}
     with terminal("chat", "--url", url, "--max-tokens", "4", **more) as shell:
@@ -36,7 +36,7 @@ def saved(session: Terminal, path: Path) -> Saved:
     return found
 
 
-def test_ctrl_c_cancels_the_answer_and_not_the_session(
+def test_ctrl_c_cancels_the_answer_but_not_the_session(
     session: Terminal, narrow_server: ServerProcess, tmp_path: Path
 ) -> None:
     session.line("/params max_tokens 1500")

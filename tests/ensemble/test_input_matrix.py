@@ -1,4 +1,4 @@
-"""Every input on every entry of the real server: a right value is taken, a wrong one is refused.
+"""Every input on every entry of the real server: valid values are accepted, wrong ones refused.
 
 The runtime's line in the registry says which it refuses, as in the contract's table.
 """
@@ -25,7 +25,7 @@ NAN, INF = float("nan"), float("inf")
 CHAT = b'[{"role": "user", "content": "Hi"}]'
 TOOL = b'[{"type": "function", "function": {"name": "f", "description": "d", "parameters": {}}}]'
 
-# What goes with an input, so that it stands in a request where it makes sense.
+# Other inputs that an input needs to make sense in a request.
 COMPANY: dict[str, dict[str, Any]] = {
     "messages": {"text_input": None},
     "tools": {"text_input": None, "messages": CHAT},
@@ -139,7 +139,7 @@ def code_of(message: str) -> str:
 
 
 def sayable(entry: str, value: Any) -> bool:
-    """Whether JSON can say it at all."""
+    """Whether JSON can express the value."""
     if entry in ("stream", "whole", "unary"):
         return True
     if isinstance(value, bytes):

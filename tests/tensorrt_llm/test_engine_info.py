@@ -1,4 +1,4 @@
-"""The metric that shows what is served, on fake metrics that know who holds them."""
+"""The metric that shows what is served, on fake metrics that track their references."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHOICE = {"precision": "bf16", "precision_reason": "the CPU has AMX"}
 
 
 class Metric:
-    """Alive until nobody holds it; then Triton's removes itself."""
+    """Alive while it is referenced; then Triton's metric removes itself."""
 
     def __init__(self, labels: dict[str, str], alive: weakref.WeakSet[Metric]) -> None:
         self.labels, self.value = labels, 0.0

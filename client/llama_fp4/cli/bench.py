@@ -62,7 +62,7 @@ class Measured:
 
     @property
     def tokens(self) -> int:
-        """Output tokens; responses where the server does not count tokens."""
+        """Output tokens, or responses if the server does not count tokens."""
         return sum(t.num_output_tokens or t.num_responses for t in self.timings)
 
 

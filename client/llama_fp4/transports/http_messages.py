@@ -1,4 +1,4 @@
-"""Requests and answers of Triton's HTTP protocol; no I/O, so both clients share it.
+"""Requests and answers of Triton's HTTP protocol, without I/O, for both clients.
 
 Requests go to the `generate_stream` extension, whose events are JSON.
 """
@@ -66,13 +66,12 @@ class Chunks:
         self._index = 0
         self._text = ""  # so far, of a model whose events carry the whole text
         self._final: Chunk | None = None
-        # Of the last event that had them: where the end of the stream is the final chunk, they came
-        # before it.
+        # From the last event that had them: a stream's end may be the final chunk, without them.
         self._finish = self._stop = ""
         self._inputs = 0
 
     def add(self, data: str) -> Chunk | None:
-        """The chunk of an event; None for the final one, which `end` returns, and for no data.
+        """The chunk of an event; None without data, and for the final chunk, which `end` returns.
 
         Raises `LlamaError` for an event that is an error or not a JSON object.
         """

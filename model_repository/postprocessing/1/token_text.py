@@ -1,7 +1,7 @@
-"""Room 3: token ids -> text, one response at a time, with nothing kept in between.
+"""Room 3: token ids -> text, one response at a time, without state.
 
-Room 2 says with every response which bytes go out (`carry`, `hold`), always on a character
-boundary. So the texts of the responses, decoded one by one, make up the whole text.
+Room 2 says with every response which bytes belong to it (`carry`, `hold`), always whole characters.
+So the responses' texts, decoded one by one, make up the whole text.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class TokenText:
             raise TokenIdError(
                 f"TEXT_HOLD is {hold} and must be 0 to {len(data)}, the bytes there are"
             )
-        # Bytes that are not text are replaced: they can only stand at the end of a generation.
+        # Bytes that are not text are replaced; they can only come at the end of a generation.
         return data[: len(data) - hold].decode("utf-8", errors="replace")
 
     def _bytes(self, token_id: int, skip: frozenset[int]) -> bytes:

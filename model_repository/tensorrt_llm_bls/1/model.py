@@ -22,9 +22,10 @@ from unary_requests import Refusal, ensemble_inputs, ensemble_parameters, error_
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 CANCEL_POLL_S = 0.1
 MAX_WAITING = 1024  # threads; the engine's queue is usually full long before
-# Triton 2.51's stub frees a call's tensors on another thread without Python's lock, if Python
-# has let go of them by then; and waiting for a second response while another thread makes a call
-# can deadlock it. So a call gets one response, and is kept until that thread is done.
+# Triton 2.51's stub has two faults here. It frees a call's tensors on another thread without
+# Python's lock if Python has already dropped them, so calls are kept until that thread is done. And
+# it can deadlock if one thread waits for a second response while another makes a call, so a call
+# gets one response.
 HOLD_S = 5.0
 
 
@@ -125,7 +126,7 @@ class TritonPythonModel:
 
 
 def _tell_serve(sign: str) -> None:
-    """For serve.py, which restarts a server whose models make no progress."""
+    """Tell serve.py, which restarts a server whose models make no progress."""
     folder = os.environ.get("LLAMA_FP4_DRAIN_DIRECTORY")
     if folder:
         Path(folder, sign).touch()
@@ -141,8 +142,11 @@ def _parameters(request: Any) -> dict[str, Any]:
 
 
 class UnaryReply:
-    """Triton's response sender. A freed one must not be asked whether it is cancelled: the server
-    would crash (seen on 2.51). So the two never overlap here."""
+    """Triton's response sender.
+
+    Asking a freed one whether it is cancelled would crash the server (seen on 2.51). So sending and
+    asking never overlap here.
+    """
 
     def __init__(self, sender: Any) -> None:
         self._sender = sender

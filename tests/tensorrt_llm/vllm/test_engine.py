@@ -101,7 +101,7 @@ def test_the_arguments_that_the_library_gets(started: Start) -> None:
 
 
 @pytest.mark.parametrize("error", [TypeError("not a mapping"), RecursionError("too deep")])
-def test_a_guide_that_vllm_stumbles_over_is_the_requests_error(
+def test_a_guide_that_vllm_cannot_read_fails_only_its_request(
     started: Start, error: Exception
 ) -> None:
     first = prompt(4, 1)[0]
@@ -140,7 +140,7 @@ def test_without_a_backend_for_guides_no_tokenizer_is_loaded(started: Start) -> 
             {"guide": Guide("json"), "end_ids": (2,), "min_tokens": 2},
             "min_tokens is 2; with the vllm runtime it must be 0 with a guide",
         ),
-        # What only the library knows it says itself.
+        # The library itself refuses what only it knows.
         (
             {"sampling": replace(SAMPLED, top_p=0.0)},
             "the vllm runtime refuses it: top_p is wrong",
@@ -170,7 +170,7 @@ def test_as_many_bad_words_as_room_2_admits(
 
 
 def test_nothing_is_reported_or_fetched(started: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No usage statistics, and no look at the hub."""
+    """Neither usage statistics nor a call to the hub."""
     monkeypatch.setattr(os, "environ", os.environ.copy())
     names = ("VLLM_NO_USAGE_STATS", "VLLM_DO_NOT_TRACK", "HF_HUB_OFFLINE")
     for name in names:
@@ -179,7 +179,7 @@ def test_nothing_is_reported_or_fetched(started: Start, monkeypatch: pytest.Monk
     assert [os.environ.get(name) for name in names] == ["1", "1", "1"]
 
 
-def test_temperatures_at_the_edges_are_as_asked(started: Start) -> None:
+def test_extreme_temperatures_reach_the_library_unchanged(started: Start) -> None:
     rig = started()
     for key, temperature in enumerate((0.01, 2.0)):
         ask(rig, key, 4, 2, sampling=replace(SAMPLED, temperature=temperature))
@@ -187,7 +187,7 @@ def test_temperatures_at_the_edges_are_as_asked(started: Start) -> None:
         assert rig.llm.requests[-1][1].temperature == temperature
 
 
-def test_tokens_that_come_together_are_one_delta(started: Start) -> None:
+def test_tokens_that_arrive_together_make_one_delta(started: Start) -> None:
     """The library joins outputs that nobody has read yet."""
     rig = started()
     ask(rig, 1, 4, 30)
@@ -211,7 +211,7 @@ def test_a_request_that_fails_ends_alone(started: Start, after: int, fault: str)
     assert len(answers[2].tokens) == 9
 
 
-def test_what_the_library_refuses_later_is_the_requests_fault(started: Start) -> None:
+def test_a_late_refusal_by_the_library_is_the_requests_fault(started: Start) -> None:
     rig = started()
     one = subject_of("vllm", rig).request(prompt(600), 5)  # room 2 lets no such prompt in
     rig.engine.submit(one)
@@ -273,7 +273,7 @@ def test_figures_that_are_missing_do_not_end_its_engine() -> None:
     assert (stats.running, stats.kv_usage, stats.prefix_hits) == (3, 0.5, 0)
 
 
-def test_a_request_that_its_parameters_do_not_take_is_refused(
+def test_a_request_that_the_librarys_parameters_reject_is_refused(
     started: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever it raises, one request may not end the process."""
@@ -289,7 +289,7 @@ def test_a_request_that_its_parameters_do_not_take_is_refused(
 
 
 def test_seeds_on_a_cpu_do_not_end_the_worker(started: Start) -> None:
-    """vLLM's worker dies there of a request with a seed whose prompt is computed in chunks."""
+    """There, a seed with a prompt computed in chunks kills vLLM's worker."""
     rig = started(behaviour=Behaviour(capability=None))
     sampling = replace(SAMPLED, seed=3)
     for key in range(6):
@@ -317,7 +317,7 @@ TRAPS: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
 
 
 @pytest.mark.parametrize(("name", "spoil"), TRAPS, ids=[trap[0] for trap in TRAPS])
-def test_the_fake_sees_what_would_fail_on_the_real_one(
+def test_the_fake_fails_where_the_real_one_would(
     started: Start, monkeypatch: pytest.MonkeyPatch, name: str, spoil: Callable[..., object]
 ) -> None:
     """Each of these is a mistake that the fake's signatures or behaviour turn into a failure."""
@@ -335,13 +335,13 @@ def test_the_fake_sees_what_would_fail_on_the_real_one(
 
 
 def expect_twenty_tokens(rig: Rig) -> None:
-    """The tokenizer's end id, which the model must choose here, ends none of them."""
+    """The model must choose the tokenizer's end id here, and it must end no request."""
     ask(rig, 1, 5, 20, token_bias=((2, 1000.0),))
     answer = drain(rig.engine)[1]
     assert (len(answer.tokens), answer.reason) == (20, "length")
 
 
-def test_greedy_of_the_fake_is_the_models(started: Start) -> None:
+def test_the_fakes_greedy_tokens_are_the_models(started: Start) -> None:
     """The suite's truth itself: the argmax of the model's logits."""
     rig = started()
     ask(rig, 1, 6, 3, sampling=GREEDY)

@@ -32,8 +32,8 @@ class Runtime:
 
     load: Callable[[Path, EngineConfig], TokenEngine]
     features: frozenset[Feature]
-    # Raises `ValueError` for a guide that the runtime cannot serve. None: the library behind it
-    # decides when it has the request, and its refusal ends that request alone.
+    # Raises `ValueError` for a guide that the runtime cannot serve. None: the library decides when
+    # it has the request, and its refusal ends only that request.
     check_guide: Callable[[Guide], None] | None = None
     samples: bool = True  # whether it chooses tokens by their probabilities at all
 
@@ -75,7 +75,7 @@ def _sglang(directory: Path, config: EngineConfig) -> TokenEngine:
 
 
 RUNTIMES: dict[str, Runtime] = {
-    # Its presence and frequency penalties depend on the logit's sign (2026.4), so are not offered.
+    # Not its presence and frequency penalties, which depend on the logit's sign (2026.4).
     "openvino": Runtime(
         _openvino,
         frozenset({"min_p", "repetition_penalty", "min_tokens", "logprobs", "guided_decoding"}),
@@ -83,16 +83,16 @@ RUNTIMES: dict[str, Runtime] = {
     ),
     "replay": Runtime(
         _replay,
-        # Sampling parameters have no effect on a runtime that samples nothing.
+        # Sampling parameters have no effect on a runtime that does not sample.
         frozenset(
             {"min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "min_tokens"}
         ),
         samples=False,
     ),
-    # It refuses by itself what some of its versions, samplers or backends do not honour.
+    # The runtime itself refuses what some versions, samplers or backends do not honour.
     "tensorrt_llm": Runtime(_tensorrt_llm, frozenset(get_args(Feature))),
     "vllm": Runtime(_vllm, frozenset(get_args(Feature))),
-    # Its repetition penalty leaves the prompt out, and it knows no bad words (0.5.23).
+    # Its repetition penalty ignores the prompt, and it has no bad words (0.5.23).
     "sglang": Runtime(_sglang, frozenset(get_args(Feature)) - {"repetition_penalty", "bad_words"}),
 }
 

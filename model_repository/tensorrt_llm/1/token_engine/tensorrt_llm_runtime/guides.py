@@ -1,8 +1,8 @@
-"""Reads a guide with the package that TensorRT-LLM compiles it with, before the library gets it.
+"""Checks a guide with the package that TensorRT-LLM compiles it with, before the library gets it.
 
 The library compiles a guide in its executor's loop. Up to 1.1 a guide that cannot be read ends
-that loop, and so everybody's requests (_torch/pyexecutor/guided_decoder.py); from 1.2 on it ends
-its own request alone.
+that loop, and with it all requests (_torch/pyexecutor/guided_decoder.py). From 1.2 on it only ends
+its own request.
 """
 
 from __future__ import annotations

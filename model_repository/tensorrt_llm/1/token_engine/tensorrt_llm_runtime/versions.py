@@ -1,7 +1,7 @@
-"""The installed TensorRT-LLM: the one place that imports it and knows what its versions differ in.
+"""The installed TensorRT-LLM: the only module that imports it and knows how its versions differ.
 
-Where a difference came with a field, the code looks for the field: a release has many candidates
-(1.3.0rc1 to rc20), and the field came with one of them.
+If a difference came with a field, the code looks for that field, because a release has many
+candidates (1.3.0rc1 to rc20) and only one of them added it.
 
     1.0        samplers: `enable_trtllm_sampler` chooses; without it every request is greedy
     1.0, 1.1   presence and frequency penalties count the prompt (no `prompt_ignore_length`)
@@ -41,10 +41,10 @@ RANK_VARIABLES = re.compile(r"(OMPI_COMM_WORLD_|OMPI_UNIVERSE_|PMIX_(RANK|NAMESP
 
 @dataclass(frozen=True)
 class SamplerAbilities:
-    """What a sampler honours. The library accepts, and ignores, everything else."""
+    """What a sampler honours. The library accepts everything else and ignores it."""
 
     name: str
-    samples: bool = True  # False: the likeliest token always
+    samples: bool = True  # False: it always takes the likeliest token
     top_k: bool = True
     top_p: bool = True
     # Whether equal ones draw equal tokens in any batch; such a sampler has a fixed one by default.
@@ -60,7 +60,7 @@ class SamplerAbilities:
     logprobs_are_raw: bool = True  # of the logits before temperature
     logprobs_of_chosen: int = 0  # the value of `logprobs` that gives the chosen token's alone
     simple_logprobs: bool = False  # whether those can come as numbers instead of tables
-    chosen_has_logprob: bool = True  # also where it is none of the likeliest
+    chosen_has_logprob: bool = True  # even if it is none of the likeliest
     largest_top_k: int = 0  # larger ones are cut to it; 0: none is
     temperature_first: bool = False  # penalties are subtracted after the division by it
 
@@ -161,7 +161,7 @@ def _read_library(
 
 
 def _fields_of(name: str) -> Any:
-    """Of a configuration class of the library; nothing where this version has no such class."""
+    """The fields of a configuration class of the library; none if it has no such class."""
     module = importlib.import_module("tensorrt_llm.llmapi.llm_args")
     return getattr(getattr(module, name, None), "model_fields", {})
 
@@ -253,7 +253,7 @@ def _speculative(config: dict[str, Any]) -> SamplerAbilities:
 
 
 def _with_fields_of(params: Any, sampler: SamplerAbilities) -> SamplerAbilities:
-    """Less what this version's `SamplingParams` cannot say."""
+    """The abilities without those that this version's `SamplingParams` cannot express."""
     names = {field.name for field in dataclasses.fields(params)}
     simple = "logprobs_simple_format" in names and not sampler.logprobs_of_chosen
     counts_output_alone = sampler.occurrence_penalties and "prompt_ignore_length" in names
@@ -266,10 +266,10 @@ def _with_fields_of(params: Any, sampler: SamplerAbilities) -> SamplerAbilities:
 
 
 def _takes_bad_sequences(params: Any) -> bool:
-    """Whether bad words can be given as token ids where the tokenizer would have put them.
+    """Whether bad words of several ids work in the field that the library's tokenizer would fill.
 
-    There is no public field for a bad word of several ids. The library itself is tried, so that
-    a version that keeps them elsewhere refuses them and does not ignore them.
+    There is no public field for them. This tries the library itself, so that the words are refused,
+    and not ignored, with a version that keeps them elsewhere.
     """
     try:
         probe = with_bad_sequences(params(end_id=0, max_tokens=1), [[1, 2]])
@@ -286,7 +286,7 @@ def with_bad_sequences(params: Any, words: list[list[int]]) -> Any:
 
 
 def speculative_config(config: dict[str, Any]) -> Any:
-    """The library's own object where it does not make one of a table itself (1.0 to 1.2)."""
+    """The library's own object, if it does not make one from a table itself (1.0 to 1.2)."""
     module = importlib.import_module("tensorrt_llm.llmapi.llm_args")
     make = getattr(getattr(module, "DecodingBaseConfig", None), "from_dict", None)
     return make(dict(config)) if make is not None else config

@@ -134,6 +134,10 @@ MIXED = {
         f"<function=weather>{CITY}</function> and",
         [("weather", CITY), ("text", " and")],
     ),
+    "a mark after a function": (
+        f"<function=weather>{CITY}</fun</b>",
+        [("weather", CITY), ("text", "</fun</b>")],
+    ),
     "in a fence": (
         f"```json\n{CALL}\n```",
         [("text", "```json\n"), ("weather", CITY), ("text", "\n```")],
@@ -313,6 +317,9 @@ def test_text_and_arguments_go_out_as_they_come() -> None:
     assert parser.made_calls
     assert parser.feed(' {"city": [') == [TextDelta(' {"city": [')]
     assert parser.feed('"Par') == [TextDelta('"Par')]
+    assert parser.feed("]}. ") == [TextDelta("]}. ")]
+    long = '{"name": "' + "x" * 600
+    assert parser.feed(long) == [TextDelta(long)]
     assert parser.finish() == []
 
 

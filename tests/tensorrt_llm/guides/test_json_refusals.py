@@ -42,7 +42,7 @@ SAME = [f"same{number}" for number in range(12)]
         ({"$ref": "#/$defs/none"}, r"the \$ref '#/\$defs/none'"), ({"$ref": 1}, r"\$ref"),
         ({"$ref": "#name"}, r"\$ref"),
         ({"type": "string", "format": "uri"}, "the format 'uri'"),
-        ({"type": "string", "pattern": "a(?=b)"}, r"begins with '\(\?' at character 2 at #"),
+        ({"type": "string", "pattern": "a(?=b)"}, r"look-ahead '\(\?=' at character 2 at #"),
         ({"properties": {"a/b": {"type": "string", "pattern": "("}}}, "at #/properties/a~1b"),
         ({"type": "string", "pattern": "a", "maxLength": 3}, "pattern and length"),
         ({"type": "string", "minLength": 3, "maxLength": 2}, "strings of 3 to 2"),

@@ -8,12 +8,12 @@ from typing import Any
 from token_engine.choices import read_choices
 from token_engine.interface import Guide
 from token_engine.openvino_runtime.guide_grammar.automaton import make_deterministic
-from token_engine.openvino_runtime.guide_grammar.choices import one_of_strings
 from token_engine.openvino_runtime.guide_grammar.ebnf import parse_ebnf
 from token_engine.openvino_runtime.guide_grammar.grammar import ROOT, Grammar, GuideError, shown
 from token_engine.openvino_runtime.guide_grammar.json_schema import any_json, read_json_schema
 from token_engine.openvino_runtime.guide_grammar.printer import print_ebnf
 from token_engine.openvino_runtime.guide_grammar.regex import parse_regex
+from token_engine.openvino_runtime.guide_grammar.regular.choices import one_of_strings
 
 
 def check_guide(guide: Guide) -> None:

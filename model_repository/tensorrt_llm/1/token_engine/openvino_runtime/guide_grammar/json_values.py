@@ -147,11 +147,7 @@ def string_of_pattern(pattern: str) -> Node:
 
 
 def _matching(regex: Regex) -> Node:
-    anything = Repeat(_encoded(Chars(ALPHABET)), 0, None)
-    items: list[Node] = [anything] * (not regex.anchored_start)
-    items += [_encoded(regex.node)]
-    items += [anything] * (not regex.anchored_end)
-    return quoted(Seq(tuple(items)))
+    return quoted(_encoded(regex.search(Repeat(Chars(ALPHABET), 0, None))))
 
 
 def string_of_format(name: str) -> Node:

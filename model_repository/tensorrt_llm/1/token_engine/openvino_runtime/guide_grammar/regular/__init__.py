@@ -1,0 +1,1 @@
+"""Parts of regexes, and the automaton of a list of strings."""

@@ -143,7 +143,7 @@ def check_environment(folder: Path) -> str:
 
 
 def _version_of(venv: Path) -> str:
-    """Of its Python, as 3.11; "" if that does not run."""
+    """The version of its Python, such as 3.11; "" if that does not run."""
     code = "import sys; print(*sys.version_info[:2], sep='.')"
     command = [str(venv / "bin" / "python"), "-c", code]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout.strip()

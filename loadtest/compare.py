@@ -42,7 +42,7 @@ class Run:
 
     @property
     def workloads(self) -> Mapping[str, Any]:
-        """Of a mix, each workload's part of the summary."""
+        """Each workload's part of the summary of a mix."""
         return self.summary.get("workloads") or {}
 
 

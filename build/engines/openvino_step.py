@@ -131,7 +131,7 @@ def _engine_options(wanted: OpenVinoRequest, limits: Limits) -> OpenVinoOptions:
 
 
 def _least_memory(llama: LlamaConfig, options: OpenVinoOptions) -> tuple[int, Settled]:
-    """The bytes that the engine needs here at least, and the precisions it then runs in."""
+    """The least bytes that the engine needs here, and the precisions that it then has."""
     shape = ModelShape.of(asdict(llama))
     memory = machine_memory_bytes()
 

@@ -35,6 +35,6 @@ class CompileStepVllm(GpuCompileStep[VllmOptions]):
     def settle(
         self, chosen: VllmOptions, limits: Limits, gpus: list[Gpu], llama: LlamaConfig
     ) -> tuple[VllmOptions, tuple[str, ...]]:
-        """Name the quantization: the checkpoint has been checked to be Model Optimizer's NVFP4."""
+        """Name the quantization: the checkpoint is known to be Model Optimizer's NVFP4."""
         note = marlin_note(gpus[0].name, gpus[0].capability)
         return replace(chosen, quantization="modelopt_fp4"), (note,) if note else ()

@@ -37,17 +37,17 @@ class Figures:
 
     @property
     def mean_error(self) -> float:
-        """Of the log-probabilities; NaN if there are none."""
+        """The mean error of the log-probabilities; NaN without any."""
         return sum(self.errors) / len(self.errors) if self.errors else math.nan
 
     @property
     def max_error(self) -> float:
-        """Of the log-probabilities; NaN if there are none."""
+        """The largest error of the log-probabilities; NaN without any."""
         return max(self.errors, default=math.nan)
 
     @property
     def perplexities(self) -> tuple[float, float]:
-        """Of the served tokens, (served, reference); NaN if there are none."""
+        """The perplexities (served, reference) of the served tokens; NaN without any."""
         return perplexity(self.served), perplexity(self.reference)
 
     @property

@@ -1,7 +1,7 @@
-"""The unary kind of a model repository: upstream's own default, one response a request.
+"""The unary kind of a model repository: one response per request, upstream's own default.
 
-An ensemble is decoupled if one of its steps is; of ours only `tensorrt_llm` is. So two lines of its
-config.pbtxt make the difference: the transaction policy and upstream's default echo.
+An ensemble is decoupled if one of its steps is, and of ours only `tensorrt_llm` is. So two lines of
+its config.pbtxt make the difference: the transaction policy and upstream's default echo.
 """
 
 from __future__ import annotations

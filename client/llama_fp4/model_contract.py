@@ -1,7 +1,7 @@
-"""Which tensors a model has: ours, those of upstream's ensemble and bls, or of its llmapi model.
+"""The tensors of a model: ours, upstream's ensemble and bls, or upstream's llmapi model.
 
-The model's metadata decides, so that one client speaks to all of them and refuses an option that
-the model does not have, by name.
+The client recognises them by the model's metadata, so that it can speak to each of them and refuse
+by name an option that the model does not have.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Contract:
-    """How one kind of model names the client's options, and what it needs to be sent."""
+    """How one kind of model names the client's options, and which inputs it always needs."""
 
     name: str
     streaming: str  # the input that asks for a response for each token
@@ -186,7 +186,7 @@ class Model:
 
 
 def _messages(prompt: Sequence[Any]) -> str:
-    """Their JSON. The server checks what a message has besides its role."""
+    """The messages as JSON. The server checks everything but their roles."""
     if not prompt:
         raise InvalidRequest("messages must hold at least one message, not none")
     for message in prompt:

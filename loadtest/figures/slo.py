@@ -1,8 +1,8 @@
 """Service level objectives, and the exit code that follows from them.
 
-As `ttft:p99<2000ms`, or of one workload of a mix `chat:ttft:p99<300ms`. An objective says two
-things: the run's percentile stays below the limit, and so does a request's own time (goodput
-counts the requests for which every objective held).
+For example `ttft:p99<2000ms`, or `chat:ttft:p99<300ms` for one workload of a mix. The limit applies
+to the run's percentile, and to each request's own time: goodput counts the requests that keep every
+limit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DEFAULT_PERCENT = 99.0
 EXIT_OK = 0
 EXIT_BROKEN = 1  # an SLO did not hold, an answer failed or was wrong, or a file is not whole
 EXIT_BAD_INPUT = 2  # the run did not begin
-EXIT_INVALID = 3  # the client was the bottleneck, or a worker died: the figures say nothing
+EXIT_INVALID = 3  # the client was the bottleneck, or a worker died: the figures are meaningless
 EXIT_LEFT = 130  # a shell's, for a program that Ctrl-C ended
 
 
@@ -38,16 +38,16 @@ class Slo:
     percent: float
     limit_s: float
     text: str
-    workload: str = ""  # the only one it applies to; "": all
+    workload: str = ""  # the only workload that it applies to; "": all
 
     def concerns(self, workload: str) -> bool:
-        """Whether it applies to that workload's requests."""
+        """Whether the objective applies to that workload's requests."""
         return self.workload in ("", workload)
 
     def held_by(self, record: RequestRecord) -> bool:
         """Whether the request kept the limit; for `itl`, its own percentile counts.
 
-        A metric that an answered request lacks, as `tpot` of one token, breaks nothing.
+        A metric that an answered request lacks, such as `tpot` with one token, breaks nothing.
         """
         if not record.ok:
             return False
@@ -59,14 +59,14 @@ class Slo:
         return value is None or bool(value < self.limit_s)
 
     def held_in(self, histogram: Histogram) -> bool:
-        """Whether the run kept it; without any value it did not."""
+        """Whether the run kept the limit; without any value it did not."""
         return histogram.count > 0 and histogram.percentile(self.percent) < self.limit_s
 
 
 def parse_slo(text: str) -> Slo:
     """`metric:pNN<limit unit`, as in `tpot:p99<100ms`; without `:pNN` it is p99.
 
-    `workload:` before it makes it that workload's alone.
+    With `workload:` before it, it applies to that workload only.
 
     Raises ValueError that names the wrong part and what it must be.
     """
@@ -92,7 +92,7 @@ def parse_slo(text: str) -> Slo:
 
 
 def parse_slos(text: str, workloads: Collection[str] | None = None) -> tuple[Slo, ...]:
-    """SLOs separated by commas; `workloads`: those that they may name."""
+    """SLOs separated by commas; they may name the `workloads`."""
     slos = tuple(parse_slo(each) for each in text.split(",") if each.strip())
     for slo in slos:
         if slo.workload and workloads is not None and slo.workload not in workloads:
@@ -109,7 +109,7 @@ def good(record: RequestRecord, slos: Sequence[Slo]) -> bool:
 
 
 def exit_code(summary: Mapping[str, Any], whole: bool = True) -> int:
-    """The exit code for `RunResults.summary()`; an invalid run has held nothing.
+    """The exit code for `RunResults.summary()`; in an invalid run no objective holds.
 
     `whole`: whether all files of the run could be written.
     """

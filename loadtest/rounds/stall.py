@@ -1,4 +1,4 @@
-"""Stops the server's processes for a while, and lets them go on."""
+"""Stops the server's processes for a while, then lets them continue."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Step:
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """Of the load test."""
+        """The load test's arguments for this step."""
         value = f"{self.value:.17g}"
         return ("--rate", value) if self.by == RATES else ("--closed-loop", "-u", value)
 

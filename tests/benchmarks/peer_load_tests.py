@@ -1,10 +1,11 @@
-"""perf_analyzer and aiperf, NVIDIA's load tests, as PyPI has them: installed apart, run, read.
+"""Runs NVIDIA's load tests from PyPI, perf_analyzer and aiperf, and reads their files.
 
 perf_analyzer is in tritonclient's wheels up to 2.50 (the later package needs glibc 2.38); two
 libraries that it wants are in nvidia-pytriton's wheel. aiperf has no Triton endpoint: its template
 endpoint reads /generate_stream. Both report latencies of responses; aiperf leaves out
-those without text, and counts tokens by tokenizing the text again. So that the quantities are the
-same, they are computed here from the times that each wrote down and the server's token counts.
+those without text, and counts tokens by tokenizing the text again. To compare
+equal quantities, this module computes them from the times that each records and from the server's
+token counts.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ LIBRARIES = {"libb64-": "libb64.so.0d", "libcudart-": "libcudart.so.12"}
 
 @dataclass(frozen=True)
 class Figures:
-    """A closed loop's: seconds, tokens/s, and the whole program's CPU seconds per 1,000 tokens."""
+    """A closed loop's times, tokens/s, and the whole program's CPU seconds per 1,000 tokens."""
 
     itl_s: float
     e2e_s: float
@@ -47,7 +48,7 @@ class Figures:
 class Load:
     """A closed loop of `users`, who each ask for `tokens` tokens again and again, for `seconds`.
 
-    Nothing is counted of the first `warmup_s`, in which a program may still be starting.
+    The first `warmup_s`, in which a program may still be starting, do not count.
     """
 
     users: int
@@ -59,7 +60,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Answered:
-    """A request: when it was sent, and of each response with tokens when it came and how many."""
+    """When a request was sent, and for each response with tokens when it came and how many."""
 
     sent: float  # seconds, as the others
     came: Sequence[tuple[float, int]]
@@ -83,7 +84,7 @@ def perf_analyzer(url: str, load: Load) -> Figures:
     exported = OUT / "perf_analyzer.json"
     command = [str(binary), "-m", "ensemble", "-u", url, "-i", "grpc", "--streaming"]
     command += ["--async", "--input-data", str(OUT / "input.json")]
-    # It measures until three windows agree; here any three do, and the times of all are read.
+    # It measures until three windows agree. Here any three do, and the times of all are used.
     command += ["--concurrency-range", str(load.users), "--stability-percentage", "99"]
     command += ["--measurement-interval", str(load.seconds * 1000 // 3)]
     command += ["--profile-export-file", str(exported)]
@@ -110,9 +111,8 @@ def perf_analyzer(url: str, load: Load) -> Figures:
 def _exported(command: list[str], exported: Path) -> tuple[dict[str, Any], float]:
     """What perf_analyzer wrote of its run, and its seconds of CPU; raises `BuildError`.
 
-    Of an output without elements it exports whatever lies in memory there, and its file may end in
-    the middle (2.50, seen once in two runs; a number that JSON cannot hold is the likely cause).
-    Then it is run again.
+    For an output without elements it exports arbitrary memory, and its file may break off (2.50,
+    seen once in two runs; the likely cause is a number that JSON cannot hold). Then it runs again.
     """
     for _ in range(TRIES):
         exported.unlink(missing_ok=True)  # it refuses to write over a file
@@ -159,8 +159,10 @@ def _of_aiperf(record: dict[str, Any]) -> Answered:
 
 
 def _figures(answered: Iterable[Answered], load: Load, cpu_s: float) -> Figures:
-    """Of whole answers to requests after the warm-up; tokens/s of the seconds from there until the
-    last request, in which every user was asking."""
+    """Figures of whole answers to requests after the warm-up.
+
+    tokens/s covers the seconds until the last request, in which every user was asking.
+    """
     whole = [each for each in answered if each.tokens == load.tokens]
     start = min((each.sent for each in whole), default=0.0) + load.warmup_s
     steady = [each for each in whole if each.sent >= start]
@@ -183,7 +185,7 @@ def _figures(answered: Iterable[Answered], load: Load, cpu_s: float) -> Figures:
 
 
 def _run(command: list[str], name: str, **environment: str) -> float:
-    """Seconds of CPU that it took with its children; raises `BuildError` where it fails."""
+    """Seconds of CPU that it took, with its children; raises `BuildError` if it fails."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         command, env={**os.environ, **environment}, capture_output=True, text=True, cwd=OUT

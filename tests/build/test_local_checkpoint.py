@@ -45,7 +45,7 @@ def edit(path: Path, **values: object) -> None:
 
 
 def flip(path: Path, at: int = -1) -> None:
-    """Write a file anew with one bit changed; hard links to the old one keep its bytes."""
+    """Replace a file by one with a bit changed; hard links to the old file keep its bytes."""
     content = bytearray(path.read_bytes())
     content[at] ^= 1
     path.unlink()

@@ -126,7 +126,7 @@ def main() -> int:
 
 
 def _table(numbers: range) -> Iterator[str]:
-    """Of the first schemas: the reasons of refusals, and how many valid values are matched."""
+    """For the first schemas: the reasons for refusals, and how many valid values match."""
     reasons, matched, missed = Counter[str](), 0, 0
     for number in numbers:
         try:

@@ -11,7 +11,7 @@ from tests.fuzzing.drafts import INPUTS, Draft, Tensor
 
 CHAT = b'[{"role": "user", "content": "Hi"}]'
 TOOL = b'[{"type": "function", "function": {"name": "f", "description": "d", "parameters": {}}}]'
-# Right values, by the name in lower case; the rooms' names of the same thing are in CALLED.
+# Right values by name in lower case. CALLED has the rooms' names for the same inputs.
 RIGHT: dict[str, list[Any]] = {
     "exclude_input_in_output": [True, False], "stop_words": [b"zzz", b""],
     "include_stop_str_in_output": [True, False], "end_id": [-1, 7, 2047], "pad_id": [-1, 7],
@@ -141,7 +141,7 @@ def document(rng: random.Random, name: str) -> bytes:
 
 
 def odd_value(rng: random.Random, name: str, datatype: str) -> Any:
-    """A value of the type, seldom one that means something."""
+    """A value of the type, rarely a meaningful one."""
     if datatype == "BYTES":
         return document(rng, name)
     if datatype == "BOOL":
@@ -168,6 +168,6 @@ def odd_tensor(rng: random.Random, draft: Draft, name: str) -> Tensor:
 
 
 def word_list(rng: random.Random, length: int) -> list[int]:
-    """A row of upstream's [2, n]: ids, then where the words end; not always rightly."""
+    """A row of upstream's [2, n]: ids, then the ends of the words, which may be wrong."""
     ids = [rng.choice([5, 7, 99, 2047, 2048, -1]) for _ in range(length)]
     return ids + [rng.choice([-1, -1, 0, 1, 2, length, length + 1]) for _ in range(length)]

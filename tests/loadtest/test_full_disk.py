@@ -1,7 +1,7 @@
-"""A disk that is full in the middle of a run: RLIMIT_FSIZE in its place, as that needs no mount.
+"""A disk that fills up during a run, imitated by RLIMIT_FSIZE, which needs no mount.
 
-A file can then grow to the limit and no further, in whole or in part of a write, as on a full disk;
-Python ignores the signal, and the write fails with EFBIG.
+A file then grows to the limit, perhaps by a part of a write, as on a full disk. Python ignores the
+signal, so the write fails with EFBIG.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LIMITED = (
 )
 LOAD = ("-t", "3s", "--rate", "60", "--workload", "32/6=2,16/4", "--warmup", "0.5", *FREE)
 REASON = "File too large"
-# Bytes that a file may have, and what is asked for beside the load.
+# The most bytes of a file, and the options besides the load's.
 RUNS: dict[str, tuple[int, tuple[str, ...]]] = {
     "records": (32_000, ()),  # less than them, more than a summary
     "two processes": (32_000, ("--processes", "2")),
@@ -62,7 +62,7 @@ def runs(
 
 
 def report(folder: Path) -> str:
-    """As a person makes it when there is space again."""
+    """The report, as a person makes it when there is space again."""
     script = [sys.executable, str(ROOT / "loadtest" / "report.py"), str(folder)]
     done = subprocess.run(script, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
@@ -179,7 +179,7 @@ def test_exit_code_of_a_missing_file() -> None:
 def test_nothing_is_written_after_a_cut_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There may be space again: a line in the middle of another would spoil the file."""
+    """Even if there is space again: a line within another would spoil the file."""
     said: list[str] = []
     output = RunOutput(str(tmp_path), records=True, tell=said.append)
     output.begin("")

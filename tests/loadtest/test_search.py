@@ -42,7 +42,7 @@ def results_of(records: Iterable[RequestRecord], *slos: str) -> RunResults:
 
 
 def step(ttfts: list[float], *slos: str) -> Trial:
-    """Of requests evenly over the window."""
+    """A step whose requests are spread evenly over the window."""
     apart = WINDOW_S / len(ttfts) if ttfts else 1.0
     made = [record(number, number * apart, ttft) for number, ttft in enumerate(ttfts)]
     return Trial.of(len(ttfts) / WINDOW_S, results_of(made, *(slos or ("ttft:p99<1s",))))

@@ -258,7 +258,7 @@ def test_the_metrics_match_the_statistics(paced_server: ServerProcess) -> None:
 
 
 def statistics(server: ServerProcess) -> dict[str, dict[str, float]]:
-    """Of each of the ensemble's models by Triton's statistics: requests, and seconds by part."""
+    """Requests and seconds by part, for each model of the ensemble, from Triton's statistics."""
     told = {}
     for model in STEPS:
         url = f"http://{server.ports.url('http')}/v2/models/{model}/stats"

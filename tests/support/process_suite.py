@@ -1,7 +1,7 @@
-"""What a runtime whose library has workers of its own does in a real engine process under room 2.
+"""Tests of runtimes whose library has its own workers, in a real engine process under room 2.
 
-On the fake library the process is started, warmed up, fed, cancelled, killed and started anew as it
-would be on a GPU. Collected in the subclasses.
+With the fake library the process is started, warmed up, used, killed and restarted as it would be
+on a GPU. pytest collects the tests in the subclasses.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def replay(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def interpreter(folder: Path, site: Path) -> Path:
-    """A second Python that alone has the fake library; it notes each start."""
+    """A second Python, the only one with the fake library; it records each start."""
     script = folder / "python-with-the-library"
     script.write_text(
         f'#!/bin/sh\necho "$$" >> {shlex.quote(str(folder / "started"))}\n'
@@ -161,7 +161,7 @@ class ProcessSuite:
         assert events[-1].finish_reason == "cancelled"
 
     def test_the_engines_statistics_reach_room_2(self, opened: Opened) -> None:
-        """In one shape, whatever the library."""
+        """In the same form for every library."""
         room = opened(step_seconds=0.005)
         supervisor = room._supervisor
         replies = [ask(room, 300) for _ in range(6)]
@@ -224,7 +224,7 @@ class ProcessSuite:
         room = opened(spawns=str(pid_file))
         spawned = int(pid_file.read_text())
         assert is_alive(spawned)
-        # The spawned process imports the main module first, and then sleeps.
+        # The spawned process first imports the main module, then sleeps.
         wchan = Path(f"/proc/{spawned}/wchan")
         eventually(lambda: "nanosleep" in wchan.read_text(), "the spawned process runs")
         child = room._supervisor._child

@@ -1,4 +1,4 @@
-"""Calls that the project's own client does not make: any model, any tensor, gRPC and HTTP."""
+"""Calls that the project's client does not make: to any model, with any tensor."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from response_outputs.text import (
 )
 from token_text import TokenIdError, TokenText
 
-# Tokens that cut characters and stop strings everywhere: bytes of é 日 😀 and ASCII, in pieces.
+# Tokens that split characters and stop strings in every way: pieces of é 日 😀 and ASCII.
 VOCABULARY = [
     b"a", b"b", b"c", b" ", b"ab", b"abc", b"bc ", b"\xc3", b"\xa9", b"\xe6", b"\x97\xa5",
     b"\xe6\x97",
@@ -43,7 +43,7 @@ def plain_bytes(ids: list[int]) -> bytes:
 
 
 def first_stop(data: bytes, stops: list[str]) -> tuple[int, int] | None:
-    """(end, begin) of the stop string that is complete first; of several, the earliest."""
+    """(end, begin) of the stop string that is complete first, or of the earliest of several."""
     hits = [
         (end, end - len(stop.encode()))
         for end in range(1, len(data) + 1)
@@ -132,7 +132,7 @@ def test_of_overlapping_stop_strings_the_first_complete_one_wins(
 def test_only_what_may_still_change_is_held_back(
     table: Path, ids: list[int], stops: list[str]
 ) -> None:
-    """What is not sent is the longest end that begins a stop string, or an unfinished character."""
+    """Text is held back only if it is an unfinished character or may begin a stop string."""
     text, sent = OutputText(TokenBytes(table), [stop.encode() for stop in stops]), 0
     for index, token in enumerate(ids):
         span = text.next_span()
@@ -158,7 +158,7 @@ def test_only_what_may_still_change_is_held_back(
         (b"", 0),
     ],
 )
-def test_what_waits_for_the_rest_of_a_character(data: bytes, sendable: int) -> None:
+def test_an_unfinished_character_is_held_back(data: bytes, sendable: int) -> None:
     assert whole_characters(data, len(data)) == sendable
 
 
@@ -201,7 +201,7 @@ def test_an_included_stop_word_ends_the_text(
 def test_a_stop_word_counts_only_after_the_tokens_that_may_not_stop(
     table: Path, ids: list[int], chunks: list[int], early: int
 ) -> None:
-    """Nothing of the tokens before is part of a match, not even its beginning."""
+    """Earlier tokens take no part in a match, not even in its beginning."""
     text, decoder = OutputText(TokenBytes(table), [b"ab", b"c"]), TokenText(table)
     span = text.next_span()
     text.feed(ids[:early], may_stop=False)
@@ -228,7 +228,7 @@ def fed_in_chunks(
     chunks: list[int],
     keep_special: bool = False,
 ) -> str:
-    """The text of `ids`, fed in chunks until a stop word, one response a chunk."""
+    """The text of `ids`, fed in chunks until a stop word, with one response per chunk."""
     joined, position, turn, stopped = "", 0, 0, False
     while position < len(ids) and not stopped:
         delta = ids[position : position + chunks[turn % len(chunks)]]

@@ -16,7 +16,7 @@ Ask = Callable[[list[int], int, int], Coroutine[Any, Any, None]]
 def tokens_per_second(
     runtime: str, engine: Any, prompts: list[list[int]], streams: int, count: int
 ) -> float:
-    """Of `streams` prompts at once, greedy, `count` tokens each, streamed."""
+    """Tokens/s of `streams` prompts at once, greedy and streamed, with `count` tokens each."""
     ask = ASKERS[runtime](engine)
 
     async def together(first: int) -> None:

@@ -17,7 +17,7 @@ from llama_fp4.transports import grpc_messages as wire
 
 
 class GrpcTransport:
-    """Connects with its first call."""
+    """Connects at its first call."""
 
     def __init__(self, connection: Connection) -> None:
         credentials = wire.credentials(connection)

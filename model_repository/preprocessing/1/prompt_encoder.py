@@ -176,8 +176,10 @@ def _tokenizer(document: dict[str, Any]) -> Tokenizer:
 
 
 def _without_controls(document: dict[str, Any], controls: Collection[str]) -> dict[str, Any]:
-    """The same tokenizer, able to overlook every control token: `encode_special_tokens` does so
-    with those that are called special, and with none that is a word of the vocabulary too."""
+    """The same tokenizer, but `encode_special_tokens` can make it ignore every control token.
+
+    The library ignores only those that are marked special and are no words of the vocabulary.
+    """
     model = document["model"]
     vocabulary = model.get("vocab")
     known = set(controls).intersection(vocabulary) if isinstance(vocabulary, dict) else set()

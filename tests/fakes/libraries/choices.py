@@ -40,7 +40,7 @@ class Wishes:
 
 
 class Chooser:
-    """Of one request."""
+    """Chooses the tokens of one request."""
 
     def __init__(self, wishes: Wishes) -> None:
         self._wishes = wishes

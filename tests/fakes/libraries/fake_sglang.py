@@ -115,7 +115,7 @@ class Package:
 
 
 class State:
-    """Of one request, in the tokenizer manager."""
+    """The state of one request in the tokenizer manager."""
 
     def __init__(self) -> None:
         self.outputs: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
@@ -346,7 +346,7 @@ class Engine:
 
 
 def _seed(params: Any) -> int:
-    """Of deterministic inference (sampling_batch_info.py)."""
+    """The seed in deterministic inference (sampling_batch_info.py)."""
     seed: int | None = params.sampling_seed
     return 42 if seed is None else seed
 

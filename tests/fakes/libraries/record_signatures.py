@@ -81,7 +81,7 @@ def as_json(signatures: dict[str, Any]) -> str:
 
 
 def _version(library: str, folder: Path) -> str:
-    """Of the wheel's METADATA, whose folder is called after the library and its version."""
+    """The version in the name of the wheel's .dist-info folder."""
     (metadata,) = folder.glob(f"{library}*.dist-info")
     return metadata.name.removesuffix(".dist-info").rpartition("-")[2]
 

@@ -43,8 +43,8 @@ class Behaviour:
     forget_logprob: dict[int, int] = field(
         default_factory=dict
     )  # first prompt id -> number of the token that has none
-    keeps_errors: bool = False  # a result keeps its error, as of 1.4, instead of raising it
-    refuse_guides: tuple[str, ...] = ()  # that the grammar compiler rejects
+    keeps_errors: bool = False  # a result keeps its error instead of raising it, as from 1.4 on
+    refuse_guides: tuple[str, ...] = ()  # guides that the grammar compiler rejects
     lose_aborts: bool = False  # an aborted request gets no last response
     hang_on_shutdown: bool = False
     notes_shutdown: str = ""  # a file that gets a line for each
@@ -68,7 +68,7 @@ class Job:
 
 
 class Executor:
-    """Of one `LLM`."""
+    """The executor of one `LLM`."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class Executor:
         self._waiting: list[Job] = []
         self._active: list[Job] = []
         self._aborted: set[int] = set()
-        self._generator = np.random.default_rng(42)  # of all requests together, where seeds are not
+        self._generator = np.random.default_rng(42)  # shared by all requests without a seed
         self._errors: queue.SimpleQueue[Exception] = queue.SimpleQueue()
         self._iter_stats_result: IterationResult | None = None
         self._ids = 1
@@ -140,7 +140,7 @@ class Executor:
         return drafts.get("advanced_sampling_mode", "full") if isinstance(drafts, dict) else "full"
 
     def _drafted(self, params: Any) -> Any:
-        """Without what the `advanced_sampling_mode` drops silently."""
+        """The parameters without those that the `advanced_sampling_mode` silently drops."""
         mode = self._mode
         dropped = {one: None for one in ("top_k", "top_p") if f"no_{one.replace('_', '')}" in mode}
         return dataclasses.replace(params, **dropped) if dropped else params
@@ -280,7 +280,7 @@ class Executor:
             self._send(job, finish, "the request was rejected" if error else "")
 
     def _entry(self, job: Job, token: int, logprobs: dict[int, tuple[float, int]]) -> Any:
-        """Of one token: a table, or its own log-probability as a number."""
+        """A token's log-probabilities: a table, or its own as a number."""
         params = job.result.sampling_params
         if params.logprobs == 0 and getattr(params, "logprobs_simple_format", False):
             return logprobs[token][0]
@@ -339,7 +339,7 @@ class Executor:
 
 
 def guide_error(guide: Any) -> str:
-    """What the grammar compiler raises; "" for a guide that it compiles, and for none."""
+    """The grammar compiler's error; "" without a guide, and for a guide that it compiles."""
     if guide is None or guide.json_object:
         return ""
     kind = "json_schema" if guide.json else "regex" if guide.regex else "ebnf_grammar"
@@ -352,7 +352,7 @@ def guide_error(guide: Any) -> str:
 
 
 def sampling_config_error(params: Any) -> str:
-    """What cpp/tensorrt_llm/executor/samplingConfig.cpp checks, of numbers in f32."""
+    """The checks of cpp/tensorrt_llm/executor/samplingConfig.cpp, on numbers in f32."""
     checks = {
         "topP": params.top_p is None or 0 < np.float32(params.top_p) <= 1,
         "topK": params.top_k is None or params.top_k >= 0,

@@ -19,7 +19,7 @@ TOP_K_MAX = 1024
 
 
 def model_logits(tokens: Sequence[int], vocab_size: int) -> Floats:
-    """Of the next token: a function of the length and the last three tokens."""
+    """The next token's logits: a function of the length and the last three tokens."""
     logits: Floats = np.random.default_rng([len(tokens), *tokens[-3:]]).normal(size=vocab_size) * 2
     return logits
 
@@ -31,7 +31,7 @@ def log_softmax(logits: Floats) -> Floats:
 
 
 class Chooser:
-    """Of one request: chooses its tokens one after another."""
+    """Chooses the tokens of one request, one after another."""
 
     def __init__(self, kind: Kind, params: Any, prompt: Sequence[int], vocab_size: int) -> None:
         self._kind = kind

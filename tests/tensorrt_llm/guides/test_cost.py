@@ -82,7 +82,7 @@ def at_most(calls: int) -> Iterator[None]:
 
 
 def seconds(kind: str, text: str) -> float:
-    """Of computing time, the least of some runs."""
+    """Computing time, the least of some runs."""
     measured = []
     for _ in range(5):
         started = time.process_time()

@@ -12,7 +12,7 @@ from tests.support.small_engines import build_engine, load_reference, write_chec
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of the shape "tiny"."""
+    """A checkpoint of the shape "tiny"."""
     return write_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint")
 
 

@@ -219,7 +219,7 @@ def test_shutdown_with_work_left(folder: Path) -> None:
 
 
 def relative_error(folder: Path, reference: ReferenceLlama, precision: str, length: int) -> Floats:
-    """Of the logits at each position of one prompt."""
+    """The relative error of the logits at each position of one prompt."""
     prompt = random_prompt(length, seed=4)
     compiled = OPENVINO.Core().compile_model(
         folder / "openvino_model.xml", "CPU", {"INFERENCE_PRECISION_HINT": precision}

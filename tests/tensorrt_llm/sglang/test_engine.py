@@ -383,7 +383,7 @@ FP8 = {"quantization_config": {**NVFP4["quantization_config"], "kv_cache_scheme"
 
 
 def modelopt(**facts: Any) -> dict[str, Any]:
-    """Of a config.json."""
+    """A config.json with these facts about its quantization."""
     return {"quantization_config": {**NVFP4["quantization_config"], **facts}}
 
 

@@ -1,4 +1,4 @@
-"""Checks that several runtimes make when they load: of options, of the checkpoint, of the GPU."""
+"""Checks of options, checkpoint and GPU that several runtimes make when they load."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from token_engine.interface import EngineLoadError
 
 
 def require(condition: bool, name: str, value: object, needed: str) -> None:
-    """`name` is the option's path within runtime_options."""
+    """Raise `EngineConfigError` unless `condition`; `name` is the path within runtime_options."""
     if not condition:
         raise EngineConfigError(f"runtime_options.{name} is {value!r} and must be {needed}")
 
@@ -26,14 +26,14 @@ def model_directory(directory: Path, named: str) -> Path:
 
 
 def require_one_of(allowed: Collection[str], options: object, where: str, name: str) -> None:
-    """The field `name` of `options`, which is the table `where` ("": runtime_options itself)."""
+    """Check the field `name` of `options`, the table `where` ("": runtime_options itself)."""
     value = getattr(options, name)
     words = ", ".join(map(repr, allowed))
     require(value in allowed, _path(where, name), value, f"one of {words}")
 
 
 def require_at_least(least: int, options: object, where: str, *names: str) -> None:
-    """The same, for numbers."""
+    """As `require_one_of`, for numbers."""
     for name in names:
         value = getattr(options, name)
         require(value >= least, _path(where, name), value, f"at least {least}")
@@ -66,7 +66,7 @@ Capability = tuple[int, int]  # compute capability of a GPU, (major, minor)
 def quantization_algorithm(directory: Path) -> str:
     """ "NVFP4", or another name of Model Optimizer's; "" for a checkpoint that is not quantized.
 
-    `hf_quant_config.json` goes before config.json. Raises `EngineLoadError`.
+    `hf_quant_config.json` takes precedence over config.json. Raises `EngineLoadError`.
     """
     config = read_object(directory / "config.json")
     facts = config.get("quantization_config") or {}

@@ -1,4 +1,4 @@
-"""What every engine runtime promises, and the messages that cross the seam.
+"""The interface of every engine runtime, and its messages.
 
 A runtime knows nothing of text, tensors or Triton. It lives in the engine process
 (`engine_process.py`), on one thread, and that process's loop drives it::
@@ -27,7 +27,7 @@ class UnsupportedParameter(ValueError):
 
 
 def lacks(runtime: str, name: str, value: object, needed: str) -> str:
-    """The sentence about a parameter that a runtime cannot honour: what it must be instead.
+    """The sentence that says what a parameter that a runtime cannot honour must be instead.
 
     `needed` is "none" for one that must be left out.
     """
@@ -38,7 +38,7 @@ def lacks(runtime: str, name: str, value: object, needed: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the next token is chosen. `greedy` says that nothing is drawn at random.
+    """How the next token is chosen. `greedy`: without drawing at random.
 
     The penalties act on greedy choices too. A repetition penalty r divides a positive and
     multiplies a negative logit of every token of prompt and output (Keskar et al. 2019). OpenAI's
@@ -81,7 +81,7 @@ class GenerationRequest:
     max_tokens: int  # >= 1
     end_ids: tuple[int, ...]  # any of these ends the sequence and is not part of the output
     sampling: SamplingParams = SamplingParams()
-    min_tokens: int = 0  # no end id is chosen before so many tokens; at most max_tokens
+    min_tokens: int = 0  # before so many tokens no end id is chosen; at most max_tokens
     logprobs: int | None = None  # None: not wanted; N: each token's and those of the N most likely
     bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences that are never generated
     # (token id, what is added to its logit: -1e30 to 1e30)
@@ -106,7 +106,7 @@ class TokenDelta:
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None = None
     error: str = ""  # one sentence, only with finish_reason "error"
-    fault: Fault = "engine"  # whose, only with finish_reason "error"
+    fault: Fault = "engine"  # who caused it, only with finish_reason "error"
     logprobs: tuple[TokenLogprob, ...] = ()  # one for each token, if the request wants them
     first_scheduled_ns: int = 0  # time.time_ns() of the first forward pass; with the last delta
     end_id: int = -1  # which of the end ids ended it; it is not among `token_ids`
@@ -128,7 +128,7 @@ class EngineStats:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request holds anything of the engine."""
+        """Whether no request holds any resource of the engine."""
         return not (self.active_requests or self.queued_requests or self.kv_blocks_used)
 
 
@@ -141,14 +141,13 @@ class TokenEngine(ABC):
 
     @property
     def facts(self) -> dict[str, str]:
-        """What the engine settled at load by what the machine has: labels of the metric
-        `llama_fp4_engine_info` and their values."""
+        """What the engine chose for this machine: labels of `llama_fp4_engine_info` and values."""
         return {}
 
     @property
     @abstractmethod
     def has_work(self) -> bool:
-        """Whether a request lacks its last delta, or a cancelled one is not freed yet."""
+        """Whether any request lacks its last delta, or a cancelled one is not freed yet."""
 
     @abstractmethod
     def submit(self, request: GenerationRequest) -> None:

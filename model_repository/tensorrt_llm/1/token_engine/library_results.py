@@ -85,7 +85,7 @@ def _values_of(entry: Any, token: int) -> dict[int, float]:
 
 
 def make_logprob(token: int, values: dict[int, float], wanted: int, library: str) -> TokenLogprob:
-    """Of one token, from the log-probabilities of some tokens, its own among them."""
+    """The log-probability of one token, from those of some tokens, which include it."""
     if token not in values:
         raise IncompleteResponse(f"{library} sent no log-probability of token {token}")
     for key, value in values.items():

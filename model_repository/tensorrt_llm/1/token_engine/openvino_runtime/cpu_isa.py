@@ -97,6 +97,6 @@ def find_cpu_isa(cpuinfo: Path = CPUINFO, environment: Mapping[str, str] | None 
 
 
 def _limits(environment: Mapping[str, str]) -> dict[str, str]:
-    """Those that are set to a name that the libraries know: variable -> name."""
+    """The limits that are set to a name that the libraries know: variable -> name."""
     names = {key: environment.get(key, "").upper() for key in (*LIMITS, OLD_NAME)}
     return {key: name for key, name in names.items() if name in ALLOWED}

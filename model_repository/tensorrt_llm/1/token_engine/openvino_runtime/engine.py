@@ -147,7 +147,7 @@ class OpenVinoEngine(TokenEngine):
         return EqualLogitsWatch(request, vocab_size)
 
     def _ready(self) -> list[GenerationRequest]:
-        """Those that may start, the most urgent first. Those whose guide is refused end here."""
+        """The requests that may start, most urgent first. Those whose guide is refused end here."""
         ready = []
         for request in sorted(self._waiting.values(), key=lambda waiting: waiting.priority):
             answer = self._guides.ask(request.guide) if request.guide else True
@@ -286,7 +286,7 @@ class _Running:
 
 
 def _most_blocks(request: GenerationRequest) -> int:
-    """Of the KV cache. The last token's keys and values are not computed: nothing follows it."""
+    """The most KV blocks of a request. Its last token needs none, because nothing follows it."""
     return -(-(len(request.prompt_ids) + request.max_tokens - 1) // KV_BLOCK_TOKENS)
 
 

@@ -1,7 +1,7 @@
 """`runtime_options` of a SGLang engine. Imports no SGLang: the build reads it too.
 
-Names are those of SGLang's `ServerArgs`, so that its documentation applies; what is left out here
-keeps the library's default. 0 and "" leave a number or a word to it. `limits` of engine.json go to
+Names are those of SGLang's `ServerArgs`, so that its documentation applies. Arguments that are not
+listed keep the library's default, as do the values 0 and "". `limits` of engine.json go to
 `context_length`, `max_running_requests` and `chunked_prefill_size`.
 """
 
@@ -27,7 +27,7 @@ FP4_BACKENDS = (
     "marlin",
 )
 GRAMMAR_BACKENDS = ("xgrammar", "llguidance", "outlines", "none")
-# Arguments that the runtime sets itself: from `limits`, or because room 2 needs them so.
+# Arguments that the runtime sets itself: from `limits`, or because room 2 depends on the value.
 RESERVED_ARGUMENTS = (
     "model_path",
     "tokenizer_path",
@@ -42,7 +42,7 @@ RESERVED_ARGUMENTS = (
     "sampling_defaults",
     "preferred_sampling_params",
     "allow_auto_truncate",
-    "rl_on_policy_target",  # switches deterministic inference on, whatever the option says
+    "rl_on_policy_target",  # turns deterministic inference on, regardless of the option
 )
 
 
@@ -70,7 +70,7 @@ class SglangOptions:
     # Only deterministic inference honours seeds. false: faster, honours min_p, and refuses requests
     # with a seed.
     enable_deterministic_inference: bool = True
-    more_server_args: dict[str, Any] = field(default_factory=dict)  # passed to the library unread
+    more_server_args: dict[str, Any] = field(default_factory=dict)  # passed on unchecked
 
     @property
     def drafts(self) -> bool:

@@ -1,9 +1,9 @@
 """TensorRT-LLM on its own asyncio loop, and what each of its responses adds to a request.
 
-Requests wait here until its batch has room for them; what it holds waits for KV cache alone, in the
-order of arrival unless `by_priority`. The library hands out the same result object with every
-response and changes it: `token_ids` holds everything so far, `token_ids_diff` what this response
-brought, until the next one is awaited.
+Requests wait here until its batch has room for them. In its batch they can only wait for KV cache,
+in the order of arrival unless `by_priority`. With each response the library returns and changes the
+same result object: `token_ids` has all tokens so far, and `token_ids_diff` those of this response,
+until the next one is awaited.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from token_engine.library_results import (
 )
 from token_engine.tensorrt_llm_runtime.sampling import Part, first_part, next_part
 
-ABORT_PATIENCE_S = 10.0  # for the last response of an aborted request; then its place is free
+ABORT_PATIENCE_S = 10.0  # for an aborted request's last response; then its place counts as free
 STATS_PAUSE_S = 0.2
-# In a `RequestError` that the workers report to every request: the end of their loop or of their
-# CUDA context (_torch/pyexecutor/error_classification.py, and what CUDA says of errors
-# after which it must restart). In small letters.
+# Words of a `RequestError` that the workers report to every request, in lower case: their loop or
+# their CUDA context has ended (_torch/pyexecutor/error_classification.py, and CUDA's messages of
+# errors after which it must restart).
 BROADCASTS = (
     "event loop terminated",
     "cudaerrorillegaladdress",
@@ -48,7 +48,7 @@ BROADCASTS = (
     "unrecoverable",
     "unspecified launch failure",
 )
-# Begins the error of a guide that cannot be compiled or followed. The rest may quote the guide.
+# The beginning of the error for a guide that cannot be compiled or followed. The rest may quote it.
 GUIDE_ERROR = "guided decoding error"
 
 
@@ -75,7 +75,7 @@ class GenerationLoop(AsyncLoop):
         request_error: type[Exception],
         most_running: int,
         hang_timeout_s: float,
-        by_priority: bool = False,  # whether the library's own queue goes by priority
+        by_priority: bool = False,  # whether the library's own queue is ordered by priority
     ) -> None:
         self._llm = llm
         self._by_priority = by_priority
@@ -110,7 +110,7 @@ class GenerationLoop(AsyncLoop):
 
     async def _generate(self, job: Job) -> None:
         if job.request.guide is not None:
-            # On a thread, because a large schema takes its time and the other requests go on.
+            # On a thread, because a large schema takes long and must not delay other requests.
             await asyncio.to_thread(self._check_guide, job.request.guide)
         part: Part | None = first_part(job.request)
         while part is not None and not job.cancelled:
@@ -122,7 +122,7 @@ class GenerationLoop(AsyncLoop):
         params = self._make_params(part)
         job.result = None
         try:
-            # By keyword: the third positional parameter is another one.
+            # By keyword, because the third positional parameter is a different one.
             job.result = self._llm.generate_async(
                 prompt, params, streaming=True, **self._order(job)
             )
@@ -136,7 +136,9 @@ class GenerationLoop(AsyncLoop):
         """Read to the end, or until the library has freed a cancelled request."""
         async for _ in job.result:
             self._last_sign = time.monotonic()
-            said = getattr(job.result, "error", None)  # later versions keep it, and raise nothing
+            said = getattr(
+                job.result, "error", None
+            )  # later versions keep the error instead of raising it
             if isinstance(said, str) and said:
                 raise self._request_error(said)
             if job.cancelled:
@@ -158,13 +160,13 @@ class GenerationLoop(AsyncLoop):
         return None
 
     def _order(self, job: Job) -> dict[str, Any]:
-        """Ours are -100 to 100, the lowest first; the library's 1 to 0, the highest first."""
+        """The library's priority, 1 (first) to 0, for ours of -100 (first) to 100."""
         return {"priority": (100 - job.request.priority) / 200} if self._by_priority else {}
 
     def _fail(self, job: Job, error: Exception) -> None:
         super()._fail(job, error)
         if job.result is not None and not isinstance(error.__cause__, self._request_error):
-            self._abort_result(job)  # the library goes on with it
+            self._abort_result(job)  # the library still works on it
 
     def _start_stats(self) -> None:
         """Not earlier, because the library complains before the first request."""
@@ -173,10 +175,15 @@ class GenerationLoop(AsyncLoop):
             self._help(self._read_stats())
 
     async def _read_stats(self) -> None:
-        """Statistics pile up if nobody reads them. The iterator ends when none comes for a while,
-        and the library hands out the same one, which stays at its end until the next request."""
+        """Read the statistics, which otherwise pile up.
+
+        The library always returns the same iterator. It ends when none come for a while, and stays
+        at its end until the next request.
+        """
         while True:
-            with contextlib.suppress(Exception):  # better to serve without figures than not at all
+            with contextlib.suppress(
+                Exception
+            ):  # serving without figures is better than not serving
                 iterator = self._llm.get_stats_async(timeout=WATCH_S)
                 getattr(iterator, "mark_undone", lambda: None)()
                 async for stats in iterator:
@@ -186,7 +193,7 @@ class GenerationLoop(AsyncLoop):
 
 
 def error_of(job: Job, said: str) -> Exception:
-    """What a `RequestError` with this message means for the request, or for all of them."""
+    """What a `RequestError` with this message means for the request, or for all requests."""
     words = said.lower()
     if job.request.guide is not None and words.startswith(GUIDE_ERROR):
         return IncompleteResponse(said) if job.made else RefusedRequest(said)
@@ -204,7 +211,7 @@ def read_kv_blocks(kv: dict[str, Any]) -> KvBlocks:
     return KvBlocks(total, used, queries * tokens, hits * tokens)
 
 
-# A request that the runtime has cancelled gets no delta; one that the library cancels has failed.
+# A request that the runtime cancels gets no delta; one that the library cancels has failed.
 FINISH_REASONS: dict[str, FinishReason] = {
     "stop": "stop",
     "length": "length",
@@ -236,14 +243,14 @@ def read_gain(output: Any, request: GenerationRequest) -> Gain:
 
 
 def _end_id(stop_reason: object, request: GenerationRequest) -> int:
-    """The library names the id for the `stop_token_ids` alone, and nothing for its `end_id`."""
+    """The library names the id for `stop_token_ids`, but not for its `end_id`."""
     if isinstance(stop_reason, int):
         return stop_reason
     return request.end_ids[0] if request.end_ids else -1
 
 
 def _first_scheduled_ns(output: Any) -> int:
-    """The library's clock is the machine's steady one; 0 if this version tells no times."""
+    """From the library's clock, the machine's steady one; 0 if this version gives no times."""
     metrics = getattr(output, "request_perf_metrics", None)
     timing = getattr(metrics, "timing_metrics", None)
     scheduled: timedelta | None = getattr(timing, "first_scheduled_time", None)

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from engine_config import EngineConfig
-from request_inputs.generation import read_inputs
+from request_inputs.generation import read_inputs, with_seed_of
 from request_inputs.rows import InvalidRequest
-from request_inputs.sampling import with_seed_of
 from response_outputs.text import StopWord
 from token_engine.interface import SamplingParams
 

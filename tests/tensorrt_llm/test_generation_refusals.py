@@ -11,8 +11,7 @@ import pytest
 from engine_config import EngineConfig
 from request_inputs.generation import read_inputs
 from request_inputs.guide_bounds import check_bounds
-from request_inputs.refused import MEANINGLESS
-from request_inputs.rows import InvalidRequest, UnsupportedRequest
+from request_inputs.rows import MEANINGLESS, InvalidRequest, UnsupportedRequest
 from token_engine.interface import Guide, SamplingParams
 from token_engine.registry import RUNTIMES, Runtime
 

@@ -13,8 +13,7 @@ import triton_python_backend_utils as pb_utils
 from engine_config import EngineConfigError
 from generation_room import GenerationRoom
 from request_inputs.generation import read_inputs, refuse_several_responses
-from request_inputs.parameters import UnknownParameter, read_parameters, wants_named_errors
-from request_inputs.rows import InvalidRequest, Refusal
+from request_inputs.rows import InvalidRequest, Refusal, read_parameters, wants_named_errors
 from response_outputs.metrics import EngineInfo, EngineMetrics
 from response_outputs.room_response import STOPPED, RoomResponse, response_arrays, stacked
 from serve_signals import ENGINE_ROOM, SIGNS, tell_serve
@@ -47,8 +46,6 @@ class TritonPythonModel:
             reply = TritonReply(request.get_response_sender(), self._metrics.count)
             try:
                 self._admit(request, reply)
-            except UnknownParameter as error:
-                reply.fail(str(error), "INVALID_ARG")
             except Refusal as error:
                 reply.fail(str(error), error.code)
             except Exception:  # our own bug: the log gets the trace, the caller a sentence

@@ -12,8 +12,7 @@ from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from request_inputs.generation import GenerationInputs
-from request_inputs.sampling import with_seed_of
+from request_inputs.generation import GenerationInputs, with_seed_of
 from response_outputs.room_response import RoomResponse, Timing
 from response_outputs.text import OutputText, TokenBytes, find_stops
 from token_engine.interface import (

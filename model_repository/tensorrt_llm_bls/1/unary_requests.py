@@ -29,7 +29,7 @@ CODE = re.compile(
 )
 # Words of Triton's own messages that mean: not now.
 STOPPING = ("Server not ready", "Server is stopping", "is not ready", "no available versions")
-# What a client's request parameters may be; see tensorrt_llm/1/request_inputs/parameters.py.
+# What a client's request parameters may be; see tensorrt_llm/1/request_inputs/rows.py.
 PARAMETERS = ("id", "named_errors", "Streaming", "accumulate_tokens")
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -15,17 +16,24 @@ from token_engine.interface import Guide, GuideKind, SamplingParams, lacks
 from token_engine.registry import Feature, find_runtime
 
 from request_inputs.guide_bounds import check_bounds
-from request_inputs.refused import refuse_beams, refuse_meaningless
 from request_inputs.rows import (
     Arrays,
     InvalidRequest,
     Row,
     UnsupportedRequest,
     read_word_list,
+    refuse_beams,
+    refuse_meaningless,
     shorten,
+    shown,
 )
-from request_inputs.sampling import LARGEST_INT32, read_sampling
 
+LARGEST_INT32 = 2**31 - 1
+SEEDS = 2**64
+BEAM_NUMBERS = {
+    "len_penalty": "length_penalty",
+    "beam_search_diversity_rate": "beam_search_diversity_rate",
+}
 MAX_STOP_WORDS = 16
 MAX_STOP_BYTES = 256
 MAX_BAD_WORDS = 256  # preprocessing makes two of each: with and without a space before
@@ -91,6 +99,13 @@ def read_inputs(
     return read
 
 
+def with_seed_of(sampling: SamplingParams, sequence: int) -> SamplingParams:
+    """The parameters of another sequence of the same prompt: its draws must differ."""
+    if sampling.seed is None or sequence == 0:  # without a seed, no two draw alike
+        return sampling
+    return replace(sampling, seed=(sampling.seed + sequence) % SEEDS)
+
+
 def refuse_several_responses(rows: list[GenerationInputs], packed: bool) -> None:
     """For a model that gives one response; `packed`: that one holds all sequences.
 
@@ -154,7 +169,7 @@ def _read_row(row: Row, config: EngineConfig, echo_prompt: bool) -> GenerationIn
         end_id=_end_id(row, vocabulary),
         ignore_eos=row.flag("ignore_eos"),
         stop_words=_stop_words(row, vocabulary),
-        sampling=read_sampling(row),
+        sampling=_sampling(row),
         logprobs=_logprobs(row),
         bad_words=_word_list(row, "bad_words_list", vocabulary, MAX_BAD_WORDS, MAX_BAD_IDS),
         token_bias=_token_bias(row.array("embedding_bias"), vocabulary),
@@ -165,6 +180,57 @@ def _read_row(row: Row, config: EngineConfig, echo_prompt: bool) -> GenerationIn
     )
     _check_features(inputs, config.runtime)
     return inputs
+
+
+def _sampling(row: Row) -> SamplingParams:
+    """With upstream's meanings: the choice is greedy without temperature, top_k and top_p, and with
+    top_k 1 or temperature 0; top_p 0 or below means unset.
+    """
+    temperature = row.number("temperature", 1.0, 0, 100)
+    top_k = row.integer("runtime_top_k", 0, 0, LARGEST_INT32, said="top_k")
+    top_p = _top_p(row)
+    min_p = row.number("min_p", 0.0, 0, 1)
+    seed = row.integer("seed", 0, 0, SEEDS - 1)
+    _check_beam_numbers(row)
+    asked = "temperature" in row or top_k or min_p or _gives_top_p(row)
+    greedy = not asked or temperature == 0 or top_k == 1
+    sampling = SamplingParams(
+        repetition_penalty=row.number("repetition_penalty", 1.0, 0, 100, above=True),
+        presence_penalty=row.number("presence_penalty", 0.0, -2, 2),
+        frequency_penalty=row.number("frequency_penalty", 0.0, -2, 2),
+    )
+    if greedy:
+        return sampling
+    return replace(
+        sampling,
+        greedy=False,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        seed=seed if "seed" in row else None,
+    )
+
+
+def _check_beam_numbers(row: Row) -> None:
+    """They act on beams only; checked all the same."""
+    for name, called in BEAM_NUMBERS.items():
+        value = row.single(name, 0.0, called)
+        if not math.isfinite(value):
+            raise InvalidRequest(f"{called} is {value} and must be a finite number")
+
+
+def _top_p(row: Row) -> float:
+    value = row.single("runtime_top_p", 1.0, said="top_p")
+    if not (math.isfinite(value) and value <= 1):
+        raise InvalidRequest(
+            f"top_p is {shown(value)} and must be above 0 and up to 1, or 0 and below for unset"
+        )
+    return float(value) if value > 0 else 1.0
+
+
+def _gives_top_p(row: Row) -> bool:
+    return bool(row.single("runtime_top_p", 0.0) > 0)
 
 
 def _output_options(row: Row, echo_prompt: bool) -> OutputOptions:

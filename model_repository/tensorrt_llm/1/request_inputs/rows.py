@@ -1,4 +1,4 @@
-"""One row of a request's tensors, read into plain values.
+"""What a request carries, read into plain values: its tensors row by row, and its parameters.
 
 A tensor comes as a numpy array of one row, without the batch dimension. A refusal is one sentence
 that names the input, its value and what it must be.
@@ -6,8 +6,10 @@ that names the input, its value and what it must be.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -190,3 +192,135 @@ def _decoded(name: str, value: bytes) -> str:
 
 def _span(low: int, high: int) -> str:
     return f"at least {low}" if high >= 2**31 - 1 else f"{low} to {high}"
+
+
+# Inputs of upstream's contract that mean nothing here, declared because clients send them. One that
+# carries a value (anything but zero, false or empty) is refused by name.
+NO_ENCODER = "a Llama model has no encoder"
+NO_PROMPT_TABLE = "this engine takes no prompt tables"
+NO_DRAFT = "this engine takes no draft tokens from a request"
+NO_LORA = "this engine has no LoRA adapters"
+NO_RETENTION = "this engine evicts KV cache blocks by age alone"
+NO_LOOKAHEAD = "this engine has no lookahead decoding"
+NO_LOGITS = "this engine keeps no logits"
+NO_DECAY = "this engine has a fixed top_p"
+
+MEANINGLESS: dict[str, str] = {
+    "encoder_input_features": NO_ENCODER,
+    "encoder_output_lengths": NO_ENCODER,
+    "cross_attention_mask": NO_ENCODER,
+    "skip_cross_attn_blocks": NO_ENCODER,
+    "mrope_rotary_cos_sin": "Llama has its own rotary embedding",
+    "mrope_position_deltas": "Llama has its own rotary embedding",
+    "prompt_embedding_table": NO_PROMPT_TABLE,
+    "prompt_table_extra_ids": NO_PROMPT_TABLE,
+    "prompt_vocab_size": NO_PROMPT_TABLE,
+    "draft_input_ids": NO_DRAFT,
+    "draft_logits": NO_DRAFT,
+    "draft_acceptance_threshold": NO_DRAFT,
+    "lora_task_id": NO_LORA,
+    "lora_weights": NO_LORA,
+    "lora_config": NO_LORA,
+    "return_context_logits": NO_LOGITS,
+    "return_generation_logits": NO_LOGITS,
+    "runtime_top_p_min": NO_DECAY,
+    "runtime_top_p_decay": NO_DECAY,
+    "runtime_top_p_reset_ids": NO_DECAY,
+    "context_phase_params": "this engine runs prefill and decode together",
+    "retention_token_range_starts": NO_RETENTION,
+    "retention_token_range_ends": NO_RETENTION,
+    "retention_token_range_priorities": NO_RETENTION,
+    "retention_token_range_durations_ms": NO_RETENTION,
+    "retention_decode_priority": NO_RETENTION,
+    "retention_decode_duration_ms": NO_RETENTION,
+    "lookahead_window_size": NO_LOOKAHEAD,
+    "lookahead_ngram_size": NO_LOOKAHEAD,
+    "lookahead_verification_set_size": NO_LOOKAHEAD,
+}
+
+
+def refuse_meaningless(arrays: Arrays) -> None:
+    """Raises `UnsupportedRequest` for the first input whose feature does not exist here."""
+    for name, why in MEANINGLESS.items():
+        array = arrays.get(name)
+        if array is None or not array.size:
+            continue
+        if carries_value(array) or name == "lora_task_id":  # 0 is a task like any other
+            raise UnsupportedRequest(f"{name} carries a value and must carry none: {why}")
+    # A decoder prompt of one pad id is what preprocessing makes when there is none.
+    decoder = arrays.get("decoder_input_ids")
+    if decoder is not None and decoder.shape[-1] > 1:
+        raise UnsupportedRequest(
+            f"decoder_input_ids carries a prompt and must carry none: {NO_ENCODER}"
+        )
+
+
+def refuse_beams(row: Row) -> None:
+    """Raises `UnsupportedRequest` for more beams than one, `InvalidRequest` for fewer."""
+    beams = row.integer("beam_width", 1, -(2**31), 2**31 - 1)
+    if beams < 1:
+        raise InvalidRequest(f"beam_width is {beams} and must be 1")
+    if beams > 1:
+        raise UnsupportedRequest(
+            f"beam_width is {beams} and must be 1: this engine has no beam search"
+        )
+
+
+# Of Triton's request parameters those with more ids by which `stop` finds the request: the client's
+# (HTTP's `generate` has no other place for one in Triton 2.51), and the unary model's own.
+IDS = ("id", "cancel_id")
+# What upstream's clients and benchmarks send, and upstream's models never read.
+WITHOUT_EFFECT = ("Streaming", "accumulate_tokens")
+# Whether an error's message begins with "[CODE] ". The unary model sets it: from one model to
+# another, and in a gRPC stream, Triton passes on the message of an error and not its code.
+NAMED_ERRORS = "named_errors"
+# The unary model's: one response for all sequences, and only when all of them are finished.
+ONE_RESPONSE = "one_response"
+# Room 3's: the key of the request that `stop` means, as it came with the request's responses.
+KEY = "stream_key"
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Triton's request parameters, read."""
+
+    ids: frozenset[str] = frozenset()
+    one_response: bool = False
+    key: int | None = None
+
+
+def wants_named_errors(parameters: str) -> bool:
+    """Read before all else, so that every refusal can follow it."""
+    return bool(parameters) and json.loads(parameters).get(NAMED_ERRORS) is True
+
+
+def read_parameters(parameters: str) -> Parameters:
+    """Raises `InvalidRequest`.
+
+    HTTP's `generate` makes a parameter of every JSON key that is no input, so a mis-spelled one
+    would be swallowed.
+    """
+    given = json.loads(parameters) if parameters else {}
+    for name in WITHOUT_EFFECT:
+        given.pop(name, None)
+    _flag(given, NAMED_ERRORS)
+    one_response = _flag(given, ONE_RESPONSE)
+    key = given.pop(KEY, None)
+    if not isinstance(key, int | None):
+        raise InvalidRequest(f"{KEY} is {key!r:.60} and must be an integer")
+    for name, value in given.items():
+        if name not in IDS:
+            raise InvalidRequest(
+                f"{name[:60]!r} must be an input that config.pbtxt lists, or the "
+                f"request parameter {IDS[0]} or {NAMED_ERRORS}"
+            )
+        if not isinstance(value, str):
+            raise InvalidRequest(f"{name} is {value!r:.60} and must be a string")
+    return Parameters(frozenset(given.values()), one_response, key)
+
+
+def _flag(given: dict[str, object], name: str) -> bool:
+    value = given.pop(name, False)
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"{name} is {value!r:.60} and must be true or false")
+    return value

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import host.room_paths  # noqa: F401
-from chat_template import ChatTemplate, InvalidMessages, parse_messages, parse_tools
+from chat_messages import InvalidMessages, parse_messages, parse_tools
+from chat_template import ChatTemplate
 from checkpoint_text import (
     FILES_READ,
     FOLDERS_READ,

@@ -21,9 +21,8 @@ from llama_fp4.errors import (
     must_be,
 )
 from llama_fp4.model_contract import Model, Prompt, Request
-from llama_fp4.plain_values import plain
 from llama_fp4.request_state import RequestState
-from llama_fp4.sampling import SamplingParams, merged_params
+from llama_fp4.sampling import SamplingParams, merged_params, plain
 from llama_fp4.settings import Keepalive, Retries, Timeouts, Tls, limit_of
 from llama_fp4.stream import Stream
 from llama_fp4.transports.base import Transport

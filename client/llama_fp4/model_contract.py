@@ -13,8 +13,7 @@ from typing import Any
 
 from llama_fp4.answers import ModelMetadata
 from llama_fp4.errors import InvalidRequest, UnknownOption, UnsupportedRequest, must_be
-from llama_fp4.plain_values import as_json
-from llama_fp4.sampling import SamplingParams
+from llama_fp4.sampling import SamplingParams, as_json
 
 Prompt = str | Sequence[Mapping[str, Any]]
 

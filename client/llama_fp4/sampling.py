@@ -1,16 +1,21 @@
-"""`SamplingParams`: the options of a request, checked before anything is sent."""
+"""`SamplingParams`: the options of a request, checked before anything is sent.
+
+Other libraries' values become Python's own, above all NumPy's, without importing it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from llama_fp4.errors import InvalidRequest, UnknownOption, must_be
-from llama_fp4.plain_values import as_json, plain, plain_list
 
+OWN = (bool, int, float, str, type(None))
 INT32_MAX = 2**31 - 1
 UINT64_MAX = 2**64 - 1
 SPELLED = {INT32_MAX: "2^31-1", UINT64_MAX: "2^64-1"}
@@ -224,3 +229,40 @@ def _check_json(name: str, value: Any) -> None:
         as_json(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise must_be(name, "what JSON can hold", value) from error
+
+
+def plain(value: Any) -> Any:
+    """The bool, int, float or str that `value` holds; any other value as it is.
+
+    NumPy's scalars, and arrays or tensors without dimensions (torch, JAX), have `item()`.
+    """
+    if type(value) in OWN:
+        return value
+    if getattr(value, "ndim", None) == 0 and callable(getattr(value, "item", None)):
+        value = value.item()
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    return value
+
+
+def plain_list(values: Any) -> Any:
+    """A list, tuple or array of one dimension as a tuple of `plain` values; any other as it is."""
+    if getattr(values, "ndim", None) == 1 and callable(getattr(values, "tolist", None)):
+        values = values.tolist()
+    return tuple(map(plain, values)) if isinstance(values, (list, tuple)) else values
+
+
+def as_json(value: Any) -> str:
+    """JSON. Raises TypeError, ValueError or RecursionError for what it cannot hold, such as NaN."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_for_json)
+
+
+def _for_json(value: Any) -> Any:
+    found = plain(value)
+    if type(found) not in OWN:
+        raise TypeError(f"JSON cannot hold a {type(value).__name__}")
+    return found

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_fp4.errors import InvalidRequest, must_be
-from llama_fp4.plain_values import plain
+from llama_fp4.sampling import plain
 
 LONGEST_S = 1e6  # above that clocks overflow, gRPC's first
 

@@ -14,8 +14,7 @@ from assemble_repository import assemble
 from compile_engine import compile_engine, parse_arguments
 from engines.token_table import TokenTable
 from host.console import BuildError
-from prompt_inputs import InvalidPrompt
-from request_preparation import RequestPreparation
+from request_preparation import InvalidPrompt, RequestPreparation
 
 from tests.support.paths import DEMO_CHECKPOINT
 

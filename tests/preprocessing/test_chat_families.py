@@ -16,8 +16,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 import pytest
-from chat_messages import parse_messages, parse_tools
-from chat_template import InvalidMessages
+from chat_messages import InvalidMessages, parse_messages, parse_tools
 from checkpoint_text import CheckpointText, load_checkpoint_text
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast

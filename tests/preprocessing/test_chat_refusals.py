@@ -13,10 +13,10 @@ from chat_messages import (
     MAX_MESSAGES,
     MAX_TOOLS,
     MAX_VALUES,
+    InvalidMessages,
     parse_messages,
     parse_tools,
 )
-from chat_template import InvalidMessages
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prompt_encoder import BYTES_A_TOKEN, PromptTooLong

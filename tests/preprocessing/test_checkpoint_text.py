@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chat_template import InvalidMessages
+from chat_messages import InvalidMessages
 from checkpoint_text import CheckpointText, CheckpointTextError, load_checkpoint_text
-from prompt_inputs import InvalidPrompt
-from request_preparation import RequestPreparation
+from request_preparation import InvalidPrompt, RequestPreparation
 from transformers import PreTrainedTokenizerFast
 
 from tests.support.paths import DEMO_CHECKPOINT

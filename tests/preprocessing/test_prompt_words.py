@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from prompt_encoder import PromptEncoder
-from prompt_inputs import InvalidPrompt, UnsupportedPrompt
 from request_inputs.rows import read_word_list
-from request_preparation import RequestPreparation
+from request_preparation import InvalidPrompt, RequestPreparation, UnsupportedPrompt
 from tokenizers import Tokenizer
 
 from tests.support.deployments import compile_engine

@@ -8,8 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
-from prompt_inputs import InvalidPrompt, Refusal, check_parameters, wants_named_errors
-from request_preparation import PreparationError, RequestPreparation
+from request_preparation import (
+    InvalidPrompt,
+    PreparationError,
+    Refusal,
+    RequestPreparation,
+    check_parameters,
+    wants_named_errors,
+)
 
 
 class TritonPythonModel:

@@ -31,7 +31,7 @@ from token_engine.interface import (
     TokenEngine,
     TokenLogprob,
 )
-from token_engine.openvino_runtime.alarm import EqualLogitsWatch
+from token_engine.openvino_runtime.sampling import EqualLogitsWatch
 
 from tests.support.engine_answers import generate
 from tests.support.small_engines import (

@@ -13,7 +13,7 @@ from engine_config import EngineConfig
 from response_outputs.room_response import OutputOptions
 from response_outputs.text import StopWord
 from token_engine.interface import Guide, GuideKind, SamplingParams, lacks
-from token_engine.registry import Feature, find_runtime
+from token_engine.registry import RUNTIMES, Feature
 
 from request_inputs.guide_bounds import check_bounds
 from request_inputs.rows import (
@@ -331,7 +331,7 @@ def _guide(row: Row) -> Guide | None:
 
 def _check_guides(rows: list[GenerationInputs], runtime: str) -> None:
     """Check each different guide once, after everything that is cheaper to check."""
-    check_guide = find_runtime(runtime).check_guide
+    check_guide = RUNTIMES[runtime].check_guide
     for guide in dict.fromkeys(row.guide for row in rows if row.guide):
         try:
             check_bounds(guide)
@@ -362,7 +362,7 @@ def _check_features(inputs: GenerationInputs, runtime: str) -> None:
             "none",
         ),
     ]
-    features = find_runtime(runtime).features
+    features = RUNTIMES[runtime].features
     for feature, name, value, neutral in wanted:
         if value is not None and feature not in features:
             raise UnsupportedRequest(lacks(runtime, name, value, neutral))

@@ -29,7 +29,6 @@ from token_engine.interface import (
     TokenEngine,
     TokenLogprob,
 )
-from token_engine.openvino_runtime.alarm import AlarmWatch, EqualLogitsWatch
 from token_engine.openvino_runtime.guide_queue import GuideQueue, GuideRefusal
 from token_engine.openvino_runtime.library import check_release, computing_cpu, import_openvino
 from token_engine.openvino_runtime.memory import (
@@ -40,7 +39,12 @@ from token_engine.openvino_runtime.memory import (
 )
 from token_engine.openvino_runtime.options import KV_BLOCK_TOKENS, OpenVinoOptions
 from token_engine.openvino_runtime.precision import settle
-from token_engine.openvino_runtime.sampling import generation_config, refuse_unsupported
+from token_engine.openvino_runtime.sampling import (
+    AlarmWatch,
+    EqualLogitsWatch,
+    generation_config,
+    refuse_unsupported,
+)
 
 REBUILD = "rebuild the engine with 'make engine'"
 IDLE_WAIT_S = 0.02  # for a guide, where there is nothing else to do; then for a message
@@ -65,6 +69,7 @@ class OpenVinoEngine(TokenEngine):
         self._refused: list[TokenDelta] = []
         self._cancelled_blocks = 0  # the pipeline frees a cancelled request in its next step
         self._guides = GuideQueue(directory, config.model.eos_token_ids, self._genai)
+        self._has_guides = False  # whether the queue has been asked for anything
         self._pipeline = self._load()
 
     def _load(self) -> Any:
@@ -107,13 +112,14 @@ class OpenVinoEngine(TokenEngine):
             or self._waiting
             or self._refused
             or self._cancelled_blocks
-            or self._guides.is_full
+            or (self._has_guides and self._guides.is_full)
         )
 
     def submit(self, request: GenerationRequest) -> None:
         refuse_unsupported(request, self._config.model.vocab_size)
         if request.guide is not None:
             request = self._guides.prepared(request)
+            self._has_guides = True
         blocks = _most_blocks(request)
         if blocks > self._options.num_kv_blocks:
             self._refused.append(self._does_not_fit(request.key, blocks))
@@ -182,9 +188,10 @@ class OpenVinoEngine(TokenEngine):
         deltas, self._refused = self._refused, []
         is_idle = not self._running and not self._cancelled_blocks
         waits = is_idle and not deltas and bool(self._waiting)
-        self._guides.work(self._meets_a_guide(), IDLE_WAIT_S if waits else 0.0)
+        if self._has_guides:
+            self._guides.work(self._meets_a_guide(), IDLE_WAIT_S if waits else 0.0)
         if is_idle:
-            if self._guides.is_full and not self._waiting:
+            if self._has_guides and self._guides.is_full and not self._waiting:
                 self._reload()
             return deltas
         self._cancelled_blocks = 0
@@ -218,6 +225,7 @@ class OpenVinoEngine(TokenEngine):
         self._guides.shutdown()
         del self._pipeline
         self._guides = GuideQueue(self._directory, self._config.model.eos_token_ids, self._genai)
+        self._has_guides = False
         self._pipeline = self._load()
 
     def _note_first_passes(self, now: int) -> None:

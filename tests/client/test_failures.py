@@ -198,7 +198,7 @@ def test_a_timeout_is_not_followed_by_a_long_wait(
         with Client(where, timeouts=limits) as client, pytest.raises(RequestTimeout):
             client.generate("Hello")
         assert len(handler.stop_limits) == 1
-        assert handler.stop_limits[0] <= LATE_STOP_TIMEOUT_S
+        assert handler.stop_limits[0] < 2 * LATE_STOP_TIMEOUT_S
     finally:
         release.set()
         server.stop(None)

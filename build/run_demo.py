@@ -21,6 +21,7 @@ with script_imports(__name__):
     from doctor import short_report
     from llama_fp4 import Client, LlamaError
     from serving.child_server import Ports, ServerProcess
+    from serving.gateway_process import missing_package
 
 BUILD = Path(__file__).resolve().parent
 OUT = BUILD / "out"
@@ -37,10 +38,13 @@ def main() -> None:
     parser.add_argument("--http-port", type=int, default=8000)
     parser.add_argument("--grpc-port", type=int, default=8001)
     parser.add_argument("--metrics-port", type=int, default=8002)
+    parser.add_argument("--gateway-port", type=int, default=9000)
+    parser.add_argument("--no-gateway", action="store_true", help="Triton's own ports alone")
     parser.add_argument("--once", action="store_true", help="stop after the answer")
     options = parser.parse_args()
     check_path(BUILD.parent)
-    ports = Ports(options.host, options.http_port, options.grpc_port, options.metrics_port)
+    gateway = None if options.no_gateway or missing_package() else options.gateway_port
+    ports = Ports(options.host, options.http_port, options.grpc_port, options.metrics_port, gateway)
     say(short_report())
     engine = OUT / "engine-demo"
     # SIGTERM must end the server too, as Ctrl-C does.
@@ -101,6 +105,14 @@ def _ask(ports: Ports, question: str) -> None:
         "the same over HTTP:\n"
         f"  curl -N {ports.url('http')}/v2/models/ensemble/generate_stream -d '{body}'\n"
     )
+    if ports.gateway is not None:
+        url = f"http://{ports.url('gateway')}"
+        asked = json.dumps({"model": "ensemble", "messages": messages, "stream": True})
+        kind = "-H 'content-type: application/json'"
+        say(
+            f"by OpenAI's API at {url}/v1 (the chat page: {url}/):\n"
+            f"  curl -N {url}/v1/chat/completions {kind} -d '{asked}'\n"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Run Triton on a model repository until Ctrl-C.
+"""Run Triton on a model repository, and OpenAI's API before it, until Ctrl-C.
 
 It runs the tritonserver on PATH (NVIDIA's container), else the one in the package nvidia-pytriton,
 on 127.0.0.1 unless --host says otherwise, and passes on its log and its exit code. SIGINT and
@@ -19,6 +19,7 @@ from host.console import fail, say
 from host.shell_path import path_problem
 from repository.unary import kind_of
 from serving.find_triton import TritonInstallation, TritonNotFound, find_triton
+from serving.gateway_process import missing_package
 from serving.run import Settings, run
 from serving.start_stop import UNLOAD_S
 
@@ -35,8 +36,11 @@ class Options:
     http_port: int
     grpc_port: int
     metrics_port: int
+    gateway_port: int
+    no_gateway: bool
     exit_timeout: float
     start_timeout: float
+    gateway_flags: tuple[str, ...] = ()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -60,6 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.exit_timeout,
         options.start_timeout,
         (options.host, options.http_port),
+        gateway_command(options),
     )
     return run(triton, settings)
 
@@ -77,6 +82,14 @@ def _parse(arguments: list[str] | None) -> Options:
     parser.add_argument("--grpc-port", type=_port, default=8001, metavar="N")
     parser.add_argument("--metrics-port", type=_port, default=8002, metavar="N")
     parser.add_argument(
+        "--gateway-port",
+        type=_port,
+        default=9000,
+        metavar="N",
+        help="of OpenAI's API (default %(default)s); arguments after -- are the gateway's own",
+    )
+    parser.add_argument("--no-gateway", action="store_true", help="Triton's own ports alone")
+    parser.add_argument(
         "--exit-timeout",
         type=_seconds,
         default=30,
@@ -91,7 +104,9 @@ def _parse(arguments: list[str] | None) -> Options:
         help="how long a model's start may make no progress before Triton is started again; the "
         "load of the engine does not count (default %(default)s)",
     )
-    return Options(**vars(parser.parse_args(arguments)))
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    at = given.index("--") if "--" in given else len(given)
+    return Options(**vars(parser.parse_args(given[:at])), gateway_flags=tuple(given[at + 1 :]))
 
 
 def _ipv4_address(text: str) -> str:
@@ -149,7 +164,7 @@ def check_path(path: Path) -> None:
 
 def check_ports(options: Options) -> None:
     """End with one sentence if a port is taken; Triton's own is buried in its log."""
-    for name in ("http", "grpc", "metrics"):
+    for name in ("http", "grpc", "metrics", "gateway")[: 3 if options.no_gateway else 4]:
         port = getattr(options, f"{name}_port")
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -180,6 +195,28 @@ def command_line(triton: TritonInstallation, options: Options) -> list[str]:
     if triton.backend_directory is not None:
         command.append(f"--backend-directory={triton.backend_directory}")
     return command
+
+
+def gateway_command(options: Options) -> tuple[str, ...]:
+    """The gateway's command line; empty for none."""
+    if options.no_gateway:
+        return ()
+    missing = missing_package()
+    if missing:
+        say(f"no gateway: it needs {missing}; 'pip install .[gateway]' installs it")
+        return ()
+    host = "127.0.0.1" if options.host == "0.0.0.0" else options.host
+    return (
+        sys.executable,
+        "-m",
+        "llama_fp4",
+        "gateway",
+        *("--host", options.host, "--port", str(options.gateway_port)),
+        *("--url", f"{host}:{options.grpc_port}"),
+        *("--metrics-url", f"http://{host}:{options.metrics_port}/metrics"),
+        *("--exit-timeout", str(round(options.exit_timeout))),
+        *options.gateway_flags,
+    )
 
 
 if __name__ == "__main__":

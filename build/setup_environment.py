@@ -28,7 +28,7 @@ SUPPORTED = ((3, 10), (3, 11), (3, 12))
 RUNNING = sys.version_info[:2]
 INSTALLER = "installer"
 # Each has a lock; that of `dev` holds all of them, so that to check one set-up is to check all.
-LOCKED = ("server", "fetch", "dev", "loadtest")
+LOCKED = ("server", "gateway", "fetch", "dev", "loadtest")
 ALL = "dev"
 # Packages that come with an extra and break it: they are built for another torch than the CPU's,
 # and transformers imports them if it finds them.

@@ -30,7 +30,7 @@ INPUTS: dict[str, Input] = {
     "messages": Input(ROOM, "", "JSON list of 1 to 1024 messages", "a chat in OpenAI's form, rendered with the checkpoint's chat template as transformers does. No text in it becomes a control token (an added token that is marked special, ends a generation or is written by the template itself). A message with several calls is rendered as one message for each call if the template takes no more. Keys that clients add for other servers are ignored; other unknown keys are refused. Refused if the checkpoint has no template"),
     "tools": Input(ROOM, "none", "JSON list of functions", "functions for the chat template, in OpenAI's form (the template named `tool_use`, if there is one, renders them); only with `messages`"),
     "decoder_text_input": Input(REFUSED, "", "empty", "encoder-decoder models"),
-    "max_tokens": Input(ROOM, "required; with `messages`: as many as fit", "1 to the engine's `max_seq_len` less the prompt", "the largest number of tokens to generate"),
+    "max_tokens": Input(ROOM, "as many as fit", "1 to the engine's `max_seq_len` less the prompt", "the largest number of tokens to generate"),
     "min_tokens": Input("min_tokens", "0", "0 to `max_tokens`", "before this many tokens, neither an end id nor a stop word ends the text"),
     "min_length": Input("min_tokens", "0", "as `min_tokens`", "older name of `min_tokens`"),
     "num_return_sequences": Input(ROOM, "1", "1 to 16", "sequences for each prompt, with the seeds `seed`, `seed` + 1, ...; must be 1 for the `ensemble` of a unary repository"),

@@ -40,28 +40,36 @@ class Ports:
     http: int = 8000
     grpc: int = 8001
     metrics: int = 8002
+    gateway: int | None = None  # None: no gateway
 
     def arguments(self) -> list[str]:
         """The options of serve.py."""
         named = {"http": self.http, "grpc": self.grpc, "metrics": self.metrics}
         ports = [text for name, port in named.items() for text in (f"--{name}-port", str(port))]
-        return ["--host", self.host, *ports]
+        no = ["--no-gateway"]
+        gateway = no if self.gateway is None else ["--gateway-port", str(self.gateway)]
+        return ["--host", self.host, *ports, *gateway]
 
     def url(self, name: str) -> str:
-        """`host:port` of "http", "grpc" or "metrics", as a client on this machine reaches it."""
+        """`host:port` of "http", "grpc", "metrics" or "gateway", as clients here reach it."""
         host = "127.0.0.1" if self.host == "0.0.0.0" else self.host
         return f"{host}:{getattr(self, name)}"
 
 
-def free_ports() -> Ports:
+def free_ports(gateway: bool = False) -> Ports:
+    """Ports for a server, and for a gateway before it if asked."""
+    return Ports("127.0.0.1", *_free(4 if gateway else 3))
+
+
+def _free(count: int) -> list[int]:
     """Free ports, from a range that the system does not use for outgoing connections."""
     found: list[int] = []
-    while len(found) < 3:
+    while len(found) < count:
         port = random.SystemRandom().randrange(LOWEST_PORT, _first_ephemeral_port())
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             found += [port] if port not in found else []
-    return Ports("127.0.0.1", *found)
+    return found
 
 
 def _first_ephemeral_port() -> int:
@@ -115,7 +123,8 @@ class ServerProcess:
         assert self._process is not None, "the server was not started"
         deadline = time.monotonic() + timeout_s
         with Client(self.ports.url("grpc")) as client:
-            while not (client.is_ready() and self._listens("http") and self._listens("metrics")):
+            names = ["http", "metrics", *(["gateway"] if self.ports.gateway else [])]
+            while not (client.is_ready() and all(map(self._listens, names))):
                 if self._process.poll() is not None:
                     raise BuildError(f"the server did not start: {self.failure()}")
                 if time.monotonic() > deadline:

@@ -20,6 +20,7 @@ from serve_signals import ANSWER, DIRECTORY_VARIABLE, KILLED, OPEN, REQUEST
 
 from serving.cleanup import STUB_GRACE_S, remove_dead_servers, watched_folder, write_note
 from serving.find_triton import TritonInstallation
+from serving.gateway_process import GatewayProcess
 from serving.processes import end_with_parent, region_option, remove_leftovers, stubs_of
 from serving.start_stop import StartWatch, StopWatch
 
@@ -42,6 +43,7 @@ class Settings:
     drain_s: float
     start_limit_s: float
     address: tuple[str, int]  # of the HTTP frontend
+    gateway: tuple[str, ...] = ()  # its command line, if there is one
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,13 @@ def run(triton: TritonInstallation, settings: Settings) -> int:
     """Run Triton to its end and clean up; returns its exit code, or 128 + the signal's number."""
     print(f"tritonserver from {triton.origin}", flush=True)
     signals = SignalPassing()
+    gateway = GatewayProcess(settings.gateway)
     try:
         remove_dead_servers()
         with watched_folder() as folder:
-            end = _start_until_it_runs(triton, settings, folder, signals)
+            end = _start_until_it_runs(triton, settings, folder, signals, gateway)
     finally:
+        gateway.end()
         signals.restore()
     if end.error:
         print(f"error: {end.error}", file=sys.stderr, flush=True)
@@ -69,13 +73,20 @@ def run(triton: TritonInstallation, settings: Settings) -> int:
 
 
 def _start_until_it_runs(
-    triton: TritonInstallation, settings: Settings, folder: Path, signals: SignalPassing
+    triton: TritonInstallation,
+    settings: Settings,
+    folder: Path,
+    signals: SignalPassing,
+    gateway: GatewayProcess,
 ) -> End:
     end = End(0, "", "")
     for attempt in range(1, ATTEMPTS + 1):
         if signals.number is not None:
             return End(-signals.number, f"stopped by signal {signals.number} while it started", "")
-        end = _run_once(triton, settings, folder, f"start-{attempt}", signals)
+        server = Server(triton, settings, folder, f"start-{attempt}", gateway)
+        signals.pass_to(server.process, server.drain)
+        server.attend()
+        end = server.end()
         if not end.failed_start or signals.number is not None:
             return end
         if attempt < ATTEMPTS:
@@ -92,29 +103,25 @@ def _start_until_it_runs(
     )
 
 
-def _run_once(
-    triton: TritonInstallation, settings: Settings, folder: Path, name: str, signals: SignalPassing
-) -> End:
-    server = Server(triton, settings, folder, name)
-    signals.pass_to(server.process, server.drain)
-    server.attend()
-    return server.end()
-
-
 class Server:
     """One tritonserver, from its start until all its processes have ended."""
 
     def __init__(
-        self, triton: TritonInstallation, settings: Settings, folder: Path, name: str
+        self,
+        triton: TritonInstallation,
+        settings: Settings,
+        folder: Path,
+        name: str,
+        gateway: GatewayProcess,
     ) -> None:
-        self._folder = folder
+        self._folder, self._gateway = folder, gateway
         self._rooms_folder = folder / name  # a start must not see the previous one's signs
         self._rooms_folder.mkdir()
         self._start = StartWatch(self._rooms_folder, settings.start_limit_s, settings.address)
         self._stop = StopWatch(self._rooms_folder)
         self._stuck = ""  # one clause: why its start was given up
         self._overdue = ""  # one clause: why its stop was cut short
-        self.drain = Drain(self._rooms_folder, settings.drain_s)
+        self.drain = Drain(self._rooms_folder, settings.drain_s, gateway)
         self.process = subprocess.Popen(
             [*settings.command, region_option(folder.name)],
             env={**os.environ, **triton.environment, DIRECTORY_VARIABLE: str(self._rooms_folder)},
@@ -137,6 +144,8 @@ class Server:
                     self._check_stop()
                 elif not (self._start.started or self.drain.asked or self._stuck):
                     self._check_start()
+                elif self._start.started:
+                    self._gateway.attend()
                 self._rest()
         finally:
             grace_s = 0 if self._stuck or self._overdue else STUB_GRACE_S
@@ -191,24 +200,41 @@ class Server:
 class Drain:
     """Finishes the requests in flight before Triton is stopped, as serve_signals.py explains."""
 
-    def __init__(self, directory: Path, seconds: float) -> None:
+    def __init__(
+        self, directory: Path, seconds: float, gateway: GatewayProcess | None = None
+    ) -> None:
         self.directory = directory
         self._seconds = seconds
-        self._deadline = float("inf")
+        self._gateway = gateway or GatewayProcess()
+        self._asked_at, self._deadline = 0.0, float("inf")
+        self._requested = False
         self.asked = False
         self.stopped = False  # Triton got SIGTERM
         self.was_idle = False  # nothing was in flight at that moment
 
     def ask(self) -> None:
-        """Ask the engine's room to drain; safe in a signal handler."""
+        """Ask the gateway, then the engine's room to drain; safe in a signal handler."""
         self.asked = True
-        self._deadline = time.monotonic() + self._seconds + STUB_GRACE_S
-        write_whole_file(self.directory / REQUEST, str(self._seconds))
+        self._asked_at = time.monotonic()
+        self._gateway.ask_to_end()
+        self._ask_room()
+
+    def _ask_room(self) -> None:
+        left = max(self._asked_at + self._seconds - time.monotonic(), 0.0)
+        if self._gateway.runs and left:
+            return
+        self._requested = True
+        self._deadline = time.monotonic() + left + STUB_GRACE_S
+        write_whole_file(self.directory / REQUEST, str(left))
 
     def stop_when_done(self, process: subprocess.Popen[bytes]) -> None:
         """Stop Triton when nothing is in flight, or when the room does not answer in time."""
         if not self.asked or self.stopped:
             return
+        if not self._requested:
+            self._ask_room()
+            if not self._requested:
+                return
         # Before the engine's room is open, nothing is in flight.
         idle = (self.directory / ANSWER).exists() or not (self.directory / OPEN).exists()
         if idle or time.monotonic() > self._deadline:

@@ -17,6 +17,7 @@ class Chunk:
     stop_reason: str  # the stop word that ended the text, else ""
     num_output_tokens: int  # of this chunk; 0 where the server does not count
     num_input_tokens: int  # of the whole prompt; 0 before the final chunk
+    top_logprobs: str = ""  # JSON, one object for each token, if `logprobs` was given
 
 
 @dataclass(slots=True)

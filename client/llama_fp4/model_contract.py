@@ -122,6 +122,7 @@ class Model:
         known = {tensor.name for tensor in metadata.outputs}
         self._outputs = tuple(name for name in self.contract.outputs if name in known)
         self._has_ids = "token_ids" in known and "return_token_ids" in self._inputs
+        self._has_logprobs = "top_logprobs" in known
 
     def request(
         self,
@@ -152,6 +153,8 @@ class Model:
         if token_ids and self._has_ids:
             tensors.append(self._tensor("return_token_ids", [True]))
             outputs += ("token_ids",)
+        if params.logprobs is not None and self._has_logprobs:
+            outputs += ("top_logprobs",)
         return Request(
             self.metadata.name,
             request_id,

@@ -59,7 +59,7 @@ class SamplingParams:
     count as Python's. Raises `InvalidRequest` with the field, its value and what it must be.
     """
 
-    max_tokens: int | None = 128  # None, with messages only: as many as the context has room for
+    max_tokens: int | None = 128  # None: as many as the context has room for
     min_tokens: int | None = None
     temperature: float | None = None  # 0: greedy
     top_k: int | None = None

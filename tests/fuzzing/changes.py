@@ -107,10 +107,8 @@ def large_batch(rng: random.Random, draft: Draft) -> bool:
 def missing_input(rng: random.Random, draft: Draft) -> bool:
     tensor = rng.choice(draft.tensors)
     draft.tensors.remove(tensor)
-    required = ("text_input", "messages", "max_tokens", "QUERY", "MESSAGES", "REQUEST_OUTPUT_LEN",
+    required = ("text_input", "messages", "QUERY", "MESSAGES",
                 "input_ids", "request_output_len", "TOKENS_BATCH", "SEQUENCE_LENGTH")  # fmt: skip
-    if tensor.name in ("max_tokens", "REQUEST_OUTPUT_LEN"):  # messages need none
-        return not any(other.name in ("messages", "MESSAGES") for other in draft.tensors)
     return tensor.name in required
 
 

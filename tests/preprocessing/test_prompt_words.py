@@ -152,9 +152,7 @@ def test_messages_without_max_tokens_get_the_rest_of_the_context(room: RequestPr
     assert few + rest == 2048
     fixed = few - 1
     assert prepared(2047 - fixed) == (2047, 1)
-    with pytest.raises(
-        InvalidPrompt, match=r"^messages make a prompt of 2048 tokens and must make"
-    ):
+    with pytest.raises(InvalidPrompt, match=r"^the prompt has 2048 tokens and must have less"):
         prepared(2048 - fixed)
 
 

@@ -190,7 +190,12 @@ def test_a_path_that_tritons_shell_would_misread_is_refused(
     numbers = [f"--http-port={ports.http}", f"--grpc-port={ports.grpc}"]
     with pytest.raises(SystemExit):
         serve.main(
-            [f"--model-repository={repository}", *numbers, f"--metrics-port={ports.metrics}"]
+            [
+                f"--model-repository={repository}",
+                *numbers,
+                f"--metrics-port={ports.metrics}",
+                "--no-gateway",
+            ]
         )
     said = capsys.readouterr().err
     assert said.startswith(f"error: {repository} has ")

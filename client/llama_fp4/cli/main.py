@@ -39,6 +39,7 @@ COMMANDS = {
     "models": ("inspect_server", "which models the server has, and their inputs"),
     "metrics": ("inspect_server", "what the engine does now"),
     "bench": ("bench", "a quick look at latency and tokens/s, no load test"),
+    "gateway": ("gateway", "serve OpenAI's API before the server"),
 }
 
 

@@ -1,0 +1,1 @@
+"""OpenAI's API before one Triton server: `llama-fp4 gateway`. Needs the extra `gateway`."""

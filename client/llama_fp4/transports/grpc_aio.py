@@ -55,6 +55,12 @@ class GrpcAioTransport:
             async for _ in self._infer(stop, timeout=timeout_s, metadata=self._headers):
                 pass
 
+    async def infer(self, request: Request, timeout_s: float | None) -> dict[str, bytes]:
+        """The raw outputs, by name, of a model that gives one response. Raises `LlamaError`."""
+        return wire.outputs_of(
+            await self._ask("ModelInfer", wire.infer_request(request), timeout_s)
+        )
+
     async def metadata(self, model: str, timeout_s: float | None) -> ModelMetadata:
         asked = pb.ModelMetadataRequest(name=model)
         return wire.metadata_of(await self._ask("ModelMetadata", asked, timeout_s))

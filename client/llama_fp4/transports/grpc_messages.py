@@ -148,7 +148,7 @@ class Reader:
     def __init__(self, cumulative: bool) -> None:
         self._cumulative = cumulative
         # By the outputs' names in order, because responses omit outputs.
-        self._layouts: dict[tuple[str, ...], tuple[int, int, int, int, int, int]] = {}
+        self._layouts: dict[tuple[str, ...], tuple[int, ...]] = {}
         self._index = 0
         self._text = ""
         self._finish = self._stop = ""
@@ -161,7 +161,7 @@ class Reader:
         layout = self._layouts.get(names)
         if layout is None:
             layout = self._layouts[names] = _layout(names)
-        text_at, count_at, ids_at, finish_at, stop_at, inputs_at = layout
+        text_at, count_at, ids_at, finish_at, stop_at, inputs_at, top_at = layout
         final = response.parameters["triton_final_response"].bool_param
         text = raw[text_at][4:].decode() if text_at >= 0 else ""
         if finish_at >= 0:
@@ -183,6 +183,7 @@ class Reader:
             self._stop if final else "",
             int.from_bytes(raw[count_at][:4], "little") if count_at >= 0 else 0,
             self._inputs if final else 0,
+            raw[top_at][4:].decode() if top_at >= 0 else "",
         )
 
     def _new(self, text: str, final: bool) -> str:
@@ -194,9 +195,9 @@ class Reader:
         return new
 
 
-def _layout(names: tuple[str, ...]) -> tuple[int, int, int, int, int, int]:
+def _layout(names: tuple[str, ...]) -> tuple[int, ...]:
     at = {name: index for index, name in enumerate(names)}
-    text, count, ids, finish, stop, inputs = (
+    return tuple(
         at.get(name, -1)
         for name in (
             "text_output",
@@ -205,9 +206,9 @@ def _layout(names: tuple[str, ...]) -> tuple[int, int, int, int, int, int]:
             "finish_reason",
             "stop_reason",
             "num_input_tokens",
+            "top_logprobs",
         )
     )
-    return text, count, ids, finish, stop, inputs
 
 
 def error_of_rpc(code: str, details: str, request_id: str = "") -> LlamaError:
@@ -238,6 +239,12 @@ def _plain(details: str) -> str:
         return details
     address, why = found["address"] or found["name"], found["why"] or found["reason"]
     return f"no connection to {unquote(address)}: {why}"
+
+
+def outputs_of(answer: Any) -> dict[str, bytes]:
+    """The raw contents of a `ModelInferResponse`'s outputs, by name."""
+    names = [output.name for output in answer.outputs]
+    return dict(zip(names, answer.raw_output_contents, strict=True))
 
 
 def metadata_of(answer: Any) -> ModelMetadata:

@@ -119,6 +119,7 @@ class Chunks:
             self._stop if final else "",
             int(_one(said.get("num_output_tokens")) or 0),
             self._inputs if final else 0,
+            str(_one(said.get("top_logprobs")) or ""),
         )
 
 

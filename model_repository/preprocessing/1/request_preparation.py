@@ -157,10 +157,8 @@ class RequestPreparation:
         return outputs
 
     def _max_tokens(self, row: PromptRow) -> int | None:
-        """None if messages come without it: as many as fit the context."""
+        """None if it is left out: then as many as fit the context."""
         max_tokens = row.integer("REQUEST_OUTPUT_LEN")
-        if max_tokens is None and row.data("QUERY") is not None:
-            raise InvalidPrompt("max_tokens is missing, it is required with text_input")
         if max_tokens is not None and max_tokens < 1:
             raise InvalidPrompt(f"max_tokens is {max_tokens} and must be at least 1")
         return max_tokens
@@ -227,8 +225,8 @@ class RequestPreparation:
         if max_tokens is None:
             if prompt_tokens >= longest:
                 raise InvalidPrompt(
-                    f"messages make a prompt of {prompt_tokens} tokens and must make less than "
-                    f"{longest}, which prompt and answer may have together"
+                    f"the prompt has {prompt_tokens} tokens and must have less than {longest}, "
+                    "which prompt and answer may have together"
                 )
             return longest - prompt_tokens
         total = prompt_tokens + max_tokens

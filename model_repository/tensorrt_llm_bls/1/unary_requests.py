@@ -48,8 +48,9 @@ def ensemble_inputs(arrays: Named) -> dict[str, npt.NDArray[Any]]:
             raise Refusal(f"{name} carries a value and must carry none: {why}", "UNSUPPORTED")
     kept = {name: array for name, array in arrays.items() if name not in MEANINGLESS}
     # Triton has no good sentence for a step without any input.
-    if not {"max_tokens", "messages"} & kept.keys():
-        raise Refusal("max_tokens is missing, it is required with text_input", "INVALID_ARG")
+    if not {"max_tokens", "messages", "text_input"} & kept.keys():
+        message = "neither text_input nor messages is given; exactly one must be"
+        raise Refusal(message, "INVALID_ARG")
     stream = kept.pop("stream", None)
     # A client that wants a stream gets one response, and as in every stream no echo.
     if stream is not None and stream.any():

@@ -1,0 +1,53 @@
+"""What each endpoint that generates needs, and what they do alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from starlette.responses import Response
+
+from llama_fp4.gateway.backend import Backend
+from llama_fp4.gateway.errors import ApiError
+from llama_fp4.gateway.exchange import EventStream
+from llama_fp4.gateway.gate import GatewayState
+from llama_fp4.gateway.generation import Usage
+from llama_fp4.gateway.openai_api.answers import as_json
+from llama_fp4.gateway.settings import GatewaySettings
+
+
+@dataclass(frozen=True)
+class Context:
+    """One worker's: made at its start, given to every endpoint."""
+
+    settings: GatewaySettings
+    state: GatewayState
+    backend: Backend
+
+    def check_model(self, name: str) -> None:
+        """Raises 404 for a model that is not served here."""
+        served = self.settings.served_names
+        if name not in served:
+            raise ApiError(
+                404,
+                f"the model must be one of {', '.join(served)}, not {name[:60]!r}",
+                "model",
+                "model_not_found",
+            )
+
+    def count(self, usage: Usage) -> None:
+        """Add an answer's tokens to the metrics."""
+        self.state.metrics.prompt_tokens.inc(usage.prompt)
+        self.state.metrics.completion_tokens.inc(usage.completion)
+
+    async def streamed(self, events: AsyncGenerator[bytes, None], since: float) -> Response:
+        """The stream once its first event has come."""
+        answer = await EventStream.begun(events)
+        self.state.metrics.ttft.observe(time.perf_counter() - since)
+        return answer
+
+
+def json_response(document: object) -> Response:
+    """An answer in JSON."""
+    return Response(as_json(document), media_type="application/json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from llama_fp4.cli.inspect_server import add_metrics_url
@@ -19,7 +20,7 @@ PACKAGES = ("starlette", "uvicorn", "httptools", "uvloop", "pydantic", "promethe
 
 
 def add_gateway_options(parser: argparse.ArgumentParser) -> None:
-    """Those of `llama-fp4 gateway`."""
+    """Add the options of `llama-fp4 gateway`."""
     group = parser.add_argument_group("gateway")
     group.add_argument("--host", default="127.0.0.1", help="where to listen (default: %(default)s)")
     _add_number(group, "--port", DEFAULT_PORT, "where to listen", most=65535)
@@ -77,11 +78,28 @@ def _add_number(
     group.add_argument(option, type=kind, default=default, metavar="N", help=text)
 
 
-def run_gateway(given: argparse.Namespace) -> int:
+@dataclass(frozen=True)
+class GatewayOptions:
+    """The command line: a gateway to run, or else a key to make."""
+
+    settings: GatewaySettings | None
+    new_key: str = ""  # whose
+
+
+def gateway_options(given: argparse.Namespace) -> GatewayOptions:
+    """Parse the command line. Raises `InvalidRequest`."""
+    if given.new_key is None:
+        return GatewayOptions(_settings(given))
+    if not given.new_key.strip() or not given.new_key.isprintable():
+        raise must_be("--new-key", "printable text", given.new_key)
+    return GatewayOptions(None, given.new_key.strip())
+
+
+def run_gateway(options: GatewayOptions) -> int:
     """Serve until a signal. Raises `InvalidRequest`."""
-    if given.new_key is not None:
-        return _make_key(given.new_key)
-    settings = gateway_settings(given)
+    settings = options.settings
+    if settings is None:
+        return _make_key(options.new_key)
     try:
         from llama_fp4.gateway.server import run
     except ModuleNotFoundError as error:
@@ -96,8 +114,7 @@ def run_gateway(given: argparse.Namespace) -> int:
     return run(settings)
 
 
-def gateway_settings(given: argparse.Namespace) -> GatewaySettings:
-    """Raises `InvalidRequest`."""
+def _settings(given: argparse.Namespace) -> GatewaySettings:
     server = server_options(given)
     if server.url.startswith(("http://", "https://")):
         raise must_be("--url", "host:port of the server's gRPC port", server.url)
@@ -124,12 +141,10 @@ def gateway_settings(given: argparse.Namespace) -> GatewaySettings:
 
 
 def _make_key(name: str) -> int:
-    """Print a new key on stderr and its line for --api-keys on stdout. Raises `InvalidRequest`."""
-    if not name.strip() or not name.isprintable():
-        raise must_be("--new-key", "printable text", name)
+    """Print a new key on stderr and its line for --api-keys on stdout."""
     key = new_key()
     note(f"the key, shown only here: {key}")
-    say(f"{hashed(key)} {name.strip()}")
+    say(f"{hashed(key)} {name}")
     return OK
 
 

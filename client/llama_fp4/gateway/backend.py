@@ -15,8 +15,7 @@ from llama_fp4.cli.inspect_server import fetch
 from llama_fp4.errors import LlamaError, UnsupportedRequest
 from llama_fp4.gateway.settings import GatewaySettings
 from llama_fp4.model_contract import Prompt, Request, Tensor
-from llama_fp4.plain_values import as_json
-from llama_fp4.sampling import SamplingParams
+from llama_fp4.sampling import SamplingParams, as_json
 from llama_fp4.settings import Keepalive
 from llama_fp4.transports.choose import open_transport
 

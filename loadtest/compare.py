@@ -68,14 +68,14 @@ def parse_conditions(text: str) -> list[Condition]:
     for part in filter(None, (each.strip() for each in text.split(","))):
         match = CONDITION.fullmatch(part.replace(" ", ""))
         if match is None:
-            raise ValueError(f'--fail-if is {part!r}, must be as "ttft:p99>1.1"')
+            raise ValueError(f'--fail-if must be as "ttft:p99>1.1", not {part!r}')
         workload, metric, statistic, sign, limit = match.groups()
         if metric not in (*METRICS, *RATES):
             allowed = ", ".join((*METRICS, *RATES))
-            raise ValueError(f"--fail-if names {metric!r}, must be one of {allowed}")
+            raise ValueError(f"--fail-if must name one of {allowed}, not {metric!r}")
         if (statistic is None) == (metric in METRICS):
             form = f"{metric}:p99>1.1" if metric in METRICS else f"{metric}<0.9"
-            raise ValueError(f'--fail-if is {part!r}, must be as "{form}"')
+            raise ValueError(f'--fail-if must be as "{form}", not {part!r}')
         try:
             percent = float((statistic or "p50").lstrip("p") if statistic != "mean" else 50)
             value = float(limit)
@@ -213,8 +213,8 @@ def _check_workloads(conditions: Sequence[Condition], first: Run, second: Run) -
     for condition in conditions:
         if condition.workload and condition.workload not in shared:
             raise ValueError(
-                f"--fail-if {condition.text!r} is of the workload {condition.workload!r}, "
-                f"must be one that both runs are mixes of: {', '.join(shared) or 'none is'}"
+                f"--fail-if must name a workload of both runs ({', '.join(shared) or 'none is'}), "
+                f"not {condition.workload!r}"
             )
 
 

@@ -111,7 +111,7 @@ def _set_times(values: dict[str, Any], run_time: Any, replayed: bool) -> None:
     try:
         values["warmup_s"] = float(warmup_s)
     except ValueError:
-        raise OptionError(f"--warmup is {warmup_s!r}, must be seconds") from None
+        raise OptionError(f"--warmup must be seconds, not {warmup_s!r}") from None
     values["load_s"] = load_s
 
 
@@ -127,8 +127,8 @@ def _whole_s(values: Mapping[str, Any]) -> float:
         span_s = times[-1] / values["speed"]
         if span_s > MOST_RECORDED_S:
             raise OptionError(
-                f"--replay {values['replay']} goes on for {span_s:.3g} s at --speed "
-                f"{values['speed']:g}, must be at most {MOST_RECORDED_S:,} s"
+                f"--replay {values['replay']} must last at most {MOST_RECORDED_S:,} s, not "
+                f"{span_s:.3g} s, at --speed {values['speed']:g}"
             )
         return span_s * len(times) / (len(times) - 1) if span_s else ONLY_S
     if values["arrivals"] not in PROCESSES:

@@ -60,7 +60,7 @@ def master_port_problem(parser: argparse.ArgumentParser, arguments: Sequence[str
     except argparse.ArgumentError:  # Locust's parser reports it
         return ""
     if given.processes is not None and given.processes < -1:
-        return f"--processes is {given.processes}, must be how many workers, -1 for one a core"
+        return f"--processes must be how many workers, or -1 for one a core, not {given.processes}"
     if given.processes and not (given.worker or given.master_port or given.master_bind_port):
         with socket.socket() as free:
             free.bind(("", 0))

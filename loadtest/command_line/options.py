@@ -81,11 +81,11 @@ class RunOptions:
         self._check_numbers()
         if self.warmup_s >= self.load_s:
             raise OptionError(
-                f"--warmup is {self.warmup_s:g} s, must be less than -t's {self.load_s:g} s"
+                f"--warmup must be less than -t's {self.load_s:g} s, not {self.warmup_s:g} s"
             )
         if self.arrivals not in PROCESSES:
             raise OptionError(
-                f"--arrivals is {self.arrivals!r}, must be one of {', '.join(PROCESSES)}"
+                f"--arrivals must be one of {', '.join(PROCESSES)}, not {self.arrivals!r}"
             )
         if self.arrivals == "trace" and not self.replay:
             raise OptionError("--arrivals is trace, which needs a recording: --replay FILE")
@@ -105,16 +105,18 @@ class RunOptions:
             least = "above 0" if name in ABOVE_0 else "from 0 on"
             # NaN fails both comparisons, and json and float() accept infinity.
             if not (value > 0 or (value == 0 and name in FROM_0)) or math.isinf(value):
-                raise OptionError(f"--{_dashed(name)} is {value}, must be a number {least}")
+                raise OptionError(f"--{_dashed(name)} must be a number {least}, not {value}")
         timed = self.closed_loop or self.arrivals == "trace"  # not --rate
         if not timed and self.rate * self.load_s > MOST_ARRIVALS:
             raise OptionError(
-                f"--rate is {self.rate:g}, must be at most {MOST_ARRIVALS:,} arrivals in all of "
-                f"--run-time, {MOST_ARRIVALS / self.load_s:g}/s"
+                f"--rate must be at most {MOST_ARRIVALS / self.load_s:g}/s, {MOST_ARRIVALS:,} "
+                f"arrivals in all of --run-time, not {self.rate:g}"
             )
         for name in ("prefix_tokens", "over_long_tokens"):
             if (tokens := getattr(self, name)) > MOST_TOKENS:
-                raise OptionError(f"--{_dashed(name)} is {tokens}, must be at most {MOST_TOKENS:,}")
+                raise OptionError(
+                    f"--{_dashed(name)} must be at most {MOST_TOKENS:,}, not {tokens}"
+                )
 
     def _check_search(self) -> None:
         if not self.find_max_rate:
@@ -159,7 +161,7 @@ class RunOptions:
         except ValueError as error:
             raise OptionError(f"--sampling is not JSON: {error}") from error
         if not isinstance(document, dict):
-            raise OptionError(f"--sampling is {self.sampling!r}, must be a JSON object")
+            raise OptionError(f"--sampling must be a JSON object, not {self.sampling!r}")
         if taken := sorted(set(document) & set(NOT_OPTIONS)):
             raise OptionError(f"--sampling has {taken[0]!r}, which the workload or run itself sets")
         return document
@@ -172,9 +174,9 @@ class RunOptions:
         try:
             times = float(at), float(seconds)
         except ValueError:
-            raise OptionError(f"--stall is {self.stall!r}, must be AT:SECONDS, as 20:3") from None
+            raise OptionError(f"--stall must be AT:SECONDS, as 20:3, not {self.stall!r}") from None
         if not all(math.isfinite(each) and each >= 0 for each in times):
-            raise OptionError(f"--stall is {self.stall!r}, must be seconds from 0 on")
+            raise OptionError(f"--stall must be seconds from 0 on, not {self.stall!r}")
         if self.stall_pid <= 0:
             raise OptionError("--stall needs the server's process: --stall-pid PID")
         return times

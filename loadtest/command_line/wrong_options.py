@@ -46,7 +46,7 @@ def sentence(message: str, options: Sequence[str], arguments: Sequence[str] = ()
         told = f"did you mean {close[0]}?" if close else f"{HELP} lists them"
         return f"there is no option {name}; {told}"
     if match := WRONG_VALUE.fullmatch(message):
-        return f"{_last(match[1])} is {match[3]}, must be {KINDS.get(match[2], match[2])}"
+        return f"{_last(match[1])} must be {KINDS.get(match[2], match[2])}, not {match[3]}"
     if match := NO_VALUE.fullmatch(message):
         return f"{_last(match[1])} needs a value; {HELP} says which"
     if match := ABOUT_ONE.fullmatch(message):

@@ -44,7 +44,7 @@ class RequestRecord:
 
     def __post_init__(self) -> None:
         if self.phase not in PHASES:
-            raise ValueError(f"phase is {self.phase!r}, must be one of {', '.join(PHASES)}")
+            raise ValueError(f"phase must be one of {', '.join(PHASES)}, not {self.phase!r}")
 
     @property
     def ok(self) -> bool:
@@ -118,7 +118,7 @@ class RequestRecord:
         except ValueError as error:
             raise ValueError(f"a line of the records is not JSON: {error}") from error
         if not isinstance(document, Mapping):
-            raise ValueError(f"a line of the records is {document!r}, must be an object")
+            raise ValueError(f"a line of the records must be an object, not {document!r}")
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(document) - known):
             raise ValueError(f"a record has no field {unknown[0]!r}")

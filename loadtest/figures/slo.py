@@ -75,19 +75,19 @@ def parse_slo(text: str) -> Slo:
         raise ValueError(f"the SLO {text!r} is not of the form metric:p99<2000ms")
     metric, unit = match["metric"], match["unit"]
     if metric not in METRICS:
-        raise ValueError(f"the SLO {text!r} is on {metric!r}, must be one of {', '.join(METRICS)}")
+        raise ValueError(f"the SLO {text!r} must be on one of {', '.join(METRICS)}, not {metric!r}")
     if not unit:
-        raise ValueError(f"the SLO {text!r} has no unit, must be one of {', '.join(UNITS)}")
+        raise ValueError(f"the SLO {text!r} must have a unit: one of {', '.join(UNITS)}")
     if unit not in UNITS:
-        raise ValueError(f"the SLO {text!r} is in {unit!r}, must be one of {', '.join(UNITS)}")
+        raise ValueError(f"the SLO {text!r} must be in one of {', '.join(UNITS)}, not {unit!r}")
     percent = _number(match["percent"], text) if match["percent"] else DEFAULT_PERCENT
     limit = _number(match["limit"], text) * UNITS[unit]
     if not 0 < percent <= 100:
         raise ValueError(
-            f"the SLO {text!r} has percentile {percent:g}, must be above 0, at most 100"
+            f"the SLO {text!r} must have a percentile above 0 and at most 100, not {percent:g}"
         )
     if limit <= 0:
-        raise ValueError(f"the SLO {text!r} has limit {match['limit']}, must be above 0")
+        raise ValueError(f"the SLO {text!r} must have a limit above 0, not {match['limit']}")
     return Slo(metric, percent, limit, text.replace(" ", ""), match["workload"] or "")
 
 
@@ -97,8 +97,8 @@ def parse_slos(text: str, workloads: Collection[str] | None = None) -> tuple[Slo
     for slo in slos:
         if slo.workload and workloads is not None and slo.workload not in workloads:
             raise ValueError(
-                f"the SLO {slo.text!r} is of the workload {slo.workload!r}, "
-                f"must be one of {', '.join(workloads)}"
+                f"the SLO {slo.text!r} must be of one of the workloads {', '.join(workloads)}, "
+                f"not {slo.workload!r}"
             )
     return slos
 

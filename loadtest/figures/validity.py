@@ -105,19 +105,18 @@ def reasons_invalid(
     for name, health in sorted(workers.items()):
         if health.cpu > MAX_CPU:
             reasons.append(
-                f"worker {name} used {health.cpu:.0%} of its core, must be at most {MAX_CPU:.0%}"
+                f"worker {name} used {health.cpu:.0%} of its core, more than {MAX_CPU:.0%}"
             )
         late = health.loop_lag.percentile(99)
         if late > wakes:
             reasons.append(
                 f"worker {name}'s event loop woke {late * 1e3:.1f} ms late (p99), "
-                f"must be at most {wakes * 1e3:.0f} ms: every time may be that much too late"
+                f"more than {wakes * 1e3:.0f} ms: every time may be that much too late"
             )
     late = send_lag.percentile(99)
     if late > sends:
         reasons.append(
-            f"requests were sent {late * 1e3:.1f} ms late (p99), must be at most "
-            f"{sends * 1e3:.0f} ms"
+            f"requests were sent {late * 1e3:.1f} ms late (p99), more than {sends * 1e3:.0f} ms"
         )
     if reasons:
         reasons[-1] += f"; {REMEDY}"

@@ -71,12 +71,12 @@ def parse_steps(by: str, text: str) -> list[Step]:
 def _range(by: str, text: str) -> list[float]:
     ends = text.split(":")
     if len(ends) > 3:
-        raise SweepError(f"--{by} has {text!r}, must be as 1:8 or 1:8:2")
+        raise SweepError(f"--{by} must be as 1:8 or 1:8:2, not {text!r}")
     start, end, *rest = (_value(by, each) for each in ends)
     step = rest[0] if rest else 1.0
     count = math.floor((end - start) / step + 1e-9) + 1
     if not 1 <= count <= MOST_STEPS:
-        raise SweepError(f"--{by} has {text!r}, which must be 1 to {MOST_STEPS} steps")
+        raise SweepError(f"--{by} must be 1 to {MOST_STEPS} steps, not {text!r}")
     return [round(start + step * number, 12) for number in range(count)]
 
 
@@ -88,7 +88,7 @@ def _value(by: str, text: str) -> float:
     whole = by == CONCURRENCIES
     if not 0 < value < math.inf or (whole and value != int(value)):
         kind = "whole numbers from 1 on" if whole else "numbers above 0"
-        raise SweepError(f"--{by} has {text.strip()!r}, must be {kind}, as 1,2,4,8")
+        raise SweepError(f"--{by} must be {kind}, as 1,2,4,8, not {text.strip()!r}")
     return value
 
 

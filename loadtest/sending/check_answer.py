@@ -49,15 +49,15 @@ def wrong(
     """
     if answer.finals != 1 or answer.after_final:
         return (
-            f"{answer.finals} final flags, must be 1; {answer.after_final} responses after one, "
-            "must be 0"
+            f"there must be one final flag and no response after it, not {answer.finals} and "
+            f"{answer.after_final}"
         )
     if answer.finish_reason not in FINISH_REASONS:
-        return f"finish_reason is {answer.finish_reason!r}, must be stop or length"
+        return f"finish_reason must be stop or length, not {answer.finish_reason!r}"
     if answer.num_output_tokens > max_tokens:
-        return f"{answer.num_output_tokens} output tokens, must be at most {max_tokens}"
+        return f"output tokens must be at most {max_tokens}, not {answer.num_output_tokens}"
     if options.get("ignore_eos") and answer.num_output_tokens != max_tokens:
-        return f"{answer.num_output_tokens} output tokens, must be exactly {max_tokens}"
+        return f"output tokens must be exactly {max_tokens}, not {answer.num_output_tokens}"
     if reference is None:
         return ""
     if not reference:

@@ -27,7 +27,7 @@ def unit_arrivals(process: str, seed: int, burstiness: float = 1.0) -> Iterator[
         "gamma": lambda: generator.gammavariate(burstiness, 1.0 / burstiness),
     }
     if process not in gaps:
-        raise ValueError(f"arrivals are {process!r}, must be one of {', '.join(gaps)}")
+        raise ValueError(f"arrivals must be one of {', '.join(gaps)}, not {process!r}")
     gap = gaps[process]
     at = 0.0
     while True:
@@ -45,7 +45,7 @@ class RateCurve:
     def change(self, at: float, rate: float) -> None:
         """Set the rate from the second `at` on. Changes must be in order of time."""
         if rate <= 0:
-            raise ValueError(f"the rate is {rate:g} requests/s, must be above 0")
+            raise ValueError(f"the rate must be above 0 requests/s, not {rate:g}")
         if self.steps and at < self.steps[-1][0]:
             raise ValueError(f"a change of the rate at {at:g} s comes after a later one")
         self.steps.append((at, rate))

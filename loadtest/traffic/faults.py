@@ -40,16 +40,16 @@ def parse_faults(text: str) -> dict[str, float]:
     for part in filter(None, map(str.strip, text.split(","))):
         name, _, share = part.partition("=")
         if name not in FAULTS:
-            raise ValueError(f"the fault is {name!r}, must be one of {', '.join(FAULTS)}")
+            raise ValueError(f"the fault must be one of {', '.join(FAULTS)}, not {name!r}")
         try:
             shares[name] = float(share)
         except ValueError:
-            raise ValueError(f"the share of {name} is {share!r}, must be as {name}=0.1") from None
+            raise ValueError(f"the share of {name} must be as {name}=0.1, not {share!r}") from None
         if not 0 <= shares[name] <= 1:
-            raise ValueError(f"the share of {name} is {share}, must be from 0 to 1")
+            raise ValueError(f"the share of {name} must be from 0 to 1, not {share}")
     if sum(shares.values()) > 1:
         raise ValueError(
-            f"the faults' shares add up to {sum(shares.values()):g}, must be at most 1"
+            f"the faults' shares must add up to at most 1, not {sum(shares.values()):g}"
         )
     return shares
 

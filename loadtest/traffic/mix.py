@@ -25,10 +25,10 @@ def parse_mix(text: str) -> dict[str, float]:
         name, given, weight = (each.strip() for each in part.partition("="))
         if not name:
             raise ValueError(
-                f"the workload {text!r} has an empty part, must be as chat=2,128/128=1"
+                f"the workload {text!r} must be as chat=2,128/128=1, without an empty part"
             )
         if name in weights:
-            raise ValueError(f"the workload {text!r} has {name!r} twice, must have it once")
+            raise ValueError(f"the workload {text!r} must have {name!r} once, not twice")
         weights[name] = _weight(name, weight) if given else 1.0
     largest = max(weights.values())  # first: the sum of two large numbers is infinite
     scaled = {name: weight / largest for name, weight in weights.items()}
@@ -92,7 +92,7 @@ def _weight(name: str, text: str) -> float:
     try:
         weight = float(text)
     except ValueError:
-        raise ValueError(f"the weight of {name} is {text!r}, must be as {name}=2") from None
+        raise ValueError(f"the weight of {name} must be as {name}=2, not {text!r}") from None
     if not 0 < weight < math.inf:  # nan is neither
-        raise ValueError(f"the weight of {name} is {text}, must be a number above 0")
+        raise ValueError(f"the weight of {name} must be a number above 0, not {text}")
     return weight

@@ -58,9 +58,7 @@ def read_recording(path: Path) -> Recording:
         if line.strip()
     ]
     if not entries:
-        raise ReplayError(
-            f"the replay file {path} has no request, must have one JSON object a line"
-        )
+        raise ReplayError(f"the replay file {path} must have one JSON object a line, and has none")
     entries.sort(key=lambda entry: entry[0])
     start = entries[0][0]
     return Recording(
@@ -104,20 +102,20 @@ def _entry(path: Path, number: int, line: str) -> tuple[float, Mapping[str, Any]
     except (ValueError, RecursionError) as error:
         raise ReplayError(f"{where} is not JSON: {error}") from error
     if not isinstance(document, dict):
-        raise ReplayError(f"{where} is {str(document)[:40]!r}, must be an object")
+        raise ReplayError(f"{where} must be an object, not {str(document)[:40]!r}")
     if unknown := sorted(set(document) - set(FIELDS)):
         raise ReplayError(
-            f"{where} has the field {unknown[0]!r}, must be one of {', '.join(FIELDS[:-1])}"
+            f"{where} must have fields of {', '.join(FIELDS[:-1])}, not {unknown[0]!r}"
         )
     texts = [name for name in ("prompt", "messages", "input_length") if name in document]
     if len(texts) != 1:
         given = " and ".join(texts) or "none"
         raise ReplayError(
-            f"{where} has {given} of prompt, messages and input_length, must have exactly one"
+            f"{where} must have exactly one of prompt, messages and input_length, not {given}"
         )
     for names in (("at", "timestamp"), ("max_tokens", "output_length")):
         if all(name in document for name in names):
-            raise ReplayError(f"{where} has both {' and '.join(names)}, must have one of them")
+            raise ReplayError(f"{where} must have one of {' and '.join(names)}, not both")
     _check_types(where, document)
     if "timestamp" in document:
         return document["timestamp"] / 1e3, document
@@ -132,23 +130,23 @@ def _check_types(where: str, document: Mapping[str, Any]) -> None:
             or not isinstance(value, int | float)
             or not 0 <= value <= sys.float_info.max  # JSON allows integers above it
         ):
-            raise ReplayError(f"{where} has {name} {value!r:.40}, must be a number from 0 on")
+            raise ReplayError(f"{where}: {name} must be a number from 0 on, not {value!r:.40}")
     for name in ("input_length", "max_tokens", "output_length"):
         value = document.get(name, 1)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ReplayError(f"{where} has {name} {value!r}, must be a whole number from 1 on")
+            raise ReplayError(f"{where}: {name} must be a whole number from 1 on, not {value!r}")
     if document.get("input_length", 1) > MOST_TOKENS:
         raise ReplayError(
-            f"{where} has input_length {document['input_length']}, must be at most {MOST_TOKENS:,}"
+            f"{where}: input_length must be at most {MOST_TOKENS:,}, not {document['input_length']}"
         )
     for name, kind in (("prompt", str), ("messages", list), ("options", dict)):
         if name in document and not isinstance(document[name], kind):
-            raise ReplayError(f"{where} has {name} {document[name]!r}, must be a {kind.__name__}")
+            raise ReplayError(f"{where}: {name} must be a {kind.__name__}, not {document[name]!r}")
     if taken := sorted(set(document.get("options", {})) & set(NOT_OPTIONS)):
         raise ReplayError(f"{where} has the option {taken[0]!r}, which is a field, not an option")
     messages = document.get("messages", [{}])
     if not messages or not all(isinstance(each, dict) for each in messages):
         raise ReplayError(
-            f"{where} has messages {str(messages)[:40]}, must be a list of objects with role and "
-            "content"
+            f"{where}: messages must be a list of objects with role and content, not "
+            f"{str(messages)[:40]}"
         )

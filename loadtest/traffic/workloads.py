@@ -158,7 +158,7 @@ def _maker(
         "shared-prefix": shared_prefix,
     }
     if shape.name not in makers:
-        raise ValueError(f"the workload is {shape.name!r}, must be one of {workload_names()}")
+        raise ValueError(f"the workload must be one of {workload_names()}, not {shape.name!r}")
     return makers[shape.name]
 
 
@@ -183,8 +183,8 @@ def _check_lengths(name: str) -> None:
     prompt, output = (int(each) for each in name.split("/"))
     if not prompt or not output or prompt > MOST_TOKENS:
         raise ValueError(
-            f"the workload is {name!r}, must have lengths of at least 1, and a prompt of "
-            f"{MOST_TOKENS:,} tokens at most"
+            f"the workload must have lengths of at least 1, and a prompt of at most "
+            f"{MOST_TOKENS:,} tokens, not {name!r}"
         )
 
 

@@ -144,7 +144,7 @@ def test_wrong_input_gets_one_sentence(tmp_path: Path) -> None:
     [
         ("ttft>1.1", "must be as"),
         ("ttft:p99=1.1", "must be as"),
-        ("latency:p99>1.1", "must be one of ttft"),
+        ("latency:p99>1.1", "must name one of ttft"),
         ("ttft:p101>1.1", "the percentile must be"),
         ("ttft:p9.9.9>1.1", "no right number"),
         ("goodput_share:p99<0.9", "must be as"),

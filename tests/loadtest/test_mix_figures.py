@@ -103,7 +103,7 @@ def test_a_condition_on_an_unknown_workload_is_refused(tmp_path: Path) -> None:
     done = subprocess.run([*script, "--fail-if", "chat:ttft:p99>2"], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "is of the workload 'chat', must be one that both runs are mixes of" in done.stderr
+    assert "--fail-if must name a workload of both runs (none is), not 'chat'" in done.stderr
 
 
 def test_plots_of_all_requests_omit_one_workloads_limit(tmp_path: Path) -> None:

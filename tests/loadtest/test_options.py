@@ -22,8 +22,8 @@ WRONG = {
     ("--rte", "4"): "there is no option --rte; did you mean --rate?",
     ("--rte=4",): "there is no option --rte; did you mean --rate?",
     ("--xyz",): "there is no option --xyz; python loadtest/locustfile.py --help lists them",
-    ("--rate", "fast"): "--rate is 'fast', must be a number",
-    ("--seed", "1.5"): "--seed is '1.5', must be a whole number",
+    ("--rate", "fast"): "--rate must be a number, not 'fast'",
+    ("--seed", "1.5"): "--seed must be a whole number, not '1.5'",
     ("--rate",): "--rate needs a value; python loadtest/locustfile.py --help says which",
     ("rate", "4"): "'rate' is not an option; their names begin with --",
 }

@@ -50,20 +50,20 @@ BAD = {
         "error: a first request to the model 'ensemble' at 127.0.0.1:1",
     ),
     "unknown model": (("--model", "nobody"), "'nobody'"),
-    "unknown unit": (("--slo", "ttft<1h"), "error: the SLO 'ttft<1h' is in 'h'"),
-    "no unit": (("--slo", "ttft<2000"), "error: the SLO 'ttft<2000' has no unit"),
+    "unknown unit": (("--slo", "ttft<1h"), "error: the SLO 'ttft<1h' must be in one of "),
+    "no unit": (("--slo", "ttft<2000"), "error: the SLO 'ttft<2000' must have a unit"),
     "empty replay": (
         ("--replay", "/dev/null"),
-        "error: the replay file /dev/null has no request",
+        "error: the replay file /dev/null must have one JSON object a line",
     ),
     "half a replay": (("--replay", "HALF"), "error: line 2 of the replay file "),
-    "unknown workload": (("--workload", "quick"), "error: the workload is 'quick'"),
+    "unknown workload": (("--workload", "quick"), "error: the workload must be one of "),
     "no tokenizer": (("--tokenizer", "/nowhere"), "error: there is no tokenizer at /nowhere"),
-    "endless rate": (("--rate", "inf"), "error: --rate is inf, must be a number above 0"),
-    "no time": (("-t", "0s"), "error: --run-time is 0.0, must be a number above 0"),
+    "endless rate": (("--rate", "inf"), "error: --rate must be a number above 0, not inf"),
+    "no time": (("-t", "0s"), "error: --run-time must be a number above 0, not 0.0"),
     "endless prompt": (
         ("--workload", "99999999999/1"),
-        "error: the workload is '99999999999/1', must have lengths of at least 1",
+        "error: the workload must have lengths of at least 1, and a prompt of at most",
     ),
     "searched users": (
         ("--closed-loop", "--find-max-rate", "--rate", "4"),
@@ -544,7 +544,9 @@ def test_ctrl_c_while_waiting_for_workers_gives_one_sentence(tmp_path: Path) -> 
 
 def test_the_number_of_processes_is_checked() -> None:
     parser = argparse.ArgumentParser()
-    assert master_port_problem(parser, ["--processes", "-2"]).startswith("--processes is -2, must")
+    assert master_port_problem(parser, ["--processes", "-2"]).startswith(
+        "--processes must be how many"
+    )
     assert master_port_problem(parser, ["--processes", "-1"]) == ""
 
 

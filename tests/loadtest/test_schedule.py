@@ -133,19 +133,25 @@ def test_a_recording_is_replayed_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("", "has no request"),
+        ("", "must have one JSON object a line, and has none"),
         ("{", "line 1 .* is not JSON"),
         ("[]", "must be an object"),
         ('{"prompt": "a", "messages": []}', "prompt and messages"),
-        ('{"at": 1}', "none of prompt"),
+        ('{"at": 1}', "input_length, not none"),
         ('{"prompt": "a", "colour": 1}', "'colour'"),
-        ('{"prompt": "a", "at": -1}', "at -1"),
-        ('{"prompt": "a", "at": 1, "timestamp": 3}', "both at and timestamp, must have one"),
-        ('{"prompt": "a", "max_tokens": 4, "output_length": 9}', "both max_tokens and output_l"),
-        ('{"prompt": "a", "max_tokens": 0}', "max_tokens 0"),
-        ('{"prompt": "a", "at": 1' + "0" * 400 + "}", "at 1000"),
+        ('{"prompt": "a", "at": -1}', "at must be a number from 0 on, not -1"),
+        ('{"prompt": "a", "at": 1, "timestamp": 3}', "must have one of at and timestamp, not both"),
+        (
+            '{"prompt": "a", "max_tokens": 4, "output_length": 9}',
+            "one of max_tokens and output_length, not both",
+        ),
+        ('{"prompt": "a", "max_tokens": 0}', "max_tokens must be a whole number from 1 on, not 0"),
+        ('{"prompt": "a", "at": 1' + "0" * 400 + "}", "on, not 1000"),
         ('{"prompt": "a", "options": ' + '{"a":' * 100_000, "is not JSON: .*recursion"),
-        ('{"input_length": 99999999999}', "input_length 99999999999, must be at most 1,000,000"),
+        (
+            '{"input_length": 99999999999}',
+            "input_length must be at most 1,000,000, not 99999999999",
+        ),
     ],
 )
 def test_a_wrong_recording_is_named(tmp_path: Path, text: str, named: str) -> None:
@@ -169,14 +175,17 @@ def test_a_recordings_lines_end_like_json_lines(tmp_path: Path) -> None:
     [
         ({"arrivals": "uniform"}, "'uniform'"),
         ({"arrivals": "trace"}, "--replay"),
-        ({"rate": 0.0}, "--rate is 0"),
-        ({"warmup_s": 60.0}, "--warmup is 60"),
+        ({"rate": 0.0}, "--rate must be a number above 0, not 0"),
+        ({"warmup_s": 60.0}, "--warmup must be less than -t's 60 s, not 60 s"),
         ({"sampling": "[]"}, "must be a JSON object"),
         ({"stall": "20"}, "AT:SECONDS"),
         ({"stall": "20:3"}, "--stall-pid"),
-        ({"rate": 1e9}, r"--rate is 1e\+09, must be at most 10,000,000 arrivals"),
+        ({"rate": 1e9}, r"--rate must be at most .*10,000,000 arrivals .*, not 1e\+09"),
         ({"slos": "x<1s"}, "'x'"),
-        ({"over_long_tokens": 99_999_999}, "--over-long-tokens is 99999999, must be at most"),
+        (
+            {"over_long_tokens": 99_999_999},
+            "--over-long-tokens must be at most 1,000,000, not 99999999",
+        ),
     ],
 )
 def test_a_wrong_option_is_named(changed: dict[str, object], named: str) -> None:
@@ -194,9 +203,11 @@ def test_a_wrong_answer_is_detected() -> None:
     right = Answer(text="Hi", finals=1, finish_reason="length", num_output_tokens=4)
     assert wrong(right, 4, {"ignore_eos": True}, digest("Hi")) == ""
     assert "unloaded" in wrong(right, 4, {}, digest("Ho"))
-    assert "4 output tokens" in wrong(right, 3, {}, "")
+    assert "output tokens must be at most 3, not 4" in wrong(right, 3, {}, "")
     assert "exactly 5" in wrong(right, 5, {"ignore_eos": True}, "")
-    assert "final flags" in wrong(Answer(text="Hi", finish_reason="stop"), 4, {}, "")
+    assert "final flag and no response after it, not 0 and 0" in wrong(
+        Answer(text="Hi", finish_reason="stop"), 4, {}, ""
+    )
     assert "finish_reason" in wrong(Answer(finals=1, finish_reason="timeout"), 4, {}, "")
     cut = Answer(text="\N{REPLACEMENT CHARACTER}", finals=1, finish_reason="stop")
     assert "half a character" in wrong(cut, 4, {}, "")

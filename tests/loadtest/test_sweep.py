@@ -26,14 +26,14 @@ SCRIPT = ROOT / "loadtest" / "sweep.py"
 RATE_1, RATE_8 = Step(RATES, 1.0), Step(RATES, 8.0)
 # What is asked for, and what is wrong with it.
 WRONG = {
-    "1,2,fast": "--rates has 'fast', must be numbers above 0, as 1,2,4,8",
-    "0": "--rates has '0', must be numbers above 0",
-    "inf": "--rates has 'inf', must be numbers above 0",
-    "nan": "--rates has 'nan', must be numbers above 0",
-    "1,,2": "--rates has '', must be numbers above 0",
-    "8:1": "--rates has '8:1', which must be 1 to 200 steps",
-    "1:1000000": "--rates has '1:1000000', which must be 1 to 200 steps",
-    "1:2:3:4": "--rates has '1:2:3:4', must be as 1:8 or 1:8:2",
+    "1,2,fast": "--rates must be numbers above 0, as 1,2,4,8, not 'fast'",
+    "0": "--rates must be numbers above 0, as 1,2,4,8, not '0'",
+    "inf": "--rates must be numbers above 0, as 1,2,4,8, not 'inf'",
+    "nan": "--rates must be numbers above 0, as 1,2,4,8, not 'nan'",
+    "1,,2": "--rates must be numbers above 0, as 1,2,4,8, not ''",
+    "8:1": "--rates must be 1 to 200 steps, not '8:1'",
+    "1:1000000": "--rates must be 1 to 200 steps, not '1:1000000'",
+    "1:2:3:4": "--rates must be as 1:8 or 1:8:2, not '1:2:3:4'",
 }
 
 
@@ -71,7 +71,7 @@ def test_wrong_steps_get_one_sentence(text: str) -> None:
 
 
 def test_users_must_be_whole_numbers() -> None:
-    with pytest.raises(SweepError, match=r"--concurrencies has '1\.5', must be whole numbers"):
+    with pytest.raises(SweepError, match=r"--concurrencies must be whole numbers.*, not '1\.5'"):
         parse_steps(CONCURRENCIES, "1,1.5")
     (step,) = parse_steps(CONCURRENCIES, "8")
     assert step.arguments == ("--closed-loop", "-u", "8")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from llama_fp4 import Client
 from serving.child_server import Ports, ServerProcess, free_ports
 
 from tests.conftest import MakeRepository
+from tests.support.gateway_calls import gateway_of
 from tests.support.paths import BUILD, DEMO_CHECKPOINT, ROOT
 from tests.support.processes import eventually
 
@@ -57,15 +60,23 @@ def selected(words: str) -> list[str]:
     return [command for command in COMMANDS if words in command]
 
 
+def on_ports(text: str, ports: Ports) -> str:
+    """A command or a snippet, with these ports for the defaults."""
+    named = {8000: ports.http, 8001: ports.grpc, 8002: ports.metrics, 9000: ports.gateway}
+    for default, port in named.items():
+        text = text.replace(f"localhost:{default}", f"127.0.0.1:{port}")
+    return text
+
+
 def run(command: str, ports: Ports, **variables: str) -> str:
     """Run a command on these ports; it must succeed. Returns its output."""
-    for default, port in (("8000", ports.http), ("8001", ports.grpc), ("8002", ports.metrics)):
-        command = command.replace(f"localhost:{default}", f"127.0.0.1:{port}")
+    command = on_ports(command, ports)
     environment = {
         **os.environ,
         "HTTP_PORT": str(ports.http),
         "GRPC_PORT": str(ports.grpc),
         "METRICS_PORT": str(ports.metrics),
+        "GATEWAY_PORT": str(ports.gateway),
         "VENV": sys.prefix,
         **variables,
     }
@@ -82,8 +93,9 @@ def run(command: str, ports: Ports, **variables: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def served(demo_server: ServerProcess) -> Ports:
-    return demo_server.ports
+def served(demo_server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
+    with gateway_of(demo_server, tmp_path_factory.mktemp("gateway")) as gateway:
+        yield dataclasses.replace(demo_server.ports, gateway=gateway.port)
 
 
 def test_every_command_is_run_by_some_test() -> None:
@@ -111,15 +123,16 @@ def test_every_command_is_run_by_some_test() -> None:
 
 def test_make_demo() -> None:
     (command,) = selected("make demo")
-    output = run(f"{command} ONCE=1", free_ports())
+    output = run(f"{command} ONCE=1", free_ports(gateway=True))
     for words in ("machine: ", "server start: ", "engine load: ", "warm-up: ", "first token: "):
         assert words in output
     assert "In a small workshop stood a robot called Tom." in output
-    again = run(f"{command} ONCE=1", free_ports())
+    again = run(f"{command} ONCE=1", free_ports(gateway=True))
     assert "is up to date" in again
     assert "building the graph" not in again
-    (curl,) = re.findall(r"^  (curl .*)$", output, re.MULTILINE)
-    assert "generate_stream" in curl
+    raw, openai = re.findall(r"^  (curl .*)$", output, re.MULTILINE)
+    assert "generate_stream" in raw
+    assert "/v1/chat/completions" in openai
 
 
 @pytest.mark.parametrize("command", selected("curl"))
@@ -135,7 +148,7 @@ def test_curl_gets_the_right_answers(served: Ports) -> None:
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
 def test_python_snippet(served: Ports, snippet: str) -> None:
-    code = snippet.replace("localhost:8001", f"127.0.0.1:{served.grpc}")
+    code = on_ports(snippet, served)
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_S
     )
@@ -160,11 +173,12 @@ def test_python_snippet(served: Ports, snippet: str) -> None:
 def test_make_engine_and_make_serve() -> None:
     """Compiles into the checkout's own repository, as the command says, and serves that."""
     (command,) = selected("make engine PROFILE=demo")
-    run(command, free_ports())
+    run(command, free_ports(gateway=True))
     serve = selected("make serve")[0]
-    ports = free_ports()
+    ports = free_ports(gateway=True)
     environment = {**os.environ, "VENV": sys.prefix, "HTTP_PORT": str(ports.http)}
     environment |= {"GRPC_PORT": str(ports.grpc), "METRICS_PORT": str(ports.metrics)}
+    environment |= {"GATEWAY_PORT": str(ports.gateway)}
     process = subprocess.Popen(
         serve.split(), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
     )
@@ -184,7 +198,7 @@ def test_a_benchmark(make_repository: MakeRepository) -> None:
     repository = make_repository("--runtime", "openvino", "--precision", "f32")
     engine = repository / "tensorrt_llm" / "1" / "engine"
     command = command.replace("build/out/engine", str(engine)).replace(".venv", sys.prefix)
-    head, row = run(f"{command} --only /f32/f16 --steps 2", free_ports()).splitlines()
+    head, row = run(f"{command} --only /f32/f16 --steps 2", free_ports(gateway=True)).splitlines()
     assert head.count("|") == row.count("|")
     assert "| f32 | f16 |" in row
 
@@ -194,9 +208,11 @@ def test_a_benchmark(make_repository: MakeRepository) -> None:
 )
 def test_a_benchmarks_options(command: str) -> None:
     if command.startswith("make "):
-        command = run(f"{command} --dry-run --no-print-directory", free_ports()).splitlines()[-1]
+        command = run(
+            f"{command} --dry-run --no-print-directory", free_ports(gateway=True)
+        ).splitlines()[-1]
     (module,) = re.findall(r"-m (tests\.benchmarks\.\w+)", command)
-    usage = run(f"{sys.executable} -m {module} --help", free_ports())
+    usage = run(f"{sys.executable} -m {module} --help", free_ports(gateway=True))
     for option in re.findall(r"--[a-z-]+", command):
         assert option in usage
 
@@ -214,7 +230,7 @@ def test_bench_guides(tmp_path: Path) -> None:
     ]  # fmt: skip
     file = tmp_path / "some.jsonl"
     file.write_text("{\n" + "\n".join(map(json.dumps, lines)))
-    last = run(command.replace("FILE.jsonl", str(file)), free_ports()).splitlines()[-1]
+    last = run(command.replace("FILE.jsonl", str(file)), free_ports(gateway=True)).splitlines()[-1]
     figures = json.loads(last)
     assert figures.pop("compile_ms_p50") <= figures.pop("compile_ms_p99")
     assert figures == {
@@ -225,17 +241,17 @@ def test_bench_guides(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", selected("-m pytest -q"))
 def test_a_test_file_alone(command: str) -> None:
-    assert " passed" in run(command.replace(".venv", sys.prefix), free_ports())
+    assert " passed" in run(command.replace(".venv", sys.prefix), free_ports(gateway=True))
 
 
 def test_make_alone_prints_the_targets() -> None:
-    output = run("make", free_ports())
+    output = run("make", free_ports(gateway=True))
     for target in ("demo", "serve", "test", "check", "doctor"):
         assert re.search(rf"^{target} ", output, re.MULTILINE)
 
 
 def test_doctor_names_the_machine_and_every_runtime() -> None:
-    output = run("make doctor", free_ports())
+    output = run("make doctor", free_ports(gateway=True))
     for words in ("Python", "tritonserver", "GPU", "libpython", "memory"):
         assert re.search(rf"^{words} ", output, re.MULTILINE)
     assert re.search(r"^openvino +fits ", output, re.MULTILINE)
@@ -269,9 +285,11 @@ def test_an_unsupported_python_is_refused(tmp_path: Path) -> None:
 def test_a_repository_that_leaves_the_checkout(tmp_path: Path) -> None:
     (make,) = selected("make repository PROFILE=demo")
     (check,) = selected("assemble_repository.py --check")
-    output = run(make, free_ports())
+    output = run(make, free_ports(gateway=True))
     assert "step 7 of 7: verify" in output
-    assert "is whole" in run(check.replace(".venv/bin/python", sys.executable), free_ports())
+    assert "is whole" in run(
+        check.replace(".venv/bin/python", sys.executable), free_ports(gateway=True)
+    )
     (serve,) = selected("serve.py --model-repository")
     repository = ROOT / serve.split()[-1]
     with (

@@ -90,8 +90,8 @@ def _conduct(environment: Any, sender: SenderProcess) -> None:
     )
     parsed.users_given = parsed.num_users is not None
     if not parsed.users_given:
-        # Processes are not load, and in an open loop users are not either; but Locust counts no
-        # requests of a worker without a user.
+        # Neither processes nor an open loop's users change the load, but Locust counts no requests
+        # of a worker without a user.
         workers = parsed.expect_workers if parsed.master and not parsed.closed_loop else 1
         parsed.num_users = max(workers, 1)
     if parsed.spawn_rate is None:

@@ -48,7 +48,7 @@ def make_case(seed: int, index: int, leaving: bool = False) -> Case:
 
 def may_leave(entry: Entry, what: tuple[str, ...]) -> bool:
     """Triton 2.51 crashes now and then when a gRPC call is cancelled just as it ends
-    (github.com/triton-inference-server/server/issues/7368): only long ones are left."""
+    (github.com/triton-inference-server/server/issues/7368): only long calls are left early."""
     is_long = not what and entry.model not in ("preprocessing", "postprocessing")
     return entry.is_http or (is_long and not (entry.model == "ensemble" and entry.wire == "unary"))
 

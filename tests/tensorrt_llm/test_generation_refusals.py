@@ -134,9 +134,7 @@ def test_what_is_missing_is_named(config: EngineConfig, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MEANINGLESS)
-def test_the_meaningless_is_refused_when_it_carries_a_value(
-    config: EngineConfig, name: str
-) -> None:
+def test_an_input_without_meaning_must_have_no_value(config: EngineConfig, name: str) -> None:
     with pytest.raises(UnsupportedRequest, match=f"{name} carries a value and must carry none"):
         read(config, **{name: 1})
     for empty in (np.empty((1, 0), np.int32), np.zeros((1, 1), np.int32)):
@@ -196,7 +194,7 @@ def test_what_a_runtime_lacks_is_refused_by_name(
     assert read(without, **NEUTRAL).sampling == SamplingParams()
 
 
-def test_a_guide_is_not_looked_at_where_the_runtime_has_none(
+def test_a_runtime_without_guides_does_not_check_them(
     config: EngineConfig, checked_guides: list[str]
 ) -> None:
     replay = dataclasses.replace(config, runtime="replay")
@@ -208,7 +206,7 @@ def test_a_guide_is_not_looked_at_where_the_runtime_has_none(
     assert checked_guides == []
 
 
-def test_each_guide_of_a_batch_is_looked_at_once_and_last(
+def test_each_guide_of_a_batch_is_checked_once_and_last(
     config: EngineConfig, checked_guides: list[str]
 ) -> None:
     texts = [b"a", b"b", b"a", b"a", b"(", b"b"]
@@ -263,7 +261,7 @@ def test_no_runtime_gets_a_guide_beyond_the_bounds(config: EngineConfig, runtime
 
 @pytest.fixture
 def checked_guides(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The texts that were checked, so far."""
+    """The texts that were checked so far."""
     texts: list[str] = []
 
     def check(guide: Guide) -> None:
@@ -279,7 +277,7 @@ def test_beams_are_refused_by_name(config: EngineConfig) -> None:
         read(config, beam_width=2)
 
 
-def test_each_row_is_looked_at_for_beams(config: EngineConfig) -> None:
+def test_each_row_is_checked_for_beams(config: EngineConfig) -> None:
     given = {
         "input_ids": np.array([[5], [8]], np.int32),
         "request_output_len": np.array([[4], [5]], np.int32),

@@ -51,7 +51,7 @@ def stacked(requests: list[Arrays]) -> Arrays:
 
 
 def end_to_end_texts(results: Results, streaming: bool) -> dict[tuple[int, int], str]:
-    """The texts by batch and sequence, as it reads them: deltas are joined, whole texts replaced."""
+    """The texts by batch and sequence, as it reads them: deltas joined, whole texts replaced."""
     texts: dict[tuple[int, int], str] = {}
     for result in results:
         place = index_of(result, "batch_index"), index_of(result, "sequence_index")

@@ -19,7 +19,7 @@ THIS_PYTHON = $(if $(filter-out file,$(origin PYTHON)),--this-python)
 SETUP = $(PYTHON) build/setup_environment.py $(THIS_PYTHON) --venv $(VENV) --extras
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve engine repository verify doctor install test coverage check lock table benchmark benchmark-client bench-guides loadtest test-loadtest train-demo fuzz fuzz-guides test-quantize test-vllm test-gpu clean clean-venv
+.PHONY: help demo serve engine repository verify doctor install test coverage check lock table benchmark benchmark-client bench-guides loadtest test-loadtest train-demo fuzz fuzz-guides test-quantize test-vllm test-page test-gpu clean clean-venv
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -120,6 +120,10 @@ test-vllm:  ## vLLM itself, on a CPU if there is no GPU: the shared suite, and t
 	@.venv-vllm/bin/python -m pytest tests/with_vllm/test_vllm_itself.py
 	@VLLM_PYTHON=.venv-vllm/bin/python $(PY) -m pytest tests/with_vllm/test_ensemble_vllm.py
 
+test-page:  ## the gateway's chat page in a real Chromium (apt-get install chromium)
+	@$(PYTHON) build/setup_environment.py $(THIS_PYTHON) --venv .venv-page --extras server,gateway,dev,page
+	@.venv-page/bin/python -m pytest tests/client/gateway/test_chat_page.py tests/client/gateway/test_chat_markdown.py $(TEST_FLAGS)
+
 test-gpu:  ## on a machine with an NVIDIA GPU: the runtime that fits it, and tokens/s (ENGINE_PYTHON, GPU_FLAGS)
 	@$(SETUP) server,dev
 	@$(PY) -m tests.with_gpu.run $(if $(ENGINE_PYTHON),--engine-python $(ENGINE_PYTHON)) $(GPU_FLAGS)
@@ -128,4 +132,4 @@ clean:  ## remove what was built, keep the environments
 	rm -rf build/out model_repository/*/1/engine model_repository/*/1/engine.*
 
 clean-venv:  ## remove the environments
-	rm -rf .venv .venv-quantize .venv-vllm
+	rm -rf .venv .venv-quantize .venv-vllm .venv-page

@@ -144,9 +144,12 @@ def demo_client(demo_server: ServerProcess) -> Iterator[Client]:
         yield client
 
 
-# Tests that need torch or vLLM have their own environments and targets: `make test-quantize`, and
-# `make test-vllm`, which passes vLLM's interpreter to the tests of the server.
+# Tests that need torch, vLLM or a browser have their own environments and targets, `make
+# test-quantize`, `make test-page` and `make test-vllm`; the last passes vLLM's interpreter to the
+# tests of the server.
 collect_ignore = [] if importlib.util.find_spec("modelopt") else ["quantize"]
 collect_ignore += [] if importlib.util.find_spec("vllm") else ["with_vllm/test_vllm_itself.py"]
 collect_ignore += [] if "VLLM_PYTHON" in os.environ else ["with_vllm/test_ensemble_vllm.py"]
+PAGE_TESTS = ["client/gateway/test_chat_page.py", "client/gateway/test_chat_markdown.py"]
+collect_ignore += [] if importlib.util.find_spec("playwright") else PAGE_TESTS
 collect_ignore += [] if "GPU_SETTING" in os.environ else ["with_gpu"]  # `make test-gpu`

@@ -48,10 +48,9 @@ class Gateway:
         return self.process.wait(CALL_S)
 
 
-@contextlib.contextmanager
-def gateway_before(url: str, folder: Path, *flags: str, metrics: str = "") -> Iterator[Gateway]:
-    """A gateway whose server is at `url`; it must leave no traceback and end with 0."""
-    port = free_ports().http
+def start_gateway(url: str, folder: Path, *flags: str, metrics: str = "", port: int = 0) -> Gateway:
+    """A gateway whose server is at `url`, on a free port unless one is given; it listens."""
+    port = port or free_ports().http
     command = [sys.executable, "-m", "llama_fp4", "gateway", "--url", url, "--port", str(port)]
     command += ["--metrics-url", f"http://{metrics}/metrics"] if metrics else []
     log_file = folder / f"gateway-{port}.log"
@@ -65,8 +64,15 @@ def gateway_before(url: str, folder: Path, *flags: str, metrics: str = "") -> It
         )
     scheme = "https" if "--certificate" in flags else "http"
     gateway = Gateway(port, process, log_file, scheme)
+    eventually(lambda: _listens(gateway), "the gateway listens")
+    return gateway
+
+
+@contextlib.contextmanager
+def gateway_before(url: str, folder: Path, *flags: str, metrics: str = "") -> Iterator[Gateway]:
+    """As `start_gateway`; it must leave no traceback and end with 0."""
+    gateway = start_gateway(url, folder, *flags, metrics=metrics)
     try:
-        eventually(lambda: _listens(gateway), "the gateway listens")
         yield gateway
     finally:
         code = gateway.stop()

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
@@ -24,9 +23,9 @@ from llama_fp4.gateway.openai_api.chat import answer_chat
 from llama_fp4.gateway.openai_api.completions import answer_completion
 from llama_fp4.gateway.openai_api.endpoints import Context
 from llama_fp4.gateway.openai_api.tokens import answer_detokenize, answer_tokenize
+from llama_fp4.gateway.page import chat_page
 from llama_fp4.gateway.settings import GatewaySettings
 
-PAGE = Path(__file__).with_name("chat_page.html")
 OWNER = "llama-fp4"
 POSTS = {
     "/v1/chat/completions": answer_chat,
@@ -90,9 +89,8 @@ class Gets:
 
     async def page(self, request: Request) -> Response:
         """The chat page."""
-        if not PAGE.is_file():
-            return RedirectResponse("/docs")
-        return HTMLResponse(PAGE.read_text(encoding="utf-8"))
+        body, headers = chat_page()
+        return Response(body, headers=headers)
 
     async def docs(self, request: Request) -> Response:
         """Every path and field."""

@@ -22,8 +22,10 @@ def quoted(text: str) -> bytes:
     return encode_basestring(text).encode()
 
 
-def finish_reason(word: str) -> str:
+def finish_reason(word: str, made_calls: bool = False) -> str:
     """OpenAI's word for how an answer ended."""
+    if made_calls and word == "stop":
+        return "tool_calls"
     return FINISH.get(word, word)
 
 

@@ -23,7 +23,10 @@ from llama_fp4.gateway.openai_api.answers import (
 from llama_fp4.gateway.openai_api.chat_request import ChatRequest
 from llama_fp4.gateway.openai_api.endpoints import Context, json_response
 from llama_fp4.gateway.openai_api.fields import parse
-from llama_fp4.gateway.openai_api.sampling import guide_of, sampling_params, translated
+from llama_fp4.gateway.openai_api.sampling import Guide, guide_of, sampling_params
+from llama_fp4.gateway.openai_api.tools import FIELDS, guides_of, refused, refuses_guide, tool_use
+from llama_fp4.gateway.tool_calls import ToolCallParser, ToolUse
+from llama_fp4.gateway.tool_calls.messages import deltas_of, message_of
 
 
 async def answer_chat(context: Context, call: Call) -> Response:
@@ -31,19 +34,23 @@ async def answer_chat(context: Context, call: Call) -> Response:
     started = time.perf_counter()
     request = parse(ChatRequest, call.body)
     context.check_model(request.model)
-    work = _work(context, call, request)
-    try:
-        if request.stream:
-            events = _events(context, call, request, work)
-            return await context.streamed(events, started)
-        return await _whole(context, call, request, work)
-    except LlamaError as error:
-        raise translated(error, request) from None
+    use = tool_use({name: getattr(request, name) for name in FIELDS})
+    guides = guides_of(use, guide_of(request, request.response_format))
+    while True:
+        work = _work(context, call, request, use, guides.pop(0))
+        try:
+            if request.stream:
+                events = _events(context, call, request, work, use)
+                return await context.streamed(events, started)
+            return await _whole(context, call, request, work, use)
+        except LlamaError as error:
+            if not guides or not refuses_guide(error):
+                raise refused(error, request, use) from None
 
 
-def _work(context: Context, call: Call, request: ChatRequest) -> Work:
-    if request.tools:
-        raise wrong("tools", "tools is not served yet", "unsupported_parameter")
+def _work(
+    context: Context, call: Call, request: ChatRequest, use: ToolUse, guide: Guide | None
+) -> Work:
     limits = (request.max_completion_tokens, request.max_tokens)
     if None not in limits and limits[0] != limits[1]:
         message = f"max_completion_tokens is {limits[0]} and max_tokens {limits[1]}; give one"
@@ -52,14 +59,15 @@ def _work(context: Context, call: Call, request: ChatRequest) -> Work:
     if request.top_logprobs is not None and not request.logprobs:
         raise wrong("top_logprobs", "top_logprobs needs logprobs: true")
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
-    guide = guide_of(request, request.response_format)
     most = context.settings.max_tokens
     params = sampling_params(request, asked, most, guide, logprobs)
+    if use.prompt_tools:  # a call may begin with a special token
+        params = params.merged({"tools": use.prompt_tools, "skip_special_tokens": False})
     stream = bool(request.stream)
     return Work([request.messages], params, request.n or 1, call.server_id, stream)
 
 
-async def _whole(context: Context, call: Call, request: ChatRequest, work: Work) -> Response:
+async def _whole(context: Context, call: Call, request: ChatRequest, work: Work, use: ToolUse) -> Response:
     chunks: list[list[Chunk]] = [[] for _ in range(work.choices)]
     async with Generation(context.backend, work) as generation:
         while arrived := await generation.arrived():
@@ -67,7 +75,7 @@ async def _whole(context: Context, call: Call, request: ChatRequest, work: Work)
                 chunks[index].append(chunk)
     context.count(generation.usage)
     document = _document(call, context, "chat.completion")
-    document["choices"] = [_choice(index, each, request) for index, each in enumerate(chunks)]
+    document["choices"] = [_choice(index, each, request, use) for index, each in enumerate(chunks)]
     return json_response(document | {"usage": usage_json(generation.usage)})
 
 
@@ -80,28 +88,32 @@ def _document(call: Call, context: Context, kind: str) -> dict[str, Any]:
     }
 
 
-def _choice(index: int, chunks: list[Chunk], request: ChatRequest) -> dict[str, Any]:
+def _choice(
+    index: int, chunks: list[Chunk], request: ChatRequest, use: ToolUse
+) -> dict[str, Any]:
     logprobs = None
     if request.logprobs:
         content = [each for chunk in chunks for each in token_logprobs(chunk.top_logprobs)]
         logprobs = {"content": content, "refusal": None}
-    text = "".join([chunk.text for chunk in chunks])
+    parser = ToolCallParser(use.names, use.parallel)
+    events = [event for chunk in chunks for event in parser.feed(chunk.text)]
+    message = message_of([*events, *parser.finish()])
     return {
         "index": index,
-        "message": {"role": "assistant", "content": text, "refusal": None},
+        "message": {"role": "assistant", **message, "refusal": None},
         "logprobs": logprobs,
-        "finish_reason": finish_reason(chunks[-1].finish_reason),
+        "finish_reason": finish_reason(chunks[-1].finish_reason, parser.made_calls),
     }
 
 
 async def _events(
-    context: Context, call: Call, request: ChatRequest, work: Work
+    context: Context, call: Call, request: ChatRequest, work: Work, use: ToolUse
 ) -> AsyncGenerator[bytes, None]:
     """One value for all chunks that have arrived together."""
     with_usage = bool(request.stream_options and request.stream_options.include_usage)
     head = as_json(_document(call, context, "chat.completion.chunk"))[:-1]
     choices = [
-        ChoiceEvents(head, index, bool(request.logprobs), with_usage)
+        ChoiceEvents(head, index, bool(request.logprobs), with_usage, use)
         for index in range(work.choices)
     ]
     async with Generation(context.backend, work) as generation:
@@ -119,29 +131,46 @@ async def _events(
 class ChoiceEvents:
     """The events of one choice. What all of them share is made once."""
 
-    def __init__(self, head: bytes, index: int, logprobs: bool, with_usage: bool) -> None:
+    def __init__(
+        self, head: bytes, index: int, logprobs: bool, with_usage: bool, use: ToolUse
+    ) -> None:
         self._before = b'data: %s,"choices":[{"index":%d,"delta":' % (head, index)
         self._text = self._before + b'{"content":'
         self._close = b"]" + (b',"usage":null' if with_usage else b"") + b"}\n\n"
         self._after = b',"logprobs":null,"finish_reason":null}' + self._close
         self._logprobs, self._begun = logprobs, False
+        self._calls = ToolCallParser(use.names, use.parallel) if use.names else None
 
     def events(self, chunk: Chunk) -> bytes:
         """Empty for a chunk that says nothing."""
         data = b"" if self._begun else self._first()
+        after = self._after
         if self._logprobs:
             content = as_json(token_logprobs(chunk.top_logprobs))
-            data += self._text + quoted(chunk.text)
-            data += b'},"logprobs":{"content":' + content + b',"refusal":null}'
-            data += b',"finish_reason":null}' + self._close
-        elif chunk.text:
-            data += self._text + quoted(chunk.text) + b"}" + self._after
+            after = b',"logprobs":{"content":' + content + b',"refusal":null}'
+            after += b',"finish_reason":null}' + self._close
+        if self._calls is not None:
+            data += self._of_calls(self._calls, chunk, after)
+        elif chunk.text or self._logprobs:
+            data += self._text + quoted(chunk.text) + b"}" + after
         if chunk.final:
-            word = quoted(finish_reason(chunk.finish_reason))
+            made = self._calls is not None and self._calls.made_calls
+            word = quoted(finish_reason(chunk.finish_reason, made))
             data += (
                 self._before + b'{},"logprobs":null,"finish_reason":' + word + b"}" + self._close
             )
         return data
+
+    def _of_calls(self, parser: ToolCallParser, chunk: Chunk, after: bytes) -> bytes:
+        """Text and calls of a chunk; its log probabilities go with the first delta."""
+        found = parser.feed(chunk.text) + (parser.finish() if chunk.final else [])
+        deltas = [as_json(delta) for delta in deltas_of(found)]
+        if self._logprobs and not deltas:
+            deltas = [b"{}"]
+        afters = [after] + [self._after] * (len(deltas) - 1)
+        return b"".join(
+            self._before + delta + end for delta, end in zip(deltas, afters, strict=False)
+        )
 
     def _first(self) -> bytes:
         self._begun = True

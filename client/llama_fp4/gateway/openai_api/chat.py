@@ -67,7 +67,9 @@ def _work(
     return Work([request.messages], params, request.n or 1, call.server_id, stream)
 
 
-async def _whole(context: Context, call: Call, request: ChatRequest, work: Work, use: ToolUse) -> Response:
+async def _whole(
+    context: Context, call: Call, request: ChatRequest, work: Work, use: ToolUse
+) -> Response:
     chunks: list[list[Chunk]] = [[] for _ in range(work.choices)]
     async with Generation(context.backend, work) as generation:
         while arrived := await generation.arrived():
@@ -88,9 +90,7 @@ def _document(call: Call, context: Context, kind: str) -> dict[str, Any]:
     }
 
 
-def _choice(
-    index: int, chunks: list[Chunk], request: ChatRequest, use: ToolUse
-) -> dict[str, Any]:
+def _choice(index: int, chunks: list[Chunk], request: ChatRequest, use: ToolUse) -> dict[str, Any]:
     logprobs = None
     if request.logprobs:
         content = [each for chunk in chunks for each in token_logprobs(chunk.top_logprobs)]

@@ -28,7 +28,7 @@ class ResponseFormat(Body):
 
 
 class ChatRequest(Sampled):
-    """`messages` and `tools` are checked by the server's preprocessing."""
+    """The server's preprocessing checks `messages`, and `tool_calls` the fields of tools."""
 
     messages: list[dict[str, Any]] = Field(min_length=1)
     max_completion_tokens: int | None = None
@@ -36,7 +36,7 @@ class ChatRequest(Sampled):
     top_logprobs: int | None = None
     response_format: ResponseFormat | None = None
     tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tool_choice: Any = None
     parallel_tool_calls: bool | None = None
 
     store: NoEffect = None

@@ -42,7 +42,7 @@ def to_python(pattern: str) -> str:
             in_class = False
         else:
             parts.append(_escape(match, in_class))
-    return "".join(parts)
+    return "".join(parts) or "(?:)"  # jsonschema takes an empty pattern for none
 
 
 def _plain(character: str, in_class: bool, begins: bool) -> str:

@@ -49,11 +49,25 @@ def is_valid(value: Any, schema: Any) -> bool:
 def is_valid_text(text: str, schema: Any) -> bool:
     """Whether the text is JSON and valid, whichever of two members of one name a reader takes."""
     try:
-        last = json.loads(text, parse_constant=_refuse)
-        first = json.loads(text, object_pairs_hook=_first_of_a_name)
+        last = json.loads(text, parse_float=_Written, parse_constant=_refuse)
+        first = json.loads(text, parse_float=_Written, object_pairs_hook=_first_of_a_name)
     except ValueError:
         return False
     return is_valid(last, schema) and is_valid(first, schema)
+
+
+class _Written(float):
+    """A number that keeps all its digits."""
+
+    _text: str
+
+    def __new__(cls, text: str) -> _Written:
+        number = super().__new__(cls, text)
+        number._text = text
+        return number
+
+    def __str__(self) -> str:
+        return self._text
 
 
 def _first_of_a_name(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from llama_fp4.gateway.tool_calls import (
     ArgumentsDelta,
@@ -421,3 +424,75 @@ def test_an_answer_in_json_or_a_call() -> None:
     assert matches(grammar, f"[{call}, {call}]")
     for text in ('{"name": "weather", "home": "Oslo"}', "words", call.replace("city", "town")):
         assert not matches(grammar, text)
+
+
+JSON: Any = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 3)
+    | st.floats()
+    | st.sampled_from(
+        ["", "object", "string", "array", "#", "#/properties/a", "#/x", "a", "auto", "function"]
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "type",
+                    "properties",
+                    "required",
+                    "a",
+                    "items",
+                    "enum",
+                    "const",
+                    "anyOf",
+                    "$ref",
+                    "$defs",
+                    "additionalProperties",
+                    "minItems",
+                    "maxItems",
+                    "name",
+                    "function",
+                    "tools",
+                    "mode",
+                    "allowed_tools",
+                    "parameters",
+                    "strict",
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=400)
+@given(JSON, JSON, JSON, st.booleans(), st.sampled_from(["auto", "required"]))
+def test_any_json_is_read_or_refused(
+    schema: Any, tools: Any, choice: Any, strict: bool, mode: str
+) -> None:
+    """A `ToolError` with a path, or guides; never another exception."""
+    inner = {"type": "object", "properties": {"a": schema}, "required": ["a"]}
+    bodies: list[dict[str, Any]] = [
+        {"tools": [tool(parameters=schema, strict=strict)], "tool_choice": mode},
+        {"tools": [tool(parameters=inner, strict=strict)], "tool_choice": mode},
+        {"tools": tools},
+        {"tools": [tools]},
+        {"tools": [tool(parameters=tools)], "tool_choice": choice},
+    ]
+    refusals: list[ToolError] = []
+    for body in bodies:
+        for flat in (False, True):
+            try:
+                use = read_tool_use(body, flat)
+                guides = guides_for(use, schema if mode == "auto" else None)
+            except ToolError as error:
+                refusals.append(error)
+                continue
+            assert all(guide.text for guide in guides)
+            assert json.dumps(use.prompt_tools)
+    for refusal in refusals:
+        assert re.match(r"\w+", refusal.param)[0] in refusal.message  # type: ignore[index]

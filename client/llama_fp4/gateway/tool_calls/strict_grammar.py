@@ -125,8 +125,12 @@ class _Writer:
         return target
 
     def _object(self, schema: Mapping[str, Any]) -> str:
-        properties = schema.get("properties", {})
-        all_named = set(schema.get("required", ())) == set(properties)
+        properties, required = schema.get("properties", {}), schema.get("required", [])
+        if not isinstance(properties, Mapping) or not isinstance(required, list):
+            raise Unwritten
+        all_named = len(required) == len(properties) and all(
+            name in required for name in properties
+        )
         if schema.get("additionalProperties", False) is not False or not all_named:
             raise Unwritten
         members = [

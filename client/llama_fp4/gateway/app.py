@@ -22,6 +22,7 @@ from llama_fp4.gateway.metrics import CONTENT_TYPE
 from llama_fp4.gateway.openai_api.chat import answer_chat
 from llama_fp4.gateway.openai_api.completions import answer_completion
 from llama_fp4.gateway.openai_api.endpoints import Context
+from llama_fp4.gateway.openai_api.responses import answer_response
 from llama_fp4.gateway.openai_api.tokens import answer_detokenize, answer_tokenize
 from llama_fp4.gateway.page import chat_page
 from llama_fp4.gateway.settings import GatewaySettings
@@ -30,6 +31,7 @@ OWNER = "llama-fp4"
 POSTS = {
     "/v1/chat/completions": answer_chat,
     "/v1/completions": answer_completion,
+    "/v1/responses": answer_response,
     "/tokenize": answer_tokenize,
     "/detokenize": answer_detokenize,
 }

@@ -11,11 +11,13 @@ from pydantic.json_schema import models_json_schema
 
 from llama_fp4.gateway.openai_api.chat_request import ChatRequest
 from llama_fp4.gateway.openai_api.completion_request import CompletionRequest
+from llama_fp4.gateway.openai_api.responses_request import ResponsesRequest
 from llama_fp4.gateway.openai_api.tokens import DetokenizeRequest, TokenizeRequest
 
 BODIES: dict[str, tuple[str, type[BaseModel]]] = {
     "/v1/chat/completions": ("Answer chat messages", ChatRequest),
     "/v1/completions": ("Complete raw prompts", CompletionRequest),
+    "/v1/responses": ("Answer text or items; nothing is kept", ResponsesRequest),
     "/tokenize": ("Token ids of a prompt or messages", TokenizeRequest),
     "/detokenize": ("Text of token ids", DetokenizeRequest),
 }

@@ -59,9 +59,7 @@ class EventStream(Response):
 
     @classmethod
     async def begun(
-        cls,
-        events: AsyncGenerator[bytes, None],
-        of_error: Callable[[ApiError], bytes] = lambda error: b"data: " + error.body + b"\n\n",
+        cls, events: AsyncGenerator[bytes, None], of_error: Callable[[ApiError], bytes]
     ) -> EventStream:
         """The answer, once there is a first event."""
         return cls(await anext(events), events, of_error)
@@ -81,6 +79,11 @@ class EventStream(Response):
         finally:
             await self._rest.aclose()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def error_event(error: ApiError) -> bytes:
+    """The last event of a chat or completion that broke."""
+    return b"data: " + error.body + b"\n\n"
 
 
 class ClientLeft(Exception):

@@ -24,9 +24,7 @@ def quoted(text: str) -> bytes:
 
 def finish_reason(word: str, made_calls: bool = False) -> str:
     """OpenAI's word for how an answer ended."""
-    if made_calls and word == "stop":
-        return "tool_calls"
-    return FINISH.get(word, word)
+    return "tool_calls" if made_calls and word == "stop" else FINISH.get(word, word)
 
 
 def usage_json(usage: Usage) -> dict[str, int]:

@@ -23,8 +23,14 @@ from llama_fp4.gateway.openai_api.answers import (
 from llama_fp4.gateway.openai_api.chat_request import ChatRequest
 from llama_fp4.gateway.openai_api.endpoints import Context, json_response
 from llama_fp4.gateway.openai_api.fields import parse
-from llama_fp4.gateway.openai_api.sampling import Guide, guide_of, sampling_params
-from llama_fp4.gateway.openai_api.tools import FIELDS, guides_of, refused, refuses_guide, tool_use
+from llama_fp4.gateway.openai_api.sampling import guide_of, sampling_params, translated
+from llama_fp4.gateway.openai_api.tools import (
+    guides_of,
+    parser_of,
+    tool_use,
+    under_guides,
+    with_tools,
+)
 from llama_fp4.gateway.tool_calls import ToolCallParser, ToolUse
 from llama_fp4.gateway.tool_calls.messages import deltas_of, message_of
 
@@ -34,23 +40,23 @@ async def answer_chat(context: Context, call: Call) -> Response:
     started = time.perf_counter()
     request = parse(ChatRequest, call.body)
     context.check_model(request.model)
-    use = tool_use({name: getattr(request, name) for name in FIELDS})
+    use = tool_use(request)
     guides = guides_of(use, guide_of(request, request.response_format))
-    while True:
-        work = _work(context, call, request, use, guides.pop(0))
-        try:
-            if request.stream:
-                events = _events(context, call, request, work, use)
-                return await context.streamed(events, started)
-            return await _whole(context, call, request, work, use)
-        except LlamaError as error:
-            if not guides or not refuses_guide(error):
-                raise refused(error, request, use) from None
+
+    async def answered(work: Work) -> Response:
+        if request.stream:
+            events = _events(context, call, request, work, use)
+            return await context.streamed(events, started)
+        return await _whole(context, call, request, work, use)
+
+    try:
+        work = await _work(context, call, request, use)
+        return await under_guides(request, use, guides, work, answered)
+    except LlamaError as error:
+        raise translated(error, request) from None
 
 
-def _work(
-    context: Context, call: Call, request: ChatRequest, use: ToolUse, guide: Guide | None
-) -> Work:
+async def _work(context: Context, call: Call, request: ChatRequest, use: ToolUse) -> Work:
     limits = (request.max_completion_tokens, request.max_tokens)
     if None not in limits and limits[0] != limits[1]:
         message = f"max_completion_tokens is {limits[0]} and max_tokens {limits[1]}; give one"
@@ -59,10 +65,8 @@ def _work(
     if request.top_logprobs is not None and not request.logprobs:
         raise wrong("top_logprobs", "top_logprobs needs logprobs: true")
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
-    most = context.settings.max_tokens
-    params = sampling_params(request, asked, most, guide, logprobs)
-    if use.prompt_tools:  # a call may begin with a special token
-        params = params.merged({"tools": use.prompt_tools, "skip_special_tokens": False})
+    asked = await context.fitted(asked, [request.messages], use.prompt_tools)
+    params = with_tools(sampling_params(request, asked, logprobs), use)
     stream = bool(request.stream)
     return Work([request.messages], params, request.n or 1, call.server_id, stream)
 
@@ -77,7 +81,9 @@ async def _whole(
                 chunks[index].append(chunk)
     context.count(generation.usage)
     document = _document(call, context, "chat.completion")
-    document["choices"] = [_choice(index, each, request, use) for index, each in enumerate(chunks)]
+    document["choices"] = [
+        _choice(index, each, request, parser_of(use)) for index, each in enumerate(chunks)
+    ]
     return json_response(document | {"usage": usage_json(generation.usage)})
 
 
@@ -90,19 +96,23 @@ def _document(call: Call, context: Context, kind: str) -> dict[str, Any]:
     }
 
 
-def _choice(index: int, chunks: list[Chunk], request: ChatRequest, use: ToolUse) -> dict[str, Any]:
+def _choice(
+    index: int, chunks: list[Chunk], request: ChatRequest, parser: ToolCallParser | None
+) -> dict[str, Any]:
     logprobs = None
     if request.logprobs:
         content = [each for chunk in chunks for each in token_logprobs(chunk.top_logprobs)]
         logprobs = {"content": content, "refusal": None}
-    parser = ToolCallParser(use.names, use.parallel)
-    events = [event for chunk in chunks for event in parser.feed(chunk.text)]
-    message = message_of([*events, *parser.finish()])
+    text = "".join([chunk.text for chunk in chunks])
+    message: dict[str, Any] = {"content": text}
+    if parser is not None:
+        message = message_of([*parser.feed(text), *parser.finish()])
+    made_calls = parser is not None and parser.made_calls
     return {
         "index": index,
-        "message": {"role": "assistant", **message, "refusal": None},
+        "message": {"role": "assistant", "refusal": None, **message},
         "logprobs": logprobs,
-        "finish_reason": finish_reason(chunks[-1].finish_reason, parser.made_calls),
+        "finish_reason": finish_reason(chunks[-1].finish_reason, made_calls),
     }
 
 
@@ -113,7 +123,7 @@ async def _events(
     with_usage = bool(request.stream_options and request.stream_options.include_usage)
     head = as_json(_document(call, context, "chat.completion.chunk"))[:-1]
     choices = [
-        ChoiceEvents(head, index, bool(request.logprobs), with_usage, use)
+        ChoiceEvents(head, index, bool(request.logprobs), with_usage, parser_of(use))
         for index in range(work.choices)
     ]
     async with Generation(context.backend, work) as generation:
@@ -132,45 +142,49 @@ class ChoiceEvents:
     """The events of one choice. What all of them share is made once."""
 
     def __init__(
-        self, head: bytes, index: int, logprobs: bool, with_usage: bool, use: ToolUse
+        self,
+        head: bytes,
+        index: int,
+        logprobs: bool,
+        with_usage: bool,
+        parser: ToolCallParser | None,
     ) -> None:
         self._before = b'data: %s,"choices":[{"index":%d,"delta":' % (head, index)
         self._text = self._before + b'{"content":'
         self._close = b"]" + (b',"usage":null' if with_usage else b"") + b"}\n\n"
         self._after = b',"logprobs":null,"finish_reason":null}' + self._close
-        self._logprobs, self._begun = logprobs, False
-        self._calls = ToolCallParser(use.names, use.parallel) if use.names else None
+        self._logprobs, self._begun, self._parser = logprobs, False, parser
 
     def events(self, chunk: Chunk) -> bytes:
         """Empty for a chunk that says nothing."""
         data = b"" if self._begun else self._first()
-        after = self._after
-        if self._logprobs:
-            content = as_json(token_logprobs(chunk.top_logprobs))
-            after = b',"logprobs":{"content":' + content + b',"refusal":null}'
-            after += b',"finish_reason":null}' + self._close
-        if self._calls is not None:
-            data += self._of_calls(self._calls, chunk, after)
-        elif chunk.text or self._logprobs:
-            data += self._text + quoted(chunk.text) + b"}" + after
+        if self._parser is not None:
+            data += self._parsed(self._parser, chunk)
+        elif self._logprobs:
+            data += self._text + quoted(chunk.text) + b"}" + self._with_logprobs(chunk)
+        elif chunk.text:
+            data += self._text + quoted(chunk.text) + b"}" + self._after
         if chunk.final:
-            made = self._calls is not None and self._calls.made_calls
-            word = quoted(finish_reason(chunk.finish_reason, made))
+            made_calls = self._parser is not None and self._parser.made_calls
+            word = quoted(finish_reason(chunk.finish_reason, made_calls))
             data += (
                 self._before + b'{},"logprobs":null,"finish_reason":' + word + b"}" + self._close
             )
         return data
 
-    def _of_calls(self, parser: ToolCallParser, chunk: Chunk, after: bytes) -> bytes:
-        """Text and calls of a chunk; its log probabilities go with the first delta."""
+    def _parsed(self, parser: ToolCallParser, chunk: Chunk) -> bytes:
+        """Text and calls; a chunk's log probabilities go with the first of its deltas."""
         found = parser.feed(chunk.text) + (parser.finish() if chunk.final else [])
-        deltas = [as_json(delta) for delta in deltas_of(found)]
-        if self._logprobs and not deltas:
-            deltas = [b"{}"]
-        afters = [after] + [self._after] * (len(deltas) - 1)
-        return b"".join(
-            self._before + delta + end for delta, end in zip(deltas, afters, strict=False)
-        )
+        deltas = [self._before + as_json(delta) for delta in deltas_of(found)]
+        if not self._logprobs:
+            return b"".join([delta + self._after for delta in deltas])
+        first, *rest = deltas or [self._before + b"{}"]
+        return b"".join([first + self._with_logprobs(chunk), *(d + self._after for d in rest)])
+
+    def _with_logprobs(self, chunk: Chunk) -> bytes:
+        content = as_json(token_logprobs(chunk.top_logprobs))
+        data = b',"logprobs":{"content":' + content + b',"refusal":null},"finish_reason":null}'
+        return data + self._close
 
     def _first(self) -> bytes:
         self._begun = True

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from llama_fp4.gateway.openai_api.fields import Body, NoEffect, Sampled, only
 
 ONE_MODEL = "this server has text alone"
+
+
+# Read by `tool_calls`, which names what is wrong in them.
+Tools = Annotated[Any, WithJsonSchema({"type": "array", "items": {"type": "object"}})]
 
 
 class JsonSchema(Body):
@@ -28,16 +32,16 @@ class ResponseFormat(Body):
 
 
 class ChatRequest(Sampled):
-    """The server's preprocessing checks `messages`, and `tool_calls` the fields of tools."""
+    """`messages` are checked by the server's preprocessing."""
 
     messages: list[dict[str, Any]] = Field(min_length=1)
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
     response_format: ResponseFormat | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Tools = None
     tool_choice: Any = None
-    parallel_tool_calls: bool | None = None
+    parallel_tool_calls: Any = None
 
     store: NoEffect = None
     service_tier: NoEffect = None

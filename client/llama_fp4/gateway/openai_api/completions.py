@@ -24,6 +24,8 @@ from llama_fp4.gateway.openai_api.completion_request import CompletionRequest
 from llama_fp4.gateway.openai_api.endpoints import Context, json_response
 from llama_fp4.gateway.openai_api.fields import parse
 from llama_fp4.gateway.openai_api.sampling import guide_of, sampling_params, translated
+from llama_fp4.gateway.openai_api.tools import under_guides
+from llama_fp4.gateway.tool_calls import ToolUse
 
 
 async def answer_completion(context: Context, call: Call) -> Response:
@@ -33,15 +35,20 @@ async def answer_completion(context: Context, call: Call) -> Response:
     context.check_model(request.model)
     if request.echo and request.logprobs is not None:
         raise wrong("echo", "echo with logprobs is not served yet", "unsupported_parameter")
-    most, guide = context.settings.max_tokens, guide_of(request)
-    params = sampling_params(request, request.max_tokens, most, guide, request.logprobs)
-    stream = bool(request.stream)
-    work = Work(request.prompt, params, request.n or 1, call.server_id, stream)
-    try:
-        if stream:
+    guide = guide_of(request)
+
+    async def answered(work: Work) -> Response:
+        if request.stream:
             events = _events(context, call, request, work)
             return await context.streamed(events, started)
         return await _whole(context, call, request, work)
+
+    try:
+        most = await context.fitted(request.max_tokens, request.prompt)
+        params = sampling_params(request, most, request.logprobs)
+        stream = bool(request.stream)
+        work = Work(request.prompt, params, request.n or 1, call.server_id, stream)
+        return await under_guides(request, ToolUse(), (guide,), work, answered)
     except LlamaError as error:
         raise translated(error, request) from None
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.responses import Response
 
 from llama_fp4.gateway.backend import Backend
-from llama_fp4.gateway.errors import ApiError
-from llama_fp4.gateway.exchange import EventStream
+from llama_fp4.gateway.errors import ApiError, wrong
+from llama_fp4.gateway.exchange import EventStream, error_event
 from llama_fp4.gateway.gate import GatewayState
 from llama_fp4.gateway.generation import Usage
 from llama_fp4.gateway.openai_api.answers import as_json
 from llama_fp4.gateway.settings import GatewaySettings
+from llama_fp4.model_contract import Prompt
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,36 @@ class Context:
                 "model_not_found",
             )
 
+    async def fitted(
+        self, asked: int | None, prompts: Sequence[Prompt], tools: Sequence[Any] = ()
+    ) -> int | None:
+        """The limit of an answer, within the gateway's own; None: as many tokens as fit.
+
+        Raises `ApiError` and `LlamaError`.
+        """
+        most = self.settings.max_tokens
+        if most is None:
+            return asked
+        if asked is None:
+            rooms = [(await self.backend.tokenize(prompt, tools)).room for prompt in prompts]
+            return min(most, *rooms)
+        if asked > most:
+            raise wrong("max_tokens", f"max_tokens must be at most {most}, not {asked}")
+        return asked
+
     def count(self, usage: Usage) -> None:
         """Add an answer's tokens to the metrics."""
         self.state.metrics.prompt_tokens.inc(usage.prompt)
         self.state.metrics.completion_tokens.inc(usage.completion)
 
-    async def streamed(self, events: AsyncGenerator[bytes, None], since: float) -> Response:
+    async def streamed(
+        self,
+        events: AsyncGenerator[bytes, None],
+        since: float,
+        of_error: Callable[[ApiError], bytes] = error_event,
+    ) -> Response:
         """The stream once its first event has come."""
-        answer = await EventStream.begun(events)
+        answer = await EventStream.begun(events, of_error)
         self.state.metrics.ttft.observe(time.perf_counter() - since)
         return answer
 

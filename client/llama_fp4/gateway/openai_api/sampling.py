@@ -46,14 +46,9 @@ Guide = tuple[str, str]
 def sampling_params(
     request: Sampled,
     max_tokens: int | None,
-    most_tokens: int | None,
-    guide: Guide | None,
     logprobs: int | None,
 ) -> SamplingParams:
-    """`max_tokens` is what the request asks for; `most_tokens` is the gateway's own limit.
-
-    Raises `ApiError`.
-    """
+    """Without a guide. Raises `ApiError`."""
     values = {name: getattr(request, name) for name in SAME}
     if values["top_k"] == -1:  # vLLM's spelling of "all"
         values["top_k"] = 0
@@ -66,12 +61,8 @@ def sampling_params(
     values["bad_words"] = tuple(request.bad_words or ())
     if request.stop_token_ids:
         values["end_id"] = request.stop_token_ids[0]
-    if guide is not None:
-        values["guided_decoding_guide_type"], values["guided_decoding_guide"] = guide
     if request.logit_bias:
         raise wrong("logit_bias", "logit_bias is not served yet", "unsupported_parameter")
-    if most_tokens is not None and (max_tokens or 0) > most_tokens:
-        raise wrong("max_tokens", f"max_tokens must be at most {most_tokens}, not {max_tokens}")
     values["max_tokens"], values["logprobs"] = max_tokens, logprobs
     try:
         return SamplingParams(**values)
@@ -142,7 +133,11 @@ def translated(error: LlamaError, request: Sampled) -> ApiError:
         shown = of_server(type(error)(message, error.code, error.request_id))
         shown.param = names[first]
         return shown
-    return of_server(error)
+    shown = of_server(error)
+    if shown.code == "context_length_exceeded":
+        fields = type(request).model_fields
+        shown.param = next(name for name in ("messages", "input", "prompt") if name in fields)
+    return shown
 
 
 def _names(request: Sampled) -> Mapping[str, str]:
@@ -151,8 +146,9 @@ def _names(request: Sampled) -> Mapping[str, str]:
     names = {name: name for name in (*SAME, "temperature", "max_tokens", "logprobs", "bad_words")}
     names |= {"messages": "messages", "tools": "tools", "text_input": "prompt"}
     names |= {"stop_words": "stop", "end_id": "stop_token_ids"}
-    if "max_completion_tokens" in given:
-        names["max_tokens"] = "max_completion_tokens"
+    for called in ("max_completion_tokens", "max_output_tokens"):
+        if called in given:
+            names["max_tokens"] = called
     if "top_logprobs" in given:
         names["logprobs"] = "top_logprobs"
     called = next((name for name in GUIDES if name in given), "response_format")

@@ -242,8 +242,9 @@ BAD = {
     Guide("ebnf_grammar", 'root ::= root "a" | "b"'): "begins the rule 'root' with itself",
     Guide("ebnf_grammar", 'root ::= "a" (b'): "guided_decoding_guide has 'the end' in line 1",
     Guide("ebnf_grammar", 'root ::= "a" r\nr ::= "b" r'): "matches no text at all",
-    Guide("json_schema", '{"type": "array", "uniqueItems": true}'): "has uniqueItems 'True' at #",
-    Guide("json_schema", '{"$ref": "#"}'): "guided_decoding_guide matches no text at all",
+    Guide("json_schema", '{"minItems": "a"}'): "guided_decoding_guide has minItems 'a' at #",
+    Guide("json_schema", '{"$ref": "#"}'): "guided_decoding_guide has the $ref '#' at #; it must",
+    Guide("json_schema", "false"): "guided_decoding_guide matches no text at all",
     Guide("json_schema", "{"): "guided_decoding_guide is not JSON",
 }
 

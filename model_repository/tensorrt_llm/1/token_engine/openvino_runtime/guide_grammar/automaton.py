@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 from token_engine.openvino_runtime.guide_grammar.grammar import (
     ROOT,
@@ -24,9 +23,10 @@ from token_engine.openvino_runtime.guide_grammar.grammar import (
     shown,
     union,
 )
-from token_engine.openvino_runtime.guide_grammar.networks import Networks, kept_rules
+from token_engine.openvino_runtime.guide_grammar.networks import Networks, kept_rules, split
 
 MAX_STATES = 10_000
+WIDE = 100_000  # characters
 MAX_RECURRING = 200  # rules
 START = ""  # a copy of the rule "root" that no rule calls
 END_OF_OUTPUT = (0, 0)
@@ -55,43 +55,74 @@ class Deterministic:
     followers: dict[str, Ranges]
 
 
+Copies = set[tuple[str | None, str]]  # see `Networks`
+
+
 class _Conflict(GuideError):
-    """One character does not decide; `rules` are the called rules in question."""
+    """One character does not decide; the remedy may be `copies` of called rules."""
 
-    def __init__(self, rules: Iterable[str], message: str) -> None:
+    def __init__(self, copies: Iterable[tuple[str | None, str]], message: str) -> None:
         super().__init__(message)
-        self.rules = frozenset(rules)
+        self.copies = frozenset(copies)
 
 
-def make_deterministic(grammar: Grammar) -> Deterministic:
+def make_deterministic(grammar: Grammar, most_states: int = MAX_STATES) -> Deterministic:
     """Automata that together match the same language; raises `GuideError`."""
     grammar = Grammar({**grammar.rules, START: grammar.rules[ROOT]}, grammar.shared)
     kept = kept_rules(grammar, START)
     if len(kept) > MAX_RECURRING:
         raise GuideError(f"has {len(kept)} recurring rules; it must have at most {MAX_RECURRING}")
-    shared, copied = set(grammar.shared) - kept, set[str]()
+    copied: Copies = set()
+    built: dict[tuple[str, frozenset[str]], Automaton] = {}
     while True:
+        networks = Networks(grammar, kept | grammar.shared, copied)
         try:
-            return _checked(_determinized(Networks(grammar, kept | shared, copied)))
+            return _checked(_determinized(networks, copied, built, most_states))
         except _Conflict as conflict:
-            if conflict.rules & shared:
-                shared -= conflict.rules  # copied into their callers, they may work
-            elif conflict.rules - copied:
-                copied |= conflict.rules
-            else:
+            if conflict.copies <= copied:
                 raise
+            copied |= conflict.copies
 
 
-def _determinized(networks: Networks) -> dict[str, Automaton]:
+def wide_states(automata: Deterministic) -> int:
+    """How many states go on with almost any character: they cost the library most."""
+    return sum(
+        sum(last - first for ranges, _ in state.moves for first, last in ranges) > WIDE
+        for automaton in automata.automata.values()
+        for state in automaton
+    )
+
+
+def _determinized(
+    networks: Networks,
+    copied: Copies,
+    built: dict[tuple[str, frozenset[str]], Automaton],
+    most_states: int,
+) -> dict[str, Automaton]:
+    """An automaton for each rule that is called; those in `built` need not be built again."""
+    everywhere = {rule for caller, rule in copied if caller is None}
+    copies: dict[str | None, set[str]] = {}
+    for caller, rule in copied:
+        copies.setdefault(caller, set()).add(rule)
     automata: dict[str, Automaton] = {}
     waiting, size = [START], 0
     while waiting:
         rule = waiting.pop()
         if rule not in automata:
-            automata[rule] = _subsets(networks, rule, MAX_STATES - size)
-            size += len(automata[rule])
+            key = rule, frozenset(everywhere | copies.get(rule, set()))
+            if key not in built:
+                built[key] = _subsets(networks, rule, most_states - size)
+            automata[rule] = built[key]
+            size += len(built[key])
+            if size > most_states:
+                raise too_large(most_states)
             waiting += [called for state in automata[rule] for called in state.calls]
     return automata
+
+
+def too_large(most_states: int) -> GuideError:
+    """The refusal of a grammar of more states."""
+    return GuideError(f"needs more than {most_states} states; it must be simpler")
 
 
 def _subsets(networks: Networks, rule: str, most_states: int) -> Automaton:
@@ -107,7 +138,7 @@ def _subsets(networks: Networks, rule: str, most_states: int) -> Automaton:
         subset = networks.after(targets, end)
         if subset not in numbers:
             if len(automaton) >= most_states:
-                raise GuideError(f"needs more than {MAX_STATES} states; it must be simpler")
+                raise too_large(MAX_STATES)
             numbers[subset] = len(automaton)
             automaton.append(State(end in subset))
             waiting.append((numbers[subset], subset))
@@ -116,7 +147,7 @@ def _subsets(networks: Networks, rule: str, most_states: int) -> Automaton:
     while waiting:
         number, subset = waiting.pop()
         by_target: dict[int, list[tuple[int, int]]] = {}
-        for span, targets in _split(networks.moves_of(subset)):
+        for span, targets in split(networks.moves_of(subset)):
             by_target.setdefault(number_of(targets), []).append(span)
         state = automaton[number]
         state.moves = [(union(spans), target) for target, spans in by_target.items()]
@@ -125,44 +156,28 @@ def _subsets(networks: Networks, rule: str, most_states: int) -> Automaton:
     return automaton
 
 
-def _split(
-    moves: list[tuple[int, int, int]],
-) -> Iterable[tuple[tuple[int, int], frozenset[int]]]:
-    """Overlapping `(first, last, target)` -> disjoint spans, each with all its targets."""
-    opened: dict[int, list[int]] = {}
-    closed: dict[int, list[int]] = {}
-    for first, last, target in moves:
-        opened.setdefault(first, []).append(target)
-        closed.setdefault(last + 1, []).append(target)
-    counts: dict[int, int] = {}
-    cuts = sorted(opened.keys() | closed.keys())
-    for cut, following in pairwise(cuts):
-        for target in closed.get(cut, ()):
-            counts[target] -= 1
-            if not counts[target]:
-                del counts[target]
-        for target in opened.get(cut, ()):
-            counts[target] = counts.get(target, 0) + 1
-        if counts:
-            yield (cut, following - 1), frozenset(counts)
-
-
 def _checked(automata: dict[str, Automaton]) -> Deterministic:
     _remove_dead_ends(automata)
     first = _first_characters(automata)
-    for rule, automaton in automata.items():
-        for state in automaton:
-            _check_choice(rule, state, first)
+    conflicts = [
+        conflict
+        for rule, automaton in automata.items()
+        for state in automaton
+        if (conflict := _conflict_of_choice(rule, state, first))
+    ]
     followers = _followers(automata, first)
     for rule, automaton in automata.items():
         for state in automaton:
             both = overlap(_beginnings(state, first), followers[rule]) if state.accepts else ()
             if both:
-                raise _Conflict(
-                    [rule],
+                message = (
                     f"has a rule {_named(rule)} that {shown(both[0][0])} may go on or follow; "
-                    "a recurring rule's next character must say whether it ends",
+                    "a recurring rule's next character must say whether it ends"
                 )
+                conflicts.append(_Conflict([(None, rule)], message))
+    if conflicts:
+        copies = {copy for conflict in conflicts for copy in conflict.copies}
+        raise _Conflict(copies, str(conflicts[0]))
     return Deterministic(automata, followers)
 
 
@@ -186,6 +201,8 @@ def _remove_dead_ends(automata: dict[str, Automaton]) -> None:
             }
     if (START, 0) not in alive:
         raise GuideError("matches no text at all; it must match some")
+    for rule in [rule for rule in automata if (rule, 0) not in alive]:
+        del automata[rule]  # nothing calls it any more
 
 
 def _can_end(rule: str, state: State, alive: set[tuple[str, int]]) -> bool:
@@ -208,7 +225,7 @@ def _first_characters(automata: dict[str, Automaton]) -> dict[str, Ranges]:
         if rule in begun:
             path = [*begun[begun.index(rule) :], rule]
             raise _Conflict(
-                path,
+                [(None, name) for name in path],
                 f"begins the rule {_named(rule)} with itself ({' -> '.join(path)[:80]}); "
                 "a rule must begin with a character before it recurs",
             )
@@ -229,18 +246,19 @@ def _beginnings(state: State, first: dict[str, Ranges]) -> Ranges:
     return union(spans + [span for called in state.calls for span in first[called]])
 
 
-def _check_choice(rule: str, state: State, first: dict[str, Ranges]) -> None:
+def _conflict_of_choice(rule: str, state: State, first: dict[str, Ranges]) -> _Conflict | None:
     taken = union(span for ranges, _ in state.moves for span in ranges)
     for called in state.calls:
         both = overlap(taken, first[called])
         if both:
-            raise _Conflict(
-                (other for other in state.calls if overlap(first[other], both)),
+            return _Conflict(
+                [(rule, other) for other in state.calls if overlap(first[other], both)],
                 f"has, in the rule {_named(rule)}, alternatives to {_named(called)} that begin "
                 f"with {shown(both[0][0])} too; the next character must tell a recurring "
                 "rule from its alternatives",
             )
         taken = union([*taken, *first[called]])
+    return None
 
 
 def _named(rule: str) -> str:

@@ -6,7 +6,7 @@ disjoint and not adjacent ranges `(first, last)`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -54,14 +54,14 @@ class Repeat:
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
-    """At least one of the parts, in their order, with the separator between those that are there.
+class Graph:
+    """What is read along the edges `(from, node, to)`, from point 0 to one of `ends`.
 
-    Each part comes with whether it must be there.
+    An edge between two points without reading has the node `EMPTY`.
     """
 
-    parts: tuple[tuple[Node, bool], ...]
-    separator: Node
+    edges: tuple[tuple[int, Node, int], ...]
+    ends: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +71,7 @@ class Call:
     rule: str
 
 
-@dataclass(frozen=True, slots=True)
-class Later:
-    """What `write` returns: it calls no rule and matches no empty text.
-
-    For what is much longer written out than in the guide: only a network writes it out.
-    """
-
-    write: Callable[[], Node]
-
-
-Node = Chars | Seq | Alt | Repeat | Joined | Call | Later
+Node = Chars | Seq | Alt | Repeat | Graph | Call
 EMPTY = Seq(())
 
 

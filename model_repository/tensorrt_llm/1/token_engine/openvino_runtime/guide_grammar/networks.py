@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 from token_engine.openvino_runtime.guide_grammar.grammar import (
+    EMPTY,
     Alt,
     Call,
     Chars,
     Grammar,
+    Graph,
     GuideError,
-    Joined,
-    Later,
     Node,
     Repeat,
     Seq,
 )
 
-MAX_POINTS = 100_000
+MAX_POINTS = 200_000
 MAX_DEPTH = 300  # of nesting, copied rules included
 
 
 class Networks:
     """One network for each rule of `kept`, built when it is needed; the others are copied in.
 
-    So are those of `copied`, into each network once: within the copy, they are called.
+    So is, of each pair in `copied`, the second rule into the first one's network, and into all if
+    the first is None. A rule that recurs is called within its copy.
     """
 
-    def __init__(self, grammar: Grammar, kept: set[str], copied: set[str]) -> None:
+    def __init__(
+        self, grammar: Grammar, kept: set[str], copied: set[tuple[str | None, str]]
+    ) -> None:
         self._rules = grammar.rules
         self._kept = kept
         self._copied = copied
@@ -92,10 +96,8 @@ class Networks:
             return end
         if isinstance(node, Repeat):
             return self._add_repeat(node, start)
-        if isinstance(node, Joined):
-            return self._add_joined(node, start)
-        if isinstance(node, Later):
-            return self._add_one(node.write(), start)
+        if isinstance(node, Graph):
+            return self._add_graph(node, start)
         return self._add_call(node, start)
 
     def _add_repeat(self, node: Repeat, start: int) -> int:
@@ -113,24 +115,30 @@ class Networks:
         self._skips[start].append(end)
         return end
 
-    def _add_joined(self, node: Joined, start: int) -> int:
-        before: int | None = start  # no part was there so far
-        after: int | None = None  # some part was
-        for part, required in node.parts:
-            entry, end = self._point(), self._point()
-            if before is not None:
-                self._skips[before].append(entry)
-            if after is not None:
-                self._skips[self._add(node.separator, self._branch(after))].append(entry)
-                if not required:
-                    self._skips[after].append(end)
-            self._skips[self._add(part, entry)].append(end)
-            before, after = (None if required else before), end
-        return self._point() if after is None else after
+    def _add_graph(self, node: Graph, start: int) -> int:
+        points: dict[int, int] = {0: self._branch(start)}
+        for source, inner, target in node.edges:
+            for number in (source, target):
+                if number not in points:
+                    points[number] = self._point()
+            if isinstance(inner, Chars):
+                self._moves[points[source]] += [
+                    (first, last, points[target]) for first, last in inner.ranges
+                ]
+            elif inner == EMPTY:
+                self._skips[points[source]].append(points[target])
+            else:
+                after = self._add(inner, self._branch(points[source]))
+                self._skips[after].append(points[target])
+        end = self._point()
+        for number in node.ends & points.keys():
+            self._skips[points[number]].append(end)
+        return end
 
     def _add_call(self, node: Call, start: int) -> int:
         if node.rule not in self._kept or (
-            node.rule in self._copied and node.rule not in self._copying
+            node.rule not in self._copying
+            and not self._copied.isdisjoint({(None, node.rule), (self._copying[0], node.rule)})
         ):
             self._copying.append(node.rule)
             end = self._add(self._rules[node.rule], start)
@@ -184,10 +192,9 @@ def calls_of(node: Node) -> Iterator[str]:
         yield node.rule
     elif isinstance(node, Repeat):
         yield from calls_of(node.item)
-    elif isinstance(node, Joined):
-        yield from calls_of(node.separator)
-        for part, _ in node.parts:
-            yield from calls_of(part)
+    elif isinstance(node, Graph):
+        for _, inner, _ in node.edges:
+            yield from calls_of(inner)
     elif isinstance(node, Seq | Alt):
         for item in node.items:
             yield from calls_of(item)
@@ -210,5 +217,40 @@ def _is_nullable(node: Node, nullable: set[str]) -> bool:
         return node.least == 0 or _is_nullable(node.item, nullable)
     if isinstance(node, Seq):
         return all(_is_nullable(item, nullable) for item in node.items)
-    # Joined and Later count as reading something: all that is joined or put off here does.
+    if isinstance(node, Graph):
+        return _is_nullable_graph(node, nullable)
     return isinstance(node, Alt) and any(_is_nullable(item, nullable) for item in node.items)
+
+
+def _is_nullable_graph(node: Graph, nullable: set[str]) -> bool:
+    found = {0}
+    grown = True
+    while grown and not found & node.ends:
+        reached = {
+            to for at, inner, to in node.edges if at in found and _is_nullable(inner, nullable)
+        }
+        grown = not reached <= found
+        found |= reached
+    return bool(found & node.ends)
+
+
+def split(
+    moves: list[tuple[int, int, int]],
+) -> Iterable[tuple[tuple[int, int], frozenset[int]]]:
+    """Overlapping `(first, last, target)` -> disjoint spans, each with all its targets."""
+    opened: dict[int, list[int]] = {}
+    closed: dict[int, list[int]] = {}
+    for first, last, target in moves:
+        opened.setdefault(first, []).append(target)
+        closed.setdefault(last + 1, []).append(target)
+    counts: dict[int, int] = {}
+    cuts = sorted(opened.keys() | closed.keys())
+    for cut, following in pairwise(cuts):
+        for target in closed.get(cut, ()):
+            counts[target] -= 1
+            if not counts[target]:
+                del counts[target]
+        for target in opened.get(cut, ()):
+            counts[target] = counts.get(target, 0) + 1
+        if counts:
+            yield (cut, following - 1), frozenset(counts)

@@ -334,3 +334,53 @@ def test_wrong_tools_name_the_field(gateway: Gateway, more: Any, param: str) -> 
     answer = post(gateway, "/v1/chat/completions", chat(**more))
     assert answer.status_code == 400
     assert error_of(answer)["param"] == param
+
+
+FLAT = [{"type": "function", **each["function"]} for each in SMALL]
+
+
+def response_to(gateway: Gateway, answer: str, **more: Any) -> list[tuple[str, str]]:
+    """What becomes of an answer in the Responses API, whole and as the stream's events tell."""
+    body = {"model": MODEL, "input": f"|{answer}{END}", "tools": FLAT, "stop": [END], **more}
+    whole = post(gateway, "/v1/responses", body).json()["output"]
+    told: dict[int, list[str]] = {}
+    for event in response_events(post(gateway, "/v1/responses", body | {"stream": True}).text):
+        if event["type"] == "response.output_item.added":
+            told[event["output_index"]] = [event["item"].get("name", "text"), ""]
+        elif event["type"].endswith(".delta"):
+            told[event["output_index"]][1] += event["delta"]
+        elif (
+            event["type"] == "response.output_item.done" and event["item"]["status"] != "completed"
+        ):
+            del told[event["output_index"]]
+    items = [
+        (item.get("name", "text"), item.get("arguments") or item["content"][0]["text"])
+        for item in whole
+    ]
+    assert [tuple(item) for item in told.values()] == items
+    first, text = items[0]
+    assert first == "text"
+    return [(first, text.rpartition("|")[2]), *items[1:]]
+
+
+def response_events(text: str) -> list[Any]:
+    """The data of each event of a response."""
+    return [json.loads(line[6:]) for line in text.split("\n") if line.startswith("data: {")]
+
+
+def test_a_response_has_an_item_for_each_text_and_call(gateway: Gateway) -> None:
+    """In the order of the answer; a call that broke is text alone."""
+    zone = ("time", '{"zone": "UTC"}')
+    found = response_to(gateway, f"I see. {CALL}; {OTHER} Done.")
+    assert found == [("text", "I see. "), ("weather", ARGUMENTS), zone, ("text", " Done.")]
+    cut = CALL[: CALL.index("celsius")]
+    assert response_to(gateway, f"{OTHER} {cut}") == [("text", ""), zone, ("text", f" {cut}")]
+    assert response_to(gateway, CALL, tool_choice="none") == [("text", CALL)]
+
+
+def test_a_schema_that_is_no_json_is_the_servers_to_refuse(demo_gateway: Gateway) -> None:
+    """Beside tools or not."""
+    for more in ({}, {"tools": TOOLS}, {"tools": TOOLS, "tool_choice": "none"}):
+        answer = post(demo_gateway, "/v1/chat/completions", chat(guided_json="{", **more))
+        assert answer.status_code == 400
+        assert "is not JSON" in error_of(answer)["message"]

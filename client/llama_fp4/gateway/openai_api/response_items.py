@@ -111,5 +111,10 @@ class ResponseItems:
         return {"item_id": item["id"], "output_index": len(self.items) - 1}
 
 
+def is_broken_call(item: Item) -> bool:
+    """Whether an item of a whole output is a call that turned out to be none."""
+    return bool(item["type"] == "function_call" and item["status"] == "incomplete")
+
+
 def _part(text: str) -> Item:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}

@@ -16,7 +16,7 @@ from llama_fp4.gateway.openai_api.answers import as_json
 from llama_fp4.gateway.openai_api.chat_request import JsonSchema, ResponseFormat
 from llama_fp4.gateway.openai_api.endpoints import Context, json_response
 from llama_fp4.gateway.openai_api.fields import parse
-from llama_fp4.gateway.openai_api.response_items import Item, ResponseItems
+from llama_fp4.gateway.openai_api.response_items import Item, ResponseItems, is_broken_call
 from llama_fp4.gateway.openai_api.responses_request import (
     ResponsesRequest,
     format_json,
@@ -127,6 +127,12 @@ class Progress:
         kind = "response.incomplete" if self._cut else "response.completed"
         return {"type": kind, "response": self.document(usage)}
 
+    def _output(self) -> list[Item]:
+        """All items. A call that broke is in the text that follows it; where nothing was told of
+        the call before, it is left out."""
+        items, streamed = self._items.items, self._request.stream
+        return [item for item in items if streamed or not is_broken_call(item)]
+
     def document(self, usage: Usage | None) -> dict[str, Any]:
         """The response; without usage while it is made."""
         request, use, status = self._request, self._use, "in_progress"
@@ -144,7 +150,7 @@ class Progress:
             "max_output_tokens": request.max_output_tokens,
             "metadata": request.metadata or {},
             "model": self.context.settings.served_names[0],
-            "output": self._items.items if usage is not None else [],
+            "output": self._output() if usage is not None else [],
             "parallel_tool_calls": use.parallel,
             "previous_response_id": None,
             "store": False,

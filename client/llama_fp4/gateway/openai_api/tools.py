@@ -42,15 +42,20 @@ def guides_of(use: ToolUse, own: Guide | None) -> list[Guide | None]:
 
     A call that must come comes in place of what `own` says. Raises `ApiError`.
     """
-    answer = json.loads(own[1]) if own is not None and own[0] == "json_schema" else None
     try:
         if use.mode == "required":
             return [*guides_for(use)]
-        if own is None or answer is not None:
-            return [*guides_for(use, answer), own]
+        if own is None:
+            return [*guides_for(use), None]
     except ToolError as error:
         raise wrong(error.param, error.message) from None
-    return [own]
+    if own[0] != "json_schema" or not use.names:
+        return [own]
+    try:
+        schema = json.loads(own[1])
+    except ValueError:  # the server says what is wrong with it
+        return [own]
+    return [*guides_for(use, schema), own]
 
 
 def with_tools(params: SamplingParams, use: ToolUse) -> SamplingParams:

@@ -216,6 +216,24 @@ def test_a_control_token_in_the_text_of_arguments_stays_text() -> None:
     assert "<|eot_id|>" in TRANSFORMERS.decode(ids)
 
 
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "system", "content": "x"}],
+        [ANSWER, USER],
+        [{"role": "system", "content": "x"}, ANSWER, USER],
+        [{"role": "assistant", "tool_calls": [CALL]}, {"role": "tool", "content": "y"}, USER],
+        [{"role": "system", "content": "x"}, {"role": "tool", "content": "y"}],
+    ],
+)
+def test_tools_before_anything_of_a_user_get_a_turn_of_their_own(messages: list[Any]) -> None:
+    """Llama's template would write them into that message and call it the user's."""
+    index = int(messages[0]["role"] == "system")
+    begun = [*messages[:index], {"role": "user", "content": ""}, *messages[index:]]
+    expected = theirs(LLAMA_31, Conversation(parse_messages(json.dumps(begun)), [TOOL]))
+    assert encode(load(LLAMA_31), json.dumps(messages), json.dumps([TOOL])) == expected
+
+
 def test_with_tools_the_first_turn_may_be_anyones_where_the_template_reads_its_role() -> None:
     messages = [ANSWER, USER]
     source = "{{ bos_token }}{{ tools | tojson }}{% for m in messages %}{{ m.role ~ m.content }}"

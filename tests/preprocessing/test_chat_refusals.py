@@ -130,15 +130,6 @@ TOOLS: list[tuple[Any, str]] = [
     ([{**TOOL, "custom": 1}], "tools[0] has the key 'custom' and must have only type, function"),
     ('[{"type":"function","function":{"name":"\\ud800"}}]', "tools holds the lone surrogate"),
 ]
-CONVERSATIONS: list[tuple[list[dict[str, Any]], list[Any], str]] = [
-    ([{"role": "system", "content": "x"}], [TOOL], "template refuses the messages: There is no m"),
-    ([*with_call(), USER], [TOOL], ".role is 'assistant' and must be 'user' with tools"),
-    (
-        [{**USER, "role": "developer"}, {**USER, "role": "tool"}],
-        [TOOL],
-        "messages[1].role is 'tool' and must be 'user' with tools",
-    ),
-]
 
 
 def refused(function: Any, value: Any) -> str:
@@ -162,11 +153,10 @@ def test_tools_are_refused_by_name(value: Any, words: str) -> None:
     assert words in refused(parse_tools, value)
 
 
-@pytest.mark.parametrize(("messages", "tools", "words"), CONVERSATIONS)
-def test_conversations_are_refused_by_name(messages: Any, tools: Any, words: str) -> None:
-    template = load(LLAMA_31)
-    sentence = refused(lambda document: encode(template, document, json.dumps(tools)), messages)
-    assert words in sentence
+def test_what_the_template_says_is_told() -> None:
+    template = load("{{ raise_exception('Only\n cats.') }}{{ messages }}{{ tools }}")
+    sentence = refused(lambda document: encode(template, document), [USER])
+    assert sentence == "the chat template refuses the messages: Only cats."
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,7 @@ TEMPLATE_ERRORS = (
     ValueError,
 )
 MAX_REASON = 200
+EMPTY_TURN: Message = {"role": "user", "content": ""}
 SYSTEM, USER, ASSISTANT = (
     {"role": role, "content": "x"} for role in ("system", "user", "assistant")
 )
@@ -153,7 +154,7 @@ class ChatTemplate:
         """The prompt up to the assistant's answer; raises `InvalidMessages`."""
         template = self._chosen(tools)
         if template.knows_tools:
-            self._check_first_message(template, messages, tools)
+            messages = self._begun_by_user(template, messages, tools)
         else:
             _check_no_tools(messages, tools, template.knows_calls)
         try:
@@ -165,28 +166,32 @@ class ChatTemplate:
                 return self._rendered(template, other_form, tools)
         raise refusal
 
-    def _check_first_message(
+    def _begun_by_user(
         self,
         template: _NamedTemplate,
         messages: Sequence[Message],
         tools: Sequence[Tool] | None,
-    ) -> None:
+    ) -> Sequence[Message]:
         """Llama's templates put the tools into the first message's turn and call it the user's,
-        whatever its role is."""
+        whatever its role is, and refuse tools without such a message. There the tools get a turn of
+        the user's of their own."""
         index = 1 if messages[0]["role"] == "system" else 0
-        if not tools or index >= len(messages) or messages[index]["role"] == "user":
-            return
-        prompts: list[str | None] = []
-        for role in (messages[index]["role"], "user"):
-            in_role = [*messages[:index], {**messages[index], "role": role}, *messages[index + 1 :]]
-            prompts.append(None)
-            with suppress(*TEMPLATE_ERRORS):
-                prompts[-1] = self._rendered(template, in_role, tools)
-        if prompts[0] is not None and prompts[0] == prompts[1]:
-            raise InvalidMessages(
-                f"messages[{index}].role is {messages[index]['role']!r} and must be "
-                "'user' with tools: the template puts the tools into the user's first message"
-            )
+        if not tools or (index < len(messages) and messages[index]["role"] == "user"):
+            return messages
+        begun = [*messages[:index], EMPTY_TURN, *messages[index:]]
+        prompt = self._prompt(template, messages, tools)
+        if index == len(messages):
+            return begun if prompt is None else messages
+        in_role = [*messages[:index], {**messages[index], "role": "user"}, *messages[index + 1 :]]
+        is_misnamed = prompt is not None and prompt == self._prompt(template, in_role, tools)
+        return begun if is_misnamed else messages
+
+    def _prompt(
+        self, template: _NamedTemplate, messages: Sequence[Message], tools: Sequence[Tool] | None
+    ) -> str | None:
+        with suppress(*TEMPLATE_ERRORS):
+            return self._rendered(template, messages, tools)
+        return None
 
     def _rendered(
         self, template: _NamedTemplate, messages: Sequence[Message], tools: Sequence[Tool] | None

@@ -192,6 +192,23 @@ def test_edit_asks_anew_and_loses_nothing(chat: Chat) -> None:
     assert [chat.texts[0], chat.texts[2]] == ["first words", "second words"]
 
 
+def test_an_edit_waits_for_the_answer_that_is_being_written(new_chat: NewChat) -> None:
+    chat = new_chat(max_tokens=LONG)
+    chat.send("first words")
+    expect(chat.find("article.assistant .text")).to_contain_text("first words")
+    chat.button("Edit").click()
+    chat.page.keyboard.type(" and more")
+    chat.page.keyboard.press("Enter")
+    expect(chat.find("#notices")).to_contain_text("stop it first")
+    expect(chat.find(".edit textarea")).to_have_value("first words and more")
+    chat.button("Stop").click()
+    chat.wait()
+    chat.settings(max_tokens="20")
+    chat.find(".edit textarea").press("Enter")
+    chat.wait()
+    assert chat.texts[0] == "first words and more"
+
+
 def test_escape_leaves_an_edit(chat: Chat) -> None:
     chat.ask("words")
     chat.button("Edit").click()

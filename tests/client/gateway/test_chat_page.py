@@ -24,6 +24,7 @@ from tests.support.processes import engine_of, eventually, figure
 
 NewChat = Callable[..., Chat]
 LONG = 1500  # more tokens than any test waits for, and fewer than the engine's 2048
+EVENT = 'data: {"choices": [{"index": 0, "delta": {"content": "Half of"}}]}\n\n'
 HOSTILE = (
     "<img src=x onerror=alert(1)>",
     "<script>alert(1)</script>",
@@ -348,10 +349,30 @@ def test_two_tabs_keep_each_others_messages(new_chat: NewChat) -> None:
     one.wait()
     other.wait()
     for tab in (one, other):
-        tab.page.reload()
-        asked = {node["text"] for node in tab.raw if node["role"] == "user"}
-        assert asked == {"apples", "from the first", "from the second"}
-        assert all(node["state"] == "done" for node in tab.raw)
+        eventually(
+            lambda tab=tab: (  # type: ignore[misc]
+                {node["text"] for node in tab.raw if node["role"] == "user"}
+                == {"apples", "from the first", "from the second"}
+                and all(node["state"] == "done" for node in tab.raw)
+            ),
+            "the messages of both tabs are stored, whole",
+        )
+
+
+def test_a_tab_that_has_not_heard_keeps_the_others_messages(new_chat: NewChat) -> None:
+    """The browser tells tabs of each other's writes a moment later."""
+    one = new_chat()
+    one.ask("apples")
+    deaf = "addEventListener('storage', (event) => event.stopImmediatePropagation())"
+    one.page.context.add_init_script(deaf)
+    other = new_chat(beside=one, url=one.page.url)
+    expect(other.find("article")).to_have_count(2)
+    one.ask("from the first")
+    assert len(other.texts) == 2
+    one.page.goto("about:blank")  # where it would hear, and add what is missing
+    other.ask("from the second")
+    asked = {node["text"] for node in other.raw if node["role"] == "user"}
+    assert asked == {"apples", "from the first", "from the second"}
 
 
 def test_another_tab_shows_what_is_written(new_chat: NewChat) -> None:
@@ -361,10 +382,33 @@ def test_another_tab_shows_what_is_written(new_chat: NewChat) -> None:
     one.ask("pears")
     eventually(lambda: other.texts == one.texts, "both tabs show the same four messages")
     assert len(other.texts) == 4
+    one.settings(max_tokens=str(LONG))
+    one.send("plums")
+    expect(one.find("article.assistant .text")).to_have_count(3)
+    expect(other.find("article.assistant .text")).to_have_count(3)
+    expect(other.find("article.assistant .text").last).to_contain_text("system")  # while it runs
+    expect(one.find("#stop")).to_be_visible()
+    one.button("Stop").click()
+    one.wait()
     one.menu("Delete …")
     one.button("Delete").click()
     expect(other.find("article")).to_have_count(0)
     expect(other.find("#notices")).to_contain_text("deleted in another tab")
+
+
+@pytest.mark.parametrize("by", ["this tab", "another tab"])
+def test_what_is_deleted_while_it_is_written_stays_deleted(new_chat: NewChat, by: str) -> None:
+    one = new_chat(max_tokens=LONG)
+    one.send("Tell me a long story.")
+    expect(one.find("article.assistant .text")).to_contain_text("Tell me a long story.")
+    deleting = one if by == "this tab" else new_chat(beside=one, url=one.page.url)
+    deleting.menu("Delete …")
+    deleting.button("Delete").click()
+    expect(one.find("article")).to_have_count(0)
+    expect(one.find("#said")).to_have_text("Stopped")
+    one.page.reload()
+    expect(one.find("#server")).to_have_class("up")
+    assert one.find("#list a").count() == 0
 
 
 def test_a_full_storage_is_said_and_loses_nothing_on_the_screen(chat: Chat) -> None:
@@ -689,6 +733,26 @@ def test_a_busy_server_is_said(new_chat: NewChat, triton: ServerProcess, tmp_pat
         expect(second.find(".problem")).to_have_count(0)
         assert len(second.raw) == 2
         assert second.raw[1]["state"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "sentence"),
+    [
+        ("text/event-stream", EVENT, "The connection ended before the answer was complete."),
+        ("text/event-stream", f"{EVENT}data: {{", "The connection ended before"),
+        ("text/event-stream", f"{EVENT}data: {{\n\n", "The connection broke before"),
+        ("text/html", "<h1>Gateway</h1>", "The server's answer is not a stream."),
+    ],
+)
+def test_what_a_proxy_does_to_a_stream_is_said(
+    chat: Chat, kind: str, body: str, sentence: str
+) -> None:
+    chat.page.route(
+        "**/v1/chat/completions", lambda route: route.fulfill(body=body, content_type=kind)
+    )
+    chat.ask("apples")
+    expect(chat.find(".problem")).to_contain_text(sentence)
+    assert chat.raw[1]["text"] == ("Half of" if body.startswith(EVENT) else "")
 
 
 def test_a_missing_key_is_asked_for(

@@ -98,9 +98,10 @@ test-loadtest:  ## the load test's own figures against servers whose times are k
 	@$(SETUP) server,loadtest
 	@$(PY) -m tests.benchmarks.loadtest_truth
 
-fuzz:  ## 50,000 malformed requests with a new seed; every answer is checked
+fuzz:  ## 50,000 malformed requests, and 10,000 of the gateway, with new seeds; every answer is checked
 	@$(SETUP) server,fetch,dev
 	@$(PY) -m tests.fuzzing --count 50000
+	@$(PY) -m tests.fuzzing.gateway --count 10000
 
 fuzz-guides:  ## 20,000 random JSON schemas as guides; jsonschema judges what their grammars match
 	@$(SETUP) server,fetch,dev

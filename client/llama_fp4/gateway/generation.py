@@ -84,6 +84,7 @@ class Generation:
                 return []
             self._wake.clear()
             await self._wake.wait()
+            await asyncio.sleep(0)  # what comes in the same turn of the loop leaves with it
         found = list(self._arrived)
         self._arrived.clear()
         return found

@@ -99,7 +99,7 @@ test-loadtest:  ## the load test's own figures against servers whose times are k
 	@$(PY) -m tests.benchmarks.loadtest_truth
 
 fuzz:  ## 50,000 malformed requests, and 10,000 of the gateway, with new seeds; every answer is checked
-	@$(SETUP) server,fetch,dev
+	@$(SETUP) server,gateway,fetch,dev
 	@$(PY) -m tests.fuzzing --count 50000
 	@$(PY) -m tests.fuzzing.gateway --count 10000
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from typing import Any
@@ -72,7 +73,7 @@ def _changed(rng: random.Random, value: Any) -> Any:
     """One change somewhere inside."""
     inner = isinstance(value, (dict, list)) and value and rng.random() < 0.85
     if not inner:
-        return rng.choice(VALUES)
+        return copy.deepcopy(rng.choice(VALUES))
     if isinstance(value, list):
         index = rng.randrange(len(value))
         value[index] = _changed(rng, value[index])

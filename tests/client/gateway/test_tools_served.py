@@ -190,6 +190,8 @@ def test_free_answers_of_strict_tools(demo_sdk: Any) -> None:
         options = {"tools": STRICT, "max_tokens": 40, "seed": seed}
         content, calls, _ = whole(demo_sdk, QUESTION, **options)
         assert content or calls
+    answer = whole(demo_sdk, QUESTION, tools=STRICT, max_tokens=5, extra_body={"min_tokens": 5})
+    assert answer[2] == "length"  # the runtime takes min_tokens without a guide alone
     formatted = {"type": "json_schema", "json_schema": {"name": "x", "schema": WEATHER}}
     for seed in range(2):
         content, calls, finish = whole(

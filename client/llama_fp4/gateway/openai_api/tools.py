@@ -80,9 +80,15 @@ async def under_guides(
         try:
             return await answer(dataclasses.replace(work, params=work.params.merged(options)))
         except LlamaError as error:
-            if number == len(guides) or not _refuses_guide(error):
+            if number == len(guides) or not _may_go_on(error, guides[number]):
                 raise _refused(error, request, use) from None
     raise AssertionError("there is always a guide, or None, to try")
+
+
+def _may_go_on(error: LlamaError, guide: Guide | None) -> bool:
+    """Whether to try the next guide. A runtime may refuse other options beside any guide, so a
+    request that asked for none is tried without one."""
+    return _refuses_guide(error) or (guide is None and isinstance(error, InvalidRequest))
 
 
 def _refuses_guide(error: LlamaError) -> bool:

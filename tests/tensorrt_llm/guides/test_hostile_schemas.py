@@ -26,7 +26,7 @@ from tests.support.guide_matching import check_guide, compiled, matches
 from tests.support.hostile_schemas import TEXTS
 from tests.support.paths import DEMO_CHECKPOINT
 
-LIMITS = ProverLimits(cpu_seconds=2)  # by default 10: to be refused takes as long
+LIMITS = ProverLimits(cpu_seconds=1)  # by default 10: to be refused takes as long
 PLAIN = '{"type": "object", "properties": {"a": {"type": "integer"}}}'
 
 

@@ -19,6 +19,7 @@ from token_engine.openvino_runtime.guide_grammar.json_reader.reader import (
     any_json,
     read_json_schema,
 )
+from token_engine.openvino_runtime.guide_grammar.json_reader.work import WORK
 from token_engine.openvino_runtime.guide_grammar.printer import print_ebnf
 from token_engine.openvino_runtime.guide_grammar.regex import parse_regex
 from token_engine.openvino_runtime.guide_grammar.regular.choices import one_of_strings
@@ -79,6 +80,7 @@ def guide_to_ebnf(kind: str, text: str) -> str:
 
 def _schema_automata(schema: Any) -> Deterministic:
     """Of a JSON schema, with as much of what is valid as leaves the grammar small enough."""
+    WORK.begin()
     refusal: GuideError | None = None
     tried: Grammar | None = None
     for effort in EFFORTS:

@@ -31,8 +31,8 @@ from token_engine.openvino_runtime.guide_grammar.json_reader.numbers import (
     Multiple,
 )
 from token_engine.openvino_runtime.guide_grammar.json_reader.strings import FORMATS, matching
+from token_engine.openvino_runtime.guide_grammar.json_reader.work import WORK
 
-MAX_STEPS = 200_000  # in one guide
 MAX_CASES = 64  # of one position and type; further ones are left out
 MAX_TRIED = 2_000
 Literal = tuple[int, bool]  # the number of a schema, and whether it must match or must not
@@ -107,7 +107,6 @@ class Cases:
         self.document = document
         self._found: dict[tuple[Key, str], Found] = {}
         self._open: set[tuple[Key, str]] = set()
-        self._steps = 0
         self._reason = ""
         self._constants: dict[int, Any] = {}
 
@@ -155,6 +154,7 @@ class Cases:
                 continue
             choice = case.choices.pop(0)
             for alternative in reversed(choice):
+                WORK.spend(1 + len(case.seen) // 8)
                 other = case.copy()
                 other.pending = list(alternative)
                 waiting.append(other)
@@ -163,7 +163,7 @@ class Cases:
         """Look at all that is pending; False if it contradicts itself."""
         place = 0
         while place < len(case.pending):
-            self._spend(1)
+            WORK.spend(1)
             kind, value, sign = case.pending[place]
             place += 1
             if kind == "schema":
@@ -177,11 +177,6 @@ class Cases:
                 return False
         case.pending.clear()
         return True
-
-    def _spend(self, steps: int) -> None:
-        self._steps += steps
-        if self._steps > MAX_STEPS:
-            raise GuideError(f"takes more than {MAX_STEPS} steps to read; it must be simpler")
 
     def _schema(self, case: Case, type_name: str, number: int, sign: bool) -> bool:
         if (number, not sign) in case.seen:
@@ -245,7 +240,7 @@ class Cases:
         chosen = [value for value in values if type_of(value) == name]
         if name == "number" and not all(map(is_finite, chosen)):
             raise GuideError("has a number that is not finite; it must be one that JSON can write")
-        self._spend(len(values))
+        WORK.spend(len(values))
         if name not in ("array", "object"):
             return [[("values", chosen, sign)]] if chosen or not sign else []
         literals: list[Item] = [("schema", self._constant(value), sign) for value in chosen]

@@ -17,6 +17,7 @@ from token_engine.openvino_runtime.guide_grammar.grammar import (
     Ranges,
     union,
 )
+from token_engine.openvino_runtime.guide_grammar.json_reader.work import WORK
 from token_engine.openvino_runtime.guide_grammar.networks import Networks, split
 
 MAX_STATES = 12_000
@@ -80,6 +81,7 @@ def explored(
     states = [start]
     moves: list[Moves] = []
     for state in states:  # grows on the way
+        WORK.spend(1)
         by_target: dict[int, list[tuple[int, int]]] = {}
         for span, target in moves_of(state):
             if target not in numbers:
@@ -210,6 +212,7 @@ def _minimized(language: Language) -> Language:
     count = 0
     while len(alive) <= MAX_MINIMIZED and len(set(classes.values())) > count:
         count = len(set(classes.values()))
+        WORK.spend(len(alive) // 4)
         signatures = {state: _signature(language, state, classes) for state in alive}
         order: dict[object, int] = {}
         classes = {s: order.setdefault(signatures[s], len(order)) for s in alive}

@@ -359,7 +359,9 @@ def test_two_tabs_keep_each_others_messages(new_chat: NewChat) -> None:
         )
 
 
-def test_a_tab_that_has_not_heard_keeps_the_others_messages(new_chat: NewChat) -> None:
+def test_a_tab_that_has_not_heard_keeps_the_others_messages(
+    new_chat: NewChat, gateway: Gateway
+) -> None:
     """The browser tells tabs of each other's writes a moment later."""
     one = new_chat()
     one.ask("apples")
@@ -369,7 +371,7 @@ def test_a_tab_that_has_not_heard_keeps_the_others_messages(new_chat: NewChat) -
     expect(other.find("article")).to_have_count(2)
     one.ask("from the first")
     assert len(other.texts) == 2
-    one.page.goto("about:blank")  # where it would hear, and add what is missing
+    one.page.goto(f"{gateway.url}/health")  # where it would hear, and add what is missing
     other.ask("from the second")
     asked = {node["text"] for node in other.raw if node["role"] == "user"}
     assert asked == {"apples", "from the first", "from the second"}

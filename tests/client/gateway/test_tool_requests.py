@@ -55,7 +55,11 @@ TRIP = {
     "type": "object",
     "additionalProperties": False,
 }
-REFUSED = {"type": "object", "properties": {"x": {"$ref": "https://example.org/x"}}}
+REFUSED = {
+    "type": "object",
+    "properties": {"x": {"$ref": "https://example.org/x"}},
+    "required": ["x"],
+}
 
 
 def tool(name: Any = "weather", parameters: Any = WEATHER, **more: Any) -> dict[str, Any]:
@@ -291,7 +295,7 @@ def test_without_strict_a_refused_schema_still_gives_a_call() -> None:
     use = read(tool("bad", REFUSED), tool_choice="required")
     first, *_, last = guides_for(use)
     with pytest.raises(ValueError, match="https:"):
-        check_guide(first.kind, first.text)
+        compiled(*first)
     check_guide(last.kind, last.text)
     assert matches(compiled(*last), '{"name": "bad", "parameters": {"x": [1, 1]}}')
     mixed = read(tool("bad", REFUSED), tool(strict=True), tool_choice="required")
@@ -306,7 +310,7 @@ def test_a_refused_strict_schema_is_named() -> None:
     use = read(tool(), tool("bad", REFUSED, strict=True), tool_choice="required")
     for guide in guides_for(use):
         with pytest.raises(ValueError, match="https:") as caught:
-            check_guide(guide.kind, guide.text)
+            compiled(*guide)
     error = refusal_of(str(caught.value), use)
     assert error.param == "tools[1].function.parameters"
     assert "of the tool 'bad' cannot be held" in error.message

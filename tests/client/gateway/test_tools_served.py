@@ -299,7 +299,11 @@ def test_log_probabilities_beside_calls(demo_gateway: Gateway) -> None:
 
 def test_schemas_that_the_server_refuses(demo_gateway: Gateway) -> None:
     """With strict it is 400 for the tool and the keyword; without, any object may be arguments."""
-    bad = {"type": "object", "properties": {"x": {"$ref": "https://example.org/x"}}}
+    bad = {
+        "type": "object",
+        "properties": {"x": {"$ref": "https://example.org/x"}},
+        "required": ["x"],
+    }
     path = "/v1/chat/completions"
     body = chat("Hi", tools=[*TOOLS, tool("bad", bad, strict=True)], tool_choice="required")
     for stream in (False, True):

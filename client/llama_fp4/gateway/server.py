@@ -31,7 +31,7 @@ KEEP_ALIVE_S = 75
 def run(settings: GatewaySettings) -> int:
     """Serve until a signal; returns the exit code. Raises `InvalidRequest`."""
     _check(settings)
-    with _listening(settings) as listener:
+    with _bound(settings) as listener:
         if settings.workers == 1:
             return work(settings, listener)
         with tempfile.TemporaryDirectory(prefix="llama-fp4-gateway-") as folder:
@@ -49,7 +49,8 @@ def _check(settings: GatewaySettings) -> None:
             raise InvalidRequest(f"the certificate and its key must be files, not {path}")
 
 
-def _listening(settings: GatewaySettings) -> socket.socket:
+def _bound(settings: GatewaySettings) -> socket.socket:
+    """A socket on which uvicorn listens once a worker can answer."""
     kind = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(kind, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -62,7 +63,6 @@ def _listening(settings: GatewaySettings) -> socket.socket:
             f"cannot listen on {settings.host}:{settings.port} ({reason}); choose another with "
             "--host and --port"
         ) from None
-    listener.listen(BACKLOG)
     listener.setblocking(False)
     return listener
 

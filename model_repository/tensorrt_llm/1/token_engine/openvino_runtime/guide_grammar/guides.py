@@ -24,7 +24,7 @@ from token_engine.openvino_runtime.guide_grammar.printer import print_ebnf
 from token_engine.openvino_runtime.guide_grammar.regex import parse_regex
 from token_engine.openvino_runtime.guide_grammar.regular.choices import one_of_strings
 
-MAX_WIDE_STATES = 300  # of a JSON schema, where less of what is valid takes fewer
+MAX_WIDE_STATES = 400  # of a JSON schema, where less of what is valid takes fewer
 
 
 def check_guide(guide: Guide) -> None:

@@ -80,8 +80,9 @@ class ObjectWriter:
         self._named = self._all_names()
         self._members = list(self._allowed_members())
         self._others = list(self._other_members(spare))
-        count = len(self._named)
-        self._anywhere = bool(self._others) and (count + 1) * sum(map(len, self._named)) <= spare
+        size = sum(map(len, self._named))
+        self._anywhere = (len(self._named) + 1) * size <= spare
+        self._at_front = 2 * size <= spare
         self._last_required = max(
             (at for at, member in enumerate(self._members) if member.is_required), default=-1
         )
@@ -133,7 +134,8 @@ class ObjectWriter:
             found.append(skipped)
         # Two of one name would be counted twice: where both bounds matter, only one other comes.
         may_come = may_count and not (other and least and most is not None)
-        if may_come and (is_entry if self._anywhere else passed == len(self._members)):
+        is_place = is_entry and (self._anywhere or (self._at_front and passed == 0))
+        if may_come and (is_place or (passed == len(self._members) and not self._anywhere)):
             counted = count + 1 if most is not None or not other else count
             found.append(self._counted(passed, counted, True, least, most))
             self._edges += [(here, node, self._point(found[-1])) for node in self._others]

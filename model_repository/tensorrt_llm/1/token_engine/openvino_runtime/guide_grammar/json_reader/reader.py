@@ -69,7 +69,8 @@ class Effort:
 
 EFFORTS = (
     Effort(160, 256, True),
-    Effort(8, 64, True),
+    Effort(40, 256, True),
+    Effort(1, 64, True),
     Effort(1, 64, False),
 )
 

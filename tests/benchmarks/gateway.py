@@ -83,7 +83,9 @@ def _litellm(command: Path, url: str, folder: Path) -> Iterator[tuple[int, int]]
     file.write_text(json.dumps(config), encoding="utf-8")
     arguments = ["--config", str(file), "--port", str(port), "--host", "127.0.0.1"]
     with (folder / "litellm.log").open("wb") as log:
-        process = subprocess.Popen([str(command), *arguments], stdout=log, stderr=log)
+        local = {**os.environ, "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true"}
+        command_line = [str(command), *arguments]
+        process = subprocess.Popen(command_line, stdout=log, stderr=log, env=local)
     try:
         eventually(lambda: _answers(port), "LiteLLM's proxy answers")
         yield port, process.pid

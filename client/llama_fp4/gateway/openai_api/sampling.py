@@ -62,7 +62,11 @@ def sampling_params(
     if request.stop_token_ids:
         values["end_id"] = request.stop_token_ids[0]
     if request.logit_bias:
-        raise wrong("logit_bias", "logit_bias is not served yet", "unsupported_parameter")
+        raise wrong(
+            "logit_bias",
+            "logit_bias must be left out: this server favours words, not token ids",
+            "unsupported_parameter",
+        )
     values["max_tokens"], values["logprobs"] = max_tokens, logprobs
     try:
         return SamplingParams(**values)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from token_engine.openvino_runtime.guide_grammar.grammar import GuideError
 
-MAX_STEPS = 60_000  # of some 20 microseconds
+MAX_STEPS = 150_000  # of some 20 microseconds
 
 
 class Work:

@@ -72,8 +72,12 @@ def numbers(conditions: Iterable[Condition], is_integer: bool) -> Language:
     found = _one(None, is_integer)
     for condition in conditions:
         if isinstance(condition, Multiple) and not condition.wanted:
-            multiples = _one(Multiple(condition.divisor, True), is_integer)
-            found = without(found, multiples)
+            multiple = Multiple(condition.divisor, True)
+            # Only among numbers of so many digits are all multiples known.
+            end = Fraction(10 ** _Reader([multiple], is_integer).digits)
+            for bound in (Bound(end, frozenset((LESS,))), Bound(-end, frozenset((GREATER,)))):
+                found = both(found, _one(bound, is_integer))
+            found = without(found, _one(multiple, is_integer))
         else:
             found = both(found, _one(condition, is_integer))
     return found
@@ -104,7 +108,7 @@ class _Reader:
         self._scales = [_scale(one.divisor) for one in self._multiples]
         largest = max((divisor for _, divisor in self._scales), default=1)
         most = MOST_DIGITS if self._scales else MAX_DIGITS
-        self._digits = max(FEWEST_DIGITS, min(most, 2 * MOST_REMAINDERS // largest))
+        self.digits = max(FEWEST_DIGITS, min(most, 2 * MOST_REMAINDERS // largest))
 
     def language(self) -> Language:
         start: _Place = (
@@ -122,7 +126,7 @@ class _Reader:
                 for constant, said in zip(self._constants, compared, strict=True)
             )
             yield _span("."), ("point", negative, 0, ended, remainders, some)
-        if part == "zero" or count >= (MAX_DIGITS if part in ("point", "rest") else self._digits):
+        if part == "zero" or count >= (MAX_DIGITS if part in ("point", "rest") else self.digits):
             return
         read = {"start": "whole", "point": "rest"}.get(part, part)
         for digit in "0123456789":

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from engine_config import EngineConfig
+from request_inputs import generation
 from request_inputs.generation import read_inputs
 from request_inputs.guide_bounds import check_bounds
 from request_inputs.rows import MEANINGLESS, InvalidRequest, UnsupportedRequest
@@ -262,8 +263,18 @@ def checked_guides(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         texts.append(guide.text)
         check_bounds(guide)
 
-    monkeypatch.setattr("request_inputs.generation.check_bounds", check)
+    generation._check_guide.cache_clear()
+    monkeypatch.setattr(generation, "check_bounds", check)
     return texts
+
+
+def test_a_guide_that_was_seen_before_is_not_checked_again(
+    config: EngineConfig, checked_guides: list[str]
+) -> None:
+    given = {"guided_decoding_guide_type": b"regex", "guided_decoding_guide": b"[ab]+"}
+    for _ in range(3):
+        assert read(config, **given).guide == Guide("regex", "[ab]+")
+    assert checked_guides == ["[ab]+"]
 
 
 def test_beams_are_refused_by_name(config: EngineConfig) -> None:

@@ -72,6 +72,7 @@ def _warm_up(engine: TokenEngine, config: EngineConfig, connection: Connection) 
     """Warm the engine up and report that it is ready."""
     started = time.monotonic()
     _generate_once(engine, config)
+    engine.prepare()
     connection.send(Progress("warm-up", time.monotonic() - started))
     connection.send(Ready(engine.stats()))
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -329,14 +330,20 @@ def _guide(row: Row) -> Guide | None:
     return Guide(cast(GuideKind, kind), text) if kind or text else None
 
 
+@lru_cache(maxsize=256)
+def _check_guide(guide: Guide, check_guide: Callable[[Guide], None] | None) -> None:
+    """A guide that was seen before costs nothing; one that is wrong is checked each time."""
+    check_bounds(guide)
+    if check_guide is not None:
+        check_guide(guide)
+
+
 def _check_guides(rows: list[GenerationInputs], runtime: str) -> None:
     """Check each different guide once, after everything that is cheaper to check."""
     check_guide = RUNTIMES[runtime].check_guide
     for guide in dict.fromkeys(row.guide for row in rows if row.guide):
         try:
-            check_bounds(guide)
-            if check_guide is not None:
-                check_guide(guide)
+            _check_guide(guide, check_guide)
         except ValueError as error:
             raise InvalidRequest(str(error)) from None
 

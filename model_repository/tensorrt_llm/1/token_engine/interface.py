@@ -144,6 +144,10 @@ class TokenEngine(ABC):
         """What the engine chose for this machine: labels of `llama_fp4_engine_info` and values."""
         return {}
 
+    def prepare(self) -> None:
+        """Called once after the warm-up: begin what the first requests should not wait for."""
+        return
+
     @property
     @abstractmethod
     def has_work(self) -> bool:

@@ -47,7 +47,7 @@ from token_engine.openvino_runtime.sampling import (
 )
 
 REBUILD = "rebuild the engine with 'make engine'"
-IDLE_WAIT_S = 0.02  # for a guide, where there is nothing else to do; then for a message
+IDLE_WAIT_S = 0.005  # for a guide, where there is nothing else to do; then for a message
 
 
 class OpenVinoEngine(TokenEngine):
@@ -71,6 +71,9 @@ class OpenVinoEngine(TokenEngine):
         self._guides = GuideQueue(directory, config.model.eos_token_ids, self._genai)
         self._has_guides = False  # whether the queue has been asked for anything
         self._pipeline = self._load()
+
+    def prepare(self) -> None:
+        self._guides.start_prover()
 
     def _load(self) -> Any:
         limits = self._config.limits
@@ -190,6 +193,8 @@ class OpenVinoEngine(TokenEngine):
         waits = is_idle and not deltas and bool(self._waiting)
         if self._has_guides:
             self._guides.work(self._meets_a_guide(), IDLE_WAIT_S if waits else 0.0)
+            if self._waiting and not is_idle:
+                self._admit()  # in this step, whose guide has just been proven
         if is_idle:
             if self._has_guides and self._guides.is_full and not self._waiting:
                 self._reload()
@@ -224,9 +229,12 @@ class OpenVinoEngine(TokenEngine):
         """Only a new pipeline forgets the grammars that the library has compiled."""
         self._guides.shutdown()
         del self._pipeline
-        self._guides = GuideQueue(self._directory, self._config.model.eos_token_ids, self._genai)
+        self._guides = GuideQueue(
+            self._directory, self._config.model.eos_token_ids, self._genai, self._guides
+        )
         self._has_guides = False
         self._pipeline = self._load()
+        self._guides.start_prover()
 
     def _note_first_passes(self, now: int) -> None:
         """The library says only how many requests it scheduled: new ones last, as they came."""

@@ -41,6 +41,7 @@ LIMITS = ProverLimits()
 FOLDER = "guides"  # in the engine's folder
 QUICK_CPU_SECONDS = 0.1  # one step may be as much longer
 MOST_REFUSALS = 256  # remembered; a guide has up to 64 KiB
+MOST_REMEMBERED_BYTES = 64 * 2**20  # of guides and grammars that a new pipeline need not prove
 # What all compiled grammars may hold together. Then new ones are refused until the pipeline is
 # loaded again, which happens as soon as it is empty.
 MOST_BYTES = 2**30
@@ -58,7 +59,14 @@ class GuideRefusal:
 class GuideQueue:
     """Says of each guide whether the pipeline may have it. Driven by the engine's steps."""
 
-    def __init__(self, engine_directory: Path, eos_token_ids: list[int], genai: Any) -> None:
+    def __init__(
+        self,
+        engine_directory: Path,
+        eos_token_ids: list[int],
+        genai: Any,
+        before: GuideQueue | None = None,
+    ) -> None:
+        """`before` is the queue of the pipeline before, whose proofs hold for this one too."""
         self._directory = engine_directory / FOLDER
         self._eos_token_ids = tuple(eos_token_ids)
         self._genai = genai
@@ -74,7 +82,8 @@ class GuideQueue:
         self._prover = ProverProcess(self._directory, LIMITS)
         self._asked: dict[Guide, None] = {}  # since the last `work`, in order
         self._proving: Guide | None = None
-        self._proven: dict[Guide, Proof] = {}
+        self._proven: dict[Guide, Proof] = {}  # for this pipeline
+        self._remembered = before.remembered() if before else {}
         self._refused: OrderedDict[Guide, GuideRefusal] = OrderedDict()
         self._slow: list[Guide] = []  # proven; to be compiled on the thread, one after the other
         self._thread: threading.Thread | None = None
@@ -91,6 +100,8 @@ class GuideQueue:
 
         Ask again before each `work`: a guide that nobody asks for is not begun.
         """
+        if guide in self._remembered and not self.is_full:
+            self._accept(guide, self._remembered.pop(guide))
         if guide in self._proven:
             is_in_order = not self._slow or (self._is_open and guide not in self._slow)
             return guide if is_in_order and self._thread is None else None
@@ -143,6 +154,21 @@ class GuideQueue:
                 raise UnsupportedParameter(lacks("openvino", "end_id", token_id, needed))
         return dataclasses.replace(request, end_ids=end_ids)
 
+    def start_prover(self) -> None:
+        """So that the first guide need not wait for its start. Returns at once."""
+        self._prover.start()
+
+    def remembered(self) -> dict[Guide, Proof]:
+        """The proofs of this pipeline and those before, the latest that are small enough."""
+        kept: dict[Guide, Proof] = {}
+        size = 0
+        for guide, proof in reversed([*self._remembered.items(), *self._proven.items()]):
+            size += _size(guide, proof)
+            if size > MOST_REMEMBERED_BYTES:
+                break
+            kept[guide] = proof
+        return dict(reversed(kept.items()))
+
     def shutdown(self) -> None:
         """End the process, and wait for the thread."""
         self._prover.stop()
@@ -159,11 +185,13 @@ class GuideQueue:
             self._refuse(guide, f"guided_decoding_guide {result.reason}", "invalid")
         elif isinstance(result, Proof):
             self._proving = None
-            self._proven[guide] = result
-            size = len(guide.text) + len(result.ebnf)
-            self._held_bytes += result.retained_bytes + BYTES_BESIDE + size
-            if result.cpu_seconds > QUICK_CPU_SECONDS:
-                self._slow.append(guide)
+            self._accept(guide, result)
+
+    def _accept(self, guide: Guide, proof: Proof) -> None:
+        self._proven[guide] = proof
+        self._held_bytes += proof.retained_bytes + BYTES_BESIDE + _size(guide, proof)
+        if proof.cpu_seconds > QUICK_CPU_SECONDS:
+            self._slow.append(guide)
 
     def _refuse(self, guide: Guide, sentence: str, fault: Fault) -> None:
         self._proving = None
@@ -186,6 +214,10 @@ class GuideQueue:
         # A thread has its own priority, which the compiler's threads inherit.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         Compiler(self._directory, self.tokenizer).compile(grammar)
+
+
+def _size(guide: Guide, proof: Proof) -> int:
+    return len(guide.text) + len(proof.ebnf)
 
 
 def _logits_size(directory: Path) -> int:

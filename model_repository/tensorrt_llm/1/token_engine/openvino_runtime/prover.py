@@ -3,7 +3,7 @@
 Started by `prover_process.py`: `python -m token_engine.openvino_runtime.prover GUIDES_DIRECTORY FD
 LIMITS...`. A guide that takes too long or too much memory, or crashes the library (xgrammar 0.1
 overflows the stack on deep nesting), ends this process and nothing else. It ends when the pipe
-closes, when its parent dies, or when nobody has asked it anything for a while.
+closes or when its parent dies.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from token_engine.openvino_runtime.guide_grammar.guides import guide_to_ebnf
 from token_engine.openvino_runtime.library import import_openvino
 from token_engine.openvino_runtime.prover_process import Disproof, Proof, ProverLimits, ProverReady
 
+ANY_GRAMMAR = 'root ::= "a"\n'
 NICENESS = 10  # streams come first
+WARM_UP_AFTER_S = 2.0  # without a guide: a server that lives shorter need not pay for it
 
 
 def main(directory: Path, connection: Connection, limits: ProverLimits) -> int:
@@ -35,10 +37,12 @@ def main(directory: Path, connection: Connection, limits: ProverLimits) -> int:
     os.nice(NICENESS)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_DATA, (limits.process_bytes, limits.process_bytes))
+    connection.poll(WARM_UP_AFTER_S)
     compiler = Compiler(directory)
-    connection.send(ProverReady())
+    compiler.compile(ANY_GRAMMAR)  # the first takes longer
     try:
-        while connection.poll(limits.idle_seconds):
+        connection.send(ProverReady())
+        while True:
             connection.send(_prove(compiler, connection.recv(), limits))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the engine is gone

@@ -32,7 +32,6 @@ class ProverLimits:
     cpu_seconds: int = 10  # of all threads together, to read and compile it
     process_bytes: int = 2 * 2**30  # of the prover's private memory
     retained_bytes: int = 128 * 2**20  # what it may hold when it is compiled
-    idle_seconds: int = 60  # then the prover ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ class _Child:
 class ProverProcess:
     """One guide at a time: `begin` it, then ask for the `result` until there is one.
 
-    The process is started when it is needed, and again after a guide has taken it along.
+    The process is started before the first guide or with it, and again after it has died.
     """
 
     def __init__(self, directory: Path, limits: ProverLimits) -> None:
@@ -80,16 +79,25 @@ class ProverProcess:
         self._guide: Guide | None = None
         self._deadline = 0.0
 
+    def start(self) -> None:
+        """Have a process that is ready for the first guide. Returns at once; it may fail later."""
+        if self._child is not None and self._child.process.poll() is not None:
+            self.stop()  # it died while it had nothing to do
+        if self._child is None:
+            self._child = self._start()
+
     def begin(self, guide: Guide) -> None:
         """Hand over a guide. Returns at once."""
+        self.start()
+        assert self._child is not None
         self._guide = guide
         self._deadline = time.monotonic() + WALL_SECONDS
-        self._send(guide)
+        with contextlib.suppress(OSError):  # it has just died: `result` finds out how
+            self._child.connection.send(guide)
 
     def result(self, wait_seconds: float = 0.0) -> Proof | Disproof | None:
         """What became of the guide, None as long as that is open. Raises `ProverLost`."""
-        guide = self._guide
-        if guide is None or self._child is None:
+        if self._guide is None or self._child is None:
             return None
         try:
             while self._child.connection.poll(wait_seconds):
@@ -99,10 +107,11 @@ class ProverProcess:
                     return message  # type: ignore[no-any-return]
                 self._child.ready = True
         except (EOFError, OSError):
-            return self._explain_death(guide)
+            return self._explain_death()
         if time.monotonic() < self._deadline:
             return None
         self.stop()
+        self.start()
         return Disproof(f"takes more than {WALL_SECONDS:g} s to compile; it must be simpler")
 
     def stop(self) -> None:
@@ -112,12 +121,6 @@ class ProverProcess:
             child.process.kill()
             child.process.wait(KILLED_WAIT_S)
             child.connection.close()
-
-    def _send(self, guide: Guide) -> None:
-        if self._child is None:
-            self._child = self._start()
-        with contextlib.suppress(OSError):  # it has just died: `result` finds out how
-            self._child.connection.send(guide)
 
     def _start(self) -> _Child:
         ours, theirs = socket.socketpair()
@@ -138,8 +141,8 @@ class ProverProcess:
             )
         return _Child(process, Connection(ours.detach()))
 
-    def _explain_death(self, guide: Guide) -> Disproof | None:
-        """The pipe is closed. Begins again if the guide was not at fault."""
+    def _explain_death(self) -> Disproof:
+        """The pipe is closed by the guide that was begun. Raises `ProverLost`."""
         child = self._child
         assert child is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -148,9 +151,7 @@ class ProverProcess:
         self.stop()
         if not child.ready:
             raise ProverLost(f"the guide prover could not be started (exit code {code})")
-        if code == 0:  # it had been idle for long and left just now
-            self.begin(guide)
-            return None
+        self.start()
         if code == -signal.SIGXCPU:
             return Disproof(
                 f"takes more than {self._limits.cpu_seconds} s of computing time to compile; "

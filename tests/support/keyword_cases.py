@@ -7,23 +7,29 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from token_engine.openvino_runtime.guide_grammar.grammar import GuideError
 
 from tests.support.guide_matching import compiled, matches
 from tests.support.json_schema_judge import DRAFTS, is_valid
 
-ALL = tuple(DRAFTS)
-FROM_6, FROM_7, FROM_2019 = ALL[1:], ALL[2:], ALL[3:]
-UP_TO_7, UP_TO_2019, ONLY_2020 = ALL[:3], ALL[:4], ALL[4:]
+# Not each draft each time, where several say the same.
+ALL = ("4", "7", "2020-12")
+FROM_6, FROM_7, FROM_2019 = ("6", "2019-09", "2020-12"), ("7", "2020-12"), ("2019-09", "2020-12")
+UP_TO_7, UP_TO_2019, ONLY_2020 = ("4", "6", "7"), ("4", "7", "2019-09"), ("2020-12",)
 
 
 @dataclass(frozen=True)
 class Case:
-    """`missed` are valid, but the grammar leaves them out; the runtime's table says so."""
+    """`missed` are valid, but the grammar leaves them out; the runtime's table says so.
+
+    `refused` is what the sentence names where a schema is not served at all.
+    """
 
     schema: Any
     valid: list[Any] = field(default_factory=list)
     invalid: list[Any] = field(default_factory=list)
     missed: list[Any] = field(default_factory=list)
+    refused: str = ""
     drafts: tuple[str, ...] = ALL
 
     def of_draft(self, draft: str) -> Any:
@@ -42,6 +48,10 @@ def check(case: Case) -> None:
     faults = []
     for draft in case.drafts:
         schema = case.of_draft(draft)
+        if case.refused:
+            with pytest.raises(GuideError, match=case.refused):
+                compiled("json_schema", json.dumps(schema))
+            continue
         grammar = compiled("json_schema", json.dumps(schema))
         for values, valid, matched in (
             (case.valid, True, True),

@@ -41,6 +41,7 @@ from token_engine.openvino_runtime.guide_grammar.regular.anchors import (
 )
 from token_engine.openvino_runtime.guide_grammar.regular.characters import (
     CLASSES,
+    CLASSES_OF_PATTERNS,
     LINE_ENDS,
     category,
     count_cased,
@@ -107,14 +108,22 @@ def parse_regex(pattern: str) -> Regex:
     return _Parser(pattern).whole()
 
 
+def parse_pattern(pattern: str) -> Regex:
+    """The same of a JSON schema, where `\\s` and `\\S` are JavaScript's."""
+    return _Parser(pattern, classes=CLASSES_OF_PATTERNS).whole()
+
+
 def parse_class_of_ebnf(text: str) -> Chars:
     """Read `[...]` as an EBNF grammar writes it."""
     return _Parser(text, in_ebnf=True).lone_class()
 
 
 class _Parser:
-    def __init__(self, pattern: str, in_ebnf: bool = False) -> None:
+    def __init__(
+        self, pattern: str, in_ebnf: bool = False, classes: dict[str, Ranges] = CLASSES
+    ) -> None:
         self._text = pattern
+        self._classes = classes
         self._in_ebnf = in_ebnf
         self._at = 0
         self._depth = 0
@@ -312,8 +321,8 @@ class _Parser:
 
     def _escape(self, in_class: bool = False) -> Ranges:
         character = self._next()
-        if character in CLASSES:
-            return CLASSES[character]
+        if character in self._classes:
+            return self._classes[character]
         if character in CONTROLS:
             return _single(CONTROLS[character])
         if character in HEX_LENGTHS:

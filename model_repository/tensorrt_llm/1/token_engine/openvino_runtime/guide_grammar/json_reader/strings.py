@@ -36,7 +36,7 @@ from token_engine.openvino_runtime.guide_grammar.json_reader.values import (
     SHORT_ESCAPES,
     STRING,
 )
-from token_engine.openvino_runtime.guide_grammar.regex import parse_regex
+from token_engine.openvino_runtime.guide_grammar.regex import parse_pattern, parse_regex
 
 MOST_LENGTH = 1_000  # that minLength may ask for
 ANY_TEXT = Repeat(Chars(ALPHABET), 0, None)
@@ -48,7 +48,8 @@ _DAY = (
 _DATE = f"([1-9]\\d{{3}}-{_DAY}|[1-9]\\d(0[48]|[2468][048]|[13579][26])-02-29)"
 _ZONE = "(Z|[+-]([01]\\d|2[0-3]):[0-5]\\d)"
 _TIME = f"([01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d(\\.\\d{{1,6}})?{_ZONE}"
-_LABEL = "[A-Za-z0-9]([A-Za-z0-9\\-]{0,61}[A-Za-z0-9])?"
+# Without two hyphens as its third and fourth characters: what follows them must decode (RFC 5891).
+_LABEL = "L(L|HL|HHL|H(LH|-L)H{0,58}L)?".replace("H", "[A-Za-z0-9\\-]").replace("L", "[A-Za-z0-9]")
 _NAME = f"{_LABEL}(\\.{_LABEL})*"
 _BYTE = "(25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)"
 _IPV4 = f"{_BYTE}(\\.{_BYTE}){{3}}"
@@ -105,7 +106,7 @@ FORMATS = {
 @lru_cache(maxsize=512)
 def matching(pattern: str) -> Language:
     """The texts in which a pattern is found; raises `GuideError`."""
-    return language_of(parse_regex(pattern).search(ANY_TEXT))
+    return language_of(parse_pattern(pattern).search(ANY_TEXT))
 
 
 @cache

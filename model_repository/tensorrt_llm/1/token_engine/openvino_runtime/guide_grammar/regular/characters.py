@@ -18,6 +18,12 @@ CLASSES: dict[str, Ranges] = {
     "d": DIGITS, "D": without(ALPHABET, DIGITS), "w": WORD, "W": without(ALPHABET, WORD),
     "s": SPACE, "S": without(ALPHABET, SPACE),
 }  # fmt: skip
+# In a pattern of a JSON schema, which is JavaScript's: all of Unicode's spaces and line ends.
+SPACES: Ranges = (
+    *SPACE, (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x2028, 0x2029), (0x202F, 0x202F),
+    (0x205F, 0x205F), (0x3000, 0x3000), (0xFEFF, 0xFEFF),
+)  # fmt: skip
+CLASSES_OF_PATTERNS = {**CLASSES, "s": SPACES, "S": without(ALPHABET, SPACES)}
 LONG_NAMES = {
     "Letter": "L", "Uppercase_Letter": "Lu", "Lowercase_Letter": "Ll", "Mark": "M", "Number": "N",
     "Decimal_Number": "Nd", "Punctuation": "P", "Symbol": "S", "Separator": "Z", "Other": "C",

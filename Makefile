@@ -103,8 +103,9 @@ fuzz:  ## 50,000 malformed requests, and 10,000 of the gateway, with new seeds; 
 	@$(PY) -m tests.fuzzing --count 50000
 	@$(PY) -m tests.fuzzing.gateway --count 10000
 
-fuzz-guides:  ## 20,000 random JSON schemas as guides; jsonschema judges what their grammars match
+fuzz-guides:  ## hostile and 20,000 random JSON schemas as guides; jsonschema judges what their grammars match
 	@$(SETUP) server,fetch,dev
+	@ALL_HOSTILE_SCHEMAS=1 $(PY) -m pytest -q tests/tensorrt_llm/guides/test_hostile_schemas.py
 	@$(PY) -m tests.fuzzing.guides
 
 train-demo:  ## make the demo checkpoint anew: train, quantize, evaluate (hours; installs torch)

@@ -196,5 +196,18 @@ SCHEMAS: dict[str, Any] = {
         for n in range(40)]},
     "many types": {"anyOf": [{"type": ["string", "object", "array", "number"]}] * 1000},
 }  # fmt: skip
+# Each takes a second or two to be served or refused: the suite leaves them to `make fuzz-guides`.
+SLOW = frozenset((
+    "a bomb and a length", "a constant of 60 KB", "a long chain", "a pattern and a length",
+    "a pattern somewhere", "a pattern with counts", "allOf of 500", "allOf of anyOf",
+    "anyOf nested", "anyOf of 500", "anyOf twice", "at least many of many", "each brings a schema",
+    "formats at once", "long names", "many bounds", "many conditions", "many divisors",
+    "many formats", "many lengths", "many patterns at once", "many patterns of names",
+    "many properties", "many required properties", "many that are required and not named",
+    "nested lengths", "not a bomb", "oneOf nested", "oneOf of 100", "oneOf of 500 that look alike",
+    "oneOf of strings", "patterns of names that overlap", "recursion of all with all",
+    "unique items of any kind",
+))  # fmt: skip
+assert SCHEMAS.keys() >= SLOW
 TEXTS = {name: json.dumps(schema) for name, schema in SCHEMAS.items()}
 assert all(len(text.encode()) <= MAX_BYTES for text in TEXTS.values())

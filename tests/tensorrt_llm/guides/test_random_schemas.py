@@ -7,7 +7,7 @@ import pytest
 from tests.fuzzing.guides import fault_of
 from tests.support.smaller_json import smallest
 
-COUNT, PART = 800, 100  # `make fuzz-guides` goes on from there
+COUNT, PART = 240, 60  # `make fuzz-guides` goes on from there
 
 
 @pytest.mark.parametrize("first", range(0, COUNT, PART))

@@ -81,6 +81,10 @@ CASES = [
          ["2024-02-29", 3], ["later", None]),
     # not
     Case({"not": {"type": "integer"}}, ["a", 1.5, None, []], [1, 0, -7]),
+    # From draft 6 on, a number with nothing but zeros behind the point is an integer.
+    Case({"not": {"type": "integer"}}, [1.5, 0.25, -99.5], [1.0, -99.0, 0.0, 1000.0],
+         drafts=FROM_6),
+    Case({"oneOf": [{}, {"type": "integer"}]}, [0.5, "a"], [2.0, 2], drafts=FROM_6),
     Case({"not": {"type": ["integer", "boolean"]}}, ["a", None, {}], [1, True]),
     Case({"type": "string", "not": {"enum": ["a", "b"]}}, ["c", "", "ab"], ["a", "b", 1]),
     Case({"type": "integer", "not": {"minimum": 5}}, [4, 0, -3], [5, 6]),

@@ -12,7 +12,7 @@ from token_engine.openvino_runtime.guide_grammar.json_reader.languages import (
     of_texts,
     without,
 )
-from token_engine.openvino_runtime.guide_grammar.json_reader.numbers import Bound, numbers
+from token_engine.openvino_runtime.guide_grammar.json_reader.numbers import Bound, Multiple, numbers
 from token_engine.openvino_runtime.guide_grammar.json_reader.strings import (
     matching,
     of_format,
@@ -28,8 +28,9 @@ def number_language(case: Case) -> Language:
     conditions = list(case.conditions)
     conditions += [Bound(Fraction(str(value)), NOT_EQUAL) for value in case.excluded]
     if case.values is None:
-        found = numbers(conditions, case.is_integer is True)
-        return without(found, numbers([], True)) if case.is_integer is False else found
+        if case.is_integer is False:  # nor one with zeros behind the point
+            conditions.append(Multiple(Fraction(1), wanted=False))
+        return numbers(conditions, case.is_integer is True)
     chosen = []
     for value in case.values:
         number = Fraction(str(value))

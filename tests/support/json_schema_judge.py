@@ -57,7 +57,7 @@ def is_valid_text(text: str, schema: Any) -> bool:
 
 
 class _Written(float):
-    """A number that keeps all its digits."""
+    """A number of exactly the digits that are written."""
 
     _text: str
 
@@ -68,6 +68,27 @@ class _Written(float):
 
     def __str__(self) -> str:
         return self._text
+
+    def __hash__(self) -> int:
+        return hash(Fraction(self._text))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, int | float) and Fraction(self._text) == Fraction(str(other))
+
+    def __lt__(self, other: float) -> bool:
+        return Fraction(self._text) < Fraction(str(other))
+
+    def __le__(self, other: float) -> bool:
+        return Fraction(self._text) <= Fraction(str(other))
+
+    def __gt__(self, other: float) -> bool:
+        return Fraction(self._text) > Fraction(str(other))
+
+    def __ge__(self, other: float) -> bool:
+        return Fraction(self._text) >= Fraction(str(other))
+
+    def is_integer(self) -> bool:
+        return Fraction(self._text).denominator == 1
 
 
 def _first_of_a_name(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -60,35 +60,43 @@ class _Written(float):
     """A number of exactly the digits that are written."""
 
     _text: str
+    _number: Fraction
 
     def __new__(cls, text: str) -> _Written:
         number = super().__new__(cls, text)
-        number._text = text
+        number._text, number._number = text, Fraction(text)
         return number
 
     def __str__(self) -> str:
         return self._text
 
     def __hash__(self) -> int:
-        return hash(Fraction(self._text))
+        return hash(self._number)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, int | float) and Fraction(self._text) == Fraction(str(other))
+        return isinstance(other, int | float) and self._number == _number_of(other)
 
-    def __lt__(self, other: float) -> bool:
-        return Fraction(self._text) < Fraction(str(other))
+    def __lt__(self, other: object) -> bool:
+        return self._number < _number_of(other)
 
-    def __le__(self, other: float) -> bool:
-        return Fraction(self._text) <= Fraction(str(other))
+    def __le__(self, other: object) -> bool:
+        return self._number <= _number_of(other)
 
-    def __gt__(self, other: float) -> bool:
-        return Fraction(self._text) > Fraction(str(other))
+    def __gt__(self, other: object) -> bool:
+        return self._number > _number_of(other)
 
-    def __ge__(self, other: float) -> bool:
-        return Fraction(self._text) >= Fraction(str(other))
+    def __ge__(self, other: object) -> bool:
+        return self._number >= _number_of(other)
 
     def is_integer(self) -> bool:
-        return Fraction(self._text).denominator == 1
+        return self._number.denominator == 1
+
+
+def _number_of(value: object) -> Fraction:
+    """Exactly; jsonschema compares numbers with other values too, and waits for this error."""
+    if not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    return Fraction(str(value))
 
 
 def _first_of_a_name(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -34,7 +34,8 @@ STRING, NUMBER, INTEGER, VALUE = "JSON string", "JSON number", "JSON integer", "
 REST = "rest of a JSON string"  # the closing quotation mark included
 SHARED = frozenset((STRING, NUMBER, INTEGER, VALUE, REST))
 DIGIT = one_of("0123456789")
-HEX = one_of("0123456789abcdefABCDEF")
+DIGITS_OF_16 = "0123456789abcdefABCDEF"
+HEX = one_of(DIGITS_OF_16)
 SHORT_ESCAPES = {'"': '"', "\\": "\\", "\b": "b", "\f": "f", "\n": "n", "\r": "r", "\t": "t"}
 MUST_ESCAPE: Ranges = union([(0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C)])
 PLAIN = Chars(without(ALPHABET, MUST_ESCAPE))
@@ -88,9 +89,13 @@ def _number() -> Node:
 
 
 def _escape() -> Node:
-    """What follows the backslash. Halves of surrogate pairs come only as a pair."""
-    below_d, d = one_of("0123456789abcABCeEfF"), one_of("dD")
-    single = Alt((Seq((below_d, HEX, HEX, HEX)), Seq((d, one_of("01234567"), HEX, HEX))))
+    """A backslash and what follows it. Halves of surrogate pairs come only as a pair.
+
+    U+0000 is left out: a pattern that excludes it, `[^\\x00]`, is like any other text here.
+    """
+    not_0, not_0_or_d, d = one_of(DIGITS_OF_16[1:]), one_of("123456789abcABCeEfF"), one_of("dD")
+    zeros = (Seq((literal("0" * n), not_0, *[HEX] * (3 - n))) for n in (1, 2, 3))
+    single = Alt((Seq((not_0_or_d, HEX, HEX, HEX)), *zeros, Seq((d, one_of("01234567"), HEX, HEX))))
     high = Seq((d, one_of("89abAB"), HEX, HEX))
     low = Seq((literal("\\u"), d, one_of("cdefCDEF"), HEX, HEX))
     unicode = Seq((literal("u"), Alt((single, Seq((high, low))))))

@@ -43,7 +43,8 @@ CASES = [
     Case({"pattern": "^é+$", "type": "string"}, ["éé"], ["e"]),
     Case({"pattern": "^.$", "type": "string"}, ["a", "é", "日"], ["", "ab", "\n", "\r", "\u2028"]),
     Case({"pattern": "^a|b$", "type": "string"}, ["a", "axx", "xxb"], ["xa", "bx", "c"]),
-    Case({"pattern": "^/[^\x00]+$", "type": "string"}, ["/a", "/\u0001"], ["/", "/a\u0000b"]),
+    Case({"pattern": "^/[^\x00]+$", "type": "string"}, ["/a"], ["/", "/a\u0000b"],
+         ["/\u0001"]),  # where a pattern counts, control characters without a letter are left out
     Case({"pattern": "^[^\x00]*$", "type": "string"}, ["", "a"], ["\u0000"]),
     Case({"type": "string"}, ["\u0001\u0010\u0100\ufffd"], missed=["\u0000"]),
     Case({"pattern": "^$", "type": "string"}, [""], ["a", " "]),

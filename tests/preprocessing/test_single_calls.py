@@ -86,7 +86,7 @@ CASES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_each_call_gets_a_message_and_its_result(name: str) -> None:
-    """And Llama 3.1's template makes the prompt of it that transformers makes of that."""
+    """Llama 3.1's template renders them to the same prompt as transformers does."""
     messages, single = CASES[name]
     assert with_single_calls(messages) == single
     if messages[0] is not USER:
@@ -97,7 +97,7 @@ def test_each_call_gets_a_message_and_its_result(name: str) -> None:
 
 
 def test_arguments_of_any_form() -> None:
-    """A string, an object, none, and what is no JSON."""
+    """A string, an object, no arguments, and a string that is not JSON."""
     for arguments in ('{"a": 1}', {"a": 1}, None, "", '{"a": '):
         calls = [call("f", arguments=arguments), call("g", arguments=arguments)]
         document = json.dumps([USER, calling(*calls), result("f", "1"), result("g", "2")])

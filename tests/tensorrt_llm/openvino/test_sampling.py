@@ -27,8 +27,11 @@ def engine(folder: Path) -> OpenVinoEngine:
 
 
 def plain_distribution(logits: Floats, sampling: SamplingParams, banned: Sequence[int]) -> Floats:
-    """Ban and penalty, temperature, the top_k most likely, of these the fewest that reach top_p,
-    of these those that have min_p of the likeliest one's probability: Hugging Face's order."""
+    """In Hugging Face's order: bans and penalties, temperature, top_k, top_p, min_p.
+
+    top_p keeps the fewest most likely tokens that reach it; min_p keeps those whose probability is
+    at least min_p times the likeliest one's.
+    """
     logits = repetition_penalized(logits, PROMPT, [], sampling.repetition_penalty)
     logits[list(banned)] = -np.inf
     weights = np.exp((logits - logits.max()) / sampling.temperature)

@@ -71,8 +71,10 @@ def on_ports(text: str, ports: Ports) -> str:
 def run(command: str, ports: Ports, **variables: str) -> str:
     """Run a command on these ports; it must succeed. Returns its output."""
     command = on_ports(command, ports)
+    # As a user's shell: under another make, make prints its folders, and its flags are passed on.
+    outer = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
     environment = {
-        **os.environ,
+        **outer,
         "HTTP_PORT": str(ports.http),
         "GRPC_PORT": str(ports.grpc),
         "METRICS_PORT": str(ports.metrics),

@@ -28,6 +28,11 @@ class Work:
     request_id: str
     stream: bool
 
+    @property
+    def answers(self) -> int:
+        """To all prompts together."""
+        return len(self.prompts) * self.choices
+
 
 @dataclass
 class Usage:
@@ -49,7 +54,7 @@ class Generation:
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._error: BaseException | None = None
-        self._running = len(work.prompts) * work.choices
+        self._running = work.answers
         self.usage = Usage()
 
     async def __aenter__(self) -> Generation:

@@ -11,8 +11,8 @@ from starlette.responses import Response
 from llama_fp4.answers import Chunk
 from llama_fp4.errors import LlamaError
 from llama_fp4.gateway.errors import wrong
-from llama_fp4.gateway.exchange import DONE, Call
-from llama_fp4.gateway.generation import Generation, Work
+from llama_fp4.gateway.exchange import Call
+from llama_fp4.gateway.generation import Work
 from llama_fp4.gateway.openai_api.answers import (
     as_json,
     finish_reason,
@@ -74,26 +74,12 @@ async def _work(context: Context, call: Call, request: ChatRequest, use: ToolUse
 async def _whole(
     context: Context, call: Call, request: ChatRequest, work: Work, use: ToolUse
 ) -> Response:
-    chunks: list[list[Chunk]] = [[] for _ in range(work.choices)]
-    async with Generation(context.backend, work) as generation:
-        while arrived := await generation.arrived():
-            for index, chunk in arrived:
-                chunks[index].append(chunk)
-    context.count(generation.usage)
-    document = _document(call, context, "chat.completion")
+    chunks, usage = await context.whole(work)
+    document = context.head(call, "chatcmpl", "chat.completion")
     document["choices"] = [
         _choice(index, each, request, parser_of(use)) for index, each in enumerate(chunks)
     ]
-    return json_response(document | {"usage": usage_json(generation.usage)})
-
-
-def _document(call: Call, context: Context, kind: str) -> dict[str, Any]:
-    return {
-        "id": f"chatcmpl-{call.own_id}",
-        "object": kind,
-        "created": call.created,
-        "model": context.settings.served_names[0],
-    }
+    return json_response(document | {"usage": usage_json(usage)})
 
 
 def _choice(
@@ -116,26 +102,16 @@ def _choice(
     }
 
 
-async def _events(
+def _events(
     context: Context, call: Call, request: ChatRequest, work: Work, use: ToolUse
 ) -> AsyncGenerator[bytes, None]:
-    """One value for all chunks that have arrived together."""
-    with_usage = bool(request.stream_options and request.stream_options.include_usage)
-    head = as_json(_document(call, context, "chat.completion.chunk"))[:-1]
+    with_usage, logprobs = request.wants_usage, bool(request.logprobs)
+    head = as_json(context.head(call, "chatcmpl", "chat.completion.chunk"))[:-1]
     choices = [
-        ChoiceEvents(head, index, bool(request.logprobs), with_usage, parser_of(use))
-        for index in range(work.choices)
+        ChoiceEvents(head, index, logprobs, with_usage, parser_of(use))
+        for index in range(work.answers)
     ]
-    async with Generation(context.backend, work) as generation:
-        while arrived := await generation.arrived():
-            data = b"".join([choices[index].events(chunk) for index, chunk in arrived])
-            if data:
-                yield data
-    context.count(generation.usage)
-    if with_usage:
-        tail = as_json({"choices": [], "usage": usage_json(generation.usage)})
-        yield b"data: " + head + b"," + tail[1:] + b"\n\n"
-    yield DONE
+    return context.events(work, choices, head, with_usage)
 
 
 class ChoiceEvents:

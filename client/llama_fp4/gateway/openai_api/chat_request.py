@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, WithJsonSchema
+from pydantic import Field
 
-from llama_fp4.gateway.openai_api.fields import Body, NoEffect, Sampled, only
+from llama_fp4.gateway.openai_api.fields import Body, Conversation, only
 
 ONE_MODEL = "this server has text alone"
-
-
-# Read by `tool_calls`, which names what is wrong in them.
-Tools = Annotated[Any, WithJsonSchema({"type": "array", "items": {"type": "object"}})]
 
 
 class JsonSchema(Body):
@@ -31,7 +27,7 @@ class ResponseFormat(Body):
     json_schema: JsonSchema | None = None
 
 
-class ChatRequest(Sampled):
+class ChatRequest(Conversation):
     """`messages` are checked by the server's preprocessing."""
 
     messages: list[dict[str, Any]] = Field(min_length=1)
@@ -39,15 +35,7 @@ class ChatRequest(Sampled):
     logprobs: bool | None = None
     top_logprobs: int | None = None
     response_format: ResponseFormat | None = None
-    tools: Tools = None
-    tool_choice: Any = None
-    parallel_tool_calls: Any = None
 
-    store: NoEffect = None
-    service_tier: NoEffect = None
-    prompt_cache_key: NoEffect = None
-    prompt_cache_retention: NoEffect = None
-    safety_identifier: NoEffect = None
     verbosity: only("medium", why="the model has one verbosity") = None  # type: ignore[valid-type]
     reasoning_effort: only("none", why="the model does not reason") = None  # type: ignore[valid-type]
     modalities: only(["text"], why=ONE_MODEL) = None  # type: ignore[valid-type]

@@ -11,8 +11,8 @@ from starlette.responses import Response
 from llama_fp4.answers import Chunk
 from llama_fp4.errors import LlamaError
 from llama_fp4.gateway.errors import wrong
-from llama_fp4.gateway.exchange import DONE, Call
-from llama_fp4.gateway.generation import Generation, Work
+from llama_fp4.gateway.exchange import Call
+from llama_fp4.gateway.generation import Work
 from llama_fp4.gateway.openai_api.answers import (
     as_json,
     finish_reason,
@@ -26,6 +26,8 @@ from llama_fp4.gateway.openai_api.fields import parse
 from llama_fp4.gateway.openai_api.sampling import guide_of, sampling_params, translated
 from llama_fp4.gateway.openai_api.tools import under_guides
 from llama_fp4.gateway.tool_calls import ToolUse
+
+KIND = ("cmpl", "text_completion")  # of the id, and of the object
 
 
 async def answer_completion(context: Context, call: Call) -> Response:
@@ -54,24 +56,10 @@ async def answer_completion(context: Context, call: Call) -> Response:
 
 
 async def _whole(context: Context, call: Call, request: CompletionRequest, work: Work) -> Response:
-    chunks: list[list[Chunk]] = [[] for _ in range(len(work.prompts) * work.choices)]
-    async with Generation(context.backend, work) as generation:
-        while arrived := await generation.arrived():
-            for index, chunk in arrived:
-                chunks[index].append(chunk)
-    context.count(generation.usage)
-    document = _document(call, context)
+    chunks, usage = await context.whole(work)
+    document = context.head(call, *KIND)
     document["choices"] = [_choice(index, each, request, work) for index, each in enumerate(chunks)]
-    return json_response(document | {"usage": usage_json(generation.usage)})
-
-
-def _document(call: Call, context: Context) -> dict[str, Any]:
-    return {
-        "id": f"cmpl-{call.own_id}",
-        "object": "text_completion",
-        "created": call.created,
-        "model": context.settings.served_names[0],
-    }
+    return json_response(document | {"usage": usage_json(usage)})
 
 
 def _choice(
@@ -116,25 +104,16 @@ class Logprobs:
         }
 
 
-async def _events(
+def _events(
     context: Context, call: Call, request: CompletionRequest, work: Work
 ) -> AsyncGenerator[bytes, None]:
-    with_usage = bool(request.stream_options and request.stream_options.include_usage)
-    head = as_json(_document(call, context))[:-1]
+    with_usage = request.wants_usage
+    head = as_json(context.head(call, *KIND))[:-1]
     choices = [
         ChoiceEvents(head, index, request.logprobs, with_usage, _echoed(request, work, index))
-        for index in range(len(work.prompts) * work.choices)
+        for index in range(work.answers)
     ]
-    async with Generation(context.backend, work) as generation:
-        while arrived := await generation.arrived():
-            data = b"".join([choices[index].events(chunk) for index, chunk in arrived])
-            if data:
-                yield data
-    context.count(generation.usage)
-    if with_usage:
-        tail = as_json({"choices": [], "usage": usage_json(generation.usage)})
-        yield b"data: " + head + b"," + tail[1:] + b"\n\n"
-    yield DONE
+    return context.events(work, choices, head, with_usage)
 
 
 class ChoiceEvents:

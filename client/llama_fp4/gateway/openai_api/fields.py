@@ -59,6 +59,8 @@ Stop = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
 NoEffect = Annotated[Any, Field(description="accepted, without effect")]
+# Read by `tool_calls`, which names what is wrong in them.
+Tools = Annotated[Any, WithJsonSchema({"type": "array", "items": {"type": "object"}})]
 
 
 class StreamOptions(Body):
@@ -79,7 +81,7 @@ class StructuredOutputs(Body):
 
 
 class Sampled(Body):
-    """What chats and completions have in common; the second half are vLLM's names."""
+    """What all requests for answers have in common; the second half are vLLM's names."""
 
     model: str
     frequency_penalty: float | None = None
@@ -112,6 +114,25 @@ class Sampled(Body):
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
     structured_outputs: StructuredOutputs | None = None
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with its usage."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class Conversation(Sampled):
+    """What chats and responses have in common."""
+
+    tools: Tools = None
+    tool_choice: Any = None
+    parallel_tool_calls: Any = None
+
+    store: NoEffect = None
+    service_tier: NoEffect = None
+    prompt_cache_key: NoEffect = None
+    prompt_cache_retention: NoEffect = None
+    safety_identifier: NoEffect = None
 
 
 def parse(kind: type[Parsed], body: bytes) -> Parsed:

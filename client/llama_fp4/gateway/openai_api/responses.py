@@ -13,7 +13,7 @@ from llama_fp4.gateway.errors import ApiError
 from llama_fp4.gateway.exchange import Call
 from llama_fp4.gateway.generation import Generation, Usage, Work
 from llama_fp4.gateway.openai_api.answers import as_json
-from llama_fp4.gateway.openai_api.chat_request import JsonSchema, ResponseFormat
+from llama_fp4.gateway.openai_api.chat_request import ResponseFormat
 from llama_fp4.gateway.openai_api.endpoints import Context, json_response
 from llama_fp4.gateway.openai_api.fields import parse
 from llama_fp4.gateway.openai_api.response_items import Item, ResponseItems, is_broken_call
@@ -54,12 +54,10 @@ async def answer_response(context: Context, call: Call) -> Response:
         if request.stream:
             events = _events(progress, work)
             return await context.streamed(events, started, progress.failed)
-        async with Generation(context.backend, work) as generation:
-            while arrived := await generation.arrived():
-                for _, chunk in arrived:
-                    progress.add(chunk.text, chunk.finish_reason, chunk.final)
-        context.count(generation.usage)
-        return json_response(progress.document(generation.usage))
+        (chunks,), usage = await context.whole(work)
+        for chunk in chunks:
+            progress.add(chunk.text, chunk.finish_reason, chunk.final)
+        return json_response(progress.document(usage))
 
     try:
         asked = await context.fitted(request.max_output_tokens, [messages], use.prompt_tools)
@@ -75,8 +73,7 @@ def _format(request: ResponsesRequest) -> ResponseFormat | None:
     given = request.text.format if request.text else None
     if given is None:
         return None
-    schema = JsonSchema.model_construct(schema_=given.schema_, name=given.name)
-    return ResponseFormat.model_construct(type=given.type, json_schema=schema)
+    return ResponseFormat.model_construct(type=given.type, json_schema=given)
 
 
 class Progress:

@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from llama_fp4.gateway.errors import wrong
-from llama_fp4.gateway.openai_api.chat_request import Tools
-from llama_fp4.gateway.openai_api.fields import Body, NoEffect, Sampled, StreamOptions, brief, only
+from llama_fp4.gateway.openai_api.chat_request import JsonSchema
+from llama_fp4.gateway.openai_api.fields import Body, Conversation, brief, only
 
 NOTHING_KEPT = "this server keeps no responses"
 CALL_KEYS = ("type", "id", "call_id", "name", "arguments", "status")
@@ -25,14 +25,10 @@ def _input(value: Any) -> Any:
     return items
 
 
-class TextFormat(Body):
+class TextFormat(JsonSchema):
     """`text.format`: as a chat's `response_format`, written flat."""
 
     type: Literal["text", "json_object", "json_schema"]
-    name: str | None = None
-    description: str | None = None
-    schema_: dict[str, Any] | bool | None = Field(None, alias="schema")
-    strict: bool | None = None
 
 
 class TextConfig(Body):
@@ -42,7 +38,7 @@ class TextConfig(Body):
     verbosity: only("medium", why="the model has one verbosity") = None  # type: ignore[valid-type]
 
 
-class ResponsesRequest(Sampled):
+class ResponsesRequest(Conversation):
     """Text and function tools; whatever needs a memory of earlier responses is refused."""
 
     input: Annotated[
@@ -54,17 +50,8 @@ class ResponsesRequest(Sampled):
     ]
     instructions: str | None = None
     max_output_tokens: int | None = None
-    stream_options: StreamOptions | None = None
     text: TextConfig | None = None
-    tools: Tools = None
-    tool_choice: Any = None
-    parallel_tool_calls: Any = None
 
-    store: NoEffect = None
-    service_tier: NoEffect = None
-    prompt_cache_key: NoEffect = None
-    prompt_cache_retention: NoEffect = None
-    safety_identifier: NoEffect = None
     max_tokens: only(why="use max_output_tokens instead") = None  # type: ignore[valid-type]
     n: only(1, why="a response has one answer") = None  # type: ignore[valid-type]
     background: only(False, why=NOTHING_KEPT) = None  # type: ignore[valid-type]

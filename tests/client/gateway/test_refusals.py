@@ -24,8 +24,16 @@ from tests.support.gateway_calls import (
     post,
 )
 
-CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
+CHAT, COMPLETION, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+JSON_TEXT = {"format": {"type": "json_object"}}
 FUZZED = 300
+
+
+def ask(**fields: Any) -> dict[str, Any]:
+    """The body of a response."""
+    return {"model": MODEL, "input": "Hi"} | fields
+
+
 REFUSED: list[tuple[str, Any, int, str | None]] = [
     (CHAT, b"{", 400, None),
     (CHAT, b"", 400, None),
@@ -63,6 +71,14 @@ REFUSED: list[tuple[str, Any, int, str | None]] = [
         "response_format.json_schema.schema",
     ),
     (CHAT, chat(guided_json={}, guided_regex="a", guided_choice=["a"]), 400, "guided_choice"),
+    (CHAT, chat(guided_json=""), 400, "guided_json"),
+    (CHAT, chat(guided_json=False), 400, "guided_json"),
+    (CHAT, chat(guided_json={}, guided_regex=""), 400, "guided_regex"),
+    (CHAT, chat(guided_regex=""), 400, "guided_regex"),
+    (CHAT, chat(guided_choice=[]), 400, "guided_choice"),
+    (CHAT, chat(guided_grammar=""), 400, "guided_grammar"),
+    (CHAT, chat(structured_outputs={"choice": []}), 400, "structured_outputs"),
+    (CHAT, chat(structured_outputs={"regex": ""}), 400, "structured_outputs"),
     (CHAT, chat(tools=[{"type": "function"}]), 400, "tools[0].function"),
     (CHAT, chat(tools="x"), 400, "tools"),
     (CHAT, chat(tool_choice="required"), 400, "tool_choice"),
@@ -75,6 +91,9 @@ REFUSED: list[tuple[str, Any, int, str | None]] = [
     (COMPLETION, completion(best_of=2), 400, "best_of"),
     (COMPLETION, completion(suffix="x"), 400, "suffix"),
     (COMPLETION, completion("word " * 3000), 400, "prompt"),
+    (RESPONSES, ask(text={"format": {"type": "json_schema"}}), 400, "text.format.schema"),
+    (RESPONSES, ask(text=JSON_TEXT, guided_regex="a"), 400, "guided_regex"),
+    (RESPONSES, ask(input=[{"role": "robot", "content": "x"}]), 400, "input"),
     ("/tokenize", {}, 400, "prompt"),
     ("/detokenize", {"tokens": [2**40]}, 400, "tokens"),
     ("/detokenize", {"tokens": [2**31 - 1]}, 400, "tokens"),
@@ -91,6 +110,29 @@ def test_a_wrong_request_is_refused_by_name(gateway: Gateway, case: int) -> None
     if isinstance(body, dict) and path == CHAT:
         streamed = post(gateway, path, body | {"stream": True})
         assert (streamed.status_code, error_of(streamed)) == (status, error)
+
+
+def test_a_sentence_has_the_names_of_the_request(gateway: Gateway) -> None:
+    """Not those of the server's inputs."""
+    sentences = [
+        error_of(post(gateway, path, body))["message"]
+        for path, body in (
+            (CHAT, chat(max_tokens=1.5)),
+            (CHAT, chat() | {"messages": "Hi"}),
+            ("/tokenize", {"prompt": ""}),
+            ("/tokenize", {"prompt": "Hi", "tools": [{}]}),
+            (RESPONSES, ask(text={"format": {"type": "json_schema"}})),
+        )
+    ]
+    assert sentences == [
+        "max_tokens must be an integer, not 1.5",
+        "messages must be an array, not 'Hi'",
+        "prompt is empty and must have at least one character",
+        "tools is given with prompt and must come with messages",
+        "text.format.schema is missing and must be given",
+    ]
+    unknown = error_of(post(gateway, "/detokenize", {"tokens": [2**31 - 1]}))["message"]
+    assert unknown.startswith("tokens holds 2147483647 and must hold ids from 0 to ")
 
 
 def test_the_wrong_path_method_and_type(gateway: Gateway) -> None:

@@ -23,7 +23,13 @@ from llama_fp4.gateway.openai_api.answers import (
 from llama_fp4.gateway.openai_api.chat_request import ChatRequest
 from llama_fp4.gateway.openai_api.endpoints import Context, json_response
 from llama_fp4.gateway.openai_api.fields import parse
-from llama_fp4.gateway.openai_api.sampling import guide_of, sampling_params, translated
+from llama_fp4.gateway.openai_api.sampling import (
+    Guide,
+    format_guide,
+    guide_of,
+    sampling_params,
+    translated,
+)
 from llama_fp4.gateway.openai_api.tools import (
     guides_of,
     parser_of,
@@ -41,7 +47,7 @@ async def answer_chat(context: Context, call: Call) -> Response:
     request = parse(ChatRequest, call.body)
     context.check_model(request.model)
     use = tool_use(request)
-    guides = guides_of(use, guide_of(request, request.response_format))
+    guides = guides_of(use, guide_of(request, {"response_format": _format(request)}))
 
     async def answered(work: Work) -> Response:
         if request.stream:
@@ -54,6 +60,14 @@ async def answer_chat(context: Context, call: Call) -> Response:
         return await under_guides(request, use, guides, work, answered)
     except LlamaError as error:
         raise translated(error, request) from None
+
+
+def _format(request: ChatRequest) -> Guide | None:
+    given = request.response_format
+    if given is None:
+        return None
+    schema = given.json_schema and given.json_schema.schema_
+    return format_guide(given.type, schema, "response_format.json_schema.schema")
 
 
 async def _work(context: Context, call: Call, request: ChatRequest, use: ToolUse) -> Work:

@@ -14,7 +14,8 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from llama_fp4.gateway.errors import ApiError, wrong
 
-PLAIN = {"less than or equal to": "at most", "greater than or equal to": "at least", "valid ": ""}
+PLAIN = {"less than or equal to": "at most", "greater than or equal to": "at least", "valid ": "",
+         " a integer": " an integer", " a array": " an array"}  # fmt: skip
 MAX_STOPS = 16
 MAX_CHOICES = 16
 Parsed = TypeVar("Parsed", bound=BaseModel)

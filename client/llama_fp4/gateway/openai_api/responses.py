@@ -13,7 +13,6 @@ from llama_fp4.gateway.errors import ApiError
 from llama_fp4.gateway.exchange import Call
 from llama_fp4.gateway.generation import Generation, Usage, Work
 from llama_fp4.gateway.openai_api.answers import as_json
-from llama_fp4.gateway.openai_api.chat_request import ResponseFormat
 from llama_fp4.gateway.openai_api.endpoints import Context, json_response
 from llama_fp4.gateway.openai_api.fields import parse
 from llama_fp4.gateway.openai_api.response_items import Item, ResponseItems, is_broken_call
@@ -24,6 +23,8 @@ from llama_fp4.gateway.openai_api.responses_request import (
 )
 from llama_fp4.gateway.openai_api.sampling import (
     OPENAI_TEMPERATURE,
+    Guide,
+    format_guide,
     guide_of,
     sampling_params,
     translated,
@@ -46,7 +47,7 @@ async def answer_response(context: Context, call: Call) -> Response:
     request = parse(ResponsesRequest, call.body)
     context.check_model(request.model)
     use = tool_use(request, flat=True)
-    guides = guides_of(use, guide_of(request, _format(request)))
+    guides = guides_of(use, guide_of(request, {"text.format": _format(request)}))
     messages = messages_of(request)
 
     async def answered(work: Work) -> Response:
@@ -68,12 +69,11 @@ async def answer_response(context: Context, call: Call) -> Response:
         raise translated(error, request) from None
 
 
-def _format(request: ResponsesRequest) -> ResponseFormat | None:
-    """`text.format` as a chat's `response_format`."""
+def _format(request: ResponsesRequest) -> Guide | None:
     given = request.text.format if request.text else None
     if given is None:
         return None
-    return ResponseFormat.model_construct(type=given.type, json_schema=given)
+    return format_guide(given.type, given.schema_, "text.format.schema")
 
 
 class Progress:

@@ -9,7 +9,6 @@ from typing import Any
 
 from llama_fp4.errors import InvalidRequest, LlamaError
 from llama_fp4.gateway.errors import ApiError, of_server, wrong
-from llama_fp4.gateway.openai_api.chat_request import ResponseFormat
 from llama_fp4.gateway.openai_api.fields import MAX_STOPS, Sampled
 from llama_fp4.sampling import SamplingParams
 
@@ -39,8 +38,10 @@ GUIDES = (
     "text",
     "tools",
 )
-SPECIAL = re.compile(r"[\\^$.|?*+()\[\]{}/-]")
 Guide = tuple[str, str]
+# vLLM's names for the kinds of a guide -> the ensemble's.
+KINDS = {"json": "json_schema", "regex": "regex", "choice": "choice", "grammar": "ebnf_grammar"}
+ANY_OBJECT: Guide = ("json_schema", '{"type": "object"}')
 
 
 def sampling_params(
@@ -74,56 +75,48 @@ def sampling_params(
         raise translated(error, request) from None
 
 
-def guide_of(request: Sampled, response_format: ResponseFormat | None = None) -> Guide | None:
-    """The one guide that a request asks for, in any of its spellings. Raises `ApiError`."""
-    spelled = {
-        "response_format": response_format and of_format(response_format),
-        "guided_json": request.guided_json and ("json_schema", _document(request.guided_json)),
-        "guided_regex": request.guided_regex and ("regex", request.guided_regex),
-        "guided_choice": request.guided_choice and ("regex", choice(request.guided_choice)),
-        "guided_grammar": request.guided_grammar and ("ebnf_grammar", request.guided_grammar),
-        **_structured(request),
-    }
-    given = {name: guide for name, guide in spelled.items() if guide}
+def guide_of(request: Sampled, own: Mapping[str, Guide | None] | None = None) -> Guide | None:
+    """The one guide that a request asks for, in any of its spellings. Raises `ApiError`.
+
+    `own` holds the endpoint's spelling, by the field's name.
+    """
+    given = {name: guide for name, guide in (own or {}).items() if guide is not None}
+    for name, kind in KINDS.items():
+        value = getattr(request, f"guided_{name}")
+        if value is not None:
+            given[f"guided_{name}"] = kind, _text(value)
+    if request.structured_outputs is not None:
+        outputs = request.structured_outputs.model_dump(by_alias=True)
+        for name, kind in KINDS.items():
+            if outputs[name] is not None:
+                given[f"structured_outputs.{name}"] = kind, _text(outputs[name])
+        if outputs["json_object"]:
+            given["structured_outputs.json_object"] = ANY_OBJECT
     if len(given) > 1:
-        raise wrong(list(given)[1], f"{' and '.join(given)} are given; at most one may be")
+        raise wrong(list(given)[-1], f"{' and '.join(given)} are given; at most one may be")
     return next(iter(given.values()), None)
 
 
-def _structured(request: Sampled) -> dict[str, Guide | None]:
-    found = request.structured_outputs
-    if found is None:
-        return {}
-    return {
-        "structured_outputs.json": ("json_schema", _document(found.json_)) if found.json_ else None,
-        "structured_outputs.regex": ("regex", found.regex) if found.regex else None,
-        "structured_outputs.choice": ("regex", choice(found.choice)) if found.choice else None,
-        "structured_outputs.grammar": ("ebnf_grammar", found.grammar) if found.grammar else None,
-        "structured_outputs.json_object": (
-            ("json_schema", '{"type": "object"}') if found.json_object else None
-        ),
-    }
-
-
-def of_format(wanted: ResponseFormat) -> Guide | None:
-    """The guide of OpenAI's `response_format`."""
-    if wanted.type == "text":
+def format_guide(kind: str, schema: Any, where: str) -> Guide | None:
+    """The guide of a format of OpenAI's, whose schema belongs at `where`. Raises `ApiError`."""
+    if kind == "text":
         return None
-    if wanted.type == "json_object":
-        return "json_schema", '{"type": "object"}'
-    if wanted.json_schema is None or wanted.json_schema.schema_ is None:
-        name = "response_format.json_schema.schema"
-        raise wrong(name, f"{name} is missing and must be given", "missing_required_parameter")
-    return "json_schema", json.dumps(wanted.json_schema.schema_, ensure_ascii=False)
+    if kind == "json_object":
+        return ANY_OBJECT
+    if schema is None:
+        raise wrong(where, f"{where} is missing and must be given", "missing_required_parameter")
+    return "json_schema", _text(schema)
 
 
-def choice(texts: list[str]) -> str:
-    """A regex for one of these texts."""
-    return "(" + "|".join(SPECIAL.sub(r"\\\g<0>", text) for text in texts) + ")"
+def _text(guide: Any) -> str:
+    return guide if isinstance(guide, str) else json.dumps(guide, ensure_ascii=False)
 
 
-def _document(schema: Any) -> str:
-    return schema if isinstance(schema, str) else json.dumps(schema, ensure_ascii=False)
+def renamed(message: str, names: Mapping[str, str]) -> str:
+    """The server's sentence with the request's names in place of the ensemble's."""
+    for name, called in names.items():
+        message = re.sub(rf"\b{name}\b", called, message)
+    return message
 
 
 def translated(error: LlamaError, request: Sampled) -> ApiError:
@@ -132,13 +125,13 @@ def translated(error: LlamaError, request: Sampled) -> ApiError:
     names = _names(request)
     first = next((name for name in re.findall(r"[a-z_]\w*", message) if name in names), None)
     if isinstance(error, InvalidRequest) and first is not None:
-        for name, called in names.items():
-            message = re.sub(rf"\b{name}\b", called, message)
-        shown = of_server(type(error)(message, error.code, error.request_id))
+        shown = of_server(type(error)(renamed(message, names), error.code, error.request_id))
         shown.param = names[first]
-        return shown
-    shown = of_server(error)
-    if shown.code == "context_length_exceeded":
+    else:
+        shown = of_server(error)
+    if shown.param == "messages" or (
+        shown.param is None and shown.code == "context_length_exceeded"
+    ):
         fields = type(request).model_fields
         shown.param = next(name for name in ("messages", "input", "prompt") if name in fields)
     return shown

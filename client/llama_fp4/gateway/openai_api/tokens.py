@@ -8,12 +8,14 @@ from pydantic import Field
 from starlette.responses import Response
 
 from llama_fp4.errors import LlamaError
-from llama_fp4.gateway.errors import of_server, wrong
+from llama_fp4.gateway.errors import ApiError, of_server, wrong
 from llama_fp4.gateway.exchange import Call
 from llama_fp4.gateway.openai_api.endpoints import Context, json_response
 from llama_fp4.gateway.openai_api.fields import Body, only, parse
+from llama_fp4.gateway.openai_api.sampling import renamed
 
 MAX_IDS = 1 << 20
+NAMES = {"text_input": "prompt", "TOKENS_BATCH": "tokens"}
 
 
 class TokenizeRequest(Body):
@@ -50,7 +52,7 @@ async def answer_tokenize(context: Context, call: Call) -> Response:
         if request.return_token_strs:
             texts = [await context.backend.detokenize([each]) for each in found.ids]
     except LlamaError as error:
-        raise of_server(error, "messages" if request.prompt is None else "prompt") from None
+        raise _shown(error, "messages" if request.prompt is None else "prompt") from None
     document = {"count": len(found.ids), "max_model_len": found.max_model_len}
     return json_response(document | {"tokens": list(found.ids), "token_strs": texts})
 
@@ -68,5 +70,12 @@ async def answer_detokenize(context: Context, call: Call) -> Response:
     try:
         text = await context.backend.detokenize(request.tokens, not request.skip_special_tokens)
     except LlamaError as error:
-        raise of_server(error, "tokens") from None
+        raise _shown(error, "tokens") from None
     return json_response({"prompt": text})
+
+
+def _shown(error: LlamaError, param: str) -> ApiError:
+    """The server's refusal, in the names that the request has for the rooms' inputs."""
+    shown = of_server(error, param)
+    shown.message = renamed(shown.message, NAMES)
+    return shown

@@ -11,7 +11,15 @@ from collections.abc import Sequence
 
 from serving.processes import end_with_parent
 
-PACKAGES = ("starlette", "uvicorn", "httptools", "uvloop", "pydantic", "prometheus_client")
+PACKAGES = (
+    "llama_fp4",
+    "starlette",
+    "uvicorn",
+    "httptools",
+    "uvloop",
+    "pydantic",
+    "prometheus_client",
+)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 WELL_S = 60.0  # a gateway that ran for so long has not failed at its start
 KILL_S = 5.0

@@ -90,6 +90,8 @@ def test_its_command_line(
     assert serve.gateway_command(options) == ()
     assert "no gateway: it needs uvicorn" in capsys.readouterr().out
     assert missing_package() == ""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name != "llama_fp4" or None)
+    assert missing_package() == "llama_fp4"
 
 
 def test_one_that_never_starts_is_tried_less_and_less(capsys: pytest.CaptureFixture[str]) -> None:

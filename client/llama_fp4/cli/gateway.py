@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from llama_fp4.gateway.settings import DEFAULT_PORT, GatewaySettings
 from llama_fp4.transports.choose import metrics_url
 
 MOST = 2**31 - 1
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+|null")
 PACKAGES = ("starlette", "uvicorn", "httptools", "uvloop", "pydantic", "prometheus_client")
 
 
@@ -33,6 +35,7 @@ def add_gateway_options(parser: argparse.ArgumentParser) -> None:
     _add_number(group, "--workers", 1, "processes on the one port", most=256)
     group.add_argument(
         "--cors-origin",
+        type=_origin,
         action="append",
         default=[],
         metavar="URL",
@@ -108,7 +111,8 @@ def run_gateway(options: GatewayOptions) -> int:
         raise InvalidRequest(
             f"the gateway needs {error.name}: pip install 'llama-fp4[gateway]'"
         ) from error
-    if not settings.host.startswith("127.") and settings.api_keys is None:
+    is_own = settings.host in ("localhost", "::1") or settings.host.startswith("127.")
+    if not is_own and settings.api_keys is None:
         note("warning: others can reach this port, and no API key is asked for (--api-keys)")
     say(f"gateway: {settings.url} before {settings.server.url}")
     return run(settings)
@@ -146,6 +150,13 @@ def _make_key(name: str) -> int:
     note(f"the key, shown only here: {key}")
     say(f"{hashed(key)} {name}")
     return OK
+
+
+def _origin(text: str) -> str:
+    """As browsers send it: a path would never match."""
+    if text != "*" and not ORIGIN.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"must be like https://host:port or *, not {text!r}")
+    return text
 
 
 def _number(least: int, most: int) -> Callable[[str], int]:

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import ssl
 import sys
 import tempfile
 import time
@@ -47,6 +48,14 @@ def _check(settings: GatewaySettings) -> None:
     for path in settings.certificate or ():
         if not path.is_file():
             raise InvalidRequest(f"the certificate and its key must be files, not {path}")
+    if settings.certificate is not None:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*settings.certificate)
+        except OSError as error:  # SSLError is one
+            names = " and ".join(map(str, settings.certificate))
+            raise InvalidRequest(
+                f"{names} must be a certificate in PEM and its key: {error}"
+            ) from None
 
 
 def _bound(settings: GatewaySettings) -> socket.socket:

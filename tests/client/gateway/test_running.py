@@ -140,6 +140,12 @@ def test_a_new_key_is_shown_once() -> None:
         (["--api-keys", "/nowhere"], "--api-keys must be a readable file"),
         (["--certificate", "/nowhere"], "must be given together"),
         (["--certificate", "/x", "--certificate-key", "/y"], "must be files, not /x"),
+        (
+            ["--certificate", __file__, "--certificate-key", __file__],
+            "must be a certificate in PEM",
+        ),
+        (["--cors-origin", "https://example.org/"], "must be like https://host:port or *"),
+        (["--cors-origin", "example.org"], "must be like https://host:port or *"),
         (["--url", "http://localhost:1"], "--url must be"),
         (["--workers", "0"], "must be an integer"),
         (["--port", "65536"], "must be an integer"),
@@ -153,6 +159,16 @@ def test_wrong_usage(flags: list[str], words: str) -> None:
     assert ended.returncode == 2
     assert words in ended.stderr.replace("\n", " ")
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(("host", "warns"), [("localhost", False), ("0.0.0.0", True)])
+def test_who_can_reach_it_without_a_key(host: str, warns: bool) -> None:
+    with socket.create_server((host, 0)) as taken:
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "llama_fp4", "gateway", "--host", host, "--port", port]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=CALL_S)
+    assert "cannot listen" in ended.stderr
+    assert ("others can reach this port" in ended.stderr) is warns
 
 
 def test_tls(replay_server: ServerProcess, tmp_path: Path) -> None:

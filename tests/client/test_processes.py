@@ -188,7 +188,10 @@ def test_closing_an_async_client_ends_its_streams_with_an_error(
         await client.close()
         with pytest.raises(ClientClosed):
             await reading
-        assert asyncio.all_tasks() == {asyncio.current_task()}
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        # grpc.aio reads the status of a cancelled call in a task of its own, which may end later.
+        assert all("_AioCall." in repr(task.get_coro()) for task in left)
+        await asyncio.wait_for(asyncio.gather(*left), PATIENCE_S)
 
     asyncio.run(main())
 

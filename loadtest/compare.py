@@ -16,8 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from figures.bootstrap import METRICS, STATISTICS, Ratio, Sample, compare, values_by_workload
+from command_line.main import check_imports, missing_package, script_imports
 from output.read_run import RECORDS, RunFilesError, read_records, read_run
+
+with script_imports(__name__):
+    from figures.bootstrap import METRICS, STATISTICS, Ratio, Sample, compare, values_by_workload
 
 # Runs are comparable only if these entries of their headers are equal.
 SAME = (
@@ -226,10 +229,14 @@ def main() -> None:
     parser.add_argument("--fail-if", default="", help='as "ttft:p99>1.1,output_tokens_per_s<0.9"')
     try:
         options = parser.parse_args()
+        check_imports()
         raise SystemExit(run(options.first, options.second, options.fail_if))
+    except ModuleNotFoundError as error:
+        problem = missing_package(error)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(EXIT_BAD_INPUT) from None
+        problem = str(error)
+    print(f"error: {problem}", file=sys.stderr)
+    raise SystemExit(EXIT_BAD_INPUT)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ Import nothing here, before Locust, that Locust's gevent has to patch.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
+from collections.abc import Iterator
 from typing import NoReturn
 
 from figures.slo import EXIT_BAD_INPUT
@@ -30,6 +32,29 @@ def run(locustfile: str) -> NoReturn:
         sys.exit(EXIT_BAD_INPUT)
     main()  # type: ignore[no-untyped-call]
     sys.exit(0)
+
+
+_missing: list[ModuleNotFoundError] = []
+
+
+@contextlib.contextmanager
+def script_imports(name: str) -> Iterator[None]:
+    """`with script_imports(__name__):` around a script's imports that need installed packages.
+
+    Without those packages `--help` still works; `check_imports` raises what the imports lacked.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if name != "__main__":
+            raise
+        _missing.append(error)
+
+
+def check_imports() -> None:
+    """Raise the ModuleNotFoundError of the script's imports, if there was one."""
+    if _missing:
+        raise _missing[0]
 
 
 def missing_package(error: ModuleNotFoundError) -> str:

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from command_line.arguments import add_arguments
@@ -103,6 +104,24 @@ def test_a_python_without_locust_names_one_with_it() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert "has no package 'locust'" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "script", sorted(LOCUSTFILE.parent.glob("*.py")), ids=lambda path: path.stem
+)
+def test_help_needs_no_packages(script: Path) -> None:
+    command = [sys.executable, "-S", str(script), "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: ")
+
+
+def test_a_comparison_names_a_missing_package() -> None:
+    command = [sys.executable, "-S", str(LOCUSTFILE.parent / "compare.py"), "A", "B"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "has no package 'numpy': `make loadtest` installs" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

@@ -57,7 +57,6 @@ CASES = [
          [[None, 1], [None, "a", 2]], [[None], [1, 1], [None, 1, 2, 3]], drafts=ONLY_2020),
     Case({"prefixItems": [{"type": "integer"}], "maxItems": 1, "type": "array"}, [[], [5]],
          [[5, 6], ["a"]], drafts=ONLY_2020),
-    # contains
     # contains: in the first places only, for what comes before would have to be told apart
     Case({"contains": {"minimum": 5}}, [[5, 6], [5], *OTHERS], [[2, 3, 4], []], [[3, 4, 5]],
          drafts=FROM_6),

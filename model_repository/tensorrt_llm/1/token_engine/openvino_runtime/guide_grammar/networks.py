@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from itertools import pairwise
 
 from token_engine.openvino_runtime.guide_grammar.grammar import (
@@ -204,30 +204,31 @@ def nullable_rules(grammar: Grammar) -> set[str]:
     """The rules that match the empty text."""
     nullable: set[str] = set()
     while True:
-        more = {rule for rule, node in grammar.rules.items() if _is_nullable(node, nullable)}
+        more = {rule for rule, node in grammar.rules.items() if is_nullable(node, nullable)}
         if more == nullable:
             return nullable
         nullable = more
 
 
-def _is_nullable(node: Node, nullable: set[str]) -> bool:
+def is_nullable(node: Node, nullable: Set[str] = frozenset()) -> bool:
+    """Whether a node matches the empty text, where the rules in `nullable` do."""
     if isinstance(node, Call):
         return node.rule in nullable
     if isinstance(node, Repeat):
-        return node.least == 0 or _is_nullable(node.item, nullable)
+        return node.least == 0 or is_nullable(node.item, nullable)
     if isinstance(node, Seq):
-        return all(_is_nullable(item, nullable) for item in node.items)
+        return all(is_nullable(item, nullable) for item in node.items)
     if isinstance(node, Graph):
         return _is_nullable_graph(node, nullable)
-    return isinstance(node, Alt) and any(_is_nullable(item, nullable) for item in node.items)
+    return isinstance(node, Alt) and any(is_nullable(item, nullable) for item in node.items)
 
 
-def _is_nullable_graph(node: Graph, nullable: set[str]) -> bool:
+def _is_nullable_graph(node: Graph, nullable: Set[str]) -> bool:
     found = {0}
     grown = True
     while grown and not found & node.ends:
         reached = {
-            to for at, inner, to in node.edges if at in found and _is_nullable(inner, nullable)
+            to for at, inner, to in node.edges if at in found and is_nullable(inner, nullable)
         }
         grown = not reached <= found
         found |= reached

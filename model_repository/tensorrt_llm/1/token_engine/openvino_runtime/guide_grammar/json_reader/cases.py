@@ -17,6 +17,7 @@ from typing import Any
 from token_engine.openvino_runtime.guide_grammar.grammar import GuideError
 from token_engine.openvino_runtime.guide_grammar.json_reader.document import FALSE, TRUE, Document
 from token_engine.openvino_runtime.guide_grammar.json_reader.keywords import (
+    TYPES,
     is_finite,
     keywords_of,
     type_of,
@@ -125,12 +126,9 @@ class Cases:
 
     def is_empty(self, key: Key) -> bool:
         """True only if no value matches."""
-        if key == ():
-            return False
-        if (FALSE, True) in key or (TRUE, False) in key:
-            return True
-        return all(self._has_none(key, name) for name in
-                   ("null", "boolean", "number", "string", "array", "object"))  # fmt: skip
+        if key in ((), IMPOSSIBLE):
+            return key == IMPOSSIBLE
+        return all(self._has_none(key, name) for name in TYPES)
 
     def _has_none(self, key: Key, type_name: str) -> bool:
         found = self.of(key, type_name)
@@ -228,7 +226,7 @@ class Cases:
     # Of any type. Each returns the alternatives, of which one must hold.
 
     def _ref(self, schema: dict[str, Any], _type: str, sign: bool) -> list[list[Item]]:
-        return [[("schema", self.document.end_of(schema, "$ref"), sign)]]
+        return [[("schema", self.document.end_of(schema), sign)]]
 
     def _enum(self, schema: dict[str, Any], type_name: str, sign: bool) -> list[list[Item]]:
         return self._one_of_values(schema["enum"], type_name, sign)
@@ -467,9 +465,7 @@ class Cases:
                     yield from ([present, item] for item in met)
 
     def _is_possible(self, case: Case, type_name: str) -> bool:
-        """Whether the facts, as far as that is seen at once, leave a value."""
-        if case.most is not None and case.most < case.least:
-            return False
+        """Whether each property that must be there can have a value."""
         if type_name == "object":
             return not any(self.is_empty(self.key_of_member(case, name)) for name in case.required)
         return True

@@ -81,39 +81,39 @@ class Document:
         """Where it is, or for a part made here, where its value comes from."""
         return self._places.get(id(part), "#")
 
-    def end_of(self, part: dict[str, Any], keyword: str) -> int:
+    def end_of(self, part: dict[str, Any]) -> int:
         """The part to which `$ref` leads; raises `GuideError` if that is the same one again."""
-        number = self._target_of(part, keyword)
+        first = number = self._target_of(part)
         passed = {self.number_of(part)}
         while isinstance(target := self.part(number), dict) and "$ref" in target:
             if number in passed:
-                raise self._wrong(part, keyword, "not lead back to itself")
+                raise self._wrong(part, "not lead back to itself")
             passed.add(number)
-            number = self._target_of(target, "$ref")
-        return self._target_of(part, keyword)
+            number = self._target_of(target)
+        return first
 
-    def _target_of(self, part: dict[str, Any], keyword: str) -> int:
-        reference = part[keyword]
+    def _target_of(self, part: dict[str, Any]) -> int:
+        reference = part["$ref"]
         base = self._bases.get(id(part), "")
         address, fragment = urldefrag(_joined(base, reference))
         resource = self._resources.get(base if reference.startswith("#") else address)
         if resource is None:
-            raise self._wrong(part, keyword, "point into the schema itself")
+            raise self._wrong(part, "point into the schema itself")
         if not fragment:
             return self.number_of(resource)
         if not fragment.startswith("/"):
             anchored = self._anchors.get(f"{address}#{fragment}")
             if anchored is None:
-                raise self._wrong(part, keyword, "point to a part that exists")
+                raise self._wrong(part, "point to a part that exists")
             return self.number_of(anchored)
         found, target = _followed(resource, fragment)
         if not found or not isinstance(target, bool | dict):
-            raise self._wrong(part, keyword, "point to a part that exists and is a schema")
+            raise self._wrong(part, "point to a part that exists and is a schema")
         return self.number_of(target)
 
-    def _wrong(self, part: dict[str, Any], keyword: str, must: str) -> GuideError:
-        value, place = str(part[keyword])[:60], self.place_of(part)
-        return GuideError(f"has the {keyword} {value!r} at {place}; it must {must}")
+    def _wrong(self, part: dict[str, Any], must: str) -> GuideError:
+        value, place = part["$ref"][:60], self.place_of(part)
+        return GuideError(f"has the $ref {value!r} at {place}; it must {must}")
 
     def _walk(self) -> None:
         """Note where each object of the document is, and the addresses that it has."""

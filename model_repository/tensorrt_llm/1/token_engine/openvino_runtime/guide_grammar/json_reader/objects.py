@@ -94,15 +94,12 @@ class ObjectWriter:
         least, most = self._counts()
         opened = self._point(("opened", 0, 0, False))
         closed = self._point(("closed", 0, 0, False))
-        start: Point = ("key", 0, 0, False)
+        start: Point = ("first", 0, 0, False)  # as a key, but not reached behind a comma
         inside = self._point(start)
         self._edges += [(opened, single("{"), inside)]
         if self._last_required < 0 and least == 0:
             self._edges.append((inside, single("}"), closed))
-        # A key may be the first: this point is not reached behind a comma.
-        self._points[("first", 0, 0, False)] = inside
-        del self._points[start]
-        waiting: list[Point] = [("first", 0, 0, False)]
+        waiting = [start]
         done: set[Point] = set()
         while waiting:
             point = waiting.pop()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from token_engine.openvino_runtime.guide_grammar.grammar import EMPTY, Alt, Chars, Node, Repeat, Seq
+from token_engine.openvino_runtime.guide_grammar.grammar import EMPTY, Alt, Node, Seq
+from token_engine.openvino_runtime.guide_grammar.networks import is_nullable
 
 # Whether it matches only where the text begins, and only where it ends.
 Ends = tuple[bool, bool]
@@ -80,14 +81,3 @@ def _joined(found: dict[int, tuple[Node, bool]]) -> tuple[Node, bool]:
     nodes = [node for node, _ in found.values()]
     nullable = any(nullable for _, nullable in found.values())
     return (nodes[0] if len(nodes) == 1 else Alt(tuple(nodes))), nullable
-
-
-def is_nullable(node: Node) -> bool:
-    """Whether a node of a regex matches the empty text."""
-    if isinstance(node, Chars):
-        return False
-    if isinstance(node, Repeat):
-        return node.least == 0 or is_nullable(node.item)
-    if isinstance(node, Seq):
-        return all(map(is_nullable, node.items))
-    return isinstance(node, Alt) and any(map(is_nullable, node.items))

@@ -298,7 +298,7 @@ def _print_table(outcomes: list[Outcome], has_engine: bool) -> None:
 
 def _reason(refusal: str) -> str:
     """A refusal's reason without place, value and range, to count equal ones."""
-    reason = re.sub(r" at #.*", "", refusal.split(";")[0])
+    reason = re.sub(r" at #\S*", "", refusal.split(";")[0])
     return re.sub(r"\b[0-9]+\b", "N", reason)[:100]
 
 

@@ -9,6 +9,8 @@ import pytest
 from token_engine.openvino_runtime.guide_grammar.grammar import GuideError
 from token_engine.openvino_runtime.guide_grammar.guides import guide_to_ebnf
 
+from tests.support.guide_matching import compiled, matches
+
 UNIQUE = {"uniqueItems": True}
 
 
@@ -91,3 +93,12 @@ def test_too_many_states() -> None:
     schema = {"properties": {f"{n:04}{'x' * 50}": {"type": "string"} for n in range(500)}}
     with pytest.raises(GuideError, match="more than 10000 states"):
         guide_to_ebnf("json_schema", json.dumps({**schema, "additionalProperties": False}))
+
+
+def test_less_is_matched_before_a_schema_is_refused() -> None:
+    """Strings of up to 256 characters would take 10,496 states; those of up to 64 do not."""
+    members = {f"p{n}": {"minLength": n, "maxLength": 256} for n in range(41)}
+    schema = {"properties": members, "additionalProperties": False, "type": "object"}
+    grammar = compiled("json_schema", json.dumps(schema))
+    assert matches(grammar, '{"p3": "abc", "p40": null}')
+    assert not matches(grammar, '{"p3": "ab"}')

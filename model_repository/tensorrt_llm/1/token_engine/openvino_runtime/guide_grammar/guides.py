@@ -83,6 +83,7 @@ def _schema_automata(schema: Any) -> Deterministic:
     WORK.begin()
     refusal: GuideError | None = None
     tried: Grammar | None = None
+    automata: Deterministic | None = None  # the least that was small enough for any
     for effort in EFFORTS:
         try:
             grammar = read_json_schema(schema, effort)
@@ -93,11 +94,12 @@ def _schema_automata(schema: Any) -> Deterministic:
         except GuideError as error:
             refusal = refusal or error
             continue
-        if effort is EFFORTS[-1] or wide_states(automata) <= MAX_WIDE_STATES:
-            return automata
-    if refusal is None:
-        return automata
-    raise refusal
+        if wide_states(automata) <= MAX_WIDE_STATES:
+            break
+    if automata is None:
+        assert refusal is not None
+        raise refusal
+    return automata
 
 
 def _on_one_line(text: str) -> str:
